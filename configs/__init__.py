@@ -1,0 +1,1 @@
+"""Training configs: get_config(arg) returns a locked ConfigDict."""

@@ -1,0 +1,55 @@
+"""python -m echoforge_jax VERB: a table of verbs, imported when asked for."""
+
+import importlib
+import sys
+
+from echoforge_jax import __version__
+from echoforge_jax.errors import InputError
+
+VERBS = {
+    'demo': 'phantom patients to a trained, evaluated model and a real clip',
+    'phantom': 'write synthetic patients in a provider\'s raw layout',
+    'verify': 'check a raw dataset; exit 1 on errors',
+    'prepare': 'raw dataset -> ArrayRecord',
+    'train': 'train a config; resumes from its workdir',
+    'evaluate': 'score a trained model: metrics, tables, figures, report',
+    'segment': 'masks, overlay, areas and EF for any clip',
+}
+
+
+def _usage() -> str:
+  lines = [f'echoforge {__version__}', '', 'usage: echoforge VERB [flags]', '']
+  lines += [f'  {verb:<10}{text}' for verb, text in VERBS.items()]
+  return '\n'.join(lines + ['', 'echoforge VERB --help lists its flags.'])
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs one verb; returns its exit status (0 well, 1 findings, 2 misuse)."""
+  argv = sys.argv[1:] if argv is None else argv
+  if not argv or argv[0] in ('-h', '--help', 'help'):
+    print(_usage())
+    return 0 if argv else 2
+  if argv[0] in ('-V', '--version'):
+    print(__version__)
+    return 0
+  verb, *rest = argv
+  if verb not in VERBS:
+    print(f'error: unknown verb {verb!r}; choose one of '
+          f'{", ".join(VERBS)}', file=sys.stderr)
+    return 2
+  from absl import flags  # Grain reads absl flags; nobody else parses them.
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+  command = importlib.import_module(f'echoforge_jax.commands.{verb}')
+  try:
+    return command.main(rest)
+  except InputError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print('interrupted', file=sys.stderr)
+    return 130
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,1 @@
+"""One file a verb: flags in, one call, exit status out."""

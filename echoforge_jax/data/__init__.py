@@ -1,0 +1,1 @@
+"""Raw formats to verified clips to ArrayRecord to batches."""

@@ -1,0 +1,1 @@
+"""Protocols, metrics, ejection fraction, statistics, report."""

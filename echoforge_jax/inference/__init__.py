@@ -1,0 +1,1 @@
+"""Clips in, masks and volumes out."""

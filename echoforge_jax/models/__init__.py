@@ -1,0 +1,1 @@
+"""Backbones, EchoForge and its parts as Linen modules."""

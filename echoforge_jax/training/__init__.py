@@ -1,0 +1,1 @@
+"""State, step, losses, schedules, loop and checkpoints."""
