@@ -1,0 +1,43 @@
+# Two commands: `make demo` and `make test`. Each makes .venv when needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-fast lint lock clean
+
+demo: $(STAMP)
+	$(BIN)/python -m echoforge_jax demo --out=demo
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+$(STAMP): requirements.txt requirements-dev.txt requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) \
+	  else f"Python 3.11 or later is needed, {v.major}.{v.minor} was found; \
+	  run make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -c requirements.lock -r requirements.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -c requirements.lock --no-deps -e .
+	@touch $@
+
+# Rewrites requirements.lock from a fresh environment; then run the tests.
+lock:
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet \
+	  -r requirements.txt -r requirements-dev.txt
+	(echo '# Tested versions; `make lock` rewrites this file.'; \
+	  .venv-lock/bin/python -m pip freeze --quiet) > requirements.lock
+	rm -rf .venv-lock
+
+clean:
+	rm -rf $(VENV) demo runs
