@@ -1,0 +1,212 @@
+"""Writes a result: metrics.json, the two tables, the summary for a terminal."""
+
+from collections.abc import Sequence
+import csv
+import json
+import math
+import pathlib
+
+import numpy as np
+
+from echoforge_jax.evaluation.aggregate import Result
+
+_NAMES = {'dice': 'Dice', 'iou': 'IoU', 'hd': 'HD', 'hd95': 'HD95',
+          'asd': 'ASD'}
+
+
+def to_json(value):
+  """The value in strict JSON's types: NaN and infinity become None.
+
+  Args:
+    value: nested dicts, sequences, numpy or Python scalars.
+
+  Returns:
+    The same with dicts, lists, str, bool, int, float and None only.
+  """
+  if isinstance(value, dict):
+    return {str(k): to_json(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple, np.ndarray)):
+    return [to_json(v) for v in value]
+  if isinstance(value, np.generic):
+    value = value.item()
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+def write_result(result: Result, out_dir) -> dict[str, pathlib.Path]:
+  """Writes metrics.json, per_case.csv and per_frame.csv.
+
+  Args:
+    result: what `score_predictions` returned.
+    out_dir: folder, made if missing; the files in it are replaced.
+
+  Returns:
+    Paths by name: 'metrics', 'per_case', 'per_frame'.
+  """
+  out_dir = pathlib.Path(out_dir)
+  out_dir.mkdir(parents=True, exist_ok=True)
+  paths = {'metrics': out_dir / 'metrics.json',
+           'per_case': out_dir / 'per_case.csv',
+           'per_frame': out_dir / 'per_frame.csv'}
+  paths['metrics'].write_text(
+      json.dumps(to_json(result.metrics), indent=2, allow_nan=False) + '\n')
+  _write_csv(paths['per_case'], result.per_case)
+  _write_csv(paths['per_frame'], result.per_frame)
+  return paths
+
+
+def headline_rows(result: Result) -> list[tuple[str, ...]]:
+  """The headline table: one row a class and metric, with its interval.
+
+  Args:
+    result: what `score_predictions` returned.
+
+  Returns:
+    (class, metric, mean, interval, median, n) as text.
+  """
+  unit = result.metrics['unit']
+  rows = []
+  for name, entries in result.metrics['classes'].items():
+    for metric, entry in entries.items():
+      share = metric in ('dice', 'iou')
+      scale, digits = (100, 2) if share else (1, 2)
+      rows.append((
+          name.upper(), f'{_NAMES[metric]} ({"%" if share else unit})',
+          number(entry['mean'], digits, scale),
+          interval(entry['ci95'], digits, scale),
+          number(entry['median'], digits, scale), str(entry['n'])))
+  return rows
+
+
+def ef_rows(result: Result) -> list[tuple[str, str, str]]:
+  """The ejection-fraction table: quantity, value, interval, as text.
+
+  Args:
+    result: what `score_predictions` returned.
+
+  Returns:
+    Rows; empty where no patient has both a reference and a prediction.
+  """
+  ef = result.metrics['ef']
+  if not ef['n']:
+    return []
+  ci = ef['ci95']
+  return [
+      ('Pearson r', number(ef['pearson_r'], 3), interval(ci['pearson_r'], 3)),
+      ('bias (points)', number(ef['bias'], 2), interval(ci['bias'], 2)),
+      ('SD of differences', number(ef['sd'], 2), ''),
+      ('limits of agreement', interval(ef['loa'], 2), ''),
+      ('MAE', number(ef['mae'], 2), interval(ci['mae'], 2)),
+      ('RMSE', number(ef['rmse'], 2), interval(ci['rmse'], 2)),
+  ]
+
+
+def flagged_rows(result: Result) -> list[tuple[str, str, str, str]]:
+  """Patients whose predicted EF carries a flag.
+
+  Args:
+    result: what `score_predictions` returned.
+
+  Returns:
+    (patient, EF reference, EF predicted, flags) as text, one a patient.
+  """
+  rows = {r['patient']: (r['patient'], number(r['ef_reference'], 1),
+                         number(r['ef_predicted'], 1), r['flags'])
+          for r in result.per_case if r['flags']}
+  return list(rows.values())
+
+
+def summary_table(result: Result) -> str:
+  """A terminal's summary: scores with intervals, the EF block, the flags.
+
+  Args:
+    result: what `score_predictions` returned.
+
+  Returns:
+    Lines of text without a trailing newline.
+  """
+  m = result.metrics
+  lines = [f'protocol {m["protocol"]}: {m["n_patients"]} patients, '
+           f'{m["n_frames"]} frames scored; mean [95 % interval over patients]']
+  lines += _columns([(a, b, c, d) for a, b, c, d, *_ in headline_rows(result)])
+  ef = ef_rows(result)
+  if ef:
+    source = ' and '.join(m['ef']['reference'])
+    lines += ['', f'ejection fraction, {m["ef"]["n"]} patients '
+                  f'(reference: {source})', *_columns(ef)]
+  else:
+    lines += ['', 'ejection fraction: not measurable here']
+  if m['ef']['not_measurable']:
+    lines.append(f'  {m["ef"]["not_measurable"]} patients without a '
+                 'measurable predicted EF (left out above)')
+  rough = m['temporal']['area_roughness']
+  if math.isfinite(rough['mean']):
+    lines += ['', f'area roughness {100 * rough["mean"]:.2f} % '
+                  f'(truth {number(rough["truth"]["mean"], 2, 100)} %)']
+  flagged = flagged_rows(result)
+  if flagged:
+    lines += ['', f'flagged: {len(flagged)} patients',
+              *_columns([(p, f'EF {e} -> {q}', f)
+                         for p, e, q, f in flagged[:10]])]
+    if len(flagged) > 10:
+      lines.append(f'  and {len(flagged) - 10} more in per_case.csv')
+  return '\n'.join(lines)
+
+
+def number(value, digits: int, scale: float = 1) -> str:
+  """A number as text, 'n/a' if it is not finite.
+
+  Args:
+    value: the number or None.
+    digits: after the decimal point.
+    scale: multiplied first.
+
+  Returns:
+    The text.
+  """
+  if value is None or not math.isfinite(value):
+    return 'n/a'
+  return f'{value * scale:.{digits}f}'
+
+
+def interval(pair, digits: int, scale: float = 1) -> str:
+  """An interval as '[low, high]', '' if it is not finite.
+
+  Args:
+    pair: (low, high).
+    digits: after the decimal point.
+    scale: multiplied first.
+
+  Returns:
+    The text.
+  """
+  if any(v is None or not math.isfinite(v) for v in pair):
+    return ''
+  return f'[{number(pair[0], digits, scale)}, {number(pair[1], digits, scale)}]'
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+  """Rows as left-aligned columns."""
+  widths = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
+  return ['  ' + '  '.join(c.ljust(w) for c, w in zip(row, widths)).rstrip()
+          for row in rows]
+
+
+def _write_csv(path: pathlib.Path, rows: list[dict]) -> None:
+  """A table with a header; NaN is an empty field."""
+  with path.open('w', newline='') as file:
+    if not rows:
+      return
+    writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+    writer.writeheader()
+    for row in rows:
+      writer.writerow({k: _field(v) for k, v in row.items()})
+
+
+def _field(value):
+  if isinstance(value, bool):
+    return int(value)
+  if isinstance(value, (float, np.floating)):
+    return f'{value:.6g}' if math.isfinite(value) else ''
+  return value

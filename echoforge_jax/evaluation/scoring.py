@@ -1,0 +1,205 @@
+"""Scores one predicted clip against its truth; knows nothing of models."""
+
+from collections.abc import Sequence
+import dataclasses
+import math
+
+import numpy as np
+
+from echoforge_jax.errors import InputError
+from echoforge_jax.evaluation import ejection
+from echoforge_jax.evaluation import overlap
+from echoforge_jax.evaluation import surface
+from echoforge_jax.evaluation import temporal
+from echoforge_jax.evaluation.protocols import Protocol
+
+METRICS = ('dice', 'iou', 'hd', 'hd95', 'asd')
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One clip with its truth and its prediction, ED first and ES last.
+
+  Attributes:
+    patient: identifier.
+    view: '2CH' or '4CH'.
+    truth: uint8 [T, H, W] class ids: 0 background, k + 1 the k-th class.
+    prediction: uint8 [T, H, W] class ids.
+    spacing_mm: [2] mm per pixel of this grid (row, column); NaN if unknown.
+    frames: uint8 [T, H, W] gray levels, for figures; or None.
+    labeled: bool [T], frames whose truth is known; None means all.
+    native_size: (H, W) before the clip was squeezed to its grid; None means
+      it was not.
+    quality: 'Good', 'Medium', 'Poor' or ''.
+    ef_percent: the dataset's EF in percent; NaN if unknown.
+    edv_ml: the dataset's end-diastolic volume in ml; NaN if unknown.
+    esv_ml: the dataset's end-systolic volume in ml; NaN if unknown.
+    fps: frames per second of the recording; NaN if unknown.
+  """
+  patient: str
+  view: str
+  truth: np.ndarray
+  prediction: np.ndarray
+  spacing_mm: np.ndarray
+  frames: np.ndarray | None = None
+  labeled: np.ndarray | None = None
+  native_size: tuple[int, int] | None = None
+  quality: str = ''
+  ef_percent: float = math.nan
+  edv_ml: float = math.nan
+  esv_ml: float = math.nan
+  fps: float = math.nan
+
+  @property
+  def unit(self) -> str:
+    """'mm' where the spacing is known, else 'px'."""
+    return 'mm' if np.all(np.isfinite(self.spacing_mm)) else 'px'
+
+  def spacing(self, metric: bool = True) -> tuple[float, float]:
+    """Size of a pixel of this grid (row, column) in mm or native pixels.
+
+    Args:
+      metric: False measures in pixels although the spacing is known.
+
+    Returns:
+      mm where known and wanted; otherwise native pixels, so that a squeezed
+      grid does not change what a distance means.
+    """
+    if metric and self.unit == 'mm':
+      return tuple(float(s) for s in self.spacing_mm)
+    size = self.truth.shape[1:]
+    native = size if self.native_size is None else self.native_size
+    return float(native[0]) / size[0], float(native[1]) / size[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipScore:
+  """Everything measured on one clip.
+
+  Attributes:
+    case: what was scored, its arrays dropped.
+    unit: 'mm' or 'px' of distances.
+    frames: one dict a labeled frame and class: frame, phase, scored, class,
+      the metrics, areas.
+    means: class -> metric -> mean over the scored, applicable frames (NaN if
+      none).
+    truth_ends: cavities of the truth at (ED, ES); None where unmeasurable or
+      unlabeled.
+    predicted_ends: cavities of the prediction at (ED, ES).
+    areas: [T] predicted cavity areas in unit^2; truth_areas NaN if unlabeled.
+    truth_areas: [T] true cavity areas.
+    attributes: temporal attributes of the prediction.
+    truth_attributes: of the truth; empty unless every frame is labeled.
+    valid: share of frames whose predicted classes are each one component
+      without holes.
+  """
+  case: Case
+  unit: str
+  frames: list[dict]
+  means: dict[str, dict[str, float]]
+  truth_ends: tuple
+  predicted_ends: tuple
+  areas: np.ndarray
+  truth_areas: np.ndarray
+  attributes: dict[str, np.ndarray]
+  truth_attributes: dict[str, np.ndarray]
+  valid: float
+
+
+def score_clip(case: Case, protocol: Protocol,
+               classes: Sequence[str] = ('lv',)) -> ClipScore:
+  """Scores one clip under a protocol.
+
+  Args:
+    case: truth and prediction.
+    protocol: which frames count.
+    classes: names, in the order of the class ids.
+
+  Returns:
+    The scores.
+
+  Raises:
+    InputError: if truth and prediction differ in shape.
+  """
+  if case.truth.shape != case.prediction.shape or case.truth.ndim != 3:
+    raise InputError(
+        f'{case.patient} {case.view}: found masks of shape '
+        f'{case.prediction.shape} for a truth of {case.truth.shape}, wanted '
+        'the same [T, H, W]; predict on the grid the truth is on')
+  count = len(case.truth)
+  labeled = (np.ones(count, bool) if case.labeled is None
+             else np.asarray(case.labeled, bool))
+  metric = protocol.metric_spacing
+  spacing = case.spacing(metric)
+  rows = _frame_rows(case, protocol, classes, labeled, spacing)
+  means = {name: {m: _mean(r[m] for r in rows
+                           if r['scored'] and r['class'] == name)
+                  for m in METRICS} for name in classes}
+  pixel = spacing[0] * spacing[1]
+  bare = dataclasses.replace(case, truth=None, prediction=None, frames=None)
+  lv = classes.index('lv') + 1 if 'lv' in classes else None
+  empty = np.full(count, math.nan)
+  if lv is None:
+    return ClipScore(bare, _unit(case, metric), rows, means, (None, None),
+                     (None, None), empty, empty, {}, {},
+                     _valid_share(case.prediction, classes))
+  predicted, attributes = _follow(case.prediction, classes, spacing)
+  truth, truth_attributes = _follow(case.truth, classes, spacing)
+  return ClipScore(
+      case=bare, unit=_unit(case, metric), frames=rows, means=means,
+      truth_ends=tuple(truth[t] if labeled[t] else None for t in (0, -1)),
+      predicted_ends=(predicted[0], predicted[-1]),
+      areas=(case.prediction == lv).sum(axis=(1, 2)) * pixel,
+      truth_areas=np.where(
+          labeled, (case.truth == lv).sum(axis=(1, 2)) * pixel, math.nan),
+      attributes=attributes,
+      truth_attributes=truth_attributes if labeled.all() else {},
+      valid=_valid_share(case.prediction, classes))
+
+
+def _frame_rows(case, protocol, classes, labeled, spacing) -> list[dict]:
+  """Metrics of every labeled frame and class."""
+  count = len(case.truth)
+  scored = set(protocol.scored_frames(count))
+  pixel = spacing[0] * spacing[1]
+  rows = []
+  for t in np.flatnonzero(labeled):
+    for k, name in enumerate(classes):
+      truth = case.truth[t] == k + 1
+      prediction = case.prediction[t] == k + 1
+      distances = surface.surface_distances(truth, prediction, spacing)
+      rows.append({
+          'patient': case.patient, 'view': case.view, 'frame': int(t),
+          'phase': 'ED' if t == 0 else 'ES' if t == count - 1 else '',
+          'scored': int(t) in scored, 'class': name,
+          'dice': overlap.dice(truth, prediction),
+          'iou': overlap.iou(truth, prediction),
+          'hd': distances.hd, 'hd95': distances.hd95, 'asd': distances.asd,
+          'area_truth': float(truth.sum() * pixel),
+          'area_predicted': float(prediction.sum() * pixel)})
+  return rows
+
+
+def _follow(masks, classes, spacing):
+  """Cavities [T] and temporal attributes of a clip's masks."""
+  lv = masks == classes.index('lv') + 1
+  cavities = [ejection.measure_cavity(m, spacing) for m in lv]
+  myo = (masks == classes.index('myo') + 1) if 'myo' in classes else None
+  return cavities, temporal.attributes(cavities, myo, lv, spacing)
+
+
+def _valid_share(masks, classes) -> float:
+  """Share of frames on which every class is one piece without holes."""
+  return float(np.mean([
+      all(temporal.is_valid(frame == k + 1) for k in range(len(classes)))
+      for frame in masks]))
+
+
+def _unit(case: Case, metric: bool) -> str:
+  return case.unit if metric else 'px'
+
+
+def _mean(values) -> float:
+  values = np.asarray(list(values), np.float64)
+  values = values[np.isfinite(values)]
+  return float(values.mean()) if values.size else math.nan
