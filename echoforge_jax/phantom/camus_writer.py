@@ -1,0 +1,312 @@
+"""Synthetic patients as raw CAMUS folders, in either of CAMUS's two forms.
+
+The files are what the provider ships, so the reader and the verification
+meet them without knowing that they are synthetic. The exact truth lies beside
+that layout in `phantom.json`: CAMUS itself gives EF as a whole number only.
+"""
+
+from collections.abc import Callable
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+from pathlib import Path
+import shutil
+
+import cv2
+import numpy as np
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from echoforge_jax.data.camus import SPLIT_FILES, VIEWS
+from echoforge_jax.data.clip import Clip
+from echoforge_jax.errors import InputError
+
+LAYOUTS = ('nifti', 'mhd')
+TRUTH_FILE = 'phantom.json'
+# Share of sequences stored from ES to ED (ours: CAMUS has some).
+_ES_FIRST_SHARE = 0.1
+# The older form samples rows twice as densely as columns.
+_MHD_ROW_FACTOR = 2
+_MHD_STEP_Z = 1.54
+
+
+def write_camus(out_dir, *, num_patients: int, seed: int, config=None,
+                layout: str = 'nifti', num_workers: int = 0,
+                progress: bool = True,
+                generate: Callable | None = None) -> dict:
+  """Writes synthetic patients as CAMUS, continuing where a run stopped.
+
+  A patient's folder appears whole or not at all; patients that are there are
+  not made again. The same arguments give the same bytes.
+
+  Args:
+    out_dir: root; gets `database_nifti/` and `database_split/` (or
+      `training/` and `testing/`) and `phantom.json`.
+    num_patients: patients in total, 1 to 9999.
+    seed: root seed of all patients and of the split.
+    config: `PhantomConfig`; None means `PhantomConfig.camus()`.
+    layout: 'nifti' or 'mhd', see `data/camus.py`.
+    num_workers: processes beside this one; 0 works in this one.
+    progress: shows a bar.
+    generate: `(seed, index, config) -> Patient`; None means
+      `phantom.patient.generate_patient`. Must be picklable for workers.
+
+  Returns:
+    The content of `phantom.json`: seed, layout, config, num_patients and,
+    under `patients`, edv_ml, esv_ml, ef_percent, group, sex, age, es_first.
+
+  Raises:
+    InputError: arguments out of range, or `out_dir` holds another phantom or
+      foreign files.
+  """
+  if not 1 <= num_patients <= 9999:
+    raise InputError(f'num_patients is {num_patients}, wanted 1 to 9999')
+  if seed < 0:
+    raise InputError(f'seed is {seed}, wanted zero or more')
+  if layout not in LAYOUTS:
+    raise InputError(f'unknown layout {layout!r}; wanted one of {LAYOUTS}')
+  if config is None:
+    from echoforge_jax.phantom.config import PhantomConfig
+    config = PhantomConfig.camus()
+  out_dir = Path(out_dir)
+  splits = split_patients(num_patients, seed)
+  truth = _open_truth(out_dir, num_patients, seed, config, layout)
+  jobs = []
+  for index in range(num_patients):
+    patient = _patient_id(index)
+    folder = out_dir / _parent(layout, patient, splits) / patient
+    if patient in truth['patients'] and folder.is_dir():
+      continue
+    jobs.append((seed, index, config, layout, str(folder), generate))
+  done = num_patients - len(jobs)
+  with tqdm(total=num_patients, initial=done, unit='patient',
+            desc=f'phantom {out_dir}', disable=not progress) as bar:
+    for patient, facts in _run(jobs, num_workers):
+      truth['patients'][patient] = facts
+      _write_truth(out_dir, truth)
+      bar.update()
+  if layout == 'nifti':
+    for name, patients in splits.items():
+      _write_atomically(out_dir / 'database_split' / SPLIT_FILES[name],
+                        ''.join(f'{patient}\n' for patient in patients))
+  return truth
+
+
+def split_patients(num_patients: int, seed: int) -> dict[str, list[str]]:
+  """Draws 80/10/10 (500: 400/50/50), each split non-empty from 3 patients on.
+
+  Args:
+    num_patients: patients in total.
+    seed: root seed.
+
+  Returns:
+    Sorted patient ids of 'training', 'validation' and 'testing'.
+  """
+  order = np.random.default_rng([seed, 1]).permutation(num_patients)
+  share = max(1, round(num_patients / 10))
+  test = share if num_patients >= 2 else 0
+  validation = share if num_patients >= 3 else 0
+  parts = np.split(order, [num_patients - test - validation,
+                           num_patients - test])
+  return {name: [_patient_id(index) for index in np.sort(part)]
+          for name, part in zip(SPLIT_FILES, parts)}
+
+
+def _patient_id(index: int) -> str:
+  return f'patient{index + 1:04d}'
+
+
+def _parent(layout: str, patient: str, splits: dict[str, list[str]]) -> str:
+  if layout == 'nifti':
+    return 'database_nifti'
+  return 'testing' if patient in splits['testing'] else 'training'
+
+
+def _es_first(seed: int, index: int, view: str) -> bool:
+  """Whether a sequence is stored from ES to ED; patient 2 has one always."""
+  draw = np.random.default_rng([seed, 2, index, VIEWS.index(view)]).random()
+  return draw < _ES_FIRST_SHARE or (index == 1 and view == '4CH')
+
+
+def _open_truth(out_dir: Path, num_patients: int, seed: int, config,
+                layout: str) -> dict:
+  """The truth so far: of an earlier run in `out_dir`, or an empty one."""
+  fields = dataclasses.asdict(config) if dataclasses.is_dataclass(
+      config) else config
+  fields = json.loads(json.dumps(fields, default=_plain))
+  identity = {'num_patients': num_patients, 'seed': seed, 'layout': layout,
+              'config': fields}
+  path = out_dir / TRUTH_FILE
+  if path.exists():
+    try:
+      truth = json.loads(path.read_text())
+      found = {key: truth[key] for key in (*identity, 'patients')}
+    except (ValueError, KeyError, TypeError) as error:
+      raise InputError(f'{path}: not a phantom\'s truth file ({error}); '
+                       'remedy: choose another --out') from error
+    differs = [key for key in identity if found[key] != identity[key]]
+    if differs:
+      raise InputError(f'{path}: an earlier phantom with another '
+                       f'{", ".join(differs)} is here; remedy: choose another '
+                       '--out, or delete this one')
+    return truth
+  if out_dir.exists() and any(out_dir.iterdir()):
+    raise InputError(f'{out_dir}: holds files but no {TRUTH_FILE}; wanted a '
+                     'new or empty folder; remedy: choose another --out')
+  truth = {'generator': 'echoforge_jax phantom', **identity, 'patients': {}}
+  _write_truth(out_dir, truth)
+  return truth
+
+
+def _plain(value):
+  """JSON form of what a config may hold apart from plain values."""
+  if isinstance(value, np.generic):
+    return value.item()
+  if hasattr(value, 'tolist'):
+    return value.tolist()
+  return repr(value)
+
+
+def _write_truth(out_dir: Path, truth: dict) -> None:
+  truth['patients'] = dict(sorted(truth['patients'].items()))
+  _write_atomically(out_dir / TRUTH_FILE, json.dumps(truth, indent=1) + '\n')
+
+
+def _write_atomically(path: Path, text: str) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f'.{path.name}.partial')
+  partial.write_text(text)
+  os.replace(partial, path)
+
+
+def _run(jobs: list[tuple], num_workers: int):
+  """Yields (patient id, truth) of each job as it is done."""
+  if num_workers < 1 or len(jobs) < 2:
+    yield from map(_write_patient, jobs)
+    return
+  # A forked copy of a process in which JAX has started threads may hang.
+  context = multiprocessing.get_context('spawn')
+  with concurrent.futures.ProcessPoolExecutor(
+      min(num_workers, len(jobs)), mp_context=context) as pool:
+    tasks = [pool.submit(_write_patient, job) for job in jobs]
+    try:
+      for task in concurrent.futures.as_completed(tasks):
+        yield task.result()
+    except BaseException:
+      pool.shutdown(cancel_futures=True)
+      raise
+
+
+def _write_patient(job: tuple) -> tuple[str, dict]:
+  """Makes one patient and moves its finished folder into place."""
+  seed, index, config, layout, folder, generate = job
+  if generate is None:
+    from echoforge_jax.phantom.patient import generate_patient as generate
+  patient = generate(seed, index, config)
+  folder = Path(folder)
+  partial = folder.with_name(f'.{folder.name}.partial')
+  for leftover in (partial, folder):
+    if leftover.exists():
+      shutil.rmtree(leftover)
+  partial.mkdir(parents=True)
+  es_first = {}
+  for view in VIEWS:
+    clip = patient.clips[view]
+    es_first[view] = _es_first(seed, index, view)
+    stem = f'{folder.name}_{view}'
+    frames, masks = (clip.frames[clip.ed:clip.es + 1],
+                     clip.masks[clip.ed:clip.es + 1])
+    if es_first[view]:
+      frames, masks = frames[::-1], masks[::-1]
+    write = _write_nifti if layout == 'nifti' else _write_mhd
+    write(partial, stem, frames, masks, clip.spacing_mm, es_first[view])
+    (partial / f'Info_{view}.cfg').write_text(
+        _cfg(patient, clip, len(frames), layout, es_first[view]))
+  os.rename(partial, folder)
+  return folder.name, {
+      'edv_ml': float(patient.edv_ml), 'esv_ml': float(patient.esv_ml),
+      'ef_percent': float(patient.ef_percent), 'group': str(patient.group),
+      'sex': str(patient.sex), 'age': _whole(patient.age),
+      'es_first': es_first}
+
+
+def _whole(age: float) -> int:
+  return int(round(float(age)))
+
+
+def _cfg(patient, clip: Clip, num_frames: int, layout: str,
+         es_first: bool) -> str:
+  """The text of an `Info_V.cfg`; the older form names its volumes."""
+  ed, es = (num_frames, 1) if es_first else (1, num_frames)
+  lines = {'ED': ed, 'ES': es, 'NbFrame': num_frames, 'Sex': patient.sex,
+           'Age': _whole(patient.age), 'ImageQuality': clip.quality}
+  if layout == 'nifti':
+    lines |= {'EF': round(float(patient.ef_percent)),
+              'FrameRate': f'{float(clip.fps):.1f}'}
+  else:
+    lines |= {'LVedv': f'{float(patient.edv_ml):.1f}',
+              'LVesv': f'{float(patient.esv_ml):.1f}',
+              'LVef': f'{float(patient.ef_percent):.1f}'}
+  return ''.join(f'{key}: {value}\n' for key, value in lines.items())
+
+
+def _write_nifti(folder: Path, stem: str, frames: np.ndarray,
+                 masks: np.ndarray, spacing_mm: np.ndarray,
+                 es_first: bool) -> None:
+  """Six gzipped volumes of one view: ED, ES, half_sequence, each with _gt.
+
+  The orientation is the identity in ITK's terms, as in the provider's files.
+  """
+  ed, es = (-1, 0) if es_first else (0, -1)
+  row, column = (float(step) for step in spacing_mm)
+  for suffix, array in (('', frames), ('_gt', masks)):
+    for name, part in (('ED', array[ed]), ('ES', array[es]),
+                       ('half_sequence', array)):
+      # ITK writes no time stamp into the gzip header: same bytes every time.
+      _write_image(folder / f'{stem}_{name}{suffix}.nii.gz', part,
+                   (column, row, 1.0)[:part.ndim])
+
+
+def _write_mhd(folder: Path, stem: str, frames: np.ndarray, masks: np.ndarray,
+               spacing_mm: np.ndarray, es_first: bool) -> None:
+  """The older form: sequence, ED and ES with their labels, rows doubled."""
+  height, width = frames.shape[1:]
+  frames = np.stack([
+      cv2.resize(frame, (width, _MHD_ROW_FACTOR * height),
+                 interpolation=cv2.INTER_LINEAR) for frame in frames])
+  masks = masks.repeat(_MHD_ROW_FACTOR, axis=1)
+  row, column = (float(step) for step in spacing_mm)
+  spacing = (round(column, 6), round(row / _MHD_ROW_FACTOR, 6), _MHD_STEP_Z)
+  ed, es = (len(frames) - 1, 0) if es_first else (0, len(frames) - 1)
+  _write_image(folder / f'{stem}_sequence.mhd', frames, spacing)
+  for name, frame in (('ED', ed), ('ES', es)):
+    only = slice(frame, frame + 1)
+    _write_image(folder / f'{stem}_{name}.mhd', frames[only], spacing)
+    _write_image(folder / f'{stem}_{name}_gt.mhd', masks[only], spacing)
+
+
+def _write_image(path: Path, array: np.ndarray,
+                 spacing: tuple[float, ...]) -> None:
+  image = sitk.GetImageFromArray(np.ascontiguousarray(array, np.uint8))
+  image.SetSpacing(spacing)
+  sitk.WriteImage(image, str(path), useCompression=path.suffix == '.gz')
+
+
+def fingerprint(folder) -> str:
+  """SHA-256 over the names and bytes of all files below `folder`.
+
+  Args:
+    folder: root of a written phantom, or of anything else.
+
+  Returns:
+    Hexadecimal digest; equal digests mean equal trees.
+  """
+  digest = hashlib.sha256()
+  for path in sorted(Path(folder).rglob('*')):
+    if path.is_file():
+      digest.update(f'{path.relative_to(folder)}\0'.encode())
+      digest.update(hashlib.sha256(path.read_bytes()).digest())
+  return digest.hexdigest()
