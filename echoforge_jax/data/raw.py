@@ -1,0 +1,83 @@
+"""Raw datasets by name: how each is listed and read, and its fingerprint."""
+
+from collections.abc import Callable
+import dataclasses
+import hashlib
+import os
+import pathlib
+
+from echoforge_jax.data.clip import Clip
+from echoforge_jax.errors import InputError
+
+SPLIT_SCHEMES = ('official', 'memsam')
+_SUFFIXES = ('.nii', '.gz', '.mhd', '.raw', '.cfg', '.txt', '.csv', '.avi')
+_SAMPLE = 16 * 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class RawReader:
+  """How one raw dataset is listed and read.
+
+  Attributes:
+    list_clips: (raw_dir, split, scheme) -> [(patient, view), ...] in order.
+    read_clip: (raw_dir, patient, view) -> Clip, frames ED to ES or longer.
+    schemes: the split schemes the dataset knows.
+  """
+  list_clips: Callable[[pathlib.Path, str, str], list[tuple[str, str]]]
+  read_clip: Callable[[pathlib.Path, str, str], Clip]
+  schemes: tuple[str, ...] = SPLIT_SCHEMES
+
+
+def _camus_reader() -> RawReader:
+  from echoforge_jax.data import camus
+  def list_clips(raw_dir, split, scheme):
+    patients = camus.read_split(raw_dir, split, scheme)
+    return [(patient, view) for patient in patients for view in ('2CH', '4CH')]
+  return RawReader(list_clips, camus.read_clip)
+
+
+DATASETS: dict[str, Callable[[], RawReader]] = {'camus': _camus_reader}
+
+
+def reader_of(dataset: str) -> RawReader:
+  """Returns the reader of a raw dataset by its name.
+
+  Raises:
+    InputError: on an unknown name; the message lists the choices.
+  """
+  if dataset not in DATASETS:
+    raise InputError(
+        f'dataset: found {dataset!r}, wanted one of {sorted(DATASETS)}')
+  return DATASETS[dataset]()
+
+
+def fingerprint(raw_dir: str | os.PathLike) -> str:
+  """Fingerprint of a raw dataset: names, sizes and contents of its files.
+
+  Of files above 64 kB only the size and 16 kB at the beginning, middle and end
+  count, so that gigabytes are not read again on every start; a gzip file ends
+  with the checksum of its contents, so every change of a .nii.gz shows.
+
+  Args:
+    raw_dir: root of the raw dataset.
+
+  Returns:
+    64 hexadecimal digits; the same wherever the dataset is copied to.
+  """
+  root = pathlib.Path(raw_dir)
+  digest = hashlib.sha256()
+  for path in sorted(root.rglob('*')):
+    name = path.relative_to(root).as_posix()
+    if (path.suffix.lower() not in _SUFFIXES or not path.is_file()
+        or any(part.startswith('.') for part in name.split('/'))):
+      continue
+    size = path.stat().st_size
+    digest.update(f'{name}\0{size}\0'.encode())
+    with path.open('rb') as file:
+      if size <= 4 * _SAMPLE:
+        digest.update(file.read())
+        continue
+      for start in (0, size // 2, size - _SAMPLE):
+        file.seek(start)
+        digest.update(file.read(_SAMPLE))
+  return digest.hexdigest()
