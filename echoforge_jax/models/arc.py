@@ -1,0 +1,298 @@
+"""ARC, anchor recalibration: clear up ambiguous patches (paper: ASA, fig. 2).
+
+Per frame: initial anchors, their nearest pixels in feature space, updated
+anchors, similarities, and the pull of ambiguous patches to an anchor.
+"""
+
+from typing import NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from echoforge_jax.errors import InputError
+from echoforge_jax.models.attention import MASKED
+from echoforge_jax.models.layers import Dtype
+
+# anchors -> (foreground anchors a class, background anchors); ours for 3, 4:
+# the background of a sector image is more varied than the cavity.
+LAYOUTS = {1: (1, 0), 2: (1, 1), 3: (1, 2), 4: (2, 2)}
+KNN = ('exact', 'approx')
+
+
+class ArcOutput(NamedTuple):
+  """What ARC gives.
+
+  Attributes:
+    features: [N, h, w, C] purified tokens.
+    scores: float32 [N, h, w, K + 1] log-scores of background, class 1, ..., K;
+      their softmax is the coarse mask.
+    anchors: [N, A, C] updated anchors.
+    ambiguous: bool [N, h / patch, w / patch], the patches that were altered.
+  """
+  features: jax.Array
+  scores: jax.Array
+  anchors: jax.Array
+  ambiguous: jax.Array
+
+
+def anchor_groups(anchors: int, num_classes: int) -> tuple[int, ...]:
+  """The group of every similarity column: 0 background, k class k.
+
+  Foreground anchors come first, class by class, background anchors last. With
+  `anchors=1` there is no background anchor; a learned constant similarity, the
+  last column, stands for it (ours).
+
+  Args:
+    anchors: 1..4.
+    num_classes: K foreground classes.
+
+  Returns:
+    Groups, one per anchor (plus one for the constant if `anchors` is 1).
+
+  Raises:
+    InputError: `anchors` is out of range.
+  """
+  if anchors not in LAYOUTS:
+    raise InputError(f'model option anchors: found {anchors!r}, wanted one of '
+                     f'{", ".join(map(str, LAYOUTS))}')
+  front, back = LAYOUTS[anchors]
+  foreground = [k + 1 for k in range(num_classes) for _ in range(front)]
+  return tuple(foreground + [0] * max(back, 1))
+
+
+def group_scores(similarities: jax.Array, groups: tuple[int, ...],
+                 num_classes: int) -> jax.Array:
+  """Log-sum-exp of the similarities of each group's anchors.
+
+  Args:
+    similarities: float32 [..., A'] over the temperature.
+    groups: group of each column.
+    num_classes: K.
+
+  Returns:
+    float32 [..., K + 1]; its softmax is s_BG, s_1, ..., s_K.
+  """
+  columns = []
+  for group in range(num_classes + 1):
+    members = [similarities[..., i] for i, g in enumerate(groups) if g == group]
+    score = members[0]
+    for member in members[1:]:
+      score = jnp.logaddexp(score, member)
+    columns.append(score)
+  return jnp.stack(columns, -1)
+
+
+def nearest_bias(pixels: jax.Array, anchors: jax.Array, neighbours: int,
+                 knn: str) -> jax.Array:
+  """Attention bias that leaves each anchor its K nearest pixels.
+
+  Masking attention over all pixels equals gathering K of them, has static
+  shapes and no gather: the price is A h w C multiply-adds, a thousandth of the
+  encoder's. Distances are Euclidean in feature space. Ties at the K-th
+  distance are all kept.
+
+  Args:
+    pixels: [N, P, C].
+    anchors: [N, A, C].
+    neighbours: K; P if larger.
+    knn: 'exact' (`jax.lax.top_k`) or 'approx' (`jax.lax.approx_max_k`, fast on
+      TPUs).
+
+  Returns:
+    float32 [N, A, P]: 0 for neighbours, `MASKED` elsewhere; no gradient.
+  """
+  pixels = jax.lax.stop_gradient(pixels)
+  anchors = jax.lax.stop_gradient(anchors)
+  norms = jnp.sum(jnp.square(pixels.astype(jnp.float32)), -1)
+  closeness = 2.0 * jnp.einsum(
+      'nac,npc->nap', anchors, pixels,
+      preferred_element_type=jnp.float32) - norms[:, None]
+  k = min(neighbours, pixels.shape[1])
+  if knn == 'exact':
+    best = jax.lax.top_k(closeness, k)[0]
+  elif knn == 'approx':
+    best = jax.lax.approx_max_k(closeness, k)[0]
+  else:
+    raise InputError(f'model option knn: found {knn!r}, wanted one of '
+                     f'{", ".join(KNN)}')
+  threshold = jnp.min(best, axis=-1, keepdims=True)
+  return jnp.where(closeness >= threshold, 0.0, MASKED)
+
+
+class AnchorUpdate(nn.Module):
+  """Cross-attention of each anchor with its neighbours, plus a residual.
+
+  The key projection is applied to the query instead (q W_k^T), the value
+  projection after the weighted sum: the pixels are never projected.
+
+  Attributes:
+    neighbours: K of the nearest-neighbour search.
+    knn: 'exact' or 'approx'.
+    dtype: compute dtype.
+  """
+  neighbours: int = 32
+  knn: str = 'exact'
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, anchors: jax.Array, pixels: jax.Array) -> jax.Array:
+    """Updates anchors [N, A, C] from pixels [N, P, C]; same shape."""
+    c = anchors.shape[-1]
+    bias = nearest_bias(pixels, anchors, self.neighbours, self.knn)
+
+    def dense(name):
+      return nn.Dense(c, use_bias=False, dtype=self.dtype, name=name)
+
+    query = nn.LayerNorm(dtype=self.dtype, name='norm')(anchors)
+    query = dense('key_transposed')(dense('query')(query))
+    logits = jnp.einsum('nac,npc->nap', query, pixels,
+                        preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(logits / np.sqrt(c) + bias, axis=-1)
+    mixed = jnp.einsum('nap,npc->nac', weights.astype(self.dtype), pixels)
+    return anchors + dense('value')(mixed)
+
+
+def pull_ambiguous(
+    x: jax.Array, similarities: jax.Array, anchors: jax.Array,
+    groups: tuple[int, ...], num_classes: int, *, patch: int, band: float,
+    pull: float) -> tuple[jax.Array, jax.Array]:
+  """Moves ambiguous patches toward their more confident anchor.
+
+  With r = s_top / (s_top + s_second) over the groups' probabilities, a patch
+  is ambiguous if r <= 0.5 + band. For one class that is exactly the paper's
+  s_FG in [0.5 - band, 0.5 + band]; for more it is the same rule on the two
+  likeliest groups (ours). Its pixels become x + g (anchor - x) with
+  g = pull (2 r - 1) / (2 band), from 0 without evidence to `pull` at the
+  band's edge (ours; the paper only says that it depends on the confidence).
+
+  Args:
+    x: [N, h, w, C].
+    similarities: float32 [N, h / patch, w / patch, A'] over the temperature.
+    anchors: [N, A, C], A <= A'.
+    groups: group of each column of `similarities`.
+    num_classes: K.
+    patch: side of a patch in tokens.
+    band: half the width of the ambiguous band.
+    pull: weight at the band's edge.
+
+  Returns:
+    Features [N, h, w, C], bit-identical outside ambiguous patches, and
+    ambiguous: bool [N, h / patch, w / patch].
+  """
+  n, h, w, c = x.shape
+  rows, columns = h // patch, w // patch
+  probabilities = jax.nn.softmax(
+      group_scores(similarities, groups, num_classes), axis=-1)
+  top = jax.nn.one_hot(
+      jnp.argmax(probabilities, -1), num_classes + 1, dtype=jnp.bool)
+  first = jnp.max(probabilities, -1)
+  second = jnp.max(jnp.where(top, 0.0, probabilities), -1)
+  confidence = first / (first + second)
+  # The most similar anchor of the likeliest group.
+  member = jnp.stack([top[..., g] for g in groups], -1)
+  chosen = jnp.argmax(jnp.where(member, similarities, -jnp.inf), -1)
+  count = anchors.shape[1]
+  # Without a background anchor there is nothing to be pulled to.
+  ambiguous = (confidence <= 0.5 + band) & (chosen < count)
+  target = jnp.einsum(
+      'nrca,nad->nrcd', jax.nn.one_hot(chosen, count, dtype=x.dtype), anchors)
+  weight = (pull * (2.0 * confidence - 1.0) / (2.0 * band)).astype(x.dtype)
+
+  tiled = x.reshape(n, rows, patch, columns, patch, c)
+
+  def per_pixel(v):
+    return v[:, :, None, :, None]
+
+  moved = tiled + per_pixel(weight[..., None]) * (per_pixel(target) - tiled)
+  out = jnp.where(per_pixel(ambiguous[..., None]), moved, tiled)
+  return out.reshape(x.shape), ambiguous
+
+
+class AnchorRecalibration(nn.Module):
+  """ARC of one frame (SPEC of the paper's ASA module).
+
+  Attributes:
+    num_classes: K foreground classes, one foreground anchor each (or two).
+    anchors: 1..4, see `LAYOUTS`; 2 is the paper's.
+    neighbours: K of the nearest-neighbour search (ours: 32).
+    patch: side of a patch in tokens (ours: 2, i.e. 16 pixels).
+    band: half the width of the ambiguous band around 0.5 (paper: 0.1).
+    pull: largest interpolation weight (ours).
+    knn: 'exact' or 'approx'.
+    temperature: initial value of the learned temperature (ours).
+    dtype: compute dtype.
+  """
+  num_classes: int = 1
+  anchors: int = 2
+  neighbours: int = 32
+  patch: int = 2
+  band: float = 0.1
+  pull: float = 0.5
+  knn: str = 'exact'
+  temperature: float = 0.1
+  dtype: Dtype = jnp.float32
+
+  def _weights(self, x: jax.Array, count: int) -> jax.Array:
+    """M_i: softmax over anchors of a 1x1 convolution, float32 [N, P, A]."""
+    logits = nn.Dense(count, dtype=self.dtype, name='assign')(x)
+    logits = logits.astype(jnp.float32)
+    if count == 1:  # A softmax over one anchor would be constant (ours).
+      return jax.nn.sigmoid(logits)
+    return jax.nn.softmax(logits, -1)
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> ArcOutput:
+    """Recalibrates tokens x [N, h, w, C]; h and w multiples of `patch`."""
+    n, h, w, c = x.shape
+    if h % self.patch or w % self.patch:
+      raise InputError(
+          f'model option patch: found {self.patch}, wanted a divisor of the '
+          f'token grid {h}x{w}; the grid is an eighth of the image')
+    groups = anchor_groups(self.anchors, self.num_classes)
+    count = len(groups) - (self.anchors == 1)
+    pixels = x.reshape(n, h * w, c)
+    weights = self._weights(pixels, count)
+    mass = jnp.sum(weights, axis=1)[..., None] + 1e-6
+    initial = jnp.einsum(
+        'npa,npc->nac', weights.astype(self.dtype), pixels,
+        preferred_element_type=jnp.float32) / mass
+    updated = AnchorUpdate(
+        self.neighbours, self.knn, self.dtype, name='update')(
+            initial.astype(self.dtype), pixels)
+
+    log_temperature = self.param(
+        'log_temperature',
+        lambda _: jnp.full((1,), np.log(self.temperature), jnp.float32))
+    wide = updated.astype(jnp.float32)
+    unit = wide * jax.lax.rsqrt(
+        jnp.sum(wide * wide, -1, keepdims=True) + 1e-6)
+    dots = jnp.einsum('npc,nac->npa', pixels, unit.astype(self.dtype),
+                      preferred_element_type=jnp.float32)
+    dots = dots.reshape(n, h, w, count)
+
+    if count < len(groups):
+      constant = self.param(
+          'background', nn.initializers.zeros, (1,), jnp.float32)[0]
+
+    def similarity(dots, vectors):
+      """Cosines over the temperature; the constant column where needed."""
+      square = jnp.sum(jnp.square(vectors.astype(jnp.float32)), -1)
+      cosine = dots * jax.lax.rsqrt(square + 1e-6)[..., None]
+      if count < len(groups):
+        cosine = jnp.concatenate(
+            [cosine, jnp.broadcast_to(constant, (*cosine.shape[:-1], 1))], -1)
+      return cosine * jnp.exp(-log_temperature[0])
+
+    # The mean of dots is the dot of the mean: one product serves both.
+    def pooled(v):
+      return jnp.mean(v.reshape(
+          n, h // self.patch, self.patch, w // self.patch, self.patch, -1),
+          axis=(2, 4))
+
+    scores = group_scores(similarity(dots, x), groups, self.num_classes)
+    features, ambiguous = pull_ambiguous(
+        x, similarity(pooled(dots), pooled(x)), updated, groups,
+        self.num_classes, patch=self.patch, band=self.band, pull=self.pull)
+    return ArcOutput(features, scores, updated, ambiguous)

@@ -1,0 +1,97 @@
+"""Multi-head attention between a few tokens and many pixels."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from echoforge_jax.models.layers import Dtype
+
+# Logit of a masked pair: finite, so that a row without keys is no nan.
+MASKED = -1e9
+
+
+def _project_init(fan_in_axes):
+  return nn.initializers.variance_scaling(
+      1.0, 'fan_in', 'truncated_normal', in_axis=fan_in_axes,
+      out_axis=tuple(i for i in range(3) if i not in fan_in_axes))
+
+
+class CrossAttention(nn.Module):
+  """Multi-head attention, bias-free, without a projection of the pixels.
+
+  softmax(q W_q (k W_k)^T / sqrt(D)) k W_v W_o is evaluated in the order that
+  spares the side with many rows: W_q W_k^T and W_v W_o act on the few tokens,
+  never on the h w pixels. The function and its parameters are those of usual
+  attention; only the order of the products is ours.
+
+  Attributes:
+    heads: number of heads; must divide C.
+    few: 'queries' if the queries are the few tokens, 'keys' if the keys are.
+    dtype: compute dtype; logits and softmax are float32.
+  """
+  heads: int = 4
+  few: str = 'queries'
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, queries: jax.Array, keys: jax.Array,
+               bias: jax.Array | None = None) -> jax.Array:
+    """Attends.
+
+    Args:
+      queries: [N, Lq, C].
+      keys: [N, Lk, C]; also the values.
+      bias: float32 [N or 1, Lq or 1, Lk], added to every head's logits.
+
+    Returns:
+      [N, Lq, C], without a residual.
+    """
+    c = queries.shape[-1]
+    d = c // self.heads
+    wq, wk, wv = (
+        self.param(name, _project_init((0,)), (c, self.heads, d), jnp.float32)
+        for name in ('query', 'key', 'value'))
+    wo = self.param(
+        'out', _project_init((0, 1)), (self.heads, d, c), jnp.float32)
+    wq, wk, wv, wo, queries, keys = (
+        x.astype(self.dtype) for x in (wq, wk, wv, wo, queries, keys))
+    if self.few == 'queries':
+      few = jnp.einsum('nqc,chd->nqhd', queries, wq)
+      few = jnp.einsum('nqhd,chd->nhqc', few, wk)
+      logits = jnp.einsum('nhqc,nkc->nhqk', few, keys,
+                          preferred_element_type=jnp.float32)
+    else:
+      few = jnp.einsum('nkc,chd->nkhd', keys, wk)
+      few = jnp.einsum('nkhd,chd->nhkc', few, wq)
+      logits = jnp.einsum('nqc,nhkc->nhqk', queries, few,
+                          preferred_element_type=jnp.float32)
+    logits = logits / jnp.sqrt(jnp.float32(d))
+    if bias is not None:
+      logits = logits + bias[:, None]
+    weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+    if self.few == 'queries':
+      mixed = jnp.einsum('nhqk,nkc->nqhc', weights, keys)
+      mixed = jnp.einsum('nqhc,chd->nqhd', mixed, wv)
+      return jnp.einsum('nqhd,hdc->nqc', mixed, wo)
+    values = jnp.einsum('nkc,chd->nkhd', keys, wv)
+    values = jnp.einsum('nkhd,hdc->nhkc', values, wo)
+    return jnp.einsum('nhqk,nhkc->nqc', weights, values)
+
+
+class SelfAttention(nn.Module):
+  """Pre-normalised attention of a few tokens among themselves, no residual.
+
+  Attributes:
+    heads: number of heads.
+    dtype: compute dtype.
+  """
+  heads: int = 4
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array,
+               bias: jax.Array | None = None) -> jax.Array:
+    """Maps x [N, L, C] to [N, L, C]; bias as in `CrossAttention`."""
+    x = nn.LayerNorm(dtype=self.dtype, name='norm')(x)
+    return CrossAttention(
+        self.heads, dtype=self.dtype, name='attention')(x, x, bias)

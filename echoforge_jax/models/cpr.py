@@ -1,0 +1,110 @@
+"""CPR, continuous pseudo-label reforging (training only; paper, CPR)."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from echoforge_jax.models.layers import Dtype
+
+
+def reference_features(features: jax.Array, labeled: jax.Array,
+                       frames: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """F^L for each target frame: the mean over labelled frames other than it.
+
+  A clip without another labelled frame borrows the mean of the other clips'
+  labelled frames, each clip weighing as many frames as it has (ours). Zero
+  weights are exact: no frame ever contributes to its own reference.
+
+  Args:
+    features: [B, T, h, w, C].
+    labeled: bool [B, T].
+    frames: int [B, F], indices of the target frames.
+
+  Returns:
+    references [B, F, h, w, C] and found: bool [B, F], False where the whole
+    batch has no other labelled frame (the reference is zero then).
+  """
+  b, t = labeled.shape
+  other = frames[..., None] != jnp.arange(t)[None, None]
+  own = (labeled[:, None] & other).astype(jnp.float32)
+  own_count = jnp.sum(own, -1)
+  dtype = features.dtype
+  near = jnp.einsum(
+      'bft,bthwc->bfhwc',
+      (own / jnp.maximum(own_count, 1.0)[..., None]).astype(dtype), features)
+
+  known = labeled.astype(jnp.float32)
+  clip_sum = jnp.einsum('bt,bthwc->bhwc', known.astype(dtype), features)
+  rest = 1.0 - jnp.eye(b)
+  rest_count = rest @ jnp.sum(known, -1)
+  rest = rest / jnp.maximum(rest_count, 1.0)[:, None]
+  far = jnp.einsum('bd,dhwc->bhwc', rest.astype(dtype), clip_sum)
+  has_own = own_count > 0
+  references = jnp.where(
+      has_own[..., None, None, None], near, far[:, None])
+  return references, has_own | (rest_count > 0)[:, None]
+
+
+def _identity(key, shape, dtype):
+  del key
+  return jnp.eye(*shape, dtype=dtype)
+
+
+class PseudoLabelReforging(nn.Module):
+  """Channel attention from labelled to unlabelled features (paper, CPR).
+
+  Q = F^L W_q, K = F^U W_k, V = F^U W_v, all [P, C];
+  A = softmax(InstanceNorm(Q^T K)) [C, C]; F_hat = A V^T, transposed back.
+
+  Initialisation (ours): the three projections start as identities and
+  InstanceNorm's gain as `gain`. Q^T K is then the cross-Gram matrix of
+  the channels of two frames of one heart, whose diagonal stands out, so A
+  starts near the identity and F_hat near F^U: the head reads sensible features
+  from the first step. Random projections would start with A nearly uniform,
+  every channel the same mean. Features enter centred over the pixels for Q and
+  K only, so that a channel's constant offset does not pass for similarity.
+
+  Attributes:
+    gain: initial gain of the instance normalisation.
+    dtype: compute dtype; Q^T K and its softmax are float32.
+  """
+  gain: float = 1.0
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, labeled: jax.Array, target: jax.Array) -> jax.Array:
+    """Reforges.
+
+    Args:
+      labeled: [N, P, C] F^L, the reference.
+      target: [N, P, C] F^U.
+
+    Returns:
+      [N, P, C] F^U_hat.
+    """
+    c = target.shape[-1]
+
+    def project(x, name):
+      return nn.Dense(c, use_bias=False, dtype=self.dtype, name=name,
+                      kernel_init=_identity)(x)
+
+    def centred(x):
+      return x - jnp.mean(x, axis=1, keepdims=True, dtype=jnp.float32).astype(
+          x.dtype)
+
+    query = project(centred(labeled), 'query')
+    key = project(centred(target), 'key')
+    value = project(target, 'value')
+    gram = jnp.einsum('npc,npd->ncd', query, key,
+                      preferred_element_type=jnp.float32)
+    # InstanceNorm over the one-channel image [C, C]; a shift would cancel in
+    # the softmax. Scaled by the area first: independent of the image size.
+    gram = gram / query.shape[1]
+    mean = jnp.mean(gram, axis=(1, 2), keepdims=True)
+    gram = gram - mean
+    variance = jnp.mean(gram * gram, axis=(1, 2), keepdims=True)
+    gain = self.param(
+        'gain', nn.initializers.constant(self.gain), (1,), jnp.float32)
+    gram = gain[0] * gram * jax.lax.rsqrt(variance + 1e-8)
+    attention = jax.nn.softmax(gram, axis=-1).astype(self.dtype)
+    return jnp.einsum('ncd,npd->npc', attention, value)

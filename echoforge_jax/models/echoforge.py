@@ -1,0 +1,254 @@
+"""EchoForge: encoder -> ARC -> TSF -> masks, and CPR in training."""
+
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from echoforge_jax.errors import InputError
+from echoforge_jax.models import cpr as cpr_lib
+from echoforge_jax.models import memory as memory_lib
+from echoforge_jax.models.arc import AnchorRecalibration
+from echoforge_jax.models.backbone import make_backbone
+from echoforge_jax.models.decoder import Decoder
+from echoforge_jax.models.layers import Dtype
+from echoforge_jax.models.neck import Neck
+from echoforge_jax.models.tsf import TemporalSemanticFusion
+
+# Mean and deviation of ImageNet's gray levels, which pretrained stems expect.
+GRAY_MEAN, GRAY_STD = 0.449, 0.226
+
+
+def log_odds(scores: jax.Array) -> jax.Array:
+  """Logits whose sigmoid is the softmax of `scores` (background dropped).
+
+  Args:
+    scores: float32 [..., K + 1] log-scores, background first.
+
+  Returns:
+    float32 [..., K].
+  """
+  columns = []
+  for k in range(1, scores.shape[-1]):
+    others = jnp.concatenate([scores[..., :k], scores[..., k + 1:]], -1)
+    columns.append(scores[..., k] - jax.nn.logsumexp(others, axis=-1))
+  return jnp.stack(columns, -1)
+
+
+def _take_frames(x: jax.Array, frames: jax.Array) -> jax.Array:
+  """Frames [B, F] of x [B, T, ...]: [B, F, ...]."""
+  index = frames.reshape(frames.shape + (1,) * (x.ndim - 2))
+  return jnp.take_along_axis(x, index, axis=1)
+
+
+class EchoForge(nn.Module):
+  """Echocardiography video segmentation (CVPR 2026), see docs/method.md.
+
+  Attributes:
+    num_classes: K foreground classes, one sigmoid logit each.
+    backbone: 'resnet18' | 'resnet34' | 'resnet50' | 'lite'.
+    norm: of the backbone: 'batch' | 'frozen' | 'group'.
+    dim: C, channels of a token.
+    decoder_dim: channels at stride 4.
+    use_arc: anchor recalibration; without it a 1x1 head gives coarse masks.
+    use_tsf: temporal semantic fusion; without it frames are independent.
+    use_cpr: pseudo-label reforging, when asked for with `reforge=True`.
+    anchors: ARC's anchors, 1..4 (paper: 2).
+    neighbours: K of ARC's nearest-neighbour search.
+    knn: 'exact' | 'approx', ARC's search.
+    patch: side of ARC's patches in tokens.
+    band: half the width of ARC's ambiguous band around 0.5 (paper: 0.1).
+    pull: ARC's largest interpolation weight.
+    memory_frames: M, frames whose tokens are remembered (ours: 4).
+    num_queries: learned queries of TSF.
+    heads: heads of TSF's attentions; must divide `dim`.
+    dropout: in TSF's FFNs.
+    remat: recompute backbone blocks in the backward pass.
+    dtype: compute dtype; parameters and logits are float32.
+  """
+  num_classes: int = 1
+  backbone: str = 'resnet50'
+  norm: str = 'batch'
+  dim: int = 256
+  decoder_dim: int = 64
+  use_arc: bool = True
+  use_tsf: bool = True
+  use_cpr: bool = True
+  anchors: int = 2
+  neighbours: int = 32
+  knn: str = 'exact'
+  patch: int = 2
+  band: float = 0.1
+  pull: float = 0.5
+  memory_frames: int = 4
+  num_queries: int = 16
+  heads: int = 4
+  dropout: float = 0.0
+  remat: bool = False
+  dtype: Dtype = jnp.float32
+
+  def setup(self):
+    """Makes the parts that the switches ask for."""
+    self.encoder = make_backbone(
+        self.backbone, norm=self.norm, remat=self.remat, dtype=self.dtype,
+        name='backbone')
+    self.neck = Neck(self.dim, self.decoder_dim, self.dtype)
+    if self.use_arc:
+      self.arc = AnchorRecalibration(
+          num_classes=self.num_classes, anchors=self.anchors,
+          neighbours=self.neighbours, patch=self.patch, band=self.band,
+          pull=self.pull, knn=self.knn, dtype=self.dtype)
+    elif self.use_tsf:
+      self.coarse_head = nn.Dense(self.num_classes + 1, dtype=jnp.float32)
+    if self.use_tsf:
+      self.tsf = TemporalSemanticFusion(
+          self.num_queries, self.heads, self.dropout, self.dtype)
+    if self.use_cpr:
+      self.cpr = cpr_lib.PseudoLabelReforging(dtype=self.dtype)
+    self.decoder = Decoder(self.num_classes, self.decoder_dim, self.dtype)
+
+  @nn.nowrap
+  def init_memory(self, batch: int) -> memory_lib.TokenMemory:
+    """The memory of `batch` streams before their first frame."""
+    return memory_lib.empty(
+        batch, self.memory_frames, self.num_classes + 1, self.dim)
+
+  def _trunk(
+      self, video: jax.Array, memory: memory_lib.TokenMemory, train: bool
+  ) -> tuple[dict[str, jax.Array], jax.Array, memory_lib.TokenMemory]:
+    """Everything up to the decoder: outputs, skip and memory afterwards."""
+    b, t, h, w, channels = video.shape
+    if h % 32 or w % 32 or channels != 1:
+      raise InputError(
+          f'video: found frames of {h}x{w}x{channels}, wanted one channel and '
+          f'sides that are multiples of 32; resize or pad the frames')
+    # One leading dimension for the convolutions; clips again for TSF.
+    frames = video.reshape(b * t, h, w, 1).astype(jnp.float32)
+    frames = ((frames - GRAY_MEAN) / GRAY_STD).astype(self.dtype)
+    x, skip = self.neck(self.encoder(frames, train))
+
+    def clips(v):
+      return v.reshape(b, t, *v.shape[1:])
+
+    outputs, scores = {}, None
+    if self.use_arc:
+      x, scores, *_ = self.arc(x)
+    elif self.use_tsf:
+      scores = self.coarse_head(x)
+    if scores is not None:
+      outputs['coarse_logits'] = clips(log_odds(scores))
+    x = clips(x)
+    if self.use_tsf:
+      x, memory = self.tsf(x, clips(jax.nn.softmax(scores)), memory, train)
+    outputs['features'] = x
+    return outputs, clips(skip), memory
+
+  def _decode(self, features: jax.Array, skip: jax.Array) -> jax.Array:
+    """Decodes [B, F, h, w, C] with skips [B, F, 2h, 2w, D] to logits."""
+    b, f = features.shape[:2]
+    logits = self.decoder(features.reshape(b * f, *features.shape[2:]),
+                          skip.reshape(b * f, *skip.shape[2:]))
+    return logits.reshape(b, f, *logits.shape[1:])
+
+  def _reforge(self, features: jax.Array, labeled: jax.Array,
+               frames: jax.Array) -> jax.Array:
+    """F_hat of the frames [B, F]: [B, F, h, w, C]."""
+    b, t, h, w, c = features.shape
+    reference, found = cpr_lib.reference_features(features, labeled, frames)
+    target = _take_frames(features, frames)
+    flat = (-1, h * w, c)
+    reforged = self.cpr(reference.reshape(flat), target.reshape(flat))
+    return jnp.where(found[..., None, None, None],
+                     reforged.reshape(target.shape), target)
+
+  def __call__(
+      self, video: jax.Array, train: bool = False,
+      labeled: jax.Array | None = None, reforge: bool = False,
+      reforge_frames: jax.Array | None = None) -> dict[str, jax.Array]:
+    """Segments clips; frame t depends on frames up to t only.
+
+    Args:
+      video: float [B, T, H, W, 1] in [0, 1]; H and W multiples of 32.
+      train: batch norm uses the batch's statistics, dropout is active.
+      labeled: bool [B, T], needed by `reforge`: frames that CPR may use as
+        F^L (never as their own).
+      reforge: whether to run CPR as well.
+      reforge_frames: int [B, F], the frames to reforge; all T if None.
+
+    Returns:
+      logits: float32 [B, T, H, W, K];
+      coarse_logits: float32 [B, T, h, w, K] at stride 8, of ARC's anchors or
+        of the 1x1 head (absent without ARC and TSF);
+      features: [B, T, h, w, C], what the decoder and CPR see;
+      reforged_logits: float32 [B, T or F, H, W, K], with `reforge` only.
+
+    Raises:
+      InputError: the video's shape does not fit, or `reforge` lacks `labeled`
+        or CPR.
+    """
+    b, t = video.shape[:2]
+    outputs, skip, _ = self._trunk(video, self.init_memory(b), train)
+    features = outputs['features']
+    outputs['logits'] = self._decode(features, skip)
+    if self.use_cpr and self.is_initializing():
+      reforge, labeled = True, jnp.ones((b, t), bool)
+    if not reforge:
+      return outputs
+    if not self.use_cpr:
+      raise InputError('model call: found reforge=True with use_cpr=False; '
+                       'set use_cpr=True or leave reforging out')
+    if labeled is None:
+      raise InputError('model call: found reforge=True without labeled, '
+                       'wanted bool [B, T]')
+    if reforge_frames is None:
+      reforge_frames = jnp.broadcast_to(jnp.arange(t)[None], (b, t))
+    else:
+      skip = _take_frames(skip, reforge_frames)
+    reforged = self._reforge(features, labeled, reforge_frames)
+    outputs['reforged_logits'] = self._decode(reforged, skip)
+    return outputs
+
+  def step(
+      self, frame: jax.Array, memory: memory_lib.TokenMemory
+  ) -> tuple[dict[str, jax.Array], memory_lib.TokenMemory]:
+    """Segments the next frame of B streams; equals the clip's result.
+
+    Args:
+      frame: float [B, H, W, 1] in [0, 1].
+      memory: of `init_memory` or of the step before.
+
+    Returns:
+      As `__call__` without the time axis, and the memory for the next step.
+    """
+    outputs, skip, memory = self._trunk(frame[:, None], memory, False)
+    outputs['logits'] = self._decode(outputs['features'], skip)
+    return {k: v[:, 0] for k, v in outputs.items()}, memory
+
+
+# Options that follow from the small encoder unless they are given.
+LITE = {'norm': 'group', 'dim': 64, 'decoder_dim': 32, 'num_queries': 8}
+
+
+def make_echoforge(**options: Any) -> EchoForge:
+  """EchoForge with the defaults that suit its backbone.
+
+  Args:
+    **options: fields of `EchoForge`; `dtype` may be a name.
+
+  Returns:
+    The module.
+
+  Raises:
+    InputError: an option is unknown or out of range.
+  """
+  if options.get('backbone') == 'lite':
+    options = LITE | options
+  known = [f for f in EchoForge.__dataclass_fields__
+           if f not in ('parent', 'name')]
+  unknown = sorted(set(options) - set(known))
+  if unknown:
+    raise InputError(
+        f'model echoforge: unknown option {", ".join(unknown)}; choose from '
+        f'{", ".join(known)}')
+  return EchoForge(**options)

@@ -1,0 +1,56 @@
+"""Feature-pyramid neck: tokens at stride 8 and a skip at stride 4 (ours)."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from echoforge_jax.models.layers import Dtype, GroupNorm, upsample2
+
+
+class Neck(nn.Module):
+  """Joins the encoder's strides 8, 16, 32 into tokens X_t.
+
+  Lateral 1x1 convolutions, top-down sums, then a residual bottleneck with a
+  3x3 convolution at a quarter of the width: a full-width one would cost as
+  much as half a ResNet-18. Each token is normalised last, so that dot products
+  and cosine similarities of tokens have a known scale. The paper gives neither
+  stride nor width of X.
+
+  Attributes:
+    dim: C, channels of a token.
+    skip_dim: channels of the stride-4 skip.
+    dtype: compute dtype.
+  """
+  dim: int = 256
+  skip_dim: int = 64
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+      self, maps: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    """Makes tokens and skip.
+
+    Args:
+      maps: four maps [N, H / s, W / s, C_s] at strides 4, 8, 16, 32.
+
+    Returns:
+      tokens [N, H / 8, W / 8, dim] and skip [N, H / 4, W / 4, skip_dim].
+    """
+
+    def conv(features, size, name, bias=True):
+      return nn.Conv(features, (size, size), padding=[(size // 2,) * 2] * 2,
+                     use_bias=bias, dtype=self.dtype, name=name)
+
+    skip, *rest = maps
+    x = None
+    for index in (2, 1, 0):
+      lateral = conv(self.dim, 1, f'lateral{2 ** (index + 3)}')(rest[index])
+      x = lateral if x is None else lateral + upsample2(x)
+    y = conv(self.dim // 4, 1, 'refine_in', bias=False)(nn.relu(x))
+    y = nn.relu(GroupNorm(dtype=self.dtype, name='refine_norm1')(y))
+    y = conv(self.dim // 4, 3, 'refine_mid', bias=False)(y)
+    y = nn.relu(GroupNorm(dtype=self.dtype, name='refine_norm2')(y))
+    x = x + conv(self.dim, 1, 'refine_out')(y)
+    tokens = nn.LayerNorm(dtype=self.dtype, name='token_norm')(x)
+    skip = conv(self.skip_dim, 1, 'skip', bias=False)(skip)
+    return tokens, skip

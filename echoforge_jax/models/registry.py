@@ -1,0 +1,39 @@
+"""Models by name."""
+
+from typing import Any
+
+from flax import linen as nn
+import jax.numpy as jnp
+
+from echoforge_jax.errors import InputError
+from echoforge_jax.models.echoforge import make_echoforge
+
+MODELS = {'echoforge': make_echoforge}
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+def build_model(name: str, **options: Any) -> nn.Module:
+  """Builds a model.
+
+  Args:
+    name: a key of `MODELS`.
+    **options: the model's fields; `dtype` is a dtype or a key of `DTYPES`.
+
+  Returns:
+    A Linen module; `apply(variables, video, train=False)` returns a dict with
+    `logits`.
+
+  Raises:
+    InputError: the name or an option is unknown; the message lists the
+      choices.
+  """
+  if name not in MODELS:
+    raise InputError(f'model name: found {name!r}, wanted one of '
+                     f'{", ".join(MODELS)}')
+  dtype = options.get('dtype')
+  if isinstance(dtype, str):
+    if dtype not in DTYPES:
+      raise InputError(f'model option dtype: found {dtype!r}, wanted one of '
+                       f'{", ".join(DTYPES)}')
+    options['dtype'] = DTYPES[dtype]
+  return MODELS[name](**options)
