@@ -1,0 +1,117 @@
+"""train --config=configs/X.py[:arg] --workdir=DIR [--config.field=value]."""
+
+import argparse
+from pathlib import Path
+import sys
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from echoforge_jax.errors import InputError
+
+_EPILOG = """\
+any field of the config can be set: --config.batch_size=8
+--config.optimizer.learning_rate=3e-4. The same command continues a run that
+was interrupted, bit for bit. exit status: 0 done, 1 diverged (loss not
+finite), 2 misuse, 143 stopped by SIGTERM and 130 by SIGINT, both with a
+checkpoint.
+"""
+
+
+def parse_config(argv: list[str]) -> ConfigDict:
+  """Reads --config=FILE[:ARG] and --config.field=value, without global flags.
+
+  Args:
+    argv: these flags only.
+
+  Returns:
+    The locked config.
+
+  Raises:
+    InputError: for a missing file, an unknown flag or field, a wrong value.
+  """
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file(
+      'config', flag_values=values, sys_argv=['train', *argv])
+  _check_config_file(argv)
+  try:
+    rest = values(['train', *argv])[1:]
+  except flags.UnrecognizedFlagError as error:
+    raise InputError(
+        f'unknown flag --{error.flagname}; train takes --config, --workdir '
+        'and --config.FIELD=VALUE') from error
+  except (AttributeError, KeyError) as error:
+    raise InputError(
+        f'no such field in the config: {error.args[0]}; the config file '
+        'lists every field') from error
+  except (flags.Error, TypeError, ValueError) as error:
+    raise InputError(f'{_last_line(error)}') from error
+  if rest:
+    raise InputError(f'unexpected argument {rest[0]!r}; write flags as '
+                     '--name=value')
+  return values['config'].value
+
+
+def _last_line(error: Exception) -> str:
+  lines = [line for line in str(error).splitlines() if line.strip()]
+  return lines[-1].strip() if lines else type(error).__name__
+
+
+def _check_config_file(argv: list[str]) -> None:
+  for index, flag in enumerate(argv):
+    name, equals, value = flag.partition('=')
+    if name in ('--config', '-config'):
+      value = value if equals else ''.join(argv[index + 1:index + 2])
+      path = Path(value.partition(':')[0])
+      if not path.is_file():
+        raise InputError(f'--config={value}: no file {path}; the configs that '
+                         'come with this project are in configs/')
+      return
+  raise InputError('--config=FILE is missing, such as '
+                   '--config=configs/phantom_lite.py')
+
+
+def main(argv: list[str]) -> int:
+  """Trains; returns 0 done, 1 diverged, 128 + n stopped by signal n."""
+  parser = argparse.ArgumentParser(
+      prog='echoforge train', allow_abbrev=False, epilog=_EPILOG,
+      usage='echoforge train --config=FILE[:ARG] --workdir=DIR '
+      '[--config.FIELD=VALUE ...]',
+      description='Trains a config; resumes from its workdir.',
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--workdir', required=True, metavar='DIR',
+                      help='config, checkpoints and metrics of the run')
+  parser.add_argument('--config', metavar='FILE[:ARG]', dest='unused_config',
+                      help='config file and its argument')
+  if {'-h', '--help'} & set(argv):
+    parser.parse_args(['--help'])
+  arguments, rest = _split(parser, argv)
+  config = parse_config(rest)
+
+  import jax
+
+  from echoforge_jax.training import loop
+  if config.compilation_cache:
+    jax.config.update('jax_compilation_cache_dir',
+                      str(Path(arguments.workdir) / 'compilation_cache'))
+  try:
+    outcome = loop.train(config, arguments.workdir)
+  except loop.DivergenceError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+  return 128 + outcome.signal if outcome.signal else 0
+
+
+def _split(parser: argparse.ArgumentParser,
+           argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+  """Takes --workdir for argparse, leaves the rest for the config's flags."""
+  own, rest = [], []
+  arguments = iter(argv)
+  for argument in arguments:
+    if argument.partition('=')[0] == '--workdir':
+      own.append(argument)
+      if '=' not in argument:
+        own += [value for value in [next(arguments, None)] if value]
+    else:
+      rest.append(argument)
+  return parser.parse_args(own), rest

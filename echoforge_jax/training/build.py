@@ -1,0 +1,173 @@
+"""Config -> model, optimizer, objective, data: where fields become arguments.
+
+Everything behind this file takes named arguments and never sees a config.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+from jax import Array
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import optax
+
+from echoforge_jax.errors import InputError
+from echoforge_jax.parallel import mesh as mesh_lib
+from echoforge_jax.training import objective as objective_lib
+from echoforge_jax.training import optimizer as optimizer_lib
+from echoforge_jax.training import schedules, steps
+from echoforge_jax.training import state as state_lib
+
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """What a run is made of, built from its config.
+
+  Attributes:
+    model: the network.
+    create_state: () -> `TrainState`, pure, to be jitted.
+    train_step: (state, batch) -> (state, metrics), pure.
+    eval_step: (state, batch) -> sums and counts, pure.
+    batch_keys: fields of a batch that the step reads.
+  """
+  model: nn.Module
+  create_state: Callable[[], state_lib.TrainState]
+  train_step: Callable[..., Any]
+  eval_step: Callable[..., Any]
+  batch_keys: tuple[str, ...]
+
+
+def make_model(config: ConfigDict) -> nn.Module:
+  """Builds `config.model` for `config.data.classes` in `config.dtype`.
+
+  Raises:
+    InputError: for an unknown dtype, model or option.
+  """
+  from echoforge_jax.models import build_model  # Only where a model is built.
+  if config.dtype not in DTYPES:
+    raise InputError(f'config.dtype is {config.dtype!r}; choose one of '
+                     f'{", ".join(DTYPES)}')
+  options = config.model.to_dict()
+  name = options.pop('name')
+  return build_model(name, num_classes=len(config.data.classes),
+                     dtype=DTYPES[config.dtype], **options)
+
+
+def make_optimizer(config: ConfigDict) -> tuple[
+    optax.GradientTransformation, Callable[[Array], Array]]:
+  """Builds `config.optimizer` and its learning-rate schedule."""
+  return optimizer_lib.make_optimizer(
+      num_steps=config.num_steps, **config.optimizer.to_dict())
+
+
+def make_objective(config: ConfigDict) -> objective_lib.Objective:
+  """Builds `config.objective` with `config.semi.pseudo_labels`."""
+  options = config.objective.to_dict()
+  name = options.pop('name')
+  # A sparsely labeled clip always has two labeled frames; only a clip without
+  # any label needs pseudo-labels for all of its frames.
+  sparse = (config.data.supervision == 'sparse'
+            and not config.unlabeled_batch_size)
+  return objective_lib.make_objective(
+      name, pseudo_labels=config.semi.pseudo_labels,
+      num_unlabeled=config.data.num_frames - 2 if sparse else None, **options)
+
+
+def make_schedule(config: ConfigDict) -> Callable[
+    [Array], schedules.ScheduleValues]:
+  """Builds FlameRise from `config.semi.flame_rise`."""
+  try:
+    flame_rise = schedules.FlameRise(**config.semi.flame_rise.to_dict())
+  except ValueError as error:
+    raise InputError(f'config.semi.flame_rise: {error}') from error
+  return functools.partial(flame_rise, num_steps=config.num_steps)
+
+
+def make_parts(config: ConfigDict, model: nn.Module | None = None) -> Parts:
+  """Builds everything that is jitted.
+
+  Args:
+    config: a config of `configs/`.
+    model: used in place of `config.model`.
+  """
+  _check(config)
+  model = model or make_model(config)
+  tx, learning_rate = make_optimizer(config)
+  objective = make_objective(config)
+  data = config.data
+  video = jnp.zeros(
+      (1, data.num_frames, data.image_size, data.image_size, 1))
+  return Parts(
+      model=model,
+      create_state=functools.partial(
+          state_lib.create_train_state, model=model, tx=tx, seed=config.seed,
+          video=video),
+      train_step=steps.make_train_step(
+          model=model, tx=tx, objective=objective,
+          schedule=make_schedule(config),
+          ema=functools.partial(schedules.ema_decay,
+                                decay=config.semi.ema_decay),
+          learning_rate=learning_rate),
+      eval_step=steps.make_eval_step(model=model),
+      batch_keys=objective.batch_keys)
+
+
+def _check(config: ConfigDict) -> None:
+  """Raises `InputError` for values that no later stage would name."""
+  for name, least in (('num_steps', 1), ('batch_size', 1),
+                      ('unlabeled_batch_size', 0), ('log_every', 1),
+                      ('checkpoint_every', 1), ('keep_checkpoints', 1)):
+    if config[name] < least:
+      raise InputError(
+          f'config.{name} is {config[name]}; wanted at least {least}')
+  if not 0 <= config.semi.ema_decay < 1:
+    raise InputError(f'config.semi.ema_decay is {config.semi.ema_decay}; '
+                     'wanted a number in [0, 1)')
+  if (not config.model.get('use_cpr', True)
+      and (config.semi.pseudo_labels == 'reforged'
+           or config.objective.get('episodic_weight', 0.0))):
+    raise InputError(
+        'config.model.use_cpr is False but config.semi.pseudo_labels is '
+        f'{config.semi.pseudo_labels!r} and config.objective.episodic_weight '
+        f'is {config.objective.get("episodic_weight", 0.0)}; without CPR set '
+        'them to plain or none, and to 0')
+  if not config.data.classes:
+    raise InputError('config.data.classes is empty; name at least one of lv, '
+                     'myo, la')
+  if config.data.num_frames < 2:
+    raise InputError(f'config.data.num_frames is {config.data.num_frames}; a '
+                     'clip needs at least ED and ES')
+
+
+def make_iterator(config: ConfigDict, *, process_index: int,
+                  process_count: int) -> Any:
+  """Builds this process's endless iterator over training batches."""
+  from echoforge_jax.data import pipeline
+  data = config.data
+  return pipeline.make_train_iterator(
+      data_dir=data.data_dir, dataset=data.dataset,
+      image_size=data.image_size, num_frames=data.num_frames,
+      batch_size=mesh_lib.local_batch_size(
+          'batch_size', config.batch_size, process_count),
+      unlabeled_batch_size=mesh_lib.local_batch_size(
+          'unlabeled_batch_size', config.unlabeled_batch_size, process_count),
+      seed=config.seed, classes=tuple(data.classes),
+      supervision=data.supervision, label_fraction=data.label_fraction,
+      augmentation=data.augmentation.to_dict(),
+      process_index=process_index, process_count=process_count,
+      num_workers=data.num_workers)
+
+
+def make_validation(config: ConfigDict) -> Iterable[Mapping[str, Any]]:
+  """Validation clips of `config.data`, as `pipeline.eval_clips` gives them."""
+  from echoforge_jax.data import pipeline
+  data = config.data
+  return pipeline.eval_clips(
+      data_dir=data.data_dir, dataset=data.dataset,
+      image_size=data.image_size, num_frames=data.num_frames,
+      split='validation', classes=tuple(data.classes), sampler='linspace')

@@ -1,0 +1,324 @@
+"""Checkpoints: the only importer of orbax.
+
+A workdir holds `config.json` (the resolved config) and `checkpoints/STEP/`
+with four items each: `student` and `teacher` (parameters and batch statistics:
+all that inference needs), `training` (step, optimizer state, root key) and
+`data` (one iterator state per process). Orbax writes a step into a temporary
+directory and renames it when every item is there.
+"""
+
+from collections.abc import Mapping
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+from grain import checkpoint as grain_checkpoint
+import jax
+from jax.sharding import SingleDeviceSharding
+from ml_collections import ConfigDict
+import orbax.checkpoint as ocp
+
+from echoforge_jax.errors import InputError
+from echoforge_jax.training.state import TrainState
+
+CONFIG_FILE = 'config.json'
+DIRECTORY = 'checkpoints'
+ITEMS = ('student', 'teacher', 'training', 'data')
+# Orbax writes this file into a step's directory before it renames it.
+_COMPLETE = '_CHECKPOINT_METADATA'
+# Fields that do not change what is learned; they may differ on resume.
+RUNTIME_FIELDS = ('log_every', 'checkpoint_every', 'keep_checkpoints',
+                  'compilation_cache', 'eval', 'num_devices')
+
+
+def _is_complete(directory: Path) -> bool:
+  return (directory / _COMPLETE).is_file() and all(
+      (directory / item).is_dir() for item in ITEMS)
+
+
+def _as_items(state: TrainState) -> dict[str, dict]:
+  return {
+      'student': {'params': state.params, 'batch_stats': state.batch_stats},
+      'teacher': {'params': state.teacher_params,
+                  'batch_stats': state.teacher_batch_stats},
+      'training': {'step': state.step, 'opt_state': state.opt_state,
+                   'rng': state.rng},
+  }
+
+
+class Checkpointer:
+  """Saves and restores a training state and its data iterator together."""
+
+  def __init__(self, workdir: str | os.PathLike, *, keep: int = 2,
+               best_metric: str = ''):
+    """Opens `workdir/checkpoints`, creating it.
+
+    A step's directory that is not complete (an interrupted copy, say) is set
+    aside as `incomplete_STEP`, so that it is never restored.
+
+    Args:
+      workdir: the run's directory.
+      keep: how many of the latest checkpoints stay.
+      best_metric: also keep the checkpoint with the largest value of this
+        metric (see `save`); '' keeps none for its score.
+    """
+    root = Path(workdir).absolute() / DIRECTORY
+    if root.is_dir() and jax.process_index() == 0:
+      _set_aside_incomplete(root)
+    managers = ocp.checkpoint_managers
+    policies = [managers.LatestN(n=keep)]
+    if best_metric:
+      policies.append(managers.BestN(
+          get_metric_fn=lambda metrics: metrics[best_metric], n=1,
+          keep_checkpoints_without_metrics=False))
+    self._root = root
+    self._manager = ocp.CheckpointManager(
+        root, options=ocp.CheckpointManagerOptions(
+            preservation_policy=managers.AnyPreservationPolicy(policies),
+            save_decision_policy=managers.FixedIntervalPolicy(1),
+            cleanup_tmp_directories=True, enable_async_checkpointing=True))
+
+  def latest_step(self) -> int | None:
+    """The latest complete step, or None."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, state: TrainState, iterator: Any,
+           metrics: Mapping[str, float] | None = None) -> None:
+    """Starts saving; returns when the device and the iterator may go on.
+
+    Args:
+      step: updates done; saving the same step again does nothing.
+      state: the state; it may be donated as soon as this returns.
+      iterator: grain iterator, advanced exactly `step` times.
+      metrics: scores of this state, for `best_metric`.
+    """
+    if step in self._manager.all_steps():
+      return
+    items = {name: ocp.args.StandardSave(tree)
+             for name, tree in _as_items(state).items()}
+    items['data'] = grain_checkpoint.CheckpointSave(iterator)
+    self._manager.save(step, args=ocp.args.Composite(**items),
+                       metrics=dict(metrics) if metrics else None)
+
+  def restore(self, step: int, abstract_state: TrainState,
+              iterator: Any) -> TrainState:
+    """Restores a state, and the iterator in place.
+
+    Args:
+      step: a step that was saved.
+      abstract_state: `jax.ShapeDtypeStruct` leaves with the wanted shardings.
+      iterator: fresh grain iterator of the same pipeline.
+
+    Returns:
+      The state, bit for bit as it was saved.
+
+    Raises:
+      InputError: where the saved tree does not fit, naming the tree paths, or
+        the iterator's state does not fit the pipeline.
+    """
+    wanted = _as_items(abstract_state)
+    for item, tree in wanted.items():
+      _check_tree(self._root / str(step) / item, tree,
+                  _saved_tree(self._root, step, item))
+    items = {name: ocp.args.StandardRestore(tree)
+             for name, tree in wanted.items()}
+    restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+    data = grain_checkpoint.CheckpointRestore(iterator)
+    try:
+      self._manager.restore(step, args=ocp.args.Composite(data=data))
+    except (KeyError, TypeError, ValueError) as error:
+      raise InputError(
+          f'{self._root / str(step) / "data"}: this iterator state does not '
+          f'fit the input pipeline ({error}); resume with the same number of '
+          'processes and the same version, or start a new workdir') from error
+    student, teacher = restored['student'], restored['teacher']
+    return abstract_state.replace(
+        params=student['params'], batch_stats=student['batch_stats'],
+        teacher_params=teacher['params'],
+        teacher_batch_stats=teacher['batch_stats'], **restored['training'])
+
+  def reached_preemption(self, step: int) -> bool:
+    """True once every process of a run has learned of a preemption."""
+    return self._manager.reached_preemption(step)
+
+  def wait(self) -> None:
+    """Waits until the checkpoint being written is complete."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits, then releases the manager's threads."""
+    self._manager.close()
+
+
+def _set_aside_incomplete(root: Path) -> None:
+  for directory in root.iterdir():
+    if directory.name.isdigit() and not _is_complete(directory):
+      aside = root / f'incomplete_{directory.name}'
+      logging.warning('%s is not a complete checkpoint; moved to %s',
+                      directory, aside)
+      directory.rename(aside)
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+      '/'.join(_key_name(key) for key in path): leaf for path, leaf in leaves}
+
+
+def _key_name(key: Any) -> str:
+  for attribute in ('key', 'name', 'idx'):
+    if hasattr(key, attribute):
+      return str(getattr(key, attribute))
+  return str(key)
+
+
+def _saved_tree(root: Path, step: int, item: str) -> Any:
+  """Shapes and dtypes of a saved item, as nested dictionaries."""
+  with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    metadata = checkpointer.metadata(root / str(step) / item)
+  return metadata.item_metadata.tree
+
+
+def _check_tree(where: Path, wanted: Any, saved: Any) -> None:
+  """Raises an `InputError` naming what differs between two trees."""
+  wanted, saved = _flat(wanted), _flat(saved)
+  problems = [f'{path}: not in the checkpoint'
+              for path in wanted if path not in saved]
+  problems += [f'{path}: in the checkpoint only'
+               for path in saved if path not in wanted]
+  for path in wanted.keys() & saved.keys():
+    if jax.dtypes.issubdtype(wanted[path].dtype, jax.dtypes.prng_key):
+      continue
+    if tuple(wanted[path].shape) != tuple(saved[path].shape):
+      problems.append(f'{path}: shape {tuple(saved[path].shape)} in the '
+                      f'checkpoint, {tuple(wanted[path].shape)} in the model')
+  if problems:
+    shown = '; '.join(sorted(problems)[:4])
+    more = f' (and {len(problems) - 4} more)' if len(problems) > 4 else ''
+    raise InputError(
+        f'{where} does not fit the model: {shown}{more}. Use the config it '
+        'was trained with, or start a new workdir')
+
+
+def config_to_json(config: ConfigDict) -> str:
+  """The resolved config as sorted JSON."""
+  return json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n'
+
+
+def _tuples(value: Any) -> Any:
+  """JSON's lists as tuples, so that a config field stays hashable."""
+  if isinstance(value, list):
+    return tuple(_tuples(item) for item in value)
+  if isinstance(value, dict):
+    return {key: _tuples(item) for key, item in value.items()}
+  return value
+
+
+def read_config(workdir: str | os.PathLike) -> ConfigDict:
+  """Reads `workdir/config.json`, locked.
+
+  Raises:
+    InputError: where there is none, or it is not JSON.
+  """
+  path = Path(workdir) / CONFIG_FILE
+  try:
+    text = path.read_text()
+  except OSError as error:
+    raise InputError(
+        f'{path}: {error.strerror or error}; wanted the workdir of a training '
+        'run, which holds config.json and checkpoints/') from error
+  try:
+    return ConfigDict(_tuples(json.loads(text))).lock()
+  except json.JSONDecodeError as error:
+    raise InputError(f'{path} is not JSON ({error}); restore it, or start a '
+                     'new workdir') from error
+
+
+def _flat_config(value: Mapping, prefix: str = '') -> dict[str, Any]:
+  flat = {}
+  for key, item in value.items():
+    if isinstance(item, Mapping) and item:
+      flat |= _flat_config(item, f'{prefix}{key}.')
+    else:
+      flat[prefix + key] = item
+  return flat
+
+
+def claim_workdir(workdir: str | os.PathLike, config: ConfigDict) -> None:
+  """Writes the config into a new workdir, or checks it against the old one.
+
+  Args:
+    workdir: the run's directory; created.
+    config: the resolved config.
+
+  Raises:
+    InputError: where the workdir cannot be written or belongs to a run whose
+      config differs in more than `RUNTIME_FIELDS`, naming the fields.
+  """
+  path = Path(workdir) / CONFIG_FILE
+  if path.is_file():
+    found = _flat_config(read_config(workdir).to_dict())
+    wanted = _flat_config(_tuples(json.loads(config_to_json(config))))
+    differing = [
+        f'{name} is {found.get(name, "absent")!r} there and '
+        f'{wanted.get(name, "absent")!r} now'
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name, 'absent') != wanted.get(name, 'absent')
+        and name.split('.')[0] not in RUNTIME_FIELDS]
+    if differing:
+      raise InputError(
+          f'{path} belongs to a run with another config: '
+          + '; '.join(differing) + '. Use the same values to resume it, or '
+          'another --workdir to start anew')
+  if jax.process_index():
+    return
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + '.tmp')
+    temporary.write_text(config_to_json(config))
+    temporary.replace(path)
+  except OSError as error:
+    raise InputError(
+        f'--workdir {workdir} cannot be written ({error.strerror or error}); '
+        'choose a directory you may write to') from error
+
+
+def restore_for_inference(
+    workdir: str | os.PathLike, which: str = 'teacher'
+) -> tuple[ConfigDict, dict, int]:
+  """Restores one network of a run, without its optimizer.
+
+  Args:
+    workdir: the run's directory.
+    which: 'teacher' (the usual choice) or 'student'.
+
+  Returns:
+    config: the run's config, locked.
+    variables: {'params': ...} and, with batch norm, 'batch_stats', on the
+      first local device.
+    step: updates the network has seen.
+
+  Raises:
+    InputError: where there is no run or no complete checkpoint.
+  """
+  if which not in ('teacher', 'student'):
+    raise InputError(f'which is {which!r}; choose teacher or student')
+  config = read_config(workdir)
+  root = Path(workdir).absolute() / DIRECTORY
+  steps = [int(path.name) for path in root.iterdir()
+           if path.name.isdigit() and (path / _COMPLETE).is_file()
+           and (path / which).is_dir()] if root.is_dir() else []
+  if not steps:
+    raise InputError(f'{root} holds no complete checkpoint; train until the '
+                     'first one is saved (config.checkpoint_every)')
+  step = max(steps)
+  sharding = SingleDeviceSharding(jax.local_devices()[0])
+  abstract = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype,
+                                        sharding=sharding),
+      _saved_tree(root, step, which))
+  with ocp.StandardCheckpointer() as checkpointer:
+    tree = checkpointer.restore(root / str(step) / which, abstract)
+  return config, {name: value for name, value in tree.items() if value}, step

@@ -1,0 +1,321 @@
+"""The training loop: compile once, step, log, validate, save, stop."""
+
+from collections.abc import Iterable, Mapping
+import dataclasses
+import math
+import os
+from pathlib import Path
+import signal
+import threading
+import time
+from typing import Any
+
+from clu import parameter_overview
+import flax.linen as nn
+import jax
+from ml_collections import ConfigDict
+
+from echoforge_jax.parallel import mesh as mesh_lib
+from echoforge_jax.training import build, checkpoint
+from echoforge_jax.training import validation as validation_lib
+from echoforge_jax.training import writers as writers_lib
+
+# Steps that may be under way on the device before the host waits for one.
+MAX_IN_FLIGHT = 3
+
+
+class DivergenceError(FloatingPointError):
+  """A loss or gradient that is not finite; the message names the step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """How a run ended.
+
+  Attributes:
+    step: updates done, all of them saved.
+    signal: the signal that stopped it early, or None.
+    scores: the last validation's scores.
+    state: the final state, on the devices.
+  """
+  step: int
+  signal: int | None
+  scores: dict[str, float]
+  state: Any
+
+
+class _StopSignals:
+  """Turns the first SIGTERM or SIGINT into a flag, the second into an end."""
+
+  def __init__(self):
+    self.received: int | None = None
+    self._previous: dict[int, Any] = {}
+
+  def _handle(self, number: int, frame: Any) -> None:
+    if self.received is not None:
+      raise KeyboardInterrupt
+    self.received = number
+
+  def __enter__(self) -> '_StopSignals':
+    # Python allows handlers in the main thread only.
+    if threading.current_thread() is threading.main_thread():
+      for number in (signal.SIGTERM, signal.SIGINT):
+        self._previous[number] = signal.signal(number, self._handle)
+    return self
+
+  def __exit__(self, *unused) -> None:
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+
+class _MetricLog:
+  """Metrics that may still be on their way, and their averages."""
+
+  def __init__(self):
+    self._pending: list[tuple[int, Any]] = []
+    self._checked = 0
+
+  def add(self, step: int, metrics: Any) -> None:
+    """Keeps one step's metrics; waits for a step some steps back."""
+    self._pending.append((step, metrics))
+    if len(self._pending) > MAX_IN_FLIGHT:
+      jax.block_until_ready(self._pending[-1 - MAX_IN_FLIGHT][1])
+
+  def check(self) -> None:
+    """Raises `DivergenceError` naming the first step that is not finite."""
+    self._fetch(len(self._pending))
+
+  def _fetch(self, count: int) -> None:
+    fetched = jax.device_get(self._pending[:count])
+    self._pending[:count] = fetched
+    for step, metrics in fetched:
+      for name in ('loss', 'grad_norm'):
+        value = float(metrics[name].total)
+        if not math.isfinite(value):
+          raise DivergenceError(
+              f'{name} is {value} at step {step}; nothing of this step was '
+              'saved. Lower config.optimizer.learning_rate, set '
+              'config.optimizer.clip_norm to 1, or train in float32')
+
+  def flush(self, last: int) -> dict[str, float]:
+    """Averages and forgets the steps up to `last`."""
+    count = sum(step <= last for step, _ in self._pending)
+    self._fetch(count)
+    done, self._pending = self._pending[:count], self._pending[count:]
+    scalars = {}
+    for name in done[0][1] if done else ():
+      counted = sum(float(metrics[name].count) for _, metrics in done)
+      if counted:
+        total = sum(float(metrics[name].total) for _, metrics in done)
+        scalars[name] = total / counted
+    return scalars
+
+
+def _duration(seconds: float) -> str:
+  minutes, seconds = divmod(int(seconds + 0.5), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02}:{seconds:02}' if hours else (
+      f'{minutes}:{seconds:02}')
+
+
+class _Console:
+  """Prints progress in process 0."""
+
+  def __init__(self, *, enabled: bool, num_steps: int, clips_per_step: int):
+    self._enabled = enabled
+    self._num_steps = num_steps
+    self._clips = clips_per_step
+    self._mark: tuple[int, float] | None = None
+
+  def say(self, text: str) -> None:
+    """Prints a line now."""
+    if self._enabled:
+      print(text, flush=True)
+
+  def start(self, step: int) -> None:
+    """Starts the clock at `step` updates."""
+    self._mark = (step, time.perf_counter())
+
+  def progress(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Prints one line of progress."""
+    since, start = self._mark
+    rate = (step - since) / max(time.perf_counter() - start, 1e-9)
+    left = (self._num_steps - step) / max(rate, 1e-9)
+    parts = [f'step {step}/{self._num_steps} ({step / self._num_steps:.0%})']
+    for label, name in (
+        ('loss', 'loss'), ('dice', 'train_dice'),
+        ('lambda', 'unsupervised_weight'), ('tau', 'threshold'),
+        ('confident', 'confident_share')):
+      if name in scalars:
+        parts.append(f'{label} {scalars[name]:.3f}')
+    parts.append(f'{rate * self._clips:.1f} clips/s')
+    parts.append(f'ETA {_duration(left)}')
+    self.say('  '.join(parts))
+
+
+def _describe_parameters(params: Any, workdir: Path, console: _Console):
+  """Writes clu's table to `parameters.txt`; prints one line a module."""
+  def count(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+  if jax.process_index() == 0:
+    (workdir / 'parameters.txt').write_text(
+        parameter_overview.get_parameter_overview(
+            params, include_stats=False) + '\n')
+  modules = '  '.join(f'{name} {count(tree):,}'
+                      for name, tree in params.items())
+  console.say(f'parameters: {count(params):,} ({modules}); every one is '
+              f'listed in {workdir / "parameters.txt"}')
+
+
+def _compile(train_step, state, batch, sharding, batch_sharding,
+             console: _Console):
+  """Compiles the step ahead of time, so that it can never trace again."""
+  start = time.perf_counter()
+  compiled = jax.jit(
+      train_step, in_shardings=(sharding, batch_sharding),
+      out_shardings=sharding, donate_argnums=0).lower(state, batch).compile()
+  console.say(f'compiled in {time.perf_counter() - start:.1f} s')
+  return compiled
+
+
+def train(config: ConfigDict, workdir: str | os.PathLike, *,
+          model: nn.Module | None = None, iterator: Any = None,
+          validation: Iterable[Mapping[str, Any]] | None = None,
+          verbose: bool = True) -> Outcome:
+  """Trains a config in a workdir; continues what the workdir holds.
+
+  A run that was interrupted, by whatever means, and started again ends with
+  the same parameters, bit for bit, as one that was not (same devices).
+
+  Args:
+    config: a config of `configs/`.
+    workdir: directory of config, checkpoints and metrics; created.
+    model: used in place of `config.model`.
+    iterator: used in place of the pipeline's iterator; has `get_state` and
+      `set_state`.
+    validation: clips used in place of the validation split.
+    verbose: print progress.
+
+  Returns:
+    Outcome. A SIGTERM or SIGINT ends the run early with a checkpoint.
+
+  Raises:
+    InputError: for a config, data or workdir that cannot be used.
+    DivergenceError: at the first loss or gradient that is not finite.
+  """
+  mesh = mesh_lib.make_data_mesh(config.num_devices)
+  clips_per_step = config.batch_size + config.unlabeled_batch_size
+  mesh_lib.check_batch(clips_per_step, mesh)
+  sharding = mesh_lib.replicated(mesh)
+  batch_sharding = mesh_lib.batch_sharding(mesh)
+  primary = jax.process_index() == 0
+  console = _Console(enabled=verbose and primary, num_steps=config.num_steps,
+                     clips_per_step=clips_per_step)
+  parts = build.make_parts(config, model)
+  if iterator is None:
+    iterator = build.make_iterator(
+        config, process_index=jax.process_index(),
+        process_count=jax.process_count())
+  workdir = Path(workdir)
+  checkpoint.claim_workdir(workdir, config)
+  checkpointer = checkpoint.Checkpointer(
+      workdir, keep=config.keep_checkpoints,
+      best_metric=config.eval.best_metric)
+  state, step = _first_state(parts, checkpointer, iterator, sharding, console)
+  _describe_parameters(state.params, workdir, console)
+  validator = _make_validator(config, parts, validation, sharding)
+  writers = writers_lib.MetricWriters(
+      workdir, start_step=step, is_primary=primary)
+  try:
+    return _run(config, parts, state, step, iterator, sharding,
+                batch_sharding, checkpointer, validator, writers, console)
+  finally:
+    checkpointer.close()
+    writers.close()
+
+
+def _first_state(parts: build.Parts, checkpointer: checkpoint.Checkpointer,
+                 iterator: Any, sharding, console: _Console):
+  """The state to start from: the latest checkpoint's, or a new one."""
+  step = checkpointer.latest_step()
+  if step is None:
+    return jax.jit(parts.create_state, out_shardings=sharding)(), 0
+  abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+      jax.eval_shape(parts.create_state))
+  state = checkpointer.restore(step, abstract, iterator)
+  console.say(f'resumed at step {step}')
+  return state, step
+
+
+def _make_validator(config: ConfigDict, parts: build.Parts, clips,
+                    sharding) -> validation_lib.Validator | None:
+  if not config.eval.every:
+    return None
+  if clips is None:
+    clips = build.make_validation(config)
+  batches = validation_lib.stack_clips(
+      clips, batch_size=config.eval.batch_size,
+      max_clips=config.eval.max_clips)
+  return validation_lib.Validator(
+      parts.eval_step, batches, tuple(config.data.classes), sharding)
+
+
+def _run(config, parts, state, step, iterator, sharding, batch_sharding,
+         checkpointer, validator, writers, console) -> Outcome:
+  """The loop itself; `step` counts the updates that were started."""
+  log, scores, compiled = _MetricLog(), {}, None
+
+  def next_batch():
+    batch = next(iterator)
+    return mesh_lib.put_batch(
+        {key: batch[key] for key in parts.batch_keys}, batch_sharding)
+
+  def write_log(last: int) -> None:
+    scalars = log.flush(last)
+    if scalars:
+      writers.write(last, 'train', scalars)
+      console.progress(last, scalars)
+
+  def save(scores_now: Mapping[str, float]) -> None:
+    log.check()  # A state that is not finite is never saved.
+    with jax.transfer_guard('allow'):
+      checkpointer.save(step, state, iterator, scores_now)
+
+  with _StopSignals() as stop, jax.transfer_guard('disallow'):
+    while step < config.num_steps:
+      batch = next_batch()
+      if compiled is None:
+        compiled = _compile(parts.train_step, state, batch, sharding,
+                            batch_sharding, console)
+        console.start(step)
+      state, metrics = compiled(state, batch)
+      step += 1
+      log.add(step, metrics)
+      # The step just started is still running: log those before it.
+      if (step - 1) % config.log_every == 0:
+        write_log(step - 1)
+      scores_now = {}
+      last = step == config.num_steps
+      if validator and (last or step % config.eval.every == 0):
+        write_log(step)
+        scores = scores_now = validator(state)
+        writers.write(step, 'eval', scores)
+        console.say(f'step {step}  validation  ' + '  '.join(
+            f'{name} {value:.4f}' for name, value in scores.items()))
+      stopping = (checkpointer.reached_preemption(step)
+                  if jax.process_count() > 1 else stop.received is not None)
+      if last or stopping or step % config.checkpoint_every == 0:
+        save(scores_now)
+      if stopping and not last:
+        break
+    write_log(step)
+    with jax.transfer_guard('allow'):
+      checkpointer.wait()
+    jax.block_until_ready(state)
+  interrupted = step < config.num_steps
+  number = (stop.received or signal.SIGTERM) if interrupted else None
+  console.say(f'stopped at step {step}, saved; run the same command to resume'
+              if interrupted else f'done: {step} steps')
+  return Outcome(step, number, scores, state)

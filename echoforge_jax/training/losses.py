@@ -1,0 +1,227 @@
+"""Losses: masked cross-entropy and soft Dice, one sigmoid logit a class.
+
+Every loss is a mean over what its weights select, and zero (with a zero
+gradient) where they select nothing; none of them can divide by zero. Class k
+has the mask value k + 1; the mask value `IGNORE` takes a pixel out.
+"""
+
+from typing import NamedTuple
+
+import jax
+from jax import Array
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Integer
+
+from echoforge_jax.data.clip import IGNORE
+
+# Added to both sides of the Dice fraction, in pixels (ours): an empty target
+# met by an empty prediction costs nothing.
+DICE_SMOOTH = 1.0
+
+Scalar = Float[Array, '']
+Logits = Float[Array, 'b t h w k']
+Masks = Integer[Array, 'b t h w']
+
+
+class Term(NamedTuple):
+  """One term of an objective.
+
+  Attributes:
+    value: float32 scalar, a mean; 0 where `count` is 0.
+    count: float32 scalar, how many frames it is a mean over.
+  """
+  value: Scalar
+  count: Scalar
+
+
+def class_targets(masks: Masks, num_classes: int) -> tuple[Array, Array]:
+  """Splits label values into one binary target a class, and their validity.
+
+  Args:
+    masks: integer [B, T, H, W]: 0 background, k + 1 class k, `IGNORE`.
+    num_classes: K, foreground classes.
+
+  Returns:
+    targets: float32 [B, T, H, W, K] of 0 or 1.
+    valid: float32 [B, T, H, W, 1], 1 where the pixel carries a label.
+  """
+  masks = masks.astype(jnp.int32)[..., None]
+  values = jnp.arange(1, num_classes + 1, dtype=jnp.int32)
+  targets = (masks == values.reshape((1,) * (masks.ndim - 1) + (-1,)))
+  return targets.astype(jnp.float32), (masks != IGNORE).astype(jnp.float32)
+
+
+def masked_bce(logits: Logits, targets: Logits, weights: Logits) -> Scalar:
+  """Weighted mean binary cross-entropy.
+
+  sum w (softplus(z) - y z) / sum w, which is -y log p - (1 - y) log(1 - p)
+  with p = sigmoid(z), without ever forming p.
+
+  Args:
+    logits: float32 [B, T, H, W, K], z.
+    targets: float32 [B, T, H, W, K] in [0, 1], y.
+    weights: float32 [B, T, H, W, K], w >= 0.
+
+  Returns:
+    Scalar; 0 where the weights sum to 0.
+  """
+  loss = jax.nn.softplus(logits) - targets * logits
+  total = weights.sum()
+  return (loss * weights).sum() / jnp.where(total > 0, total, 1.0)
+
+
+def masked_dice(logits: Logits, targets: Logits, weights: Logits) -> Scalar:
+  """Soft Dice loss, a mean over the frames and classes that have weight.
+
+  Per frame and class 1 - (2 sum w p y + s) / (sum w p + sum w y + s), with
+  p = sigmoid(z) and s = `DICE_SMOOTH`.
+
+  Args:
+    logits: float32 [B, T, H, W, K], z.
+    targets: float32 [B, T, H, W, K] in [0, 1], y.
+    weights: float32 [B, T, H, W, K], w >= 0.
+
+  Returns:
+    Scalar in [0, 1); 0 where the weights sum to 0.
+  """
+  probabilities = jax.nn.sigmoid(logits) * weights
+  overlap = (probabilities * targets).sum((2, 3))
+  sizes = probabilities.sum((2, 3)) + (targets * weights).sum((2, 3))
+  loss = 1 - (2 * overlap + DICE_SMOOTH) / (sizes + DICE_SMOOTH)
+  counted = (weights.sum((2, 3)) > 0).astype(jnp.float32)
+  return (loss * counted).sum() / jnp.maximum(counted.sum(), 1.0)
+
+
+def _bce_dice(logits: Logits, targets: Logits, weights: Logits) -> Term:
+  """BCE + Dice, counted in frames with any weight."""
+  logits = logits.astype(jnp.float32)
+  value = (masked_bce(logits, targets, weights)
+           + masked_dice(logits, targets, weights))
+  frames = (weights.sum((2, 3, 4)) > 0).astype(jnp.float32)
+  return Term(value, frames.sum())
+
+
+def supervised_loss(
+    logits: Logits, masks: Masks,
+    frames: Bool[Array, 'b t'] | None = None) -> Term:
+  """BCE + Dice on labeled pixels (paper section 3, loss).
+
+  Also the episodic CPR loss (ours), where `logits` are the reforged logits of
+  a labeled frame whose own label was withheld.
+
+  Args:
+    logits: float [B, T, H, W, K].
+    masks: integer [B, T, H, W]; `IGNORE` where there is no label.
+    frames: bool [B, T], counts only these frames; None: all.
+
+  Returns:
+    Term, 0 where no frame is labeled.
+  """
+  targets, valid = class_targets(masks, logits.shape[-1])
+  if frames is not None:
+    valid = valid * frames[:, :, None, None, None]
+  return _bce_dice(logits, targets, jnp.broadcast_to(valid, logits.shape))
+
+
+def coarse_loss(coarse_logits: Float[Array, 'b t i j k'],
+                masks: Masks) -> Term:
+  """BCE + Dice of coarse masks against area-averaged labels (ours).
+
+  A target is the share of a token's labeled pixels that belong to the class;
+  its weight is the share of its pixels that are labeled.
+
+  Args:
+    coarse_logits: float [B, T, h, w, K].
+    masks: integer [B, T, H, W], H and W multiples of h and w.
+
+  Returns:
+    Term, 0 where no frame is labeled.
+
+  Raises:
+    ValueError: where the sizes do not divide.
+  """
+  batch, time, height, width = masks.shape
+  rows, columns, classes = coarse_logits.shape[2:]
+  if height % rows or width % columns:
+    raise ValueError(
+        f'masks of {height}x{width} pixels do not divide into the coarse '
+        f'{rows}x{columns} grid; use an image size that is a multiple of the '
+        'model\'s token stride')
+  targets, valid = class_targets(masks, classes)
+
+  def area_sum(x: Array) -> Array:
+    blocks = x.reshape(batch, time, rows, height // rows, columns,
+                       width // columns, x.shape[-1])
+    return blocks.sum((3, 5))
+
+  labeled = area_sum(valid)
+  targets = area_sum(targets * valid) / jnp.maximum(labeled, 1.0)
+  weights = labeled / ((height // rows) * (width // columns))
+  return _bce_dice(coarse_logits, targets,
+                   jnp.broadcast_to(weights, coarse_logits.shape))
+
+
+class PseudoTerm(NamedTuple):
+  """The unsupervised term and how much of the clip it counted.
+
+  Attributes:
+    value: float32 scalar.
+    count: float32 scalar, frames with at least one counted pixel.
+    confident: float32 scalar, counted pixels (times classes).
+    candidates: float32 scalar, pixels that could have counted.
+  """
+  value: Scalar
+  count: Scalar
+  confident: Scalar
+  candidates: Scalar
+
+
+def pseudo_label_loss(
+    logits: Logits, teacher_logits: Logits, frames: Bool[Array, 'b t'],
+    threshold: Scalar | float) -> PseudoTerm:
+  """BCE + Dice against confident pseudo-labels (paper section 3, FlameRise).
+
+  With p = sigmoid(teacher logits) the pseudo-label is [p >= 1/2]; a pixel
+  counts for a class where max(p, 1 - p) >= tau. The teacher is a constant
+  here: no gradient reaches it.
+
+  Args:
+    logits: float [B, F, H, W, K], the student's.
+    teacher_logits: float [B, F, H, W, K] of the same frames.
+    frames: bool [B, F], True for unlabeled frames; others do not count.
+    threshold: tau in [0.5, 1].
+
+  Returns:
+    PseudoTerm, 0 where no pixel is confident.
+  """
+  teacher_logits = jax.lax.stop_gradient(teacher_logits.astype(jnp.float32))
+  probabilities = jax.nn.sigmoid(teacher_logits)
+  targets = (probabilities >= 0.5).astype(jnp.float32)
+  confident = jnp.maximum(probabilities, 1 - probabilities) >= threshold
+  candidates = jnp.broadcast_to(frames[:, :, None, None, None], logits.shape)
+  weights = (confident & candidates).astype(jnp.float32)
+  value, count = _bce_dice(logits, targets, weights)
+  return PseudoTerm(value, count, weights.sum(),
+                    candidates.astype(jnp.float32).sum())
+
+
+def hard_dice(logits: Logits, masks: Masks) -> tuple[
+    Float[Array, 'b t k'], Float[Array, 'b t k']]:
+  """Unsmoothed Dice of the masks [z >= 0] per frame and class.
+
+  Args:
+    logits: float [B, T, H, W, K].
+    masks: integer [B, T, H, W]; `IGNORE` where there is no label.
+
+  Returns:
+    dice: float32 [B, T, K] in [0, 1]; 1 where both are empty.
+    counted: float32 [B, T, K], 1 where the frame carries a label.
+  """
+  targets, valid = class_targets(masks, logits.shape[-1])
+  predicted = (logits >= 0).astype(jnp.float32) * valid
+  targets = targets * valid
+  overlap = (predicted * targets).sum((2, 3))
+  sizes = predicted.sum((2, 3)) + targets.sum((2, 3))
+  dice = jnp.where(sizes > 0, 2 * overlap / jnp.maximum(sizes, 1.0), 1.0)
+  counted = (valid.sum((2, 3)) > 0).astype(jnp.float32)
+  return dice, jnp.broadcast_to(counted, dice.shape)

@@ -1,0 +1,133 @@
+"""Schedules: FlameRise, the teacher's decay, the learning rate.
+
+All are pure functions of the step (or of the fraction of training that is
+done), so a resumed run continues them exactly.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import NamedTuple
+
+from jax import Array
+import jax.numpy as jnp
+import optax
+
+
+class ScheduleValues(NamedTuple):
+  """What the schedules say about one step.
+
+  Attributes:
+    fraction: float32 scalar in [0, 1], the share of training that is done.
+    weight: float32 scalar, lambda(e), weight of the unsupervised loss.
+    threshold: float32 scalar, tau(e), confidence a pseudo-label needs.
+  """
+  fraction: Array
+  weight: Array
+  threshold: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class FlameRise:
+  """Rising weight and falling confidence threshold (paper, FlameRise).
+
+  With e in fractional epochs (a step is a fraction of an epoch) and
+  r(e) = clip((e - E0) / (E1 - E0), 0, 1):
+
+    lambda(e) = lambda_max r(e),    tau(e) = tau_0 + (tau_1 - tau_0) r(e).
+
+  E0 and E1 are given as shares of the whole training (ours), so only the share
+  of training that is done matters and not the length of an epoch. The defaults
+  are ours; the paper gives none. E0 = E1 is a jump at E0.
+
+  Attributes:
+    start: E0 as a share of training, in [0, 1].
+    end: E1 as a share of training, in [start, 1].
+    weight_max: lambda_max; 0 switches the unsupervised loss off for good.
+    threshold_start: tau_0 in [0.5, 1].
+    threshold_end: tau_1 in [0.5, 1].
+  """
+  start: float = 0.1
+  end: float = 0.6
+  weight_max: float = 1.0
+  threshold_start: float = 0.95
+  threshold_end: float = 0.75
+
+  def __post_init__(self):
+    if not 0 <= self.start <= self.end <= 1:
+      raise ValueError(
+          f'FlameRise starts at {self.start} and ends at {self.end} of '
+          'training; wanted 0 <= start <= end <= 1')
+    if self.weight_max < 0:
+      raise ValueError(f'FlameRise weight_max is {self.weight_max}; wanted '
+                       'a number >= 0')
+    for name in ('threshold_start', 'threshold_end'):
+      if not 0.5 <= getattr(self, name) <= 1:
+        raise ValueError(
+            f'FlameRise {name} is {getattr(self, name)}; a confidence '
+            'max(p, 1 - p) lies in [0.5, 1]')
+
+  def __call__(self, step: Array, num_steps: int) -> ScheduleValues:
+    """Returns the values of one step.
+
+    Args:
+      step: integer scalar, updates done so far.
+      num_steps: updates of the whole training.
+    """
+    fraction = step.astype(jnp.float32) / num_steps
+    span = self.end - self.start
+    if span > 0:
+      rise = jnp.clip((fraction - self.start) / span, 0.0, 1.0)
+    else:
+      rise = (fraction >= self.start).astype(jnp.float32)
+    return ScheduleValues(
+        fraction=fraction,
+        weight=self.weight_max * rise,
+        threshold=self.threshold_start
+        + (self.threshold_end - self.threshold_start) * rise)
+
+
+def ema_decay(step: Array, decay: float) -> Array:
+  """Decay of the mean teacher, warmed up (ours): min(d, (1 + s) / (10 + s)).
+
+  Args:
+    step: integer scalar, updates done before this one, s.
+    decay: d, the decay of the long run, in [0, 1).
+
+  Returns:
+    float32 scalar; the teacher becomes decay * teacher + (1 - decay) * student.
+  """
+  step = step.astype(jnp.float32)
+  return jnp.minimum(decay, (1 + step) / (10 + step))
+
+
+def learning_rate(*, base: float, num_steps: int, warmup_steps: int = 0,
+                  power: float = 0.9, end: float = 0.0
+                  ) -> Callable[[Array], Array]:
+  """Linear warm-up, then polynomial decay (paper: power 0.9, no warm-up).
+
+  lr(s) = base s / W for s < W, else
+  (base - end) (1 - (s - W) / (N - W))^power + end.
+
+  Args:
+    base: the highest learning rate.
+    num_steps: N, updates of the whole training.
+    warmup_steps: W; 0 starts at `base`.
+    power: exponent of the decay.
+    end: learning rate after N updates.
+
+  Returns:
+    An optax schedule: updates done so far -> learning rate.
+
+  Raises:
+    ValueError: where the warm-up does not end before the training.
+  """
+  if not 0 <= warmup_steps < num_steps:
+    raise ValueError(f'warmup_steps is {warmup_steps} and num_steps is '
+                     f'{num_steps}; wanted 0 <= warmup_steps < num_steps')
+  decay = optax.polynomial_schedule(
+      base, end, power, transition_steps=num_steps - warmup_steps)
+  if not warmup_steps:
+    return decay
+  return optax.join_schedules(
+      [optax.linear_schedule(0.0, base, warmup_steps), decay],
+      boundaries=[warmup_steps])

@@ -1,0 +1,77 @@
+"""The training state and the keys it hands out."""
+
+import zlib
+
+from flax import struct
+import flax.linen as nn
+import jax
+from jax import Array
+import jax.numpy as jnp
+import optax
+
+
+@struct.dataclass
+class TrainState:
+  """Everything a resumed run needs, as one pytree.
+
+  Attributes:
+    step: int32 scalar, updates done so far.
+    params: the student's parameters, float32.
+    batch_stats: the student's batch statistics; empty without batch norm.
+    teacher_params: the mean teacher's parameters, float32.
+    teacher_batch_stats: the mean teacher's batch statistics.
+    opt_state: the optimizer's state.
+    rng: typed root key; never advanced, see `stream_key`.
+  """
+  step: Array
+  params: dict
+  batch_stats: dict
+  teacher_params: dict
+  teacher_batch_stats: dict
+  opt_state: optax.OptState
+  rng: Array
+
+
+def stream_key(root: Array, stream: str, step: Array | int) -> Array:
+  """Returns the key of one named stream at one step.
+
+  The stream's name is folded in first, then the step: streams never share
+  keys, and step n gives the same key from whatever step a run started.
+
+  Args:
+    root: typed key of the run.
+    stream: name such as 'params' or 'dropout'.
+    step: updates done so far.
+  """
+  return jax.random.fold_in(
+      jax.random.fold_in(root, zlib.crc32(stream.encode())), step)
+
+
+def create_train_state(
+    *, model: nn.Module, tx: optax.GradientTransformation, seed: int,
+    video: Array) -> TrainState:
+  """Initializes student, teacher and optimizer; pure, to be jitted.
+
+  Args:
+    model: module called as `model(video, train=False)`; at initialization it
+      creates all its parameters, those of CPR included.
+    tx: optimizer.
+    seed: seed of the run's root key.
+    video: float32 [B, T, H, W, 1]; only its shape matters.
+
+  Returns:
+    The state before the first update. The teacher is a copy of the student:
+    no two leaves may share a buffer, or donating the state would abort.
+  """
+  root = jax.random.key(seed)
+  variables = model.init(
+      {'params': stream_key(root, 'params', 0),
+       'dropout': stream_key(root, 'dropout', 0)},
+      video, train=False)
+  params = variables['params']
+  batch_stats = variables.get('batch_stats', {})
+  return TrainState(
+      step=jnp.zeros((), jnp.int32), params=params, batch_stats=batch_stats,
+      teacher_params=jax.tree.map(jnp.copy, params),
+      teacher_batch_stats=jax.tree.map(jnp.copy, batch_stats),
+      opt_state=tx.init(params), rng=root)

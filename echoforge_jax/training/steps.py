@@ -1,0 +1,155 @@
+"""One training step and one evaluation step, as pure functions."""
+
+from collections.abc import Callable, Mapping
+
+import flax.linen as nn
+import jax
+from jax import Array
+import jax.numpy as jnp
+import optax
+
+from echoforge_jax.training import losses, schedules
+from echoforge_jax.training import objective as objective_lib
+from echoforge_jax.training.state import TrainState, stream_key
+
+Batch = Mapping[str, Array]
+
+
+def to_float(video: Array) -> Array:
+  """uint8 [..., 1] gray levels -> float32 in [0, 1]; float passes through."""
+  if video.dtype == jnp.uint8:
+    return video.astype(jnp.float32) / 255.0
+  return video
+
+
+def _variables(params: dict, batch_stats: dict) -> dict:
+  stats = {'batch_stats': batch_stats} if batch_stats else {}
+  return {'params': params} | stats
+
+
+def _teacher_outputs(model: nn.Module, objective: objective_lib.Objective,
+                     state: TrainState, batch: Batch, weight: Array):
+  """The teacher's outputs, or zeros while their weight is zero.
+
+  The condition skips the forward pass while FlameRise has not begun; shapes
+  stay static, so the step still compiles once.
+  """
+  if objective.teacher is None:
+    return None
+  variables = _variables(state.teacher_params, state.teacher_batch_stats)
+
+  def apply(video: Array, **inputs):
+    return model.apply(variables, to_float(video), train=False, **inputs)
+
+  def run():
+    return objective.teacher(apply, batch)
+
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype),
+                       jax.eval_shape(run))
+  outputs = jax.lax.cond(weight > 0, run, lambda: zeros)
+  return jax.tree.map(jax.lax.stop_gradient, outputs)
+
+
+def make_train_step(
+    *, model: nn.Module, tx: optax.GradientTransformation,
+    objective: objective_lib.Objective,
+    schedule: Callable[[Array], schedules.ScheduleValues],
+    ema: Callable[[Array], Array],
+    learning_rate: Callable[[Array], Array] | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, objective_lib.Metrics]]:
+  """Builds the training step.
+
+  The teacher predicts on the weak view, outside the gradient; the student
+  learns on the strong view; then the teacher moves toward the updated student:
+
+    teacher <- d teacher + (1 - d) student,   d = ema(step),
+
+  for the parameters and, by the same rule, for the batch statistics: the
+  teacher's are the average of the student's running statistics and are never
+  updated by the teacher's own forward pass (ours).
+
+  Args:
+    model: called as `model.apply(variables, video, train=..., **inputs)`.
+    tx: optimizer.
+    objective: what is minimized.
+    schedule: step -> `ScheduleValues`.
+    ema: step -> decay of the teacher.
+    learning_rate: step -> learning rate, for the log only.
+
+  Returns:
+    train_step(state, batch) -> (state, metrics). Pure and jittable; batch as
+    `data.pipeline.make_train_iterator` gives it. Metrics are
+    `clu.metrics.Average` pairs (sum, count), global over all devices.
+  """
+
+  def loss_fn(params, state, batch, teacher_outputs, values):
+    stats = {}
+
+    def apply(video: Array, **inputs):
+      outputs, mutated = model.apply(
+          _variables(params, state.batch_stats), to_float(video), train=True,
+          mutable=['batch_stats'],
+          rngs={'dropout': stream_key(state.rng, 'dropout', state.step)},
+          **inputs)
+      stats.update(mutated.get('batch_stats', {}))
+      return outputs
+
+    outputs = objective.student(apply, batch)
+    loss, logged = objective.loss(outputs, teacher_outputs, batch, values)
+    return loss, (logged, stats)
+
+  def train_step(state: TrainState, batch: Batch):
+    values = schedule(state.step)
+    teacher_outputs = _teacher_outputs(
+        model, objective, state, batch, values.weight)
+    (_, (logged, batch_stats)), grads = jax.value_and_grad(
+        loss_fn, has_aux=True)(
+            state.params, state, batch, teacher_outputs, values)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    step_size = 1 - ema(state.step)
+    average = objective_lib.average
+    logged |= {
+        'grad_norm': average(optax.global_norm(grads)),
+        'unsupervised_weight': average(values.weight),
+        'threshold': average(values.threshold),
+    }
+    if learning_rate is not None:
+      logged['learning_rate'] = average(learning_rate(state.step))
+    return state.replace(
+        step=state.step + 1, params=params, batch_stats=batch_stats,
+        teacher_params=optax.incremental_update(
+            params, state.teacher_params, step_size),
+        teacher_batch_stats=optax.incremental_update(
+            batch_stats, state.teacher_batch_stats, step_size),
+        opt_state=opt_state), logged
+
+  return train_step
+
+
+def make_eval_step(*, model: nn.Module) -> Callable[[TrainState, Batch], dict]:
+  """Builds the validation step: hard Dice of student and teacher.
+
+  Args:
+    model: called as `model.apply(variables, video, train=False)`.
+
+  Returns:
+    eval_step(state, batch) -> {'dice_student', 'dice_teacher'}, each the pair
+    (sum, count) over labeled frames, float32 [K]. Batch: `video` uint8
+    [B, T, H, W, 1], `masks` uint8 [B, T, H, W] with `IGNORE` in padding.
+  """
+
+  def eval_step(state: TrainState, batch: Batch) -> dict:
+    video = to_float(batch['video'])
+    result = {}
+    for who, variables in (
+        ('student', _variables(state.params, state.batch_stats)),
+        ('teacher', _variables(state.teacher_params,
+                               state.teacher_batch_stats))):
+      logits = model.apply(variables, video, train=False)['logits']
+      dice, counted = losses.hard_dice(logits, batch['masks'])
+      result[f'dice_{who}'] = (
+          (dice * counted).sum((0, 1)), counted.sum((0, 1)))
+    return result
+
+  return eval_step

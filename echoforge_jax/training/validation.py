@@ -1,0 +1,83 @@
+"""Validation during training: mean Dice of student and teacher."""
+
+from collections.abc import Callable, Iterable, Mapping
+import itertools
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+import numpy as np
+
+from echoforge_jax.data.clip import IGNORE
+from echoforge_jax.parallel import mesh as mesh_lib
+
+
+def stack_clips(clips: Iterable[Mapping[str, Any]], *, batch_size: int,
+                max_clips: int) -> list[dict[str, np.ndarray]]:
+  """Stacks clips into batches of one size.
+
+  Args:
+    clips: each with `video` uint8 [T, H, W, 1] and `masks` uint8 [T, H, W].
+    batch_size: clips a batch; the last one is padded with ignored clips.
+    max_clips: takes only the first ones; 0 takes all.
+
+  Returns:
+    Batches of `video` uint8 [B, T, H, W, 1] and `masks` uint8 [B, T, H, W],
+    `IGNORE` in padding.
+  """
+  clips = list(itertools.islice(clips, max_clips or None))
+  batches = []
+  for start in range(0, len(clips), batch_size):
+    part = clips[start:start + batch_size]
+    video = np.stack([np.asarray(clip['video']) for clip in part])
+    masks = np.stack([np.asarray(clip['masks']) for clip in part])
+    missing = (0, batch_size - len(part))
+    batches.append({
+        'video': np.pad(video, (missing, *[(0, 0)] * 4)),
+        'masks': np.pad(masks, (missing, *[(0, 0)] * 3),
+                        constant_values=IGNORE)})
+  return batches
+
+
+class Validator:
+  """Scores a state on fixed clips; compiles once, at the first call."""
+
+  def __init__(self, eval_step: Callable[..., dict],
+               batches: list[dict[str, np.ndarray]],
+               classes: tuple[str, ...], sharding: NamedSharding):
+    """Keeps the clips on the host.
+
+    Args:
+      eval_step: of `steps.make_eval_step`.
+      batches: of `stack_clips`, the same in every process.
+      classes: names of the foreground classes.
+      sharding: the replicated sharding of the state.
+    """
+    self._eval_step = jax.jit(
+        eval_step, in_shardings=(sharding, sharding), out_shardings=sharding)
+    self._batches = batches
+    self._classes = classes
+    self._sharding = sharding
+
+  def __call__(self, state: Any) -> dict[str, float]:
+    """Mean Dice over frames, of student and teacher.
+
+    Returns:
+      'dice_student', 'dice_teacher' (means over classes) and, with several
+      classes, 'dice_teacher_NAME', each in [0, 1].
+    """
+    sums: dict[str, list[np.ndarray]] = {}
+    for batch in self._batches:
+      result = jax.device_get(self._eval_step(
+          state, mesh_lib.put_batch(batch, self._sharding)))
+      for name, (total, count) in result.items():
+        pair = sums.setdefault(name, [np.zeros(()), np.zeros(())])
+        pair[0], pair[1] = pair[0] + total, pair[1] + count
+    scores = {}
+    for name, (total, count) in sums.items():
+      per_class = total / np.maximum(count, 1)
+      scores[name] = float(per_class.mean())
+      if len(self._classes) > 1 and name == 'dice_teacher':
+        scores |= {f'{name}_{label}': float(value)
+                   for label, value in zip(self._classes, per_class)}
+    return scores

@@ -1,0 +1,93 @@
+"""Metric writers: JSON lines always, TensorBoard where it is installed."""
+
+from collections.abc import Mapping
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+METRICS_FILE = 'metrics.jsonl'
+
+
+class JsonLinesWriter:
+  """Appends one JSON object a line to `workdir/metrics.jsonl`."""
+
+  def __init__(self, workdir: str | os.PathLike, *, start_step: int = 0):
+    """Opens the file; drops lines a resumed run will write again.
+
+    Args:
+      workdir: the run's directory.
+      start_step: updates already done; later lines and a torn last line go.
+    """
+    path = Path(workdir) / METRICS_FILE
+    kept = []
+    if path.is_file():
+      for line in path.read_text().splitlines():
+        try:
+          if json.loads(line)['step'] <= start_step:
+            kept.append(line + '\n')
+        except (ValueError, KeyError, TypeError):
+          continue
+    temporary = path.with_name(path.name + '.tmp')
+    temporary.write_text(''.join(kept))
+    temporary.replace(path)
+    self._file = path.open('a')
+
+  def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
+    """Writes one line: {"step", "kind", name: value, ...}."""
+    self._file.write(json.dumps({'step': step, 'kind': kind} | scalars) + '\n')
+    self._file.flush()
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._file.close()
+
+
+class TensorBoardWriter:
+  """Writes the same scalars as TensorBoard events, through clu."""
+
+  def __init__(self, workdir: str | os.PathLike):
+    """Opens `workdir/tensorboard`; needs TensorFlow and TensorBoard."""
+    from clu import metric_writers  # Needs TensorFlow, which is optional.
+    self._writer = metric_writers.SummaryWriter(
+        str(Path(workdir) / 'tensorboard'))
+
+  def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
+    """Writes scalars under 'kind/name'."""
+    self._writer.write_scalars(
+        step, {f'{kind}/{name}': value for name, value in scalars.items()})
+
+  def close(self) -> None:
+    """Flushes and closes the event file."""
+    self._writer.flush()
+    self._writer.close()
+
+
+class MetricWriters:
+  """All writers of a run behind one `write`; none but in process 0."""
+
+  def __init__(self, workdir: str | os.PathLike, *, start_step: int,
+               is_primary: bool):
+    """Opens what is available.
+
+    Args:
+      workdir: the run's directory.
+      start_step: updates already done.
+      is_primary: whether this process writes.
+    """
+    self._writers = []
+    if is_primary:
+      self._writers.append(JsonLinesWriter(workdir, start_step=start_step))
+      if all(importlib.util.find_spec(name)
+             for name in ('tensorflow', 'tensorboard')):
+        self._writers.append(TensorBoardWriter(workdir))
+
+  def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
+    """Writes scalars of one kind ('train' or 'eval') at one step."""
+    for writer in self._writers:
+      writer.write(step, kind, scalars)
+
+  def close(self) -> None:
+    """Closes all writers."""
+    for writer in self._writers:
+      writer.close()
