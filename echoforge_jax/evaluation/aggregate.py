@@ -7,14 +7,14 @@ import math
 import numpy as np
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.evaluation import ejection
-from echoforge_jax.evaluation import statistics
-from echoforge_jax.evaluation import temporal
+from echoforge_jax.evaluation import ejection, statistics, temporal
 from echoforge_jax.evaluation.protocols import Protocol
-from echoforge_jax.evaluation.scoring import Case
-from echoforge_jax.evaluation.scoring import ClipScore
-from echoforge_jax.evaluation.scoring import METRICS
-from echoforge_jax.evaluation.scoring import score_clip
+from echoforge_jax.evaluation.scoring import (
+  METRICS,
+  Case,
+  ClipScore,
+  score_clip,
+)
 
 
 @dataclasses.dataclass(frozen=True)

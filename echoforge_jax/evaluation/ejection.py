@@ -321,7 +321,7 @@ def _find_base(contour: np.ndarray, centroid: np.ndarray,
 
 
 def _diameters(contour: Float[np.ndarray, 'n 2'], base: np.ndarray,
-               apex: np.ndarray) -> Float[np.ndarray, '20']:
+               apex: np.ndarray) -> Float[np.ndarray, ' 20']:
   """Lengths inside the outline across the long axis, at mid-disc."""
   axis = apex - base
   length = float(np.linalg.norm(axis))

@@ -7,10 +7,7 @@ import math
 import numpy as np
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.evaluation import ejection
-from echoforge_jax.evaluation import overlap
-from echoforge_jax.evaluation import surface
-from echoforge_jax.evaluation import temporal
+from echoforge_jax.evaluation import ejection, overlap, surface, temporal
 from echoforge_jax.evaluation.protocols import Protocol
 
 METRICS = ('dice', 'iou', 'hd', 'hd95', 'asd')

@@ -58,7 +58,7 @@ class Agreement:
   ci95: dict[str, tuple[float, float]]
 
 
-def bootstrap_ci(values: Float[np.ndarray, 'n'], statistic, *, seed: int = 0,
+def bootstrap_ci(values: Float[np.ndarray, ' n'], statistic, *, seed: int = 0,
                  resamples: int = RESAMPLES) -> tuple[float, float]:
   """Percentile bootstrap 95 % interval, resampling whole patients.
 

@@ -24,8 +24,7 @@ import math
 
 from jaxtyping import Bool, Float
 import numpy as np
-from scipy import ndimage
-from scipy import spatial
+from scipy import ndimage, spatial
 
 _CROSS = ndimage.generate_binary_structure(2, 1)
 
@@ -60,7 +59,7 @@ def directed_distances(
     truth: Bool[np.ndarray, 'h w'],
     prediction: Bool[np.ndarray, 'h w'],
     spacing: tuple[float, float] = (1., 1.),
-) -> tuple[Float[np.ndarray, 'n'], Float[np.ndarray, 'm']]:
+) -> tuple[Float[np.ndarray, ' n'], Float[np.ndarray, ' m']]:
   """Distance of every outline pixel to the nearest of the other outline.
 
   Args:
