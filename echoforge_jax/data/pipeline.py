@@ -1,0 +1,315 @@
+"""Prepared clips -> batches: deterministic, restorable, sharded by process.
+
+    clip numbers -> shuffle -> repeat -> read and augment -> shard -> batch
+
+The stream before the shard is the same on every process, so the clips of a
+step and their augmentation depend on the seed and the step only, not on how
+many processes share them or how many workers read ahead. The state of an
+iterator is a position in that stream.
+
+The only file that uses grain's experimental names.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import hashlib
+import os
+
+import grain
+import numpy as np
+
+from echoforge_jax.data import transforms
+from echoforge_jax.data.clip import IGNORE
+from echoforge_jax.data.prepared import ClipSource, load_split
+from echoforge_jax.data.selection import (
+    class_table,
+    divide_clips,
+    frame_indices,
+)
+from echoforge_jax.data.transforms import AugmentConfig
+from echoforge_jax.errors import InputError
+
+SUPERVISION = ('sparse', 'full')
+SAMPLERS = ('linspace', 'truncate', 'all')
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainClip(grain.transforms.RandomMap):
+  """Clip number -> one augmented training example.
+
+  Attributes:
+    source: where clips are read.
+    table: uint8 [256], prepared label values to class ids.
+    num_frames: T.
+    supervision: 'sparse' keeps the labels of ED and ES, 'full' all, 'none' no
+      label.
+    augmentation: ranges.
+  """
+  source: ClipSource
+  table: np.ndarray
+  num_frames: int
+  supervision: str
+  augmentation: AugmentConfig
+
+  def random_map(self, element: int, rng: np.random.Generator) -> Batch:
+    clip = self.source[int(element)]
+    rows = frame_indices(
+        clip['ed'], clip['es'], self.num_frames,
+        jitter=self.augmentation.temporal_jitter, rng=rng)
+    labeled = np.zeros(self.num_frames, np.bool_)
+    if self.supervision == 'full':
+      labeled[:] = clip['labeled'][rows]
+    elif self.supervision == 'sparse':
+      labeled[[0, -1]] = True
+    # Only what training may see is ever taken from the stored masks.
+    out = transforms.augment_clip(
+        rng, self.augmentation, clip['frames'][rows],
+        self.table[clip['masks'][rows[labeled]]], clip['spacing_mm'])
+    masks = np.full(out['weak'].shape, IGNORE, np.uint8)
+    masks[labeled] = out['masks']
+    return {
+        'video_weak': out['weak'][..., None],
+        'video_strong': out['strong'][..., None],
+        'masks': masks,
+        'labeled': labeled,
+        'spacing_mm': out['spacing_mm'],
+    }
+
+
+def _concatenate(batches: tuple[Batch, ...]) -> Batch:
+  """Joins the batches of several streams along the clips."""
+  return {name: np.concatenate([batch[name] for batch in batches])
+          for name in batches[0]}
+
+
+def _check_numbers(
+    num_frames, supervision, batch_size, unlabeled_batch_size, process_index,
+    process_count
+) -> None:
+  if num_frames < 2:
+    raise InputError(f'num_frames: found {num_frames}, wanted 2 (ED and ES) '
+                     'or more')
+  if supervision not in SUPERVISION:
+    raise InputError(f'supervision: found {supervision!r}, wanted one of '
+                     f'{list(SUPERVISION)}')
+  if batch_size < 1 or unlabeled_batch_size < 0:
+    raise InputError(
+        f'batch_size {batch_size} and unlabeled_batch_size '
+        f'{unlabeled_batch_size}: wanted at least 1 and 0')
+  if not 0 <= process_index < process_count:
+    raise InputError(f'process_index: found {process_index} of '
+                     f'{process_count} processes')
+
+
+def _check_supply(name, source, clips, batch_size, process_count) -> None:
+  """Every process needs a batch of different clips and a clip of its own."""
+  if len(clips) < max(batch_size, process_count):
+    raise InputError(
+        f'{source.path}: the split {source.split!r} holds {len(clips)} {name} '
+        f'clips, wanted at least {max(batch_size, process_count)} for a batch '
+        f'of {batch_size} on each of {process_count} processes; lower the '
+        f'batch size, or change label_fraction (its unlabeled clips are those '
+        'of the other patients)')
+
+
+def make_train_dataset(
+    *,
+    data_dir: str | os.PathLike,
+    dataset: str,
+    image_size: int,
+    num_frames: int,
+    batch_size: int,
+    seed: int,
+    classes: Sequence[str] = ('lv',),
+    supervision: str = 'sparse',
+    label_fraction: float = 1.0,
+    label_seed: int = 0,
+    unlabeled_batch_size: int = 0,
+    augmentation: AugmentConfig | Mapping | None = None,
+    split: str = 'train',
+    split_scheme: str = 'official',
+    process_index: int = 0,
+    process_count: int = 1,
+    num_workers: int = 0,
+    num_threads: int | None = None,
+) -> grain.IterDataset:
+  """Builds the infinite stream of training batches.
+
+  Args:
+    data_dir: root of all prepared data.
+    dataset: name of the dataset, for example 'camus'.
+    image_size: S in pixels.
+    num_frames: T, frames from ED to ES.
+    batch_size: labeled clips a step on this process.
+    seed: decides order and augmentation, together with the step.
+    classes: foreground classes; the first has id 1, the second 2, ...
+    supervision: 'sparse' (ED and ES are labeled) or 'full' (all frames).
+    label_fraction: share of the patients whose labels are used, in (0, 1].
+    label_seed: which patients these are; see `selection.labeled_patients`.
+    unlabeled_batch_size: clips of the other patients a step on this process.
+    augmentation: an `AugmentConfig`, or a mapping of its fields.
+    split: which split to train on.
+    split_scheme: which split files decided.
+    process_index: which of the processes this is.
+    process_count: how many processes share the stream.
+    num_workers: processes that read ahead; 0 reads in threads of this one.
+      A script that asks for workers guards its start with
+      `if __name__ == '__main__'`.
+    num_threads: threads that read ahead, in this process or in each worker;
+      None takes the number of processors, at most 4 (1 in a worker).
+
+  Returns:
+    A grain dataset of batches, B = batch_size + unlabeled_batch_size, labeled
+    clips first: video_weak, video_strong uint8 [B, T, S, S, 1]; masks uint8
+    [B, T, S, S] with class ids, `IGNORE` on all frames whose label training
+    does not see; labeled bool [B, T]; spacing_mm float32 [B, 2] mm per pixel
+    (row, column) of the augmented frames, NaN where unknown.
+
+  Raises:
+    InputError: when an argument is out of range, or there are fewer clips than
+      a batch or the processes need.
+  """
+  _check_numbers(num_frames, supervision, batch_size, unlabeled_batch_size,
+                 process_index, process_count)
+  if not isinstance(augmentation, AugmentConfig):
+    augmentation = AugmentConfig.from_mapping(augmentation)
+  table = class_table(classes)
+  source = load_split(data_dir, dataset, split, image_size,
+                      split_scheme=split_scheme)
+  labeled, unlabeled = divide_clips(source, label_fraction, label_seed)
+  if num_threads is None:
+    num_threads = 1 if num_workers else min(4, os.cpu_count() or 1)
+  options = grain.ReadOptions(num_threads=num_threads,
+                              prefetch_buffer_size=max(2, num_threads))
+
+  def stream(name, clips, size, number, supervision):
+    _check_supply(name, source, clips, size, process_count)
+    transform = _TrainClip(source, table, num_frames, supervision, augmentation)
+    numbers = grain.MapDataset.source(clips).seed(_stream_seed(seed, number))
+    examples = numbers.shuffle().repeat().random_map(transform)
+    shard = examples[process_index::process_count]
+    return shard.batch(size).to_iter_dataset(options)
+
+  streams = [stream('labeled', labeled, batch_size, 0, supervision)]
+  if unlabeled_batch_size:
+    streams.append(
+        stream('unlabeled', unlabeled, unlabeled_batch_size, 1, 'none'))
+  batches = grain.experimental.ZipIterDataset(streams).map(_concatenate)
+  if not num_workers:
+    return batches
+  return _with_workers(batches, num_workers)
+
+
+def _stream_seed(seed: int, number: int) -> int:
+  """Seed of one of the streams, in 32 bits; streams share no randomness."""
+  digest = hashlib.sha256(f'{seed}:{number}'.encode()).digest()
+  return int.from_bytes(digest[:4], 'little')
+
+
+def _with_workers(
+    batches: grain.IterDataset, num_workers: int
+) -> grain.IterDataset:
+  """Reads ahead in other processes; the order stays the same."""
+  from absl import flags  # Grain reads them in its workers and raises unless
+  if not flags.FLAGS.is_parsed():  # they are parsed; nobody here defines any.
+    flags.FLAGS.mark_as_parsed()
+  return batches.mp_prefetch(grain.MultiprocessingOptions(
+      num_workers=num_workers, per_worker_buffer_size=2))
+
+
+def make_train_iterator(**kwargs) -> grain.DatasetIterator:
+  """Starts the stream of training batches.
+
+  Args:
+    **kwargs: see `make_train_dataset`.
+
+  Returns:
+    Infinite iterator over batches with `get_state()` and `set_state()`. A
+    state fits every iterator with the same `num_workers`.
+  """
+  return iter(make_train_dataset(**kwargs))
+
+
+class EvalClips:
+  """Clips of a split with their truth, in the order of the records.
+
+  See `eval_clips` for what a clip holds.
+  """
+
+  def __init__(self, source: ClipSource, table: np.ndarray, num_frames: int,
+               sampler: str):
+    self._source = source
+    self._table = table
+    self._num_frames = num_frames
+    self._sampler = sampler
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __iter__(self) -> Iterator[dict]:
+    return (self[number] for number in range(len(self)))
+
+  def __getitem__(self, number: int) -> dict:
+    clip = self._source[number]
+    frames, masks = clip.pop('frames'), clip.pop('masks')
+    ed, es, labeled = clip.pop('ed'), clip.pop('es'), clip.pop('labeled')
+    if self._sampler == 'all':
+      rows = np.arange(len(frames))
+    else:
+      rows = frame_indices(ed, es, self._num_frames,
+                           truncate=self._sampler == 'truncate')
+    truth = self._table[masks[rows]]
+    truth[~labeled[rows]] = IGNORE
+    return clip | {
+        'video': frames[rows][..., None],
+        'masks': truth,
+        'labeled': labeled[rows],
+        'frames': rows,
+        'ed': int(np.searchsorted(rows, ed)),
+        'es': int(np.searchsorted(rows, es, 'right')) - 1,
+    }
+
+
+def eval_clips(
+    *,
+    data_dir: str | os.PathLike,
+    dataset: str,
+    image_size: int,
+    num_frames: int,
+    split: str,
+    classes: Sequence[str] = ('lv',),
+    sampler: str = 'linspace',
+    split_scheme: str = 'official',
+) -> EvalClips:
+  """Opens a split for evaluation: no augmentation, all the truth there is.
+
+  Args:
+    data_dir: root of all prepared data.
+    dataset: name of the dataset.
+    image_size: S in pixels.
+    num_frames: T, frames from ED to ES; ignored by the sampler 'all'.
+    split: 'train', 'validation' or 'test'.
+    classes: foreground classes; the first has id 1, the second 2, ...
+    sampler: 'linspace' (rounded), 'truncate' (cut to whole numbers) or 'all'
+      (every frame of the clip, of which T then is the number).
+    split_scheme: which split files decided.
+
+  Returns:
+    A sequence of dicts: video uint8 [T, S, S, 1]; masks uint8 [T, S, S] class
+    ids, `IGNORE` on frames without a label; labeled bool [T]; frames int64
+    [T], numbers in the whole clip; ed and es, positions in the T frames;
+    patient, view, quality; spacing_mm and native_spacing_mm float32 [2] mm per
+    pixel (row, column); native_size int32 [2]; fps, ef_percent, edv_ml, esv_ml.
+
+  Raises:
+    InputError: when an argument is out of range or the split not prepared.
+  """
+  if sampler not in SAMPLERS:
+    raise InputError(
+        f'sampler: found {sampler!r}, wanted one of {list(SAMPLERS)}')
+  if num_frames < 2 and sampler != 'all':
+    raise InputError(f'num_frames: found {num_frames}, wanted 2 or more')
+  source = load_split(data_dir, dataset, split, image_size,
+                      split_scheme=split_scheme)
+  return EvalClips(source, class_table(classes), num_frames, sampler)
