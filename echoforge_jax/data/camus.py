@@ -114,12 +114,13 @@ def _training_and_testing(root: Path) -> dict[str, Path]:
 
 
 def _form(folders: dict[str, Path]) -> str:
+  """The form of the first folder with volumes, by what most of them are."""
   for folder in folders.values():
     names = os.listdir(folder)
-    if any(name.endswith('.nii.gz') for name in names):
-      return 'nifti'
-    if any(name.endswith('.mhd') for name in names):
-      return 'mhd'
+    nifti = sum(name.endswith('.nii.gz') for name in names)
+    mhd = sum(name.endswith('.mhd') for name in names)
+    if nifti or mhd:
+      return 'nifti' if nifti >= mhd else 'mhd'
   return 'nifti'
 
 
@@ -258,10 +259,11 @@ def read_clip(raw_dir, patient: str, view: str) -> Clip:
   else:
     masks = _read_two_masks(folder, stem, frames.shape, ed, es)
   labeled = masks.any(axis=(1, 2))
-  if labeled.any() and not (labeled[ed] and labeled[es]):
-    raise InputError(f'{folder}: {view} has no label at '
-                     f'{"ES" if labeled[ed] else "ED"}; wanted masks at both '
-                     'ED and ES; remedy: fetch the _gt files again')
+  for name, frame in (('ED', ed), ('ES', es)):
+    if labeled.any() and not (masks[frame] == LABELS['lv']).any():
+      raise InputError(f'{folder}: the {view} masks have no left ventricle at '
+                       f'{name}; wanted label {LABELS["lv"]} at ED and ES; '
+                       'remedy: fetch the _gt files again')
   backwards = ed > es
   if backwards:
     frames, masks, labeled = frames[::-1], masks[::-1], labeled[::-1]

@@ -23,6 +23,7 @@ from echoforge_jax.data.volumes import (
     ShapeError,
     TruncatedFileError,
     VolumeError,
+    VoxelError,
     as_uint8,
     read_volume,
 )
@@ -76,7 +77,8 @@ def _strays(layout: camus.Layout) -> Iterable[Finding]:
     known = {folder.name for folder in layout.folders.values()
              if folder.parent == parent}
     for name in sorted(set(os.listdir(parent)) - known - set(_HARMLESS)):
-      yield make_finding('stray-file', parent / name, name, 'patientXXXX folders')
+      yield make_finding('stray-file', parent / name, name,
+                         'patientXXXX folders')
 
 
 def _expected_names(form: str, patient: str) -> dict[str, list[str]]:
@@ -181,18 +183,15 @@ class _View:
   def _read(self, path: Path) -> np.ndarray | None:
     """One volume as uint8 [T, H, W], or None after a finding says why."""
     codes = {MissingFileError: 'missing-file',
-             TruncatedFileError: 'truncated-file', ShapeError: 'volume-shape'}
+             TruncatedFileError: 'truncated-file', ShapeError: 'volume-shape',
+             VoxelError: 'voxel-values'}
     try:
       volume = read_volume(path)
+      self._check_spacing(path, volume)
+      array = as_uint8(volume.array, path)
     except VolumeError as error:
       self.add(codes.get(type(error), 'damaged-file'), error.path,
                error.fault, 'an intact volume')
-      return None
-    self._check_spacing(path, volume)
-    try:
-      array = as_uint8(volume.array, path)
-    except VolumeError as error:
-      self.add('voxel-values', path, error.fault, 'uint8')
       return None
     if array is not volume.array:
       self.add('voxel-dtype', path, volume.array.dtype, 'uint8')

@@ -1,8 +1,9 @@
 """NIfTI and MetaImage volumes, read only when every byte is there.
 
 SimpleITK decodes a truncated `.nii.gz` without a word and leaves the missing
-voxels undefined, and it ignores surplus bytes of a `.raw`. So each file's
-checksum and length are compared with its own header before it is decoded.
+voxels undefined, turns NaN into zero, and ignores surplus bytes of a `.raw`.
+So each file's checksum and length are compared with its own header, and its
+floating-point voxels are looked at, before it is decoded.
 """
 
 import dataclasses
@@ -22,6 +23,9 @@ _META_BYTES = {
     'MET_UCHAR': 1, 'MET_CHAR': 1, 'MET_USHORT': 2, 'MET_SHORT': 2,
     'MET_UINT': 4, 'MET_INT': 4, 'MET_FLOAT': 4, 'MET_DOUBLE': 8,
 }
+# NIfTI codes of floating-point voxels.
+_NIFTI_FLOATS = {16: 'f4', 64: 'f8'}
+_NOT_FINITE = 'found NaN or infinite values, wanted whole numbers in 0..255'
 _FETCH = 'fetch the file again from its provider'
 
 
@@ -45,6 +49,10 @@ class MissingFileError(VolumeError):
 
 class TruncatedFileError(VolumeError):
   """A volume whose file holds fewer or more bytes than its header says."""
+
+
+class VoxelError(VolumeError):
+  """A volume whose values are no whole numbers in 0..255."""
 
 
 class ShapeError(VolumeError):
@@ -75,8 +83,8 @@ def read_volume(path: Path) -> Volume:
 
   Raises:
     VolumeError: the file is absent (`MissingFileError`), of the wrong length
-      (`TruncatedFileError`), otherwise damaged, or not a gray-level
-      [T, H, W] or [H, W] volume (`ShapeError`).
+      (`TruncatedFileError`), otherwise damaged, holds NaN (`VoxelError`), or
+      is no gray-level [T, H, W] or [H, W] volume (`ShapeError`).
   """
   path = Path(path)
   if not path.is_file():
@@ -116,18 +124,17 @@ def as_uint8(array: np.ndarray, path: Path) -> np.ndarray:
     uint8 array of the same shape, the same object if it was uint8 already.
 
   Raises:
-    VolumeError: a value is NaN, infinite, fractional or outside 0..255.
+    VoxelError: a value is NaN, infinite, fractional or outside 0..255.
   """
   if array.dtype == np.uint8:
     return array
   if not np.isfinite(array).all():
-    raise VolumeError(path, 'found NaN or infinite values, wanted whole '
-                      'numbers in 0..255')
+    raise VoxelError(path, _NOT_FINITE)
   low, high = float(array.min()), float(array.max())
   if low < 0 or high > 255 or not (array == np.rint(array)).all():
-    raise VolumeError(path, f'found {array.dtype} values from {low:g} to '
-                      f'{high:g}, wanted whole numbers in 0..255',
-                      'store gray levels or labels as uint8')
+    raise VoxelError(path, f'found {array.dtype} values from {low:g} to '
+                     f'{high:g}, wanted whole numbers in 0..255',
+                     'store gray levels or labels as uint8')
   return array.astype(np.uint8)
 
 
@@ -149,7 +156,7 @@ def _check_nifti(path: Path) -> np.ndarray:
   if len(payload) < 348 or struct.unpack(order + 'i', payload[:4])[0] != 348:
     raise VolumeError(path, 'no NIfTI-1 header found')
   dims = struct.unpack(order + '8h', payload[40:56])
-  bits = struct.unpack(order + 'h', payload[72:74])[0]
+  datatype, bits = struct.unpack(order + '2h', payload[70:74])
   pixdim = struct.unpack(order + '8f', payload[76:108])
   offset = struct.unpack(order + 'f', payload[108:112])[0]
   sizes = dims[1:1 + dims[0]] if 1 <= dims[0] <= 7 else ()
@@ -161,6 +168,10 @@ def _check_nifti(path: Path) -> np.ndarray:
     raise TruncatedFileError(
         path, f'found {len(payload)} bytes of header and voxels, wanted '
         f'{wanted} for the size {sizes} in its header')
+  if datatype in _NIFTI_FLOATS and not np.isfinite(np.frombuffer(
+      payload, order + _NIFTI_FLOATS[datatype], math.prod(sizes),
+      int(offset))).all():
+    raise VoxelError(path, _NOT_FINITE)
   return _spacing(pixdim[2], pixdim[1])
 
 

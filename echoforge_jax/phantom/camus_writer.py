@@ -8,7 +8,6 @@ that layout in `phantom.json`: CAMUS itself gives EF as a whole number only.
 from collections.abc import Callable
 import concurrent.futures
 import dataclasses
-import hashlib
 import json
 import multiprocessing
 import os
@@ -293,20 +292,3 @@ def _write_image(path: Path, array: np.ndarray,
   image = sitk.GetImageFromArray(np.ascontiguousarray(array, np.uint8))
   image.SetSpacing(spacing)
   sitk.WriteImage(image, str(path), useCompression=path.suffix == '.gz')
-
-
-def fingerprint(folder) -> str:
-  """SHA-256 over the names and bytes of all files below `folder`.
-
-  Args:
-    folder: root of a written phantom, or of anything else.
-
-  Returns:
-    Hexadecimal digest; equal digests mean equal trees.
-  """
-  digest = hashlib.sha256()
-  for path in sorted(Path(folder).rglob('*')):
-    if path.is_file():
-      digest.update(f'{path.relative_to(folder)}\0'.encode())
-      digest.update(hashlib.sha256(path.read_bytes()).digest())
-  return digest.hexdigest()
