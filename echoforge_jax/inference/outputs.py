@@ -1,0 +1,246 @@
+"""What one segmented clip leaves on disk: masks, overlay, curve, numbers."""
+
+import fractions
+import json
+import math
+import pathlib
+
+import av
+import cv2
+import numpy as np
+import SimpleITK as sitk
+
+from echoforge_jax.data.clip import LABELS
+from echoforge_jax.inference.cycle import FLAGS, Cycle
+from echoforge_jax.inference.raw_clip import RawClip
+from echoforge_jax.inference.receipt import DISCLAIMER
+
+# Red is the prediction's color in this project's figures.
+COLORS = {'lv': (235, 60, 50), 'myo': (240, 190, 60), 'la': (70, 140, 240)}
+_SHORTEST_SIDE = 384
+_FOOTER = 22
+_PLAYBACK_FPS = 25
+
+
+def write_masks(path, masks: np.ndarray, spacing_mm) -> None:
+  """Writes masks as NIfTI in native geometry, frames along the third axis.
+
+  Args:
+    path: file to write.
+    masks: uint8 [T, H, W].
+    spacing_mm: mm per pixel (row, column); 1 is written where unknown.
+  """
+  image = sitk.GetImageFromArray(masks)
+  row, column = (s if math.isfinite(s) else 1.0 for s in spacing_mm)
+  image.SetSpacing((column, row, 1.0))
+  sitk.WriteImage(image, str(path), useCompression=True)
+
+
+def draw(frame: np.ndarray, mask: np.ndarray, scale: int = 1) -> np.ndarray:
+  """A frame with translucent fill and contour for every label.
+
+  Args:
+    frame: uint8 [H, W].
+    mask: uint8 [H, W] label values.
+    scale: whole factor by which to enlarge.
+
+  Returns:
+    uint8 [H * scale, W * scale, 3] RGB.
+  """
+  size = (frame.shape[1] * scale, frame.shape[0] * scale)
+  gray = cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC)
+  image = np.repeat(gray[..., None], 3, axis=2)
+  for name, label in LABELS.items():
+    region = (mask == label).astype(np.uint8)
+    if not region.any():
+      continue
+    soft = cv2.resize(region * 255, size, interpolation=cv2.INTER_LINEAR)
+    region = (soft > 127).astype(np.uint8)
+    color = np.asarray(COLORS[name], np.float32)
+    inside = region > 0
+    image[inside] = (0.78 * image[inside] + 0.22 * color).astype(np.uint8)
+    contours, _ = cv2.findContours(
+        region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(image, contours, -1, COLORS[name], 1, cv2.LINE_AA)
+  return image
+
+
+def write_overlay(path, clip: RawClip, masks: np.ndarray,
+                  cycle: Cycle) -> None:
+  """Writes the clip with its masks as an H.264 video, one frame a frame.
+
+  Args:
+    path: .mp4 to write.
+    clip: the clip.
+    masks: uint8 [T, H, W].
+    cycle: names ED and ES in the footer.
+  """
+  scale = max(1, math.ceil(_SHORTEST_SIDE / min(masks.shape[1:])))
+  rate = clip.fps if math.isfinite(clip.fps) else _PLAYBACK_FPS
+  rate = fractions.Fraction(rate).limit_denominator(1001)
+  with av.open(str(path), 'w', options={'movflags': 'faststart'}) as container:
+    stream = container.add_stream('libx264', rate=rate)
+    stream.pix_fmt = 'yuv420p'
+    stream.options = {'crf': '20', 'preset': 'fast'}
+    for index, (frame, mask) in enumerate(zip(clip.frames, masks)):
+      image = _even(_with_footer(
+          draw(frame, mask, scale), _caption(index, len(masks), cycle)))
+      if index == 0:
+        stream.height, stream.width = image.shape[:2]
+      picture = av.VideoFrame.from_ndarray(image, format='rgb24')
+      picture.pts = index
+      container.mux(stream.encode(picture))
+    container.mux(stream.encode())
+
+
+def write_sheet(path, clip: RawClip, masks: np.ndarray, cycle: Cycle,
+                columns: int = 4) -> None:
+  """Writes a sheet of eight frames spread over the clip, ED and ES among them.
+
+  Args:
+    path: .png to write.
+    clip: the clip.
+    masks: uint8 [T, H, W].
+    cycle: names ED and ES.
+    columns: frames a row.
+  """
+  count = len(masks)
+  chosen = {int(i) for i in np.linspace(0, count - 1, min(count, 8)).round()}
+  for key in (cycle.ed, cycle.es):  # Each replaces its nearest neighbor.
+    if key is not None and key not in chosen:
+      others = chosen - {cycle.ed, cycle.es}
+      chosen.discard(min(others, key=lambda i: abs(i - key), default=None))
+      chosen.add(key)
+  tiles = [_with_footer(draw(clip.frames[i], masks[i], 2 if
+                             min(masks.shape[1:]) < 300 else 1),
+                        _caption(i, count, cycle)) for i in sorted(chosen)]
+  tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+  rows = [np.concatenate(tiles[i:i + columns], axis=1)
+          for i in range(0, len(tiles), columns)]
+  _write_png(path, np.concatenate(rows, axis=0))
+
+
+def write_curve(path, clip: RawClip, cycle: Cycle) -> None:
+  """Plots the ventricle's area over time with ED and ES marked.
+
+  Args:
+    path: .png to write.
+    clip: gives time and unit.
+    cycle: the curve.
+  """
+  from matplotlib.figure import Figure  # No pyplot: no global state.
+  known = math.isfinite(clip.spacing_mm[0])
+  unit = 100.0 if known else 1.0
+  timed = math.isfinite(clip.fps)
+  time = np.arange(len(cycle.area)) / (clip.fps if timed else 1.0)
+  figure = Figure(figsize=(7, 3.2), dpi=120, layout='constrained')
+  axes = figure.subplots()
+  axes.plot(time, cycle.area / unit, color='0.6', lw=1, label='area')
+  axes.plot(time, cycle.smooth / unit, color='#c0392b', lw=2, label='smoothed')
+  for name, index in (('ED', cycle.ed), ('ES', cycle.es)):
+    if index is not None:
+      axes.axvline(time[index], color='0.4', lw=1, ls=':')
+      axes.annotate(name, (time[index], cycle.smooth[index] / unit),
+                    xytext=(4, 6), textcoords='offset points')
+  axes.set_xlabel('time (s)' if timed else 'frame')
+  axes.set_ylabel(f'left ventricle ({"cm²" if known else "px²"})')
+  axes.set_ylim(bottom=0)
+  axes.spines[['top', 'right']].set_visible(False)
+  axes.legend(frameon=False)
+  if math.isfinite(cycle.ef_percent):
+    axes.set_title(f'single-plane EF {cycle.ef_percent:.0f} %  '
+                   '(not for clinical use)', fontsize=10)
+  figure.savefig(path)
+
+
+def result_of(source: str, clip: RawClip, cycle: Cycle, sector, masks,
+              model: dict) -> dict:
+  """What `result.json` holds: plain numbers, None where unknown.
+
+  Args:
+    source: name of the input file.
+    clip: as read.
+    cycle: as measured.
+    sector: where the ultrasound was found.
+    masks: uint8 [T, H, W]; gives the curve in pixels.
+    model: the model's receipt.
+
+  Returns:
+    JSON-ready dict.
+  """
+  known = all(math.isfinite(s) for s in clip.spacing_mm)
+  flags = list(dict.fromkeys([
+      *clip.flags, *([] if sector.found else ['sector_not_found']),
+      *cycle.flags]))
+  result = {
+      'source': source,
+      'frames': len(masks),
+      'size': list(masks.shape[1:]),
+      'fps': clip.fps,
+      'spacing_mm': list(clip.spacing_mm) if known else None,
+      'ed_frame': cycle.ed,
+      'es_frame': cycle.es,
+      'edv_ml': cycle.edv_ml,
+      'esv_ml': cycle.esv_ml,
+      'ef_percent': cycle.ef_percent,
+      'ef_method': cycle.ef_method or None,
+      'flags': flags,
+      'flag_details': {code: FLAGS[code] for code in flags},
+      'beats': [list(beat) for beat in cycle.beats],
+      'area_mm2': [round(a, 2) for a in cycle.area] if known else None,
+      'area_px': (masks == LABELS['lv']).sum(axis=(1, 2)).tolist(),
+      'sector': {'box': list(sector.box), 'found': sector.found,
+                 'fit': sector.fit},
+      'notes': list(clip.notes),
+      'model': model,
+      'disclaimer': DISCLAIMER,
+  }
+  return _plain(result)
+
+
+def write_json(path, result: dict) -> None:
+  """Writes strict JSON (no NaN) in one move, so that no half file is left."""
+  path = pathlib.Path(path)
+  partial = path.with_name(path.name + '.partial')
+  partial.write_text(json.dumps(result, indent=2, allow_nan=False) + '\n')
+  partial.replace(path)
+
+
+def _plain(value):
+  """Python numbers of bounded length; NaN becomes None."""
+  if isinstance(value, dict):
+    return {key: _plain(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_plain(item) for item in value]
+  if isinstance(value, np.generic):
+    value = value.item()
+  if isinstance(value, float):
+    return round(value, 6) if math.isfinite(value) else None
+  return value
+
+
+def _caption(index: int, count: int, cycle: Cycle) -> str:
+  name = {cycle.ed: '  ED', cycle.es: '  ES'}.get(index, '')
+  return f'{index + 1}/{count}{name}'
+
+
+def _with_footer(image: np.ndarray, text: str) -> np.ndarray:
+  footer = np.zeros((_FOOTER, image.shape[1], 3), np.uint8)
+  font, gray = cv2.FONT_HERSHEY_SIMPLEX, (190, 190, 190)
+  cv2.putText(footer, text, (4, 15), font, 0.42, gray, 1, cv2.LINE_AA)
+  notice = 'not for clinical use'
+  (width, _), _ = cv2.getTextSize(notice, font, 0.42, 1)
+  cv2.putText(footer, notice, (max(100, image.shape[1] - width - 4), 15),
+              font, 0.42, gray, 1, cv2.LINE_AA)
+  return np.concatenate([image, footer], axis=0)
+
+
+def _even(image: np.ndarray) -> np.ndarray:
+  """Pads to even sides, as 4:2:0 color wants."""
+  pad = [(0, side % 2) for side in image.shape[:2]]
+  return np.pad(image, [*pad, (0, 0)])
+
+
+def _write_png(path, image: np.ndarray) -> None:
+  encoded = cv2.imencode('.png', image[..., ::-1])[1]
+  pathlib.Path(path).write_bytes(encoded.tobytes())

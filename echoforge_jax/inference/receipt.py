@@ -1,0 +1,49 @@
+"""What identifies a model, and how a stored config becomes a module."""
+
+import hashlib
+
+import jax
+import numpy as np
+
+from echoforge_jax import __version__
+from echoforge_jax.models import build_model
+
+DISCLAIMER = (
+    'Research software, not a medical device and not for clinical use. A '
+    'model trained on phantoms only has never seen a patient.')
+
+
+def model_of(config):
+  """The module of a stored config."""
+  options = dict(config.model)
+  return build_model(options.pop('name'), **options)
+
+
+def model_receipt(config, variables, step: int, which: str) -> dict:
+  """What `result.json` says about the model.
+
+  Args:
+    config: the run's stored config.
+    variables: the restored {'params': ..., ...}.
+    step: training steps behind them.
+    which: 'teacher' or 'student'.
+
+  Returns:
+    JSON-ready dict; `sha256` is over all variables, in tree order.
+  """
+  leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(variables)]
+  digest = hashlib.sha256()
+  for leaf in leaves:
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return {
+      'name': config.model.name,
+      'which': which,
+      'step': int(step),
+      'classes': list(config.data.classes),
+      'image_size': int(config.data.image_size),
+      'dataset': config.data.dataset,
+      'parameters': sum(
+          int(np.size(leaf)) for leaf in jax.tree.leaves(variables['params'])),
+      'sha256': digest.hexdigest(),
+      'echoforge_version': __version__,
+  }

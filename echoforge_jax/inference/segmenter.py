@@ -1,0 +1,247 @@
+"""Checkpoint -> `Segmenter`: masks of whole clips, or frame by frame.
+
+A clip is segmented by the same jitted step a live stream uses, so that both
+give the same masks bit for bit, any number of frames compiles once, and a
+clip of hours needs no more accelerator memory than one frame.
+"""
+
+import functools
+import math
+import pathlib
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from echoforge_jax.data import squeeze
+from echoforge_jax.data.clip import LABELS
+from echoforge_jax.errors import InputError
+from echoforge_jax.inference import receipt as receipts
+from echoforge_jax.inference import sector as sectors
+
+# Training samples ten frames from ED to ES: about a third of a second, so
+# about 37 ms from one frame to the next. The memory then spans four such
+# steps, and inference keeps to that pace.
+TRAINED_INTERVAL_S = 0.037
+MAX_STRIDE = 8
+# Frames in flight before their results are fetched.
+_IN_FLIGHT = 8
+
+
+def load(checkpoint_dir, which: str = 'teacher') -> 'Segmenter':
+  """Loads a trained model for inference.
+
+  Args:
+    checkpoint_dir: the `--workdir` of a training run.
+    which: 'teacher' (the averaged parameters) or 'student'.
+
+  Returns:
+    The segmenter.
+
+  Raises:
+    InputError: no checkpoint there, or 'default' was asked for.
+  """
+  if str(checkpoint_dir) == 'default':
+    raise InputError(
+        '--checkpoint=default: no default model is shipped with the package '
+        'yet; pass the workdir of a training run (`echoforge demo` makes one)')
+  if not pathlib.Path(checkpoint_dir).is_dir():
+    raise InputError(
+        f'{checkpoint_dir}: no such directory; wanted the workdir of a '
+        'training run')
+  from echoforge_jax.training import checkpoint  # Orbax is slow to import.
+  config, variables, step = checkpoint.restore_for_inference(
+      checkpoint_dir, which)
+  return Segmenter(
+      receipts.model_of(config), variables,
+      classes=tuple(config.data.classes), image_size=config.data.image_size,
+      receipt=receipts.model_receipt(config, variables, step, which))
+
+
+class Segmenter:
+  """Masks for ultrasound clips of any size and length."""
+
+  def __init__(self, model, variables, *, classes: tuple[str, ...],
+               image_size: int, receipt: dict | None = None):
+    """Wraps a model.
+
+    Args:
+      model: a Linen module with `init_memory` and the method `step`.
+      variables: its {'params': ..., ...}.
+      classes: foreground classes in the order of the model's channels, names
+        of `data.clip.LABELS`.
+      image_size: side of the square the model was trained on.
+      receipt: what identifies the model, for `result.json`.
+    """
+    self.classes = tuple(classes)
+    self.image_size = int(image_size)
+    self.receipt = dict(receipt or {})
+    self._model = model
+    self._variables = jax.device_put(variables)
+    self._labels = np.asarray([LABELS[name] for name in classes], np.uint8)
+
+    @jax.jit
+    def step(variables, frame, memory):
+      frame = frame.astype(jnp.float32)[None, :, :, None] / 255.0
+      outputs, memory = model.apply(variables, frame, memory, method='step')
+      return outputs['logits'][0], memory
+
+    self._step = functools.partial(step, self._variables)
+
+  def segment(self, video, spacing_mm=None, *, fps: float = math.nan,
+              sector: sectors.Sector | None = None) -> np.ndarray:
+    """Segments one clip.
+
+    Args:
+      video: uint8 [T, H, W] gray levels, native size.
+      spacing_mm: mm per pixel (row, column); limits the depth of the view to
+        what training knows. None or NaN where unknown.
+      fps: frames per second, for the pace of the memory; NaN where unknown.
+      sector: where the ultrasound lies; None finds it.
+
+    Returns:
+      uint8 [T, H, W] label values of `data.clip.LABELS`.
+
+    Raises:
+      InputError: the video is not uint8 [T, H, W].
+    """
+    video = _checked(video, 3, '[T, H, W]')
+    if sector is None:
+      sector = self.locate(video, spacing_mm)
+    stream = self.stream(fps=fps, sector=sector)
+    masks = np.zeros(video.shape, np.uint8)
+    pending = []
+    for index, frame in enumerate(video):
+      pending.append((index, stream.advance(frame)))
+      if len(pending) == _IN_FLIGHT:
+        first, logits = pending.pop(0)
+        masks[first] = stream.mask(logits)
+    for index, logits in pending:
+      masks[index] = stream.mask(logits)
+    return masks
+
+  def locate(self, video, spacing_mm=None, region=None) -> sectors.Sector:
+    """The sector of a clip as `segment` would take it.
+
+    Args:
+      video: uint8 [T, H, W].
+      spacing_mm: mm per pixel (row, column), None or NaN where unknown.
+      region: (top, left, bottom, right) to look within, or None.
+
+    Returns:
+      The sector, no deeper than `sector.MAX_DEPTH_MM`.
+    """
+    row_mm = math.nan if spacing_mm is None else float(spacing_mm[0])
+    return sectors.limit_depth(sectors.find_sector(video, region), row_mm)
+
+  def stream(self, *, fps: float = math.nan,
+             sector: sectors.Sector | None = None) -> 'Stream':
+    """Starts a stream; see `Stream.step`.
+
+    Args:
+      fps: frames per second; NaN where unknown.
+      sector: where the ultrasound lies; None finds it in the first frame,
+        by light alone.
+
+    Returns:
+      The stream, with an empty memory.
+    """
+    return Stream(self, stride_of(fps), sector)
+
+
+class Stream:
+  """A clip in progress: the sector, and the memory of what was seen."""
+
+  def __init__(self, segmenter: Segmenter, stride: int,
+               sector: sectors.Sector | None):
+    self.sector = sector
+    self._segmenter = segmenter
+    # Frames t, t + stride, t + 2 stride, ... share a memory.
+    self._memories = [segmenter._model.init_memory(1) for _ in range(stride)]
+    self._shape: tuple[int, int] | None = None
+    self._count = 0
+
+  def step(self, frame) -> np.ndarray:
+    """Segments the next frame.
+
+    Args:
+      frame: uint8 [H, W], the same size throughout.
+
+    Returns:
+      uint8 [H, W] label values of `data.clip.LABELS`.
+
+    Raises:
+      InputError: the frame is not uint8 [H, W], or its size changed.
+    """
+    return self.mask(self.advance(_checked(frame, 2, '[H, W]')))
+
+  def advance(self, frame: np.ndarray) -> jax.Array:
+    """Feeds a frame; returns its logits [S, S, K], perhaps not yet ready."""
+    if self._shape is None:
+      self._shape = frame.shape
+    if frame.shape != self._shape:
+      raise InputError(
+          f'frame {self._count} is {list(frame.shape)}; wanted '
+          f'{list(self._shape)} as the frames before it')
+    if self.sector is None:
+      self.sector = sectors.find_sector(frame[None])
+    small = squeeze.squeeze_frames(
+        self.sector.crop(frame)[None], self._segmenter.image_size)[0]
+    turn = self._count % len(self._memories)
+    logits, self._memories[turn] = self._segmenter._step(
+        small, self._memories[turn])
+    self._count += 1
+    return logits
+
+  def mask(self, logits) -> np.ndarray:
+    """Logits [S, S, K] -> native mask uint8 [H, W]."""
+    top, left, bottom, right = self.sector.box
+    labels = labels_of(np.asarray(logits, np.float32),
+                       (bottom - top, right - left), self._segmenter._labels)
+    return self.sector.paste(labels, self._shape)
+
+
+def stride_of(fps: float) -> int:
+  """Frames from one member of a memory to its next, for a frame rate.
+
+  Args:
+    fps: frames per second; NaN where unknown.
+
+  Returns:
+    The whole number that comes closest to `TRAINED_INTERVAL_S`, 1 to 8; 1
+    where the rate is unknown.
+  """
+  if not (fps > 0 and math.isfinite(fps)):
+    return 1
+  return min(max(round(fps * TRAINED_INTERVAL_S), 1), MAX_STRIDE)
+
+
+def labels_of(logits: np.ndarray, shape: tuple[int, int],
+              labels: np.ndarray) -> np.ndarray:
+  """Native labels from the logits of a squeezed frame.
+
+  Args:
+    logits: float32 [S, S, K].
+    shape: (h, w) to interpolate to, bilinearly, before the threshold.
+    labels: uint8 [K] mask value of each channel.
+
+  Returns:
+    uint8 [h, w]: the label of the largest logit where it is positive
+    (probability above one half), else 0.
+  """
+  planes = np.stack([
+      cv2.resize(np.ascontiguousarray(logits[..., k]), shape[::-1],
+                 interpolation=cv2.INTER_LINEAR)
+      for k in range(logits.shape[-1])])
+  best = planes.argmax(axis=0)
+  return np.where(planes.max(axis=0) > 0, labels[best], 0).astype(np.uint8)
+
+
+def _checked(array, dimensions: int, wanted: str) -> np.ndarray:
+  array = np.asarray(array)
+  if array.ndim != dimensions or array.dtype != np.uint8 or not array.size:
+    raise InputError(
+        f'found an array of type {array.dtype} and shape {list(array.shape)}; '
+        f'wanted uint8 gray levels {wanted}')
+  return array

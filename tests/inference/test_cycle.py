@@ -1,0 +1,143 @@
+"""Area curve, ED and ES, volumes and flags on masks of known truth."""
+
+import math
+
+import numpy as np
+import pytest
+
+from echoforge_jax.inference import cycle as cycles
+
+
+def ventricle(half_length, half_width, shape=(200, 200), spacing=(1.0, 1.0)):
+  """A half ellipsoid's section: apex up, flat base, in pixels of `spacing`."""
+  rows, columns = np.mgrid[:shape[0], :shape[1]]
+  down = (rows - 0.75 * shape[0]) * spacing[0]
+  across = (columns - shape[1] / 2) * spacing[1]
+  return ((down / half_length)**2 + (across / half_width)**2 <= 1) & (down <= 0)
+
+
+def beating(phases, spacing=(1.0, 1.0), shape=(200, 200), ed=(80, 25),
+            es=(70, 18)):
+  """Masks whose width and length follow phases: 0 at ED, 1 at ES."""
+  masks = np.zeros((len(phases), *shape), np.uint8)
+  for mask, phase in zip(masks, phases):
+    size = [(1 - phase) * a + phase * b for a, b in zip(ed, es)]
+    mask[ventricle(*size, shape, spacing)] = 1
+  return masks
+
+
+def cosine(frames, cycles_, start=0.0):
+  return (1 - np.cos(2 * np.pi * (start + np.linspace(
+      0, cycles_, frames, endpoint=False)))) / 2
+
+
+def test_whole_cycle_measures_volumes():
+  cycle = cycles.measure(beating(cosine(40, 1.0)), (1.0, 1.0), fps=40.0)
+  assert (cycle.ed, cycle.es) == (0, pytest.approx(20, abs=1))
+  # Half ellipsoid: V = 2/3 pi a b^2.
+  truth = [2 / 3 * math.pi * a * b**2 / 1000 for a, b in ((80, 25), (70, 18))]
+  assert cycle.edv_ml == pytest.approx(truth[0], rel=0.04)
+  assert cycle.esv_ml == pytest.approx(truth[1], rel=0.04)
+  assert cycle.ef_percent == pytest.approx(
+      100 * (1 - truth[1] / truth[0]), abs=2)
+  assert cycle.ef_method == 'discs'
+  assert cycle.flags == ()
+  assert cycle.area[0] == pytest.approx(math.pi / 2 * 80 * 25, rel=0.02)
+
+
+def test_anisotropic_spacing_gives_the_same_volume():
+  spacing = (0.9, 0.5)
+  masks = beating(cosine(30, 1.0), spacing)
+  cycle = cycles.measure(masks, spacing, fps=30.0)
+  isotropic = cycles.measure(beating(cosine(30, 1.0)), (1.0, 1.0), fps=30.0)
+  assert cycle.edv_ml == pytest.approx(isotropic.edv_ml, rel=0.02)
+  assert cycle.ef_percent == pytest.approx(isotropic.ef_percent, abs=1.5)
+
+
+def test_half_sequence_is_flagged_but_measured():
+  cycle = cycles.measure(beating(np.linspace(0, 1, 12)), (1.0, 1.0), 50.0)
+  assert (cycle.ed, cycle.es) == (0, 11)
+  assert cycle.flags == ('no_full_cycle',)
+
+
+def test_largest_beat_is_chosen_among_several():
+  phases = cosine(90, 3.0, start=0.25)
+  phases[25:55] -= 0.15 * np.hanning(30)  # The second ED is the largest.
+  cycle = cycles.measure(beating(phases), (1.0, 1.0), fps=30.0)
+  assert len(cycle.beats) >= 2
+  assert 18 <= cycle.ed <= 56 and cycle.ed < cycle.es < cycle.ed + 30
+  assert cycle.smooth[cycle.ed] == max(cycle.smooth[b[0]] for b in cycle.beats)
+  assert 'no_full_cycle' not in cycle.flags
+
+
+def test_filling_only_says_that_es_came_first():
+  cycle = cycles.measure(beating(np.linspace(1, 0, 12)), (1.0, 1.0), 50.0)
+  assert (cycle.ed, cycle.es) == (11, 0)
+  assert set(cycle.flags) == {'no_full_cycle', 'es_before_ed'}
+
+
+def test_jitter_does_not_move_es_far():
+  masks = beating(cosine(40, 1.0))
+  masks[5] = beating([1.0])[0]  # One wrong frame, as small as ES.
+  cycle = cycles.measure(masks, (1.0, 1.0), fps=40.0)
+  assert abs(cycle.es - 20) <= 2
+
+
+def test_unknown_spacing_keeps_ef_only():
+  masks = beating(cosine(40, 1.0))
+  cycle = cycles.measure(masks)
+  known = cycles.measure(masks, (1.0, 1.0), fps=40.0)
+  assert math.isnan(cycle.edv_ml) and math.isnan(cycle.esv_ml)
+  assert cycle.ef_method == 'area_length'
+  assert cycle.ef_percent == pytest.approx(known.ef_percent, abs=3)
+  assert set(cycle.flags) == {'spacing_unknown', 'fps_unknown'}
+
+
+def test_empty_frames_are_bridged():
+  masks = beating(cosine(40, 1.0))
+  masks[18:23] = 0
+  cycle = cycles.measure(masks, (1.0, 1.0), fps=40.0)
+  assert 'empty_masks' in cycle.flags
+  assert cycle.es in (17, 23) and cycle.esv_ml > 20
+
+
+def test_no_cavity_at_all():
+  cycle = cycles.measure(np.zeros((5, 40, 40), np.uint8), (1.0, 1.0), 40.0)
+  assert cycle.ed is None and cycle.es is None and cycle.beats == ()
+  assert math.isnan(cycle.ef_percent)
+  assert cycle.flags == ('no_cavity',)
+
+
+def test_doubtful_masks_are_flagged():
+  masks = beating(cosine(20, 1.0))
+  masks[4, 5:35, 5:35] = 1
+  assert 'fragmented' in cycles.measure(masks, (1.0, 1.0), 40.0).flags
+  tiny = cycles.measure(beating(cosine(20, 1.0)), (0.2, 0.2), 40.0).flags
+  assert {'implausible_volume', 'implausible_length'} <= set(tiny)
+  still = cycles.measure(beating(np.zeros(20)), (1.0, 1.0), 40.0)
+  assert 'no_contraction' in still.flags and still.ed is not None
+  box = (0, 80, 200, 200)
+  cut = cycles.measure(beating(cosine(20, 1.0)), (1.0, 1.0), 40.0, box)
+  assert 'cut_by_border' in cut.flags
+
+
+@pytest.mark.parametrize('frames', [2, 3, 4])
+def test_shortest_clips(frames):
+  cycle = cycles.measure(beating(np.linspace(0, 1, frames)), (1.0, 1.0), 40.0)
+  assert (cycle.ed, cycle.es) == (0, frames - 1)
+
+
+def test_every_flag_is_explained():
+  import ast
+  import inspect
+  import echoforge_jax.evaluation.ejection as ejection
+  import echoforge_jax.inference.dicom as dicom
+  import echoforge_jax.inference.outputs as outputs
+  import echoforge_jax.inference.readers as readers
+  import echoforge_jax.inference.video as video
+  used = set()
+  for module in (cycles, dicom, outputs, readers, video, ejection):
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+      if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        used.add(node.value)
+  assert set(cycles.FLAGS) <= used
