@@ -1,0 +1,246 @@
+"""Ranges from which synthetic patients are drawn, with unit and source.
+
+A pair `(low, high)` is sampled uniformly unless its comment says otherwise.
+"Paper" sources are Hergum 2009 and Gao 2009 (COLE) for the beam-space image
+model; "measured" means measured on real CAMUS frames; "ours" is this
+project's choice; "transfer" are ranges that helped a network trained on
+synthetic stills to segment real clips.
+"""
+
+import dataclasses
+
+Range = tuple[float, float]
+
+# Quality grades in the order of `PhantomConfig.quality_share`.
+QUALITIES = ('Good', 'Medium', 'Poor')
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """One clinical group of patients.
+
+  Attributes:
+    name: what reports call it.
+    share: probability, dimensionless; shares of all groups sum to 1.
+    edv_ml: end-diastolic volume, ml.
+    ef_percent: ejection fraction, percent.
+    wall_mm: end-diastolic wall thickness, mm.
+    length_mm: end-diastolic long axis of the cavity, mm.
+  """
+  name: str
+  share: float
+  edv_ml: Range
+  ef_percent: Range
+  wall_mm: Range
+  length_mm: Range
+
+
+GROUPS = (
+    Group('normal', .20, (60, 140), (55, 70), (7, 10), (65, 88)),
+    Group('mild', .31, (80, 160), (45, 55), (8, 11), (72, 92)),
+    Group('reduced', .40, (120, 280), (15, 45), (7, 10), (78, 100)),
+    Group('hypertrophic', .09, (60, 110), (60, 75), (13, 20), (65, 85)),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PhantomConfig:
+  """Everything a synthetic patient is drawn from (immutable, hashable).
+
+  Use `PhantomConfig.camus()` for the calibrated default and
+  `PhantomConfig.randomized()` for domain randomisation.
+  """
+  # ---- people
+  # Clinical groups; shares and ranges: clinical literature, fixed by design.
+  groups: tuple[Group, ...] = GROUPS
+  # Good / Medium / Poor, dimensionless; CAMUS paper.
+  quality_share: tuple[float, float, float] = (.35, .46, .19)
+  # Exponent on the uniform draw of volume and length, dimensionless; above 1
+  # leans to the small end of each group's range (measured areas); ours.
+  size_skew: float = 2.6
+  # Heart rate, beats per minute; ours.
+  heart_rate: Range = (52., 95.)
+  # Frames per second of the recording; CAMUS order of magnitude.
+  fps: Range = (40., 60.)
+  # Frames from ED to ES, inclusive; CAMUS half sequences.
+  num_frames: tuple[int, int] = (10, 30)
+
+  # ---- left ventricle
+  # Distance apex to widest level over length, dimensionless; design.
+  widest: Range = (.60, .70)
+  # R_2CH over R_4CH, dimensionless; design.
+  kappa: Range = (.92, 1.08)
+  # Midline bend over length in each view, dimensionless; ours.
+  bend: Range = (-.025, .05)
+  # Slope of the mitral plane against the long axis, dimensionless; ours.
+  mitral_tilt: Range = (-.06, .06)
+  # Relative standard deviation of wall undulation, dimensionless; ours.
+  undulation: float = .03
+  # Long-axis shortening over ejection fraction, dimensionless; ours.
+  shortening: Range = (.24, .36)
+  # How much more the apex narrows at ES, dimensionless; ours.
+  apical_narrowing: Range = (.0, .25)
+  # Share of the annulus' radial motion that is missing, dimensionless; ours.
+  annulus_stiffness: Range = (.3, .7)
+  # Probability of regional hypokinesia where EF is below 55 %; ours.
+  hypokinesia_share: float = .45
+  # Share of a hypokinetic wall's motion that is lost, dimensionless; ours.
+  hypokinesia_severity: Range = (.3, .8)
+  # Basal septal bulge over radius, dimensionless, and its probability; ours.
+  septal_bulge: Range = (.05, .25)
+  septal_bulge_share: float = .2
+
+  # ---- other chambers
+  # Left atrial length, mm, and half width over LV radius; ours.
+  la_length: Range = (32., 56.)
+  la_width: Range = (.75, 1.25)
+  # Right ventricle and atrium: width over LV radius; ours.
+  rv_width: Range = (.7, 1.5)
+  ra_width: Range = (.6, 1.1)
+
+  # ---- view geometry
+  # Probability that a streamed clip is a four-chamber view; ours.
+  four_chamber_share: float = .5
+  # Depth of the LV apex under the probe, mm; measured 29 (18-41).
+  apex_depth: Range = (15., 41.)
+  # Depth below the mitral plane over left atrial length; ours, so that the
+  # sector's depth comes near the measured 140 mm (111-170).
+  depth_margin: Range = (.55, 1.35)
+  # Smallest and largest sector depth, mm; CAMUS sizes 292..616 rows.
+  depth: Range = (90., 189.)
+  # Half opening angles of the sector, degree; CAMUS measured.
+  half_angles: tuple[float, ...] = (37.3, 37.3, 39.9)
+  # Jitter of the half angle, degree (standard deviation); ours.
+  half_angle_sd: float = 0.
+  # Direction of the LV apex from the probe, degree (mean, sd); ours.
+  apex_direction: tuple[float, float] = (0., 5.)
+  # Tilt of the long axis against the depth axis, degree (mean, sd); ours.
+  axis_tilt: tuple[float, float] = (2., 6.)
+  # Room kept between the LV contour and the sector's edge, degree; a
+  # negative value leaves the ventricle where it falls (transfer).
+  sector_margin: float = 1.2
+
+  # ---- pulse and beam
+  # Wavelength, mm: 1540 m/s at 2.5 MHz.
+  wavelength: float = .62
+  # Axial point spread, FWHM mm; Hergum 2009 order of magnitude.
+  axial_fwhm: Range = (.5, .8)
+  # Lateral point spread, FWHM degree; Hergum 2009 order of magnitude.
+  lateral_fwhm: Range = (1.8, 2.2)
+  # Smoothing after detection, axial FWHM mm and lateral FWHM degree: brings
+  # the speckle to the measured 1.77 x 2.97 mm (scanners smooth too); ours.
+  post_axial: Range = (1.0, 1.6)
+  post_lateral: Range = (.6, 1.2)
+  # One-way attenuation, dB/cm/MHz; the TGC undoes it, so that electronic
+  # noise grows with depth; textbook.
+  attenuation: float = .5
+  # Error of the TGC over the whole depth, dB; ours.
+  tgc_error: Range = (-5., 5.)
+
+  # ---- echo levels, dB relative to myocardium unless said otherwise
+  # Blood, by quality grade Good, Medium, Poor; ours, after calibration.
+  blood_db: tuple[Range, Range, Range] = (
+      (-26., -16.), (-26., -16.), (-24., -14.))
+  # Haze (slow clutter) in the cavities, by quality grade; calibrated.
+  haze_db: tuple[Range, Range, Range] = (
+      (-15., -9.), (-12., -7.), (-10., -5.))
+  # Electronic noise at the far end after TGC, by quality grade; ours.
+  noise_db: tuple[Range, Range, Range] = (
+      (-32., -24.), (-28., -20.), (-24., -15.))
+  # Tissue around the heart; ours.
+  background_db: Range = (-7., 1.)
+  # Lateral wall, septum and apex; transfer (lateral and apical dropout).
+  lateral_db: Range = (-6., 1.)
+  septal_db: Range = (-2., 3.)
+  apical_db: Range = (-4., 2.)
+  # Probability that a wall is nearly as dark as blood; transfer.
+  dark_wall_share: float = .15
+  # Pericardium above its surroundings, dB; ours.
+  pericardium_db: Range = (3., 10.)
+  # Leaflets and annulus; ours.
+  leaflet_db: Range = (-1., 7.)
+  annulus_db: Range = (4., 11.)
+  # Papillary muscles; transfer.
+  papillary_db: Range = (-9., 0.)
+  # Standard deviation of slow tissue heterogeneity, dB; ours.
+  heterogeneity_db: Range = (1.5, 3.5)
+  # Number of shadow / dropout wedges at most, and their depth, dB, by grade.
+  max_shadows: int = 3
+  shadow_db: tuple[Range, Range, Range] = ((0., 6.), (0., 9.), (2., 13.))
+  # Near-field clutter at the probe, dB; ours.
+  near_field_db: Range = (2., 9.)
+
+  # ---- display
+  # Dynamic range, dB, by quality grade; 50-60 dB on CAMUS-like scanners.
+  dynamic_range: tuple[Range, Range, Range] = (
+      (52., 60.), (50., 58.), (50., 56.))
+  # Gray level of myocardium at 0 dB; measured shell 108 (78-129).
+  myocardium_gray: Range = (88., 138.)
+  # Exponent on the normalised gray level (1 = linear); ours.
+  gamma: Range = (.92, 1.08)
+
+  # ---- time
+  # Decorrelation time of tissue, s; calibrated to .93/.84/.66.
+  tissue_time: Range = (.25, .6)
+  # Decorrelation time of haze, s; ours.
+  haze_time: Range = (.3, .9)
+  # Decorrelation time of blood, s (mostly redrawn each frame); design.
+  blood_time: Range = (.008, .02)
+  # Weight of the previous displayed frame (persistence); scanner setting.
+  persistence: Range = (.25, .5)
+  # Whole-heart rocking from ED to ES, degree (standard deviation); ours.
+  rocking: float = 1.2
+
+  # ---- streamed clips only (`stream.random_clips`)
+  # Share of clips that run from ED to ES; the others show any part of one
+  # to two beats; ours.
+  ed_to_es_share: float = .7
+  # Share of clips with CAMUS geometry; the others are EchoNet-like:
+  # off-centre sector, marks outside of it; transfer.
+  camus_geometry_share: float = 1.
+  # Photometric randomisation on (gamma, gain, blur, wedge clutter, JPEG-like
+  # coarsening, marks); transfer.
+  photometric: bool = False
+
+  @classmethod
+  def camus(cls) -> 'PhantomConfig':
+    """The default, calibrated on what was measured on CAMUS frames."""
+    return cls()
+
+  @classmethod
+  def randomized(cls) -> 'PhantomConfig':
+    """Wide ranges for training nets that must work on real clips."""
+    three = lambda low, high: ((low, high),) * 3  # noqa: E731
+    return cls(
+        size_skew=1.3, widest=(.48, .76), kappa=(.85, 1.15),
+        bend=(-.05, .08), mitral_tilt=(-.16, .16), undulation=.055,
+        shortening=(.1, .4), apical_narrowing=(-.1, .45),
+        annulus_stiffness=(.1, .9), hypokinesia_share=.5,
+        septal_bulge=(.05, .5), septal_bulge_share=.35,
+        la_length=(20., 75.), la_width=(.6, 1.9), rv_width=(.4, 2.2),
+        ra_width=(.5, 1.9), four_chamber_share=.65,
+        apex_depth=(8., 46.), depth_margin=(.2, 1.9), depth=(85., 230.),
+        half_angles=(36., 37.3, 37.3, 39.9, 43., 46., 49.),
+        half_angle_sd=1.5, apex_direction=(-2., 7.), axis_tilt=(4., 11.),
+        sector_margin=-1., axial_fwhm=(.5, 1.6), lateral_fwhm=(1.4, 3.4),
+        post_axial=(.2, 1.9), post_lateral=(.2, 1.6), tgc_error=(-9., 9.),
+        blood_db=three(-34., -9.), haze_db=three(-34., -6.),
+        noise_db=three(-40., -12.), background_db=(-16., 2.),
+        lateral_db=(-14., 2.), septal_db=(-4., 4.), apical_db=(-9., 3.),
+        dark_wall_share=.55, pericardium_db=(0., 14.),
+        leaflet_db=(-12., 7.), annulus_db=(-2., 11.),
+        papillary_db=(-14., 3.), heterogeneity_db=(1., 4.5),
+        max_shadows=4, shadow_db=three(0., 20.), near_field_db=(1., 16.),
+        dynamic_range=three(32., 70.), myocardium_gray=(60., 190.),
+        gamma=(.65, 1.5), tissue_time=(.08, .8), haze_time=(.1, 1.2),
+        blood_time=(.005, .06), persistence=(0., .6), rocking=2.5,
+        camus_geometry_share=.5, photometric=True)
+
+  @classmethod
+  def named(cls, name: str) -> 'PhantomConfig':
+    """Returns the preset `name`; the error lists the choices."""
+    presets = {'camus': cls.camus, 'randomized': cls.randomized}
+    if name not in presets:
+      raise ValueError(f'phantom preset {name!r} is unknown; choose one of '
+                       f'{", ".join(presets)}')
+    return presets[name]()

@@ -1,0 +1,178 @@
+"""One synthetic patient: two apical views of one moving ventricle."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from echoforge_jax.data.clip import Clip
+from echoforge_jax.phantom import anatomy, motion, raster, render, scene
+from echoforge_jax.phantom import speckle
+from echoforge_jax.phantom.config import PhantomConfig, QUALITIES
+
+VIEWS = ('4CH', '2CH')
+_CAMUS = PhantomConfig.camus()
+
+
+@dataclasses.dataclass(frozen=True)
+class Patient:
+  """Both views of one patient with their exact truth.
+
+  Attributes:
+    clips: '2CH' and '4CH' clips at native size, every frame labeled.
+    edv_ml: end-diastolic volume, ml: biplane disc integral of the contours.
+    esv_ml: end-systolic volume, ml.
+    ef_percent: 100 (EDV - ESV) / EDV, not rounded.
+    group: 'normal', 'mild', 'reduced' or 'hypertrophic'.
+    sex: 'F' or 'M'.
+    age: years.
+  """
+  clips: dict[str, Clip]
+  edv_ml: float
+  esv_ml: float
+  ef_percent: float
+  group: str
+  sex: str
+  age: int
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def _sample(key, config):
+  heart_key, *view_keys = jax.random.split(key, 3)
+  heart = anatomy.sample_heart(heart_key, config)
+  places = [anatomy.sample_view(k, config, heart, view)
+            for view, k in enumerate(view_keys)]
+  return heart, places
+
+
+@functools.partial(jax.jit, static_argnames='count')
+def _plan(heart, place, phases, count):
+  """Frame states and outlines (sector frame, mm) of `count` phases."""
+  def one(phase):
+    frame = scene.frame_state(heart, place, phase)
+    outlines = (frame['shape']['endo'], frame['shape']['epi'],
+                scene.left_atrium_outline(place, frame))
+    world = [anatomy.to_world(o, place, frame['g']) for o in outlines]
+    return frame, world
+  del count
+  return jax.lax.map(one, phases)
+
+
+_start = jax.jit(render.start_clip, static_argnames='grid')
+
+
+@functools.partial(jax.jit, static_argnames='grid', donate_argnames='clip')
+def _render(key, index, place, frames, clip, grid, pool, seconds):
+  frame = jax.tree.map(lambda v: v[index], frames)
+  gray, clip = render.next_frame(jax.random.fold_in(key, index), place, frame,
+                                 clip, grid, pool, seconds)
+  return jnp.round(gray * 255.).astype(jnp.uint8), clip
+
+
+@functools.cache
+def _pool():
+  return speckle.noise_pool()
+
+
+def _phases(heart, place, config, beats):
+  """Phases in beats of all frames, and the indices of ED and ES."""
+  seconds = 60. / float(heart['heart_rate'])
+  systole = float(heart['systole'])
+  fps = float(place['fps'])
+  if not beats:
+    low, high = config.num_frames
+    count = int(np.clip(round(seconds * systole * fps) + 1, low, high))
+    return np.linspace(0., systole, count), 0, count - 1
+  # The beat is stretched a little so that ES falls on a frame.
+  es = max(2, round(seconds * systole * fps))
+  step = systole / es
+  count = int(np.ceil(beats / step))
+  return np.arange(count) * step, 0, es
+
+
+def _make_clip(key, heart, place, name, view, config, beats, truth):
+  phases, ed, es = _phases(heart, place, config, beats)
+  # One compilation serves every length up to the longest half sequence.
+  padded = -(-len(phases) // config.num_frames[1]) * config.num_frames[1]
+  filled = np.full(padded, phases[-1], np.float32)
+  filled[:len(phases)] = phases
+  frames, outlines = _plan(heart, place, filled, padded)
+  outlines = [np.asarray(o) for o in outlines]
+  start_key, frame_key = jax.random.split(key)
+  clip = _start(start_key, place, render.GRID, _pool())
+  depth, half = float(place['depth']), float(place['half'])
+  size = raster.native_size(depth, half)
+  depth = size[0] * raster.SPACING  # whole pixels
+  converter = raster.ScanConverter(depth, half, render.GRID, size)
+  seconds = np.float32(1. / place['fps'])
+  images, masks = [], []
+  for i in range(len(phases)):
+    gray, clip = _render(frame_key, i, place, frames, clip, render.GRID,
+                         _pool(), seconds)
+    masks.append(raster.label_image(converter, *(o[i] for o in outlines)))
+    images.append(converter(np.asarray(gray)))
+  return Clip(
+      patient=name, view=view, frames=np.stack(images),
+      masks=np.stack(masks), labeled=np.ones(len(phases), bool), ed=ed,
+      es=es, spacing_mm=np.full(2, raster.SPACING, np.float32),
+      fps=float(np.round(place['fps'], 1)),
+      quality=QUALITIES[int(place['quality'])], **truth)
+
+
+def generate_patient(seed: int, index: int, config: PhantomConfig = _CAMUS,
+                     *, beats: int = 0) -> Patient:
+  """Generates one patient; the same arguments give the same bytes.
+
+  Args:
+    seed: of the whole cohort.
+    index: of the patient in the cohort, from 1; patients do not depend on
+      each other, nor on how many are made.
+    config: ranges to draw from.
+    beats: 0 for frames from ED to ES (10-30 of them); n > 0 for n whole
+      beats that begin at ED, `ed` and `es` being those of the first.
+
+  Returns:
+    The patient; clips of both views share volumes, long axis and timing.
+  """
+  key = jax.random.fold_in(jax.random.key(seed), index)
+  sample_key, *render_keys = jax.random.split(key, 3)
+  heart, places = jax.device_get(_sample(sample_key, config))
+  edv, esv = float(heart['edv']), float(heart['esv'])
+  sex = 'M' if heart['male'] > .5 else 'F'
+  truth = {'ef_percent': 100. * (edv - esv) / edv, 'edv_ml': edv,
+           'esv_ml': esv, 'sex': sex, 'age': float(heart['age'])}
+  name = f'patient{index:04d}'
+  clips = {
+      view: _make_clip(k, heart, place, name, view, config, beats, truth)
+      for view, place, k in zip(VIEWS, places, render_keys)}
+  return Patient(
+      clips={view: clips[view] for view in ('2CH', '4CH')}, edv_ml=edv,
+      esv_ml=esv, ef_percent=truth['ef_percent'],
+      group=config.groups[int(heart['group'])].name, sex=sex,
+      age=int(heart['age']))
+
+
+def true_volumes(seed: int, index: int, config: PhantomConfig = _CAMUS,
+                 shares=(0., 1.)) -> np.ndarray:
+  """Disc-integrated volumes of the contours themselves, for tests.
+
+  Args:
+    seed: of the cohort.
+    index: of the patient.
+    config: ranges to draw from.
+    shares: ejected shares of the stroke volume at which to integrate.
+
+  Returns:
+    float [len(shares)] ml.
+  """
+  key = jax.random.fold_in(jax.random.key(seed), index)
+  heart, _ = _sample(jax.random.split(key, 3)[0], config)
+
+  @jax.jit
+  def volume(g):
+    state = motion.beat_state(heart, g)
+    return motion.biplane_volume(heart, state['widths'], state['length'])
+
+  return np.array([float(volume(g)) for g in shares])

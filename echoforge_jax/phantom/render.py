@@ -1,0 +1,153 @@
+"""From anatomy to gray levels in beam space: the frame-by-frame core.
+
+Static shapes throughout: every patient is rendered on a beam grid of the
+same number of samples, whatever the depth, so that one compilation serves
+all. Scan conversion to the native size happens afterwards.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from echoforge_jax.phantom import scene, speckle
+
+# Beam grid of patients at native size: samples in depth, lines.
+GRID = (600, 160)
+
+
+def beam_points(place, grid):
+  """Coordinates of the beam grid.
+
+  Args:
+    place: dict from `anatomy.sample_view`.
+    grid: (rows, lines).
+
+  Returns:
+    r: float32 [rows, 1] mm; theta: float32 [1, lines] rad; X, Y: float32
+    [rows, lines] mm in the sector frame.
+  """
+  rows, lines = grid
+  r = ((jnp.arange(rows) + .5) / rows * place['depth'])[:, None]
+  theta = (((jnp.arange(lines) + .5) / lines * 2. - 1.)
+           * place['half'])[None]
+  return r, theta, r * jnp.sin(theta), r * jnp.cos(theta)
+
+
+def start_clip(key, place, grid, pool) -> dict:
+  """All that stays, or starts, with a clip.
+
+  Args:
+    key: typed PRNG key.
+    place: dict from `anatomy.sample_view`.
+    grid: (rows, lines) of the beam grid, static.
+    pool: float32 [n] from `speckle.noise_pool`.
+
+  Returns:
+    dict of arrays: point-spread matrices, `gain` and `haze` maps in dB,
+    `grain` [rows, lines], and the random textures that age with time.
+  """
+  rows, lines = grid
+  keys = jax.random.split(key, 8)
+  mm = place['depth'] / rows
+  line = 2. * place['half'] / lines
+  r, theta, _, _ = beam_points(place, grid)
+  rel, side = r / place['depth'], theta / place['half']
+  gain = (place['tgc_error'] * (rel - .5)
+          - place['edge_db'] * jnp.abs(side) ** place['edge_power'])
+  for i in range(place['shadow_db'].shape[0]):
+    wedge = jnp.exp(-((theta - place['shadow_theta'][i] * place['half'])
+                      / place['shadow_width'][i]) ** 2)
+    gain = gain - place['shadow_db'][i] * wedge * jax.nn.sigmoid(
+        (r - place['shadow_start'][i]) / 6.)
+  near = jnp.exp(-r / place['near_field_depth'])
+  arcs = place['arc_db'] * jnp.cos(
+      2. * jnp.pi * r / place['arc_period']) * jnp.exp(-r / 12.)
+  haze = (place['haze_db'] - place['haze_fall'] * (rel - .4)
+          + place['haze_side_db'] * (
+              jnp.exp(-((side - place['haze_side']) / .4) ** 2) - .4)
+          + 1.5 * speckle.slow_field(keys[0], grid, (9, 7)))
+  haze = haze + near * (place['near_field_db'] - place['haze_db'])
+  # The TGC lifts the electronic noise with depth.
+  noise = place['noise_db'] - place['loss'] * (place['depth'] - r)
+  fine = speckle.slow_field(keys[1], grid, (rows // 14, lines // 5))
+  coarse = speckle.slow_field(keys[2], grid, (rows // 45, lines // 16))
+  normal = lambda k: speckle.take_noise(  # noqa: E731
+      k, pool, (rows, lines, 2)) * jnp.sqrt(.5)
+  return {
+      'axial': speckle.smoother(rows, place['axial_fwhm'] / mm, True),
+      'lateral': speckle.smoother(lines, place['lateral_fwhm'] / line, True),
+      'post_axial': speckle.smoother(rows, place['post_axial'] / mm, False),
+      'post_lateral': speckle.smoother(
+          lines, place['post_lateral'] / line, False),
+      'gain': gain + arcs, 'haze': 10. ** ((haze + gain + arcs) / 20.),
+      'noise': 10. ** (noise / 20.),
+      'grain': .75 * fine + .66 * coarse,
+      'tissue_noise': normal(keys[3]), 'haze_noise': normal(keys[4]),
+      'blood_noise': normal(keys[5]),
+      'shown': jnp.full(grid, -1., jnp.float32),
+  }
+
+
+def _point_spread(clip, signal):
+  """Separable point spread over complex data [rows, lines, 2]."""
+  rows, lines, _ = signal.shape
+  out = (clip['axial'] @ signal.reshape(rows, -1)).reshape(rows, lines, 2)
+  return jnp.einsum('rlc,kl->rkc', out, clip['lateral'])
+
+
+def next_frame(key, place, frame, clip, grid, pool, seconds):
+  """Renders one frame and ages the random textures.
+
+  Args:
+    key: typed PRNG key of this frame.
+    place: dict from `anatomy.sample_view`.
+    frame: dict from `scene.frame_state`.
+    clip: dict from `start_clip`, or as this function returned it.
+    grid: (rows, lines), static.
+    pool: float32 [n] from `speckle.noise_pool`.
+    seconds: float, time since the frame before.
+
+  Returns:
+    gray: float32 [rows, lines] in [0, 1], before scan conversion.
+    clip: as given, with the textures of this frame.
+  """
+  rows, lines = grid
+  keys = jax.random.split(key, 4)
+  shape = (rows, lines, 2)
+  fresh = [speckle.take_noise(k, pool, shape) * jnp.sqrt(.5) for k in keys]
+  tissue = speckle.age(clip['tissue_noise'], fresh[0], seconds,
+                       place['tissue_time'])
+  haze = speckle.age(clip['haze_noise'], fresh[1], seconds,
+                     place['haze_time'])
+  blood = speckle.age(clip['blood_noise'], fresh[2], seconds,
+                      place['blood_time'])
+
+  r, _, x, y = beam_points(place, grid)
+  spot = scene.locate(place, frame, x, y)
+  x0, y0 = scene.material_point(place, frame, spot)
+  r0 = jnp.sqrt(x0 * x0 + y0 * y0)
+  theta0 = jnp.arctan2(x0, y0)
+  row = r0 / place['depth'] * rows - .5
+  column = (theta0 / place['half'] + 1.) * (.5 * lines) - .5
+  texture = jnp.concatenate([tissue, clip['grain'][..., None]], -1)
+  seen = speckle.lookup(texture, row, column)
+  level, share = scene.echo(place, frame, spot, seen[..., 2])
+  # The carrier turns by 4 pi / lambda for each mm the scatterer has moved.
+  phase = (4. * jnp.pi / place['wavelength']) * (r - r0)
+  c, s = jnp.cos(phase), jnp.sin(phase)
+  turned = jnp.stack([seen[..., 0] * c - seen[..., 1] * s,
+                      seen[..., 0] * s + seen[..., 1] * c], -1)
+  amplitude = 10. ** ((level + clip['gain']) / 20.)
+  flow = share * 10. ** ((place['blood_db'] + clip['gain']) / 20.)
+  signal = _point_spread(
+      clip, turned * amplitude[..., None] + blood * flow[..., None]
+      + haze * clip['haze'][..., None])
+  signal = signal + fresh[3] * clip['noise'][..., None]
+  power = (signal ** 2).sum(-1) + 1e-8
+  db = 4.342945 * jnp.log(power) + 2.51
+  db = clip['post_axial'] @ db @ clip['post_lateral'].T
+  gray = place['gray'] / 255. + db / place['dynamic_range']
+  gray = jnp.clip(gray, 0., 1.) ** place['gamma']
+  keep = jnp.where(clip['shown'][0, 0] < 0, 0., place['persistence'])
+  gray = keep * clip['shown'] + (1. - keep) * gray
+  return gray, dict(clip, tissue_noise=tissue, haze_noise=haze,
+                    blood_noise=blood, shown=gray)

@@ -1,0 +1,350 @@
+"""What lies at a point of the sector: echo level, blood, material point.
+
+The functions take points in the sector frame (mm) as arrays of any shape, so
+that the same anatomy is drawn on a beam grid, or labelled on an image grid.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from echoforge_jax.phantom import anatomy, motion
+
+# Echo level of a place without any scatterer, dB.
+NOTHING = -60.
+_NUM_SEPTUM = 128
+
+
+def frame_state(heart, place, phase) -> dict:
+  """All that changes from frame to frame, for one view.
+
+  Args:
+    heart: dict from `anatomy.sample_heart`.
+    place: dict from `anatomy.sample_view`.
+    phase: float, time since ED in beats.
+
+  Returns:
+    dict: `table` float32 [NUM_ANGLES + 1, 6] (polar radii and cosines now,
+    radii at ED), `septum` [_NUM_SEPTUM] x of the right ventricle's septal
+    edge over z, `shape` from `anatomy.contours`, `g`, `open`, `length`,
+    `length_ed`, `volume`.
+  """
+  g = motion.ejected(phase, heart['systole'])
+  state = motion.beat_state(heart, g)
+  shape = anatomy.contours(heart, place['view'], state)
+  ed = anatomy.contours(heart, place['view'], motion.beat_state(heart, 0.))
+  now, before = anatomy.polar_tables(shape), anatomy.polar_tables(ed)
+  z = (jnp.arange(_NUM_SEPTUM) / (_NUM_SEPTUM - 1.) * 1.4 - .2) * (
+      shape['length'])
+  left = shape['epi'][:shape['epi'].shape[0] // 2 + 1][::-1]
+  septum = jnp.interp(z, jax.lax.cummax(left[:, 1]), left[:, 0])
+  return {'table': jnp.concatenate([now, before[:, :2]], -1),
+          'septum': septum, 'shape': shape, 'g': g,
+          'open': motion.mitral_opening(phase, heart['systole']),
+          'length': shape['length'], 'length_ed': ed['length'],
+          'volume': state['volume']}
+
+
+def _sigmoid(x):
+  return .5 * (1. + jnp.tanh(.5 * x))
+
+
+def locate(place, frame, x_world, y_world) -> dict:
+  """Where points lie relative to the ventricle.
+
+  Args:
+    place: dict from `anatomy.sample_view`.
+    frame: dict from `frame_state`.
+    x_world: float32 [...] mm, to the right of the probe.
+    y_world: float32 [...] mm, below the probe.
+
+  Returns:
+    dict of arrays [...]: `x`, `z` own frame; `r`, `phi` polar around the
+    centre; `endo`, `epi` signed distances (positive outside); `above`
+    distance to the mitral plane, positive on the ventricle's side; table
+    radii `radii` [..., 6].
+  """
+  tilt = place['axis_tilt'] + place['rocking'] * frame['g']
+  c, s = jnp.cos(tilt), jnp.sin(tilt)
+  dx, dy = x_world - place['apex_x'], y_world - place['apex_y']
+  x, z = c * dx - s * dy, s * dx + c * dy
+  down = z - anatomy.CENTRE * frame['length']
+  r, phi = jnp.sqrt(x * x + down * down + 1e-6), jnp.arctan2(x, down)
+  index = jnp.round((phi + jnp.pi) * (anatomy.NUM_ANGLES / (2. * jnp.pi)))
+  radii = jnp.take(frame['table'], index.astype(jnp.int32), axis=0,
+                   mode='clip')
+  return {'x': x, 'z': z, 'r': r, 'phi': phi, 'down': down, 'radii': radii,
+          'endo': (r - radii[..., 0]) * radii[..., 2],
+          'epi': (r - radii[..., 1]) * radii[..., 3],
+          'above': frame['length'] + frame['shape']['tilt'] * x - z}
+
+
+def material_point(place, frame, spot):
+  """Where the tissue now at a point was at end-diastole.
+
+  Inside the cavity and the wall the map scales radii so that both contours
+  go over into those of ED; outside, the displacement fades with distance,
+  and below the mitral plane with depth, down to the fixed atrial roof.
+
+  Args:
+    place: dict from `anatomy.sample_view`.
+    frame: dict from `frame_state`.
+    spot: dict from `locate`.
+
+  Returns:
+    X, Y float32 [...] mm in the sector frame at ED.
+  """
+  r, radii = spot['r'], spot['radii']
+  endo, epi, endo0, epi0 = (radii[..., 0], radii[..., 1], radii[..., 4],
+                            radii[..., 5])
+  wall = endo0 + (r - endo) * (epi0 - endo0) / (epi - endo)
+  outside = r + (epi0 - epi) * jnp.exp(-jnp.maximum(r - epi, 0.) / 15.)
+  r0 = jnp.where(r < endo, r * endo0 / endo,
+                 jnp.where(r < epi, wall, outside))
+  ratio = r0 / r
+  fade = jnp.clip(1. + spot['above'] / place['la_length'], 0., 1.)
+  shift = jnp.where(r < epi, 1., jnp.exp(-jnp.maximum(r - epi, 0.) / 15.))
+  centre0 = anatomy.CENTRE * frame['length_ed']
+  z0 = (spot['down'] * ratio + centre0 * shift
+        + anatomy.CENTRE * frame['length'] * (1. - shift))
+  x0 = spot['x'] + fade * (spot['x'] * ratio - spot['x'])
+  z0 = spot['z'] + fade * (z0 - spot['z'])
+  world = anatomy.to_world(jnp.stack([x0, z0], -1), place, 0.)
+  return world[..., 0], world[..., 1]
+
+
+def _atrium_width(v, top, width):
+  """Half-width of an atrium at relative depth v below its valve, mm."""
+  upper = top + (width - top) * jnp.sin(
+      .5 * jnp.pi * jnp.clip(v / .42, 0., 1.))
+  q = jnp.clip((v - .42) / .58, 0., 1.)
+  return jnp.where(v < .42, upper, width * jnp.sqrt(
+      jnp.maximum(1. - q ** 2.4, 0.)))
+
+
+def left_atrium(place, frame) -> dict:
+  """Size of the left atrium now: it fills while the ventricle empties.
+
+  Returns:
+    dict of floats, mm: `top` half-width at the valve, `width` largest
+    half-width, `length`, `middle` x at the valve, `lean` x at the roof
+    relative to that.
+  """
+  left, right = frame['shape']['left'], frame['shape']['right']
+  top = .5 * (right[0] - left[0]) * .93
+  # The roof stays where it is: the atrium's length follows the base.
+  length = frame['length_ed'] + place['la_length'] - frame['length']
+  return {'top': top, 'width': jnp.maximum(
+      place['la_width'] * (1. + .06 * frame['g']), .9 * top),
+      'length': length, 'middle': .5 * (left[0] + right[0]),
+      'lean': place['la_lean']}
+
+
+def left_atrium_outline(place, frame, count=40):
+  """Polygon float32 [2 count, 2] of the left atrium, ventricle's frame."""
+  la = left_atrium(place, frame)
+  v = jnp.sin(.5 * jnp.pi * jnp.linspace(0., 1., count))
+  half = _atrium_width(v, la['top'], la['width'])
+  middle = la['middle'] + la['lean'] * v
+
+  def side(x):
+    return jnp.stack([x, frame['length'] + frame['shape']['tilt'] * x
+                      + v * la['length']], -1)
+
+  return jnp.concatenate([side(middle - half), side(middle + half)[::-1]])
+
+
+def chambers(place, frame, spot) -> dict:
+  """Signed distances in mm, positive inside, of the four chambers.
+
+  Returns:
+    dict of arrays [...]: `lv`, `la`, `rv`, `ra` (the right heart only in
+    four-chamber views), `septum` x of the right ventricle's septal edge,
+    `rv_wall` distance to its free wall, positive inside.
+  """
+  x, z, length = spot['x'], spot['z'], frame['length']
+  la = left_atrium(place, frame)
+  lv = jnp.minimum(-spot['endo'], spot['above'])
+  v = -spot['above'] / la['length']
+  width = _atrium_width(v, la['top'], la['width'])
+  inside_la = jnp.minimum(
+      width - jnp.abs(x - la['middle'] - la['lean'] * v), -spot['above'])
+  inside_la = jnp.minimum(inside_la, (1. - v) * la['length'])
+  # Right ventricle: from a point on the septum, widening to the base.
+  where = (z / length + .2) / 1.4 * (_NUM_SEPTUM - 1)
+  septum = jnp.take(frame['septum'], jnp.round(where).astype(jnp.int32),
+                    mode='clip')
+  start = place['rv_start']
+  u = jnp.clip((z / length - start) / (1. - start), 1e-3, 1.05)
+  rv_width = place['rv_width'] * (1. - .15 * frame['g']) * (
+      u ** place['rv_power'])
+  rv_wall = x - (septum - rv_width)
+  rv = jnp.minimum(jnp.minimum(septum - x, rv_wall),
+                   jnp.minimum(spot['above'] + 1., z - start * length))
+  ra_length = place['ra_length'] + frame['length_ed'] - length
+  v = -(spot['above'] + 1.) / ra_length
+  middle = la['middle'] - la['width'] - place['atrial_gap'] - (
+      place['ra_width'])
+  ra_width = _atrium_width(v, .85 * place['ra_width'], place['ra_width'])
+  ra = jnp.minimum(ra_width - jnp.abs(x - middle), -spot['above'] - 1.)
+  ra = jnp.minimum(ra, (1. - v) * ra_length)
+  hidden = (1. - place['four']) * 1e3
+  return {'lv': lv, 'la': inside_la, 'rv': rv - hidden, 'ra': ra - hidden,
+          'septum': septum, 'rv_wall': rv_wall, 'rv_middle': middle}
+
+
+def labels(place, frame, x_world, y_world):
+  """Label values (0 background, 1 lv, 2 myo, 3 la) of points.
+
+  Args:
+    place: dict from `anatomy.sample_view`.
+    frame: dict from `frame_state`.
+    x_world: float32 [...] mm.
+    y_world: float32 [...] mm.
+
+  Returns:
+    uint8 [...]; 0 outside the sector.
+  """
+  spot = locate(place, frame, x_world, y_world)
+  rooms = chambers(place, frame, spot)
+  out = jnp.where(rooms['la'] > 0, 3, 0)
+  out = jnp.where((spot['epi'] < 0) & (spot['above'] > 0), 2, out)
+  out = jnp.where(rooms['lv'] > 0, 1, out)
+  radius = jnp.sqrt(x_world ** 2 + y_world ** 2)
+  angle = jnp.abs(jnp.arctan2(x_world, y_world))
+  inside = (radius < place['depth']) & (angle < place['half'])
+  return jnp.where(inside, out, 0).astype(jnp.uint8)
+
+
+def _segment(x, z, start, end):
+  """Squared distance in mm2 to the segment start-end (each [2])."""
+  d = end - start
+  t = ((x - start[0]) * d[0] + (z - start[1]) * d[1]) / (d @ d + 1e-3)
+  t = jnp.clip(t, 0., 1.)
+  return (x - start[0] - t * d[0]) ** 2 + (z - start[1] - t * d[1]) ** 2
+
+
+def _mix(level, new, weight):
+  return level + (new - level) * weight
+
+
+def echo(place, frame, spot, grain):
+  """Echo level of tissue and share of blood at points.
+
+  Args:
+    place: dict from `anatomy.sample_view`.
+    frame: dict from `frame_state`.
+    spot: dict from `locate`.
+    grain: float32 [...] slow heterogeneity of the tissue, unit variance,
+      moving with it.
+
+  Returns:
+    level: float32 [...] dB relative to myocardium.
+    blood: float32 [...] in [0, 1].
+  """
+  rooms = chambers(place, frame, spot)
+  rough = grain * place['heterogeneity_db']
+  level = place['background_db'] + 1.4 * rough
+  level = _surroundings(place, frame, spot, rooms, level)
+  level = _walls(place, frame, spot, level, rough)
+  blood = 0.
+  for name, edge in (('lv', .7), ('la', .8), ('rv', .9), ('ra', .9)):
+    distance = rooms[name]
+    if name == 'lv':  # trabeculae: the cavity's edge is rough
+      distance = distance - 1. - .7 * grain
+    blood = jnp.maximum(blood, _sigmoid(distance / edge * 2.))
+  level = _mix(level, NOTHING, blood)
+  level = jnp.maximum(level, _details(place, frame, spot, rooms, rough))
+  return level, blood
+
+
+def _surroundings(place, frame, spot, rooms, level):
+  """Atrial and right-heart walls, roof, streaks outside the heart."""
+  ring = jnp.exp(-(rooms['la'] / 2.2) ** 2) * (spot['above'] < 0)
+  level = _mix(level, place['septal_db'] - 1., .75 * ring)
+  la_length = frame['length_ed'] + place['la_length'] - frame['length']
+  beyond = -spot['above'] - la_length - 3.
+  level = level + place['roof_db'] * jnp.exp(
+      -(beyond / place['roof_width']) ** 2 - (spot['x'] / 40.) ** 2)
+  rv = jnp.exp(-((rooms['rv_wall'] + 2.) / 2.2) ** 2) * (
+      rooms['rv'] > -7.) * place['four']
+  level = _mix(level, -1., .8 * rv)
+  ra = jnp.exp(-(jnp.minimum(rooms['ra'], 0.) / 2.5) ** 2) * (
+      rooms['ra'] > -8.) * place['four']
+  level = _mix(level, -1., .7 * ra)
+  for i in range(3):
+    a, b, c, e = (place['streak'][i, k] for k in range(4))
+    du, dv = spot['x'] - 50. * a, spot['z'] - 55. - 60. * b
+    c, s = jnp.cos(1.5 * c), jnp.sin(1.5 * c)
+    level = level + place['streak_db'][i] * jnp.exp(
+        -((du * c + dv * s) / (9. + 5. * e)) ** 2
+        - ((dv * c - du * s) / 4.) ** 2)
+  return level
+
+
+def _walls(place, frame, spot, level, rough):
+  """Left-ventricular wall with its dark parts, and the pericardium."""
+  side = _sigmoid(spot['x'] / (.22 * place['radius']))
+  near_apex = jnp.clip(1. - spot['z'] / (.32 * frame['length']), 0., 1.)
+  wall = _mix(place['septal_db'], place['lateral_db'], side)
+  # In two-chamber views neither wall is the septum.
+  wall = _mix(wall, place['apical_db'], near_apex)
+  wall = wall + rough + 2. * jnp.exp(-(spot['endo'] / 1.4) ** 2)
+  dark = place['dark_wall'] * jnp.maximum(
+      jnp.maximum(side, place['dark_apex'] * near_apex),
+      place['dark_septum'])
+  wall = _mix(wall, place['blood_db'] + 6. + .5 * rough, dark)
+  inside = (_sigmoid(-spot['epi'] * 2.) * _sigmoid(spot['endo'] * 2.)
+            * _sigmoid((spot['above'] + 2.) * 1.5))
+  level = _mix(level, wall, inside)
+  where = jnp.where(place['four'] > 0, side, .55 + .45 * side)
+  sac = jnp.exp(-((spot['epi'] - 1.5) / 1.6) ** 2) * _sigmoid(
+      spot['above'] + 2.)
+  return level + place['pericardium_db'] * sac * where * (1. - near_apex)
+
+
+def _details(place, frame, spot, rooms, rough):
+  """Leaflets, annulus, papillary muscles, tricuspid valve, dB [...]."""
+  x, z = spot['x'], spot['z']
+  left, right = frame['shape']['left'], frame['shape']['right']
+  level = jnp.full_like(x, NOTHING)
+
+  def draw(weight, db):
+    return jnp.maximum(level, _mix(NOTHING, db, weight))
+
+  middle = .5 * (left + right)
+  for i, (hinge, sign) in enumerate(((left, 1.), (right, -1.))):
+    reach = jnp.abs(middle[0] - hinge[0]) * place['leaflet_length'][i]
+    angle = .12 + 1.05 * frame['open']
+    along = jnp.stack([sign * jnp.cos(angle), -jnp.sin(angle)])
+    across = jnp.stack([sign * jnp.sin(angle), jnp.cos(angle)])
+    knee = hinge + .5 * reach * along - (
+        place['leaflet_sag'] * .35 * reach * across)
+    near = jnp.minimum(_segment(x, z, hinge, knee),
+                       _segment(x, z, knee, hinge + reach * along))
+    level = draw(jnp.exp(-.5 * near / place['leaflet_width'] ** 2),
+                 place['leaflet_db'] + .8 * rough)
+    spot2 = ((x - hinge[0] + sign * 2.) / 3.4) ** 2 + (
+        (z - hinge[1] - .5) / 2.6) ** 2
+    level = draw(jnp.exp(-.5 * spot2),
+                 place['annulus_db'][i] + .6 * rough)
+    turn = (spot['phi'] - place['papillary_angle'][i]) * spot['r']
+    deep = spot['endo'] + place['papillary_depth'][i]
+    blob = (deep / place['papillary_size'][i]) ** 2 + (
+        turn / place['papillary_length'][i]) ** 2
+    level = draw(jnp.exp(-.5 * blob ** 1.5) * place['papillary_on'][i]
+                 * _sigmoid(spot['above'] - 8.),
+                 place['papillary_db'][i] + rough)
+  # Tricuspid valve, slightly more apical than the mitral one.
+  root = jnp.stack([left[0] - 7., frame['length'] - 5.])
+  free = root - jnp.stack([.95 * place['rv_width'], 2.])
+  middle = .5 * (root + free) + jnp.stack(
+      [0., 5. - 14. * frame['open']])
+  near = jnp.minimum(_segment(x, z, root, middle),
+                     _segment(x, z, middle, free))
+  level = draw(jnp.exp(-.5 * near) * place['four'],
+               place['leaflet_db'] - 3. + .8 * rough)
+  # Moderator band: across the right ventricle near its apex.
+  bottom = (place['rv_start'] + .25) * frame['length']
+  band = jnp.exp(-.5 * ((z - bottom - .4 * (rooms['rv_wall'] - 8.)) / 1.6)
+                 ** 2) * (rooms['rv'] > -2.)
+  return draw(band * place['four'], place['moderator_db'] + rough)
