@@ -221,11 +221,11 @@ def make_train_dataset(
     shard = examples[process_index::process_count]
     return shard.batch(size).to_iter_dataset(options)
 
-  streams = [stream('labeled', labeled, batch_size, 0, supervision)]
+  batches = stream('labeled', labeled, batch_size, 0, supervision)
   if unlabeled_batch_size:
-    streams.append(
-        stream('unlabeled', unlabeled, unlabeled_batch_size, 1, 'none'))
-  batches = grain.experimental.ZipIterDataset(streams).map(_concatenate)
+    rest = stream('unlabeled', unlabeled, unlabeled_batch_size, 1, 'none')
+    batches = grain.experimental.ZipIterDataset([batches, rest])
+    batches = batches.map(_concatenate)
   if not num_workers:
     return batches
   return _with_workers(batches, num_workers)
