@@ -58,8 +58,9 @@ class Agreement:
   ci95: dict[str, tuple[float, float]]
 
 
-def bootstrap_ci(values: Float[np.ndarray, ' n'], statistic, *, seed: int = 0,
-                 resamples: int = RESAMPLES) -> tuple[float, float]:
+def bootstrap_ci(values: Float[np.ndarray, 'n ...'], statistic, *,
+                 seed: int = 0, resamples: int = RESAMPLES
+                 ) -> tuple[float, float]:
   """Percentile bootstrap 95 % interval, resampling whole patients.
 
   Args:
@@ -148,7 +149,7 @@ def agreement(reference, prediction, *, seed: int = 0,
             for k, f in _AGREEMENT.items()})
 
 
-def wilcoxon(first, second) -> dict[str, float]:
+def wilcoxon(first, second) -> dict[str, int | float]:
   """Wilcoxon signed-rank test of two methods over the same patients.
 
   Args:

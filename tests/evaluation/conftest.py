@@ -1,0 +1,69 @@
+"""Shape checks on the metrics, and small cases with known answers."""
+
+import math
+
+from jaxtyping import install_import_hook
+import numpy as np
+import pytest
+
+install_import_hook(
+    [f'echoforge_jax.evaluation.{name}'
+     for name in ('overlap', 'surface', 'statistics')], 'beartype.beartype')
+
+
+def _ventricle(size, spacing, *, radius, apex=30., above=48., below=25.,
+              centre=70., tilt=0., shift=(0., 0.)):
+  """A truncated ellipse, apex up: bool [size, size].
+
+  The outline reaches `above` mm over its widest place and is cut straight
+  `below` mm under it.
+  """
+  rows, columns = np.mgrid[:size, :size].astype(np.float64)
+  y = (rows + shift[0]) * spacing[0] - apex - above
+  x = (columns + shift[1]) * spacing[1] - centre
+  cos, sin = math.cos(math.radians(tilt)), math.sin(math.radians(tilt))
+  x, y = x * cos - y * sin, y * cos + x * sin
+  return ((x / radius)**2 + (y / above)**2 <= 1) & (y <= below)
+
+
+def _ventricle_volume(r2, r4, above=48., below=25.):
+  """Its exact volume in ml with half-widths r2 and r4 in the two views."""
+  return math.pi * r2 * r4 * (
+      2 * above / 3 + below - below**3 / (3 * above**2)) / 1000
+
+
+@pytest.fixture(scope='session')
+def make_cases():
+  """Patients of two views whose ventricle shrinks from ED to ES."""
+  from echoforge_jax.evaluation.scoring import Case
+
+  def make(count=3, *, size=64, frames=4, predict=lambda masks: masks,
+           **overrides):
+    cases = []
+    for k in range(count):
+      for view, factor in (('2CH', 1.), ('4CH', .95)):
+        spacing = np.array([140 / size, 150 / size])
+        masks = np.stack([
+            _ventricle(size, spacing, radius=(26 - k) * factor
+                      * (1 - (.12 + .05 * k) * t / (frames - 1)))
+            for t in range(frames)]).astype(np.uint8)
+        gray = np.where(masks == 1, 30, 120).astype(np.uint8)
+        cases.append(Case(**{
+            'patient': f'patient{k + 1:04d}', 'view': view, 'truth': masks,
+            'prediction': np.array(predict(masks)), 'spacing_mm': spacing,
+            'frames': gray, 'native_size': (500, 560),
+            'quality': ('Good', 'Poor')[k % 2], 'fps': 50., **overrides}))
+    return cases
+  return make
+
+
+@pytest.fixture(scope='session')
+def ventricle():
+  """A truncated ellipse, apex up."""
+  return _ventricle
+
+
+@pytest.fixture(scope='session')
+def ventricle_volume():
+  """The truncated ellipsoid's exact volume in ml."""
+  return _ventricle_volume

@@ -1,0 +1,97 @@
+import base64
+import json
+import re
+
+import numpy as np
+import pytest
+
+from echoforge_jax.evaluation import figures
+from echoforge_jax.evaluation.evaluate import write_evaluation
+from echoforge_jax.evaluation.protocols import get_protocol
+
+PNG = b'\x89PNG\r\n\x1a\n'
+
+
+def test_overlay_colours():
+  frame = np.zeros((2, 2), np.uint8)
+  truth = np.array([[1, 1], [0, 0]], bool)
+  prediction = np.array([[1, 0], [1, 0]], bool)
+  picture = figures.overlay(frame, truth, prediction, alpha=1.)
+  assert tuple(picture[0, 0]) == figures.YELLOW
+  assert tuple(picture[0, 1]) == figures.GREEN
+  assert tuple(picture[1, 0]) == figures.RED
+  assert tuple(picture[1, 1]) == (0, 0, 0)
+
+
+def test_report_is_self_contained_and_holds_the_numbers(make_cases, tmp_path):
+  log = tmp_path / 'metrics.jsonl'
+  log.write_text('\n'.join(
+      [json.dumps({'step': s, 'kind': 'train', 'loss': 1 / s})
+       for s in (10, 20, 30)] + ['{"step": 40, "kind"']))  # a torn last line
+  done = write_evaluation(
+      make_cases(predict=lambda m: np.roll(m, 2, axis=2)),
+      get_protocol('camus_full'), tmp_path / 'out', log_path=log,
+      receipt={'dataset': '<b>phantom</b>', 'git_revision': None})
+  page = done.paths['report'].read_text()
+  assert done.paths['report'] == tmp_path / 'out' / 'report' / 'index.html'
+  images = re.findall(r'src="([^"]+)"', page)
+  assert len(images) == 4
+  for uri in images:
+    assert base64.b64decode(uri.split(',')[1]).startswith(PNG)
+  dice = done.result.metrics['classes']['lv']['dice']
+  assert f'{100 * dice["mean"]:.2f}' in page
+  assert f'{100 * dice["ci95"][0]:.2f}' in page
+  assert 'patient0003' in page and 'camus_full' in page
+  assert '&lt;b&gt;phantom' in page and '<b>phantom' not in page
+  assert 'synthetic' in page  # the note on phantoms
+  assert 'http' not in re.sub(r'data:image[^"]+', '', page)
+  names = {p.name for p in (tmp_path / 'out/report/figures').iterdir()}
+  assert names == {'overlays.png', 'ef.png', 'areas.png', 'training.png'}
+
+
+def test_report_without_anything_to_draw(make_cases, tmp_path):
+  cases = make_cases(1, frames=2, predict=lambda m: m * 0)
+  for case in cases:
+    case.truth[:] = 0
+  done = write_evaluation(cases, get_protocol('camus_semi'), tmp_path)
+  page = done.paths['report'].read_text()
+  assert 'n/a' in page and '<img' not in page
+  assert done.result.metrics['classes']['lv']['dice']['n'] == 0
+
+
+def test_examples_are_best_median_worst(make_cases):
+  from echoforge_jax.evaluation.aggregate import score_predictions
+  cases = make_cases(3)
+  for shift, case in enumerate(cases):
+    case.prediction[:] = np.roll(case.truth, shift, axis=2)
+  result = score_predictions(cases, get_protocol('camus_full'), resamples=10)
+  picked = figures.pick_examples(result)
+  assert picked[0] == 0 and picked[-1] == 5 and len(picked) == 3
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_figures_of_very_few_clips(make_cases, count, tmp_path):
+  from echoforge_jax.evaluation.aggregate import score_predictions
+  cases = make_cases(1)[:count]
+  result = score_predictions(cases, get_protocol('camus_full'), resamples=10)
+  picked = figures.pick_examples(result)
+  assert len(picked) == count
+  for name, figure in (
+      ('o', figures.overlay_figure(cases, result, picked)),
+      ('e', figures.ef_figure(result)),
+      ('a', figures.area_figure(result, picked))):
+    assert figures.save(
+        figure, tmp_path / f'{name}.png').read_bytes().startswith(PNG)
+
+
+def test_frames_are_drawn_in_true_proportion(make_cases):
+  from echoforge_jax.evaluation.aggregate import score_predictions
+  cases = make_cases(1)
+  result = score_predictions(cases, get_protocol('camus_full'), resamples=10)
+  figure = figures.overlay_figure(cases, result, [0])
+  left, right, bottom, top = figure.axes[0].images[0].get_extent()
+  assert (right - left) / (bottom - top) == pytest.approx(150 / 140)
+
+
+def test_training_figure_needs_a_log(tmp_path):
+  assert figures.training_figure(tmp_path / 'missing.jsonl') is None

@@ -1,0 +1,63 @@
+import math
+
+import numpy as np
+import pytest
+
+from echoforge_jax.evaluation import temporal
+
+
+def test_neighbour_deviation_by_hand():
+  assert temporal.neighbour_deviation([1., 2., 3., 0.]).tolist() == [0., 2.]
+  assert temporal.neighbour_deviation([1., 2.]).size == 0
+
+
+def test_roughness_is_zero_on_a_line_and_relative():
+  assert temporal.roughness(np.linspace(30, 12, 10)) == pytest.approx(
+      0, abs=1e-12)
+  jagged = np.array([10., 12., 10., 12., 10.])
+  assert temporal.roughness(jagged) == pytest.approx(2 / jagged.mean())
+  assert temporal.roughness(7 * jagged) == pytest.approx(
+      temporal.roughness(jagged))
+  assert math.isnan(temporal.roughness([1., 2.]))
+  assert math.isnan(temporal.roughness([0., 0., 0.]))
+
+
+def test_validity():
+  mask = np.zeros((9, 9), bool)
+  assert not temporal.is_valid(mask)
+  mask[2:7, 2:7] = True
+  assert temporal.is_valid(mask)
+  hole = mask.copy()
+  hole[4, 4] = False
+  assert not temporal.is_valid(hole)
+  mask[0, 0] = True
+  assert not temporal.is_valid(mask)
+
+
+def test_a_jump_is_inconsistent_and_a_line_is_not():
+  smooth = {'area': np.linspace(0., 1., 8), 'length': np.linspace(2., 1., 8)}
+  ranges = temporal.attribute_ranges([smooth])
+  assert ranges == {'area': 1., 'length': 1.}
+  assert not temporal.inconsistent_frames(smooth, ranges).any()
+  jump = {**smooth, 'area': smooth['area'] + .04 * (np.arange(8) == 3)}
+  bad = temporal.inconsistent_frames(jump, ranges)
+  # The jumping frame deviates by .04, its neighbours by .02: above .016.
+  assert bad.tolist() == [False, True, True, True, False, False]
+  lost = {**smooth, 'area': np.where(np.arange(8) == 5, math.nan,
+                                     smooth['area'])}
+  assert temporal.inconsistent_frames(lost, ranges).sum() == 3
+
+
+def test_attributes_of_masks():
+  from echoforge_jax.evaluation import ejection
+  lv = np.zeros((3, 40, 40), bool)
+  lv[:, 10:30, 15:25] = True
+  myo = np.zeros_like(lv)
+  myo[:, 8:32, 13:27] = True
+  myo &= ~lv
+  cavities = [ejection.measure_cavity(m, (1., 2.)) for m in lv]
+  found = temporal.attributes(cavities, myo, lv, (1., 2.))
+  assert found['area'] == pytest.approx(np.full(3, 400.), rel=.02)
+  assert found['myo_area'].tolist() == [2. * (24 * 14 - 200)] * 3
+  assert found['centre_y'] == pytest.approx(np.full(3, 19.5 / 40))
+  assert found['base_width'] == pytest.approx(np.full(3, 20.), rel=.15)
