@@ -10,8 +10,11 @@ Hardware:   one CPU core
 Run time:   measured:
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
+from echoforge_jax.data.transforms import AugmentConfig
 from echoforge_jax.training.ablation import apply_variant
 
 
@@ -64,12 +67,15 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.classes = ('lv',)
   # 'sparse': only ED and ES are labeled (CAMUS-Semi); 'full': every frame.
   config.data.supervision = 'sparse'
-  # Share of the patients whose labels are used.
+  # Which split files decide: 'official' (400/50/50) or 'memsam'.
+  config.data.split_scheme = 'official'
+  # Share of the patients whose labels are used, and which ones they are.
   config.data.label_fraction = 1.0
+  config.data.label_seed = 0
   # Worker processes that load and augment; 0: in the training process.
   config.data.num_workers = 0
-  # Changes to the pipeline's augmentation; empty: its defaults.
-  config.data.augmentation = ConfigDict()
+  # Ranges of the augmentation, described in `data.transforms.AugmentConfig`.
+  config.data.augmentation = ConfigDict(dataclasses.asdict(AugmentConfig()))
 
   config.optimizer = ConfigDict()
   # 'adam' or 'adamw'.

@@ -158,6 +158,7 @@ def make_iterator(config: ConfigDict, *, process_index: int,
           'unlabeled_batch_size', config.unlabeled_batch_size, process_count),
       seed=config.seed, classes=tuple(data.classes),
       supervision=data.supervision, label_fraction=data.label_fraction,
+      label_seed=data.label_seed, split_scheme=data.split_scheme,
       augmentation=data.augmentation.to_dict(),
       process_index=process_index, process_count=process_count,
       num_workers=data.num_workers)
@@ -170,4 +171,5 @@ def make_validation(config: ConfigDict) -> Iterable[Mapping[str, Any]]:
   return pipeline.eval_clips(
       data_dir=data.data_dir, dataset=data.dataset,
       image_size=data.image_size, num_frames=data.num_frames,
-      split='validation', classes=tuple(data.classes), sampler='linspace')
+      split='validation', classes=tuple(data.classes), sampler='linspace',
+      split_scheme=data.split_scheme)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import logging
+from etils import epath
 from grain import checkpoint as grain_checkpoint
 import jax
 from jax.sharding import SingleDeviceSharding
@@ -176,9 +177,8 @@ def _key_name(key: Any) -> str:
 
 def _saved_tree(root: Path, step: int, item: str) -> Any:
   """Shapes and dtypes of a saved item, as nested dictionaries."""
-  with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-    metadata = checkpointer.metadata(root / str(step) / item)
-  return metadata.item_metadata.tree
+  return ocp.StandardCheckpointHandler().metadata(
+      epath.Path(root) / str(step) / item).tree
 
 
 def _check_tree(where: Path, wanted: Any, saved: Any) -> None:
@@ -319,6 +319,7 @@ def restore_for_inference(
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype,
                                         sharding=sharding),
       _saved_tree(root, step, which))
-  with ocp.StandardCheckpointer() as checkpointer:
-    tree = checkpointer.restore(root / str(step) / which, abstract)
+  tree = ocp.StandardCheckpointHandler().restore(
+      epath.Path(root) / str(step) / which,
+      args=ocp.args.StandardRestore(abstract))
   return config, {name: value for name, value in tree.items() if value}, step

@@ -29,7 +29,10 @@ def disc_clip(seed, labels='sparse'):
   if labels != 'none':
     labeled[[0, -1]] = True
   masks = np.where(labeled[:, None, None], inside, IGNORE)
-  to_bytes = lambda x: np.clip(x, 0, 255).astype(np.uint8)[..., None]
+
+  def to_bytes(x):
+    return np.clip(x, 0, 255).astype(np.uint8)[..., None]
+
   return {
       'video_weak': to_bytes(video), 'video_strong': to_bytes(strong),
       'masks': masks.astype(np.uint8), 'labeled': labeled,

@@ -1,0 +1,179 @@
+"""Checkpoints: exact, whole, and clear about what does not fit."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+import optax
+import pytest
+
+from echoforge_jax.errors import InputError
+from echoforge_jax.training import checkpoint, optimizer
+from echoforge_jax.training.state import TrainState
+
+
+def make_state(size=3, seed=0):
+  """A state as a step leaves it: typed key, chained optimizer, statistics."""
+  def leaf(*shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape),
+                       jnp.float32)
+  params = {'conv': {'kernel': leaf(2, size), 'bias': leaf(size)}}
+  tx, _ = optimizer.make_optimizer(
+      name='adamw', learning_rate=0.1, num_steps=9, warmup_steps=2,
+      weight_decay=0.1, clip_norm=1.0)
+  return TrainState(
+      step=jnp.int32(4), params=params, batch_stats={'norm': leaf(size)},
+      teacher_params=jax.tree.map(lambda x: 2 * x, params),
+      teacher_batch_stats={}, opt_state=tx.init(params),
+      rng=jax.random.key(7))
+
+
+def abstract(state):
+  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+      state)
+
+
+def save(workdir, iterator, steps=(4,), **options):
+  checkpointer = checkpoint.Checkpointer(workdir, **options)
+  for step in steps:
+    checkpointer.save(step, make_state(), iterator)
+  checkpointer.close()
+
+
+def assert_same(one, two):
+  def same(a, b):
+    assert a.dtype == b.dtype
+    if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+      a, b = jax.random.key_data(a), jax.random.key_data(b)
+    np.testing.assert_array_equal(a, b)
+  jax.tree.map(same, one, two)
+
+
+def test_state_and_iterator_come_back_bit_for_bit(tmp_path, make_iterator):
+  iterator = make_iterator()
+  next(iterator), next(iterator)
+  save(tmp_path, iterator)
+  expected = next(iterator)
+  fresh = make_iterator()
+  checkpointer = checkpoint.Checkpointer(tmp_path)
+  assert checkpointer.latest_step() == 4
+  restored = checkpointer.restore(4, abstract(make_state()), fresh)
+  checkpointer.close()
+  assert_same(restored, make_state())
+  jax.tree.map(np.testing.assert_array_equal, next(fresh), expected)
+
+
+def test_a_donated_state_is_saved_as_it_was(tmp_path, make_iterator):
+  double = jax.jit(lambda s: jax.tree.map(lambda x: x * 2, s),
+                   donate_argnums=0)
+  big = {'big': jnp.ones((512, 512))}
+  state = make_state().replace(params=big, opt_state=optax.EmptyState())
+  checkpointer = checkpoint.Checkpointer(tmp_path)
+  checkpointer.save(1, state, make_iterator())
+  for _ in range(5):
+    big = double(big)
+  jax.block_until_ready(big)
+  checkpointer.close()
+  (tmp_path / 'config.json').write_text('{}')
+  _, variables, _ = checkpoint.restore_for_inference(tmp_path, 'student')
+  assert (variables['params']['big'] == 1).all()
+
+
+def test_latest_ones_and_the_best_stay(tmp_path, make_iterator):
+  checkpointer = checkpoint.Checkpointer(
+      tmp_path, keep=2, best_metric='dice_teacher')
+  for step, dice in ((1, 0.5), (2, 0.9), (3, None), (4, 0.7), (5, 0.6)):
+    checkpointer.save(step, make_state(), make_iterator(),
+                      None if dice is None else {'dice_teacher': dice})
+  checkpointer.close()
+  kept = sorted(int(path.name) for path in (tmp_path / 'checkpoints').iterdir()
+                if path.name.isdigit())
+  assert kept == [2, 4, 5]
+
+
+def test_a_half_written_checkpoint_is_never_picked_up(
+    tmp_path, make_iterator):
+  save(tmp_path, make_iterator(), steps=(4,))
+  root = tmp_path / 'checkpoints'
+  whole = root / '4'
+  # As a killed run leaves it, as an interrupted copy leaves it.
+  (root / '6.orbax-checkpoint-tmp' / 'student').mkdir(parents=True)
+  (root / '8' / 'student').mkdir(parents=True)
+  (root / '9').mkdir()
+  (root / '9' / '_CHECKPOINT_METADATA').write_bytes(
+      (whole / '_CHECKPOINT_METADATA').read_bytes())
+  (tmp_path / 'config.json').write_text('{}')
+  assert checkpoint.restore_for_inference(tmp_path)[2] == 4
+  checkpointer = checkpoint.Checkpointer(tmp_path)
+  assert checkpointer.latest_step() == 4
+  checkpointer.save(8, make_state(), make_iterator())
+  checkpointer.close()
+  assert checkpoint.restore_for_inference(tmp_path)[2] == 8
+  assert (root / 'incomplete_8').is_dir()
+
+
+def test_a_tree_that_does_not_fit_names_its_paths(tmp_path, make_iterator):
+  save(tmp_path, make_iterator())
+  wanted = make_state(size=5)
+  wanted.params['extra'] = jnp.zeros(())
+  checkpointer = checkpoint.Checkpointer(tmp_path)
+  with pytest.raises(InputError) as error:
+    checkpointer.restore(4, abstract(wanted), make_iterator())
+  checkpointer.close()
+  text = str(error.value)
+  assert 'params/conv/kernel: shape (2, 3) in the checkpoint, (2, 5)' in text
+  assert 'params/extra: not in the checkpoint' in text
+  assert 'new workdir' in text
+
+
+@pytest.mark.parametrize('which', ['teacher', 'student'])
+def test_inference_gets_one_network(tmp_path, make_iterator, which):
+  save(tmp_path, make_iterator())
+  config = ConfigDict({'data': {'classes': ('lv', 'myo')}, 'seed': 3})
+  checkpoint.claim_workdir(tmp_path, config)
+  found, variables, step = checkpoint.restore_for_inference(tmp_path, which)
+  factor = 2 if which == 'teacher' else 1
+  np.testing.assert_array_equal(
+      variables['params']['conv']['bias'],
+      factor * make_state().params['conv']['bias'])
+  assert ('batch_stats' in variables) == (which == 'student')
+  assert step == 4 and found.data.classes == ('lv', 'myo')
+  assert found.is_locked
+
+
+def test_inference_without_a_run_says_so(tmp_path):
+  with pytest.raises(InputError, match='config.json'):
+    checkpoint.restore_for_inference(tmp_path)
+  (tmp_path / 'config.json').write_text('{}')
+  with pytest.raises(InputError, match='no complete checkpoint'):
+    checkpoint.restore_for_inference(tmp_path)
+  with pytest.raises(InputError, match='teacher or student'):
+    checkpoint.restore_for_inference(tmp_path, 'both')
+
+
+def test_a_workdir_belongs_to_one_config(tmp_path):
+  config = ConfigDict({'seed': 0, 'log_every': 5, 'eval': {'every': 3},
+                       'model': {'dim': 16}, 'data': {'classes': ('lv',)}})
+  checkpoint.claim_workdir(tmp_path / 'run', config)
+  checkpoint.claim_workdir(tmp_path / 'run', config)
+  config.log_every, config.eval.every = 7, 4  # Changes nothing learned.
+  checkpoint.claim_workdir(tmp_path / 'run', config)
+  config.model.dim, config.seed = 32, 1
+  with pytest.raises(InputError) as error:
+    checkpoint.claim_workdir(tmp_path / 'run', config)
+  text = str(error.value)
+  assert 'model.dim is 16 there and 32 now' in text
+  assert 'seed is 0 there and 1 now' in text
+  assert 'log_every' not in text and '--workdir' in text
+  stored = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  assert stored['seed'] == 0
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(InputError, match='cannot be written'):
+    checkpoint.claim_workdir(tmp_path / 'file' / 'run', ConfigDict({'a': 1}))

@@ -1,0 +1,169 @@
+"""Losses against numpy by hand, and with nothing to count."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import install_import_hook
+import numpy as np
+import pytest
+
+from echoforge_jax.data.clip import IGNORE
+from echoforge_jax.training import losses as plain_losses
+
+# Again, with every annotation checked at run time.
+with install_import_hook('echoforge_jax.training.losses', 'beartype.beartype'):
+  losses = importlib.reload(plain_losses)
+
+
+def sigmoid(z):
+  return 1 / (1 + np.exp(-z))
+
+
+def bce_by_hand(z, y, w):
+  p = sigmoid(z)
+  return np.sum(w * -(y * np.log(p) + (1 - y) * np.log(1 - p))) / w.sum()
+
+
+def dice_by_hand(z, y, w):
+  terms = []
+  for b, t, k in np.ndindex(z.shape[0], z.shape[1], z.shape[4]):
+    p, q = sigmoid(z[b, t, ..., k]), y[b, t, ..., k]
+    v = w[b, t, ..., k]
+    if v.sum():
+      terms.append(1 - (2 * (v * p * q).sum() + 1)
+                   / ((v * p).sum() + (v * q).sum() + 1))
+  return np.mean(terms)
+
+
+@pytest.fixture
+def case():
+  rng = np.random.default_rng(0)
+  logits = rng.normal(0, 2, (2, 3, 4, 5, 2)).astype(np.float32)
+  masks = rng.integers(0, 3, (2, 3, 4, 5)).astype(np.uint8)
+  masks[0, 1] = IGNORE
+  masks[1, 2, :2] = IGNORE
+  return logits, masks
+
+
+def hand_targets(masks):
+  y = np.stack([masks == 1, masks == 2], -1).astype(np.float64)
+  w = np.broadcast_to((masks != IGNORE)[..., None], y.shape).astype(float)
+  return y, w
+
+
+def test_supervised_loss_equals_numpy(case):
+  logits, masks = case
+  y, w = hand_targets(masks)
+  term = losses.supervised_loss(jnp.asarray(logits), jnp.asarray(masks))
+  wanted = bce_by_hand(logits, y, w) + dice_by_hand(logits, y, w)
+  np.testing.assert_allclose(term.value, wanted, rtol=1e-5)
+  assert float(term.count) == 5  # Six frames, one of them unlabeled.
+
+
+def test_supervised_loss_of_chosen_frames(case):
+  logits, masks = case
+  frames = np.array([[True, False, False], [False, False, True]])
+  y, w = hand_targets(masks)
+  w = w * frames[:, :, None, None, None]
+  term = losses.supervised_loss(
+      jnp.asarray(logits), jnp.asarray(masks), jnp.asarray(frames))
+  wanted = bce_by_hand(logits, y, w) + dice_by_hand(logits, y, w)
+  np.testing.assert_allclose(term.value, wanted, rtol=1e-5)
+  assert float(term.count) == 2
+
+
+def test_an_unlabeled_frame_has_no_gradient(case):
+  logits, masks = map(jnp.asarray, case)
+  grad = jax.grad(lambda z: losses.supervised_loss(z, masks).value)(logits)
+  assert not grad[0, 1].any() and not grad[1, 2, :2].any()
+  assert grad[0, 0].all() and grad[1, 2, 2:].all()
+
+
+def test_extreme_logits_stay_finite():
+  logits = jnp.full((1, 1, 2, 2, 1), 1e4).at[0, 0, 0].set(-1e4)
+  masks = jnp.zeros((1, 1, 2, 2), jnp.uint8).at[0, 0, 0].set(1)
+  value, grad = jax.value_and_grad(
+      lambda z: losses.supervised_loss(z, masks).value)(logits)
+  assert np.isfinite(value) and np.isfinite(grad).all()
+
+
+def test_nothing_labeled_costs_nothing():
+  logits = jnp.ones((1, 2, 4, 4, 1))
+  masks = jnp.full((1, 2, 4, 4), IGNORE, jnp.uint8)
+  frames = jnp.zeros((1, 2), bool)
+  functions = {
+      'supervised': lambda z: losses.supervised_loss(z, masks),
+      'coarse': lambda z: losses.coarse_loss(z[:, :, :2, :2], masks),
+      'pseudo': lambda z: losses.pseudo_label_loss(z, z, frames, 0.9),
+  }
+  for name, function in functions.items():
+    value, grad = jax.value_and_grad(lambda z: function(z).value)(logits)
+    assert float(value) == 0, name
+    assert not grad.any(), name
+    assert float(function(logits).count) == 0, name
+
+
+def test_coarse_loss_averages_areas(case):
+  _, masks = case
+  masks = np.repeat(masks[..., :4], 2, axis=3)  # 4 x 8 pixels, 2 x 2 tokens.
+  rng = np.random.default_rng(1)
+  coarse = rng.normal(size=(2, 3, 2, 2, 2)).astype(np.float32)
+  y = np.zeros(coarse.shape)
+  w = np.zeros(coarse.shape)
+  for i, j, k in np.ndindex(2, 2, 2):
+    block = masks[:, :, 2 * i:2 * i + 2, 4 * j:4 * j + 4]
+    valid = (block != IGNORE).sum((2, 3))
+    y[..., i, j, k] = (block == k + 1).sum((2, 3)) / np.maximum(valid, 1)
+    w[..., i, j, k] = valid / 8
+  term = losses.coarse_loss(jnp.asarray(coarse), jnp.asarray(masks))
+  wanted = bce_by_hand(coarse, y, w) + dice_by_hand(coarse, y, w)
+  np.testing.assert_allclose(term.value, wanted, rtol=1e-5)
+
+
+def test_coarse_loss_names_sizes_that_do_not_divide():
+  with pytest.raises(ValueError, match='10x10 pixels.*4x4'):
+    losses.coarse_loss(jnp.zeros((1, 1, 4, 4, 1)),
+                       jnp.zeros((1, 1, 10, 10), jnp.uint8))
+
+
+@pytest.mark.parametrize('threshold', [0.5, 0.8, 0.99])
+def test_pseudo_labels_count_where_confident(case, threshold):
+  logits, _ = case
+  teacher = np.random.default_rng(2).normal(0, 3, logits.shape)
+  teacher = teacher.astype(np.float32)
+  frames = np.array([[True, True, False], [False, True, True]])
+  p = sigmoid(teacher)
+  w = (np.maximum(p, 1 - p) >= threshold) * frames[:, :, None, None, None]
+  y = (p >= 0.5).astype(float)
+  term = losses.pseudo_label_loss(
+      jnp.asarray(logits), jnp.asarray(teacher), jnp.asarray(frames),
+      threshold)
+  wanted = bce_by_hand(logits, y, w) + dice_by_hand(logits, y, w)
+  np.testing.assert_allclose(term.value, wanted, rtol=1e-5)
+  assert float(term.confident) == w.sum()
+  assert float(term.candidates) == 4 * 4 * 5 * 2
+
+
+def test_hard_dice_counts_labeled_frames(case):
+  logits, masks = case
+  y, w = hand_targets(masks)
+  predicted = (logits >= 0) * w
+  sizes = predicted.sum((2, 3)) + (y * w).sum((2, 3))
+  wanted = 2 * (predicted * y).sum((2, 3)) / np.maximum(sizes, 1)
+  dice, counted = losses.hard_dice(jnp.asarray(logits), jnp.asarray(masks))
+  assert not counted[0, 1].any() and counted.sum() == 10
+  np.testing.assert_allclose(
+      dice[counted > 0], wanted[np.asarray(counted) > 0], rtol=1e-6)
+
+
+def test_hard_dice_of_two_empty_masks_is_one():
+  dice, counted = losses.hard_dice(
+      jnp.full((1, 1, 4, 4, 1), -1.0), jnp.zeros((1, 1, 4, 4), jnp.uint8))
+  assert float(dice[0, 0, 0]) == 1 and float(counted[0, 0, 0]) == 1
+
+
+def test_annotations_are_checked():
+  with pytest.raises(Exception, match='(?i)type'):
+    losses.supervised_loss(jnp.zeros((1, 1, 4, 4, 1)),
+                           jnp.zeros((1, 1, 4, 4), jnp.float32))

@@ -1,0 +1,45 @@
+"""Metric lines survive a resume without duplicates."""
+
+import importlib.util
+import json
+
+import pytest
+
+from echoforge_jax.training import writers
+
+
+def lines(path):
+  return [json.loads(line)
+          for line in (path / 'metrics.jsonl').read_text().splitlines()]
+
+
+def test_lines_after_the_restored_step_go(tmp_path):
+  writer = writers.JsonLinesWriter(tmp_path)
+  for step in (2, 4, 6):
+    writer.write(step, 'train', {'loss': float(step)})
+  writer.close()
+  with (tmp_path / 'metrics.jsonl').open('a') as torn:
+    torn.write('{"step": 8, "ki')
+  writer = writers.JsonLinesWriter(tmp_path, start_step=4)
+  writer.write(6, 'train', {'loss': 0.5})
+  writer.close()
+  assert [line['step'] for line in lines(tmp_path)] == [2, 4, 6]
+  assert lines(tmp_path)[-1] == {'step': 6, 'kind': 'train', 'loss': 0.5}
+
+
+def test_only_the_first_process_writes(tmp_path):
+  many = writers.MetricWriters(tmp_path, start_step=0, is_primary=False)
+  many.write(1, 'train', {'loss': 1.0})
+  many.close()
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(
+    not all(importlib.util.find_spec(name)
+            for name in ('tensorflow', 'tensorboard')),
+    reason='TensorBoard is optional')
+def test_tensorboard_where_it_is_installed(tmp_path):
+  many = writers.MetricWriters(tmp_path, start_step=0, is_primary=True)
+  many.write(1, 'train', {'loss': 1.0})
+  many.close()
+  assert list((tmp_path / 'tensorboard').iterdir())
