@@ -118,7 +118,8 @@ def predict_split(workdir, split: str, protocol: Protocol, *, data_dir=None,
   clips = pipeline.eval_clips(
       data_dir=str(data_dir or data.data_dir), dataset=data.dataset,
       image_size=data.image_size, num_frames=protocol.num_frames, split=split,
-      classes=classes, sampler=protocol.sampler)
+      classes=classes, sampler=protocol.sampler,
+      split_scheme=data.get('split_scheme', 'official'))
   cases = list(predict.predict_clips(
       predict.make_predictor(build.make_model(config),
                              threshold=protocol.threshold),

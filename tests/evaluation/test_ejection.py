@@ -10,7 +10,8 @@ from echoforge_jax.evaluation import ejection
 @pytest.mark.parametrize('size,tolerance', [(512, .004), (256, .008),
                                             (128, .015)])
 @pytest.mark.parametrize('tilt', [0., 8., -15.])
-def test_biplane_volume_of_truncated_ellipsoids(size, tolerance, tilt, ventricle, ventricle_volume):
+def test_biplane_volume_of_truncated_ellipsoids(
+    size, tolerance, tilt, ventricle, ventricle_volume):
   spacing = (140 / size, 155 / size)  # Squeezed: not isotropic.
   views = [ejection.measure_cavity(
       ventricle(size, spacing, radius=r, tilt=tilt, shift=(.3, .6)), spacing)
