@@ -133,6 +133,13 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _log_download_done(self) -> None:
     pass
 
+  @classmethod
+  def get_builder_config(cls, name, version=None) -> SquareConfig:
+    """Returns the config of a name; every size has one, listed or not."""
+    scheme, _, size = name.rpartition('_')
+    return super().get_builder_config(name, version) or SquareConfig(
+        name=name, image_size=int(size), split_scheme=scheme)
+
   def _info(self) -> tfds.core.DatasetInfo:
     # Shuffling is the reader's business: records stay in the order of ids.
     return _LocalInfo(
@@ -251,6 +258,8 @@ def _squeeze_clip(reader, raw_dir, patient, view, size, file) -> dict:
     temporary = file.with_suffix('.tmp')
     with temporary.open('wb') as stream:
       np.savez(stream, **clip_to_example(clip, size))
+      stream.flush()
+      os.fsync(stream.fileno())  # The name appears after the contents.
     temporary.rename(file)
   with np.load(file) as arrays:
     labeled, ed, es = (arrays[name] for name in ('labeled', 'ed', 'es'))
@@ -278,15 +287,11 @@ def _squeeze_all(reader, raw_dir, splits, size, cache, bar):
 
 def _write_records(dataset, files, index, path, partial) -> None:
   """Writes the records of all squeezed clips; complete or not at all."""
-  name = config_name(index['split_scheme'], index['image_size'])
-  config = ClipBuilder.builder_configs.get(name) or SquareConfig(
-      name=name, image_size=index['image_size'],
-      split_scheme=index['split_scheme'])
   if path.exists():  # Out of sight at once, whatever happens to the deletion.
     path.rename(path.with_name(f'{path.name}.incomplete.replaced'))
   for leftover in path.parent.glob(f'{path.name}.incomplete*'):
     shutil.rmtree(leftover)
-  builder = BUILDERS[dataset](data_dir=path.parents[2], config=config)
+  builder = BUILDERS[dataset](data_dir=path.parents[2], config=path.parent.name)
   builder.squeezed = files
   builder.info.metadata.update(index)
   tfds.disable_progress_bar()

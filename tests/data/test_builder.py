@@ -1,14 +1,17 @@
 """Prepared data: exact, resumable, byte-identical, never half complete."""
 
 import hashlib
+import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from echoforge_jax.commands import prepare as prepare_command
-from echoforge_jax.data import builder, raw, squeeze
+from echoforge_jax.data import builder, camus, raw, squeeze
 from echoforge_jax.data.clip import Clip
 from echoforge_jax.errors import InputError
+from echoforge_jax.phantom.camus_writer import write_camus
 
 SPLITS = {'train': 4, 'validation': 1, 'test': 2}
 
@@ -292,10 +295,14 @@ def test_load_split_names_what_is_missing(tmp_path):
   assert builder.load_split(data, 'camus', 'train', 48).image_size == 48
 
 
-def test_sizes_of_the_builder_have_configs():
+def test_every_size_has_a_config(tmp_path):
   names = builder.Camus.builder_configs
   assert {'official_256', 'memsam_256', 'official_112'} <= set(names)
-  assert names['memsam_256'].image_size == 256
+  for name, size in (('memsam_256', 256), ('memsam_52', 52)):
+    built = builder.Camus(data_dir=tmp_path, config=name)
+    assert built.builder_config.image_size == size
+    assert built.builder_config.split_scheme == 'memsam'
+    assert built.info.features['frames'].shape == (None, size, size)
 
 
 def test_command_prints_splits(tmp_path, capsys, monkeypatch):
@@ -311,3 +318,48 @@ def test_command_prints_splits(tmp_path, capsys, monkeypatch):
   with pytest.raises(SystemExit) as error:
     prepare_command.main(['--raw=x'])
   assert error.value.code == 2
+
+
+@pytest.fixture(scope='module')
+def camus_dir(tmp_path_factory):
+  path = Path(__file__).parents[1] / 'phantom' / 'ellipses.py'
+  spec = importlib.util.spec_from_file_location('ellipses', path)
+  ellipses = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(ellipses)
+  root = tmp_path_factory.mktemp('camus')
+  write_camus(root, num_patients=10, seed=3, progress=False,
+              config=ellipses.Config(), generate=ellipses.generate)
+  return root
+
+
+@pytest.mark.parametrize('scheme', raw.SPLIT_SCHEMES)
+def test_camus_files_become_examples(camus_dir, tmp_path, scheme):
+  prepared = builder.prepare('camus', camus_dir, tmp_path, 32,
+                             split_scheme=scheme)
+  assert sum(patients for patients, _, _ in prepared.counts.values()) == 10
+  for split in prepared.counts:
+    source = builder.load_split(
+        tmp_path, 'camus', split, split_scheme=scheme)
+    names = list(dict.fromkeys(clip['patient'] for clip in source.clips))
+    assert names == camus.read_split(camus_dir, split, scheme)
+    example = source[len(source) - 1]
+    clip = camus.read_clip(camus_dir, names[-1], '4CH')
+    np.testing.assert_array_equal(
+        example['frames'], squeeze.squeeze_frames(clip.frames, 32))
+    np.testing.assert_allclose(
+        example['spacing_mm'],
+        clip.spacing_mm * np.array(clip.frames.shape[1:]) / 32, rtol=1e-6)
+    assert example['quality'] == clip.quality
+    assert example['ef_percent'] == np.float32(clip.ef_percent)
+
+
+def test_broken_camus_file_is_named(camus_dir, tmp_path):
+  volume = next(camus_dir.rglob('*0002_4CH_half_sequence.nii.gz'))
+  whole = volume.read_bytes()
+  volume.write_bytes(whole[:len(whole) // 2])
+  try:
+    with pytest.raises(InputError, match=volume.name):
+      builder.prepare('camus', camus_dir, tmp_path, 32)
+  finally:
+    volume.write_bytes(whole)
+  assert builder.prepare('camus', camus_dir, tmp_path, 32).counts
