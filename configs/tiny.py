@@ -43,8 +43,9 @@ def get_config(arg: str = '') -> ConfigDict:
   config.model.backbone = 'lite'
   # Norm of the backbone: 'batch', 'frozen' or 'group'.
   config.model.norm = 'group'
-  # Channels of a token and of the decoder.
+  # Channels of a token.
   config.model.dim = 16
+  # Channels of the decoder.
   config.model.decoder_dim = 8
   # Number of ARC anchors, 1 to 4 (paper: 2).
   config.model.anchors = 2
@@ -56,8 +57,9 @@ def get_config(arg: str = '') -> ConfigDict:
   config.model.remat = False
 
   config.data = ConfigDict()
-  # Dataset and folder, as given to `prepare`.
+  # Dataset, as given to `prepare`.
   config.data.dataset = 'camus'
+  # Folder of the prepared data, as given to `prepare`.
   config.data.data_dir = 'data'
   # Side of the squeezed frames in pixels.
   config.data.image_size = 32
@@ -69,8 +71,9 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.supervision = 'sparse'
   # Which split files decide: 'official' (400/50/50) or 'memsam'.
   config.data.split_scheme = 'official'
-  # Share of the patients whose labels are used, and which ones they are.
+  # Share of the patients whose labels are used.
   config.data.label_fraction = 1.0
+  # Another number chooses other patients.
   config.data.label_seed = 0
   # Worker processes that load and augment; 0: in the training process.
   config.data.num_workers = 0
@@ -107,13 +110,15 @@ def get_config(arg: str = '') -> ConfigDict:
   # Decay of the mean teacher in the long run (ours).
   config.semi.ema_decay = 0.98
   config.semi.flame_rise = ConfigDict()
-  # E0 and E1 as shares of training (ours).
+  # E0 as a share of training (ours).
   config.semi.flame_rise.start = 0.1
+  # E1 as a share of training (ours).
   config.semi.flame_rise.end = 0.6
   # lambda_max (ours).
   config.semi.flame_rise.weight_max = 1.0
-  # tau_0 and tau_1 (ours).
+  # tau_0 (ours).
   config.semi.flame_rise.threshold_start = 0.95
+  # tau_1 (ours).
   config.semi.flame_rise.threshold_end = 0.75
 
   config.eval = ConfigDict()
@@ -129,8 +134,9 @@ def get_config(arg: str = '') -> ConfigDict:
 
   # Updates between lines of the log.
   config.log_every = 2
-  # Updates between checkpoints, and how many of the latest stay.
+  # Updates between checkpoints.
   config.checkpoint_every = 4
+  # How many of the latest checkpoints stay.
   config.keep_checkpoints = 2
   # Keep compiled programs in the workdir, for a faster start next time.
   config.compilation_cache = False

@@ -213,6 +213,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *,
   console = _Console(enabled=verbose and primary, num_steps=config.num_steps,
                      clips_per_step=clips_per_step)
   parts = build.make_parts(config, model)
+  # Traced before anything is written: an option that does not fit stops here.
+  create_state = jax.jit(parts.create_state, out_shardings=sharding).trace()
   if iterator is None:
     iterator = build.make_iterator(
         config, process_index=jax.process_index(),
@@ -222,7 +224,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *,
   checkpointer = checkpoint.Checkpointer(
       workdir, keep=config.keep_checkpoints,
       best_metric=config.eval.best_metric)
-  state, step = _first_state(parts, checkpointer, iterator, sharding, console)
+  state, step = _first_state(create_state, checkpointer, iterator, sharding,
+                             console)
   _describe_parameters(state.params, workdir, console)
   validator = _make_validator(config, parts, validation, sharding)
   writers = writers_lib.MetricWriters(
@@ -235,15 +238,15 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *,
     writers.close()
 
 
-def _first_state(parts: build.Parts, checkpointer: checkpoint.Checkpointer,
+def _first_state(create_state, checkpointer: checkpoint.Checkpointer,
                  iterator: Any, sharding, console: _Console):
   """The state to start from: the latest checkpoint's, or a new one."""
   step = checkpointer.latest_step()
   if step is None:
-    return jax.jit(parts.create_state, out_shardings=sharding)(), 0
+    return create_state.lower().compile()(), 0
   abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-      jax.eval_shape(parts.create_state))
+      create_state.out_info)
   state = checkpointer.restore(step, abstract, iterator)
   console.say(f'resumed at step {step}')
   return state, step

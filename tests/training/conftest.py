@@ -41,9 +41,9 @@ def disc_clip(seed, labels='sparse'):
 
 def disc_iterator(batch=2, seed=0, clips=16):
   """An endless grain iterator, as the pipeline gives it."""
-  return iter(
-      grain.MapDataset.range(clips).seed(seed).shuffle().repeat()
-      .map(disc_clip).batch(batch).to_iter_dataset())
+  clips = grain.MapDataset.range(clips).seed(seed).shuffle().map(disc_clip)
+  return iter(clips.repeat(1000).batch(batch).to_iter_dataset(
+      grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
 
 
 class TinyModel(nn.Module):

@@ -1,0 +1,143 @@
+"""`train` from prepared records to a checkpoint, and every misuse."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from echoforge_jax.__main__ import main
+from echoforge_jax.data import builder, raw
+from echoforge_jax.data.clip import Clip
+from echoforge_jax.training import build, checkpoint
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+SPLITS = {'train': 4, 'validation': 1, 'test': 1}
+SIZE = 32
+
+
+def read_clip(raw_dir, patient, view):
+  """A bright disc in noise that shrinks from ED to ES."""
+  rng = np.random.default_rng([int(patient[1:]), view == '4CH'])
+  rows, columns = np.mgrid[:SIZE, :SIZE]
+  radii = np.linspace(9, 5, 6)[:, None, None]
+  inside = (rows - 16)**2 + (columns - rng.uniform(12, 20))**2 < radii**2
+  frames = 60 + 120 * inside + rng.normal(0, 15, inside.shape)
+  return Clip(patient=patient, view=view,
+              frames=frames.clip(0, 255).astype(np.uint8),
+              masks=inside.astype(np.uint8), labeled=np.ones(6, bool), ed=0,
+              es=5, spacing_mm=np.ones(2, np.float32))
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  root = tmp_path_factory.mktemp('prepared')
+  bounds = np.cumsum([0, *SPLITS.values()])
+
+  def list_clips(raw_dir, split, scheme):
+    at = list(SPLITS).index(split)
+    return [(f'p{i:02d}', view) for i in range(bounds[at], bounds[at + 1])
+            for view in ('2CH', '4CH')]
+
+  builder.prepare('camus', root, root / 'data', SIZE,
+                  reader=raw.RawReader(list_clips, read_clip))
+  return root / 'data'
+
+
+@pytest.fixture(scope='module')
+def train(data_dir):
+  def train(workdir, *flags, config='tiny.py'):
+    return main(['train', f'--config={CONFIGS / config}',
+                 f'--workdir={workdir}',
+                 f'--config.data.data_dir={data_dir}', *flags])
+  return train
+
+
+@pytest.mark.slow
+def test_trains_validates_resumes_and_restores(train, tmp_path, capsys):
+  flags = ('--config.num_steps=4', '--config.optimizer.learning_rate=3e-3',
+           '--config.semi.flame_rise.start=0.0', '--config.eval.every=4')
+  assert train(tmp_path, *flags) == 0
+  printed = capsys.readouterr().out
+  assert 'compiled in' in printed and 'step 4/4 (100%)' in printed
+  assert 'dice_teacher' in printed and 'clips/s' in printed
+  written = [json.loads(line) for line in
+             (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+  assert [line['kind'] for line in written] == ['train', 'train', 'eval']
+  assert all(np.isfinite(value) for line in written
+             for value in line.values() if not isinstance(value, str))
+
+  assert train(tmp_path, *flags) == 0
+  assert 'resumed at step 4' in capsys.readouterr().out
+  assert train(tmp_path, '--config.num_steps=5') == 2
+  error = capsys.readouterr().err
+  assert 'num_steps is 4 there and 5 now' in error and len(error) < 500
+
+  config, variables, step = checkpoint.restore_for_inference(tmp_path)
+  assert step == 4 and config.optimizer.learning_rate == 3e-3
+  model = build.make_model(config)
+  video = np.zeros((1, 4, SIZE, SIZE, 1), np.float32)
+  shapes = jax.eval_shape(model.apply, variables, video)
+  assert shapes['logits'].shape == (1, 4, SIZE, SIZE, 1)
+
+
+@pytest.mark.parametrize('flags, words', [
+    (('--config.batchsize=8',), ('batchsize',)),
+    (('--config.batch_size=many',), ('batch_size', 'many')),
+    (('--learning_rate=1',), ('unknown flag --learning_rate', '--config.FIE')),
+    (('extra',), ("unexpected argument 'extra'",)),
+    (('--config.batch_size=3', '--config.num_devices=2'),
+     ('3 clips', '2 devices', 'num_devices to 1')),
+    (('--config.num_steps=0',), ('config.num_steps is 0',)),
+    (('--config.dtype=float16',), ("'float16'", 'float32, bfloat16')),
+    (('--config.model.name=unet',), ('unet', 'echoforge')),
+    (('--config.model.backbone=vgg',), ('vgg', 'resnet50')),
+    (('--config.optimizer.name=sgd',), ("'sgd'", 'adamw')),
+    (('--config.model.use_cpr=false',), ('use_cpr', 'plain or none')),
+    (('--config.semi.flame_rise.end=2',), ('semi.flame_rise', '<= 1')),
+    (('--config.data.data_dir=/nowhere',), ('/nowhere', 'prepare')),
+    (('--config.data.image_size=64',), ('64', 'prepare')),
+    (('--config.data.classes=("lv","aorta")',), ('aorta',)),
+    (('--config.data.augmentation.scale=7',), ('augmentation.scale', '7')),
+])
+def test_misuse_is_one_clear_line(train, tmp_path, capsys, flags, words):
+  assert train(tmp_path / 'run', *flags) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: ') and error.count('\n') == 1
+  for word in words:
+    assert word in error
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('config, words', [
+    ('absent.py', ('absent.py', 'no file')),
+    ('tiny.py:most', ("'most'", 'baseline, tsf, tsf_arc, all'))])
+def test_a_config_that_is_not_there(train, tmp_path, capsys, config, words):
+  assert train(tmp_path, config=config) == 2
+  error = capsys.readouterr().err
+  assert error.count('\n') == 1
+  for word in words:
+    assert word in error
+
+
+def test_config_and_workdir_are_needed(capsys, tmp_path):
+  assert main(['train', f'--workdir={tmp_path}']) == 2
+  assert '--config=FILE is missing' in capsys.readouterr().err
+  with pytest.raises(SystemExit) as stop:
+    main(['train', f'--config={CONFIGS / "tiny.py"}'])
+  assert stop.value.code == 2
+  assert '--workdir' in capsys.readouterr().err
+
+
+def test_a_workdir_that_cannot_be_written(train, tmp_path, capsys):
+  (tmp_path / 'file').write_text('')
+  assert train(tmp_path / 'file' / 'run') == 2
+  assert 'cannot be written' in capsys.readouterr().err
+
+
+def test_help_says_how(capsys):
+  with pytest.raises(SystemExit) as stop:
+    main(['train', '--help'])
+  assert stop.value.code == 0
+  assert '--config.batch_size=8' in capsys.readouterr().out

@@ -1,0 +1,51 @@
+"""The data mesh: sizes that divide, and errors that say what to do."""
+
+import jax
+from jax.sharding import AxisType, PartitionSpec
+import numpy as np
+import pytest
+
+from echoforge_jax.errors import InputError
+from echoforge_jax.parallel import mesh as mesh_lib
+
+pytestmark = pytest.mark.skipif(
+    jax.device_count() < 8, reason='needs eight devices')
+
+
+def test_the_mesh_has_one_automatic_axis():
+  mesh = mesh_lib.make_data_mesh(4)
+  assert dict(mesh.shape) == {'data': 4}
+  assert mesh.axis_types == (AxisType.Auto,)
+  assert mesh_lib.make_data_mesh().size == jax.device_count()
+  assert mesh_lib.replicated(mesh).spec == PartitionSpec()
+
+
+def test_a_batch_is_split_over_its_clips():
+  mesh = mesh_lib.make_data_mesh(8)
+  video = np.arange(16 * 3, dtype=np.uint8).reshape(16, 3)
+  placed = mesh_lib.put_batch({'video': video}, mesh_lib.batch_sharding(mesh))
+  shards = placed['video'].addressable_shards
+  assert len(shards) == 8 and shards[0].data.shape == (2, 3)
+  np.testing.assert_array_equal(placed['video'], video)
+
+
+@pytest.mark.parametrize('size, text', [
+    (12, r'12 clips .* 8 devices; make it 8 or 16, or set '
+     r'config.num_devices to 6'),
+    (4, r'4 clips .* 8 devices; make it 8, or set config.num_devices to 4')])
+def test_a_batch_that_does_not_divide(size, text):
+  mesh = mesh_lib.make_data_mesh(8)
+  with pytest.raises(InputError, match=text):
+    mesh_lib.check_batch(size, mesh)
+  mesh_lib.check_batch(16, mesh)
+
+
+def test_more_devices_than_there_are():
+  with pytest.raises(InputError, match='asks for 99 devices but'):
+    mesh_lib.make_data_mesh(99)
+
+
+def test_processes_share_a_batch_equally():
+  assert mesh_lib.local_batch_size('batch_size', 12, 4) == 3
+  with pytest.raises(InputError, match='batch_size is 10, which 4 processes'):
+    mesh_lib.local_batch_size('batch_size', 10, 4)

@@ -1,0 +1,238 @@
+"""The loop: resumes bit for bit, stops well, repeats itself."""
+
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from echoforge_jax.errors import InputError
+from echoforge_jax.training import checkpoint, loop, objective, writers
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compilation_cache(tmp_path_factory):
+  """The runs here compile the same step: keep it."""
+  from jax.experimental import compilation_cache as cache
+  names = {'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('cache')),
+           'jax_persistent_cache_min_compile_time_secs': 0.0}
+  before = {name: getattr(jax.config, name) for name in names}
+  for name, value in names.items():
+    jax.config.update(name, value)
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  cache.compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def run(tiny_config, tiny_model, make_iterator):
+  """Trains the tiny model in a workdir."""
+  def run(workdir, config=tiny_config, **options):
+    return loop.train(config, workdir, model=tiny_model,
+                      iterator=make_iterator(), verbose=False, **options)
+  return run
+
+
+def lines(workdir):
+  text = (Path(workdir) / 'metrics.jsonl').read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def stored(workdir, which):
+  _, variables, step = checkpoint.restore_for_inference(workdir, which)
+  return jax.tree.map(np.asarray, variables), step
+
+
+def assert_same_run(one, two):
+  for which in ('student', 'teacher'):
+    (a, steps_a), (b, steps_b) = stored(one, which), stored(two, which)
+    assert steps_a == steps_b
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+  assert lines(one) == lines(two)
+
+
+@pytest.fixture(scope='module')
+def whole_run(tmp_path_factory, get_config, tiny_model, make_iterator,
+              make_clip):
+  """An uninterrupted run, validated at its end; and what it printed."""
+  workdir = tmp_path_factory.mktemp('whole')
+  config = get_config('tiny').copy_and_resolve_references()
+  with config.unlocked():
+    config.eval.every = 0
+  outcome = loop.train(config, workdir, model=tiny_model,
+                       iterator=make_iterator(), verbose=False)
+  return workdir, outcome
+
+
+def test_a_run_ends_with_its_last_step_saved(whole_run):
+  workdir, outcome = whole_run
+  assert outcome.step == 12 and outcome.signal is None
+  assert [line['step'] for line in lines(workdir)] == [2, 4, 6, 8, 10, 12]
+  variables, step = stored(workdir, 'teacher')
+  assert step == 12
+  jax.tree.map(np.testing.assert_array_equal, variables['params'],
+               jax.device_get(outcome.state.teacher_params))
+  table = (workdir / 'parameters.txt').read_text()
+  assert 'norm1/scale' in table and 'Total: 777' in table
+
+
+def test_the_same_seed_gives_the_same_metrics(whole_run, run, tmp_path):
+  run(tmp_path)
+  assert_same_run(tmp_path, whole_run[0])
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_resumed_run_is_the_same(
+    whole_run, run, tmp_path, monkeypatch, number):
+  write = writers.MetricWriters.write
+
+  def interrupt(self, step, kind, scalars):
+    write(self, step, kind, scalars)
+    if step == 6:
+      signal.raise_signal(number)
+
+  before = signal.getsignal(number)
+  with monkeypatch.context() as patch:
+    patch.setattr(writers.MetricWriters, 'write', interrupt)
+    outcome = run(tmp_path)
+  # Step 6 is logged once step 7 is under way, which is then finished.
+  assert outcome.signal == number and outcome.step == 7
+  assert signal.getsignal(number) is before
+  assert checkpoint.restore_for_inference(tmp_path)[2] == 7
+  outcome = run(tmp_path)
+  assert outcome.step == 12 and outcome.signal is None
+  for which in ('student', 'teacher'):
+    jax.tree.map(np.testing.assert_array_equal, stored(tmp_path, which)[0],
+                 stored(whole_run[0], which)[0])
+
+
+def test_a_crash_resumes_from_the_last_checkpoint(
+    whole_run, run, tmp_path, monkeypatch):
+  write = writers.MetricWriters.write
+
+  def crash(self, step, kind, scalars):
+    write(self, step, kind, scalars)
+    if step == 10:
+      raise RuntimeError('power cut')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(writers.MetricWriters, 'write', crash)
+    with pytest.raises(RuntimeError, match='power cut'):
+      run(tmp_path)
+  assert lines(tmp_path)[-1]['step'] == 10
+  assert checkpoint.restore_for_inference(tmp_path)[2] == 8
+  run(tmp_path)
+  assert_same_run(tmp_path, whole_run[0])
+
+
+def test_a_finished_run_stays_as_it_is(whole_run, run):
+  workdir, _ = whole_run
+  before = lines(workdir)
+  assert run(workdir).step == 12
+  assert lines(workdir) == before
+
+
+def test_another_config_is_refused(whole_run, run, tiny_config):
+  config = tiny_config.copy_and_resolve_references()
+  with config.unlocked():
+    config.optimizer.learning_rate = 0.5
+  with pytest.raises(InputError, match='optimizer.learning_rate is 0.001 ther'):
+    run(whole_run[0], config)
+
+
+def test_validation_scores_student_and_teacher(
+    run, tiny_config, make_clip, tmp_path, capsys):
+  config = tiny_config.copy_and_resolve_references()
+  with config.unlocked():
+    config.eval.every = 8
+    config.eval.best_metric = 'dice_teacher'
+  clips = [{'video': clip['video_weak'], 'masks': clip['masks']}
+           for clip in (make_clip(seed) for seed in range(100, 105))]
+  outcome = run(tmp_path, config, validation=clips)
+  scored = [line for line in lines(tmp_path) if line['kind'] == 'eval']
+  assert [line['step'] for line in scored] == [8, 12]
+  assert scored[-1]['dice_teacher'] == outcome.scores['dice_teacher']
+  assert 0 <= outcome.scores['dice_student'] <= 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_naming_the_step(
+    run, tiny_config, tmp_path, monkeypatch):
+  def explodes(**options):
+    inner = objective.echoforge_objective(**options)
+
+    def loss(outputs, teacher, batch, values):
+      value, logged = inner.loss(outputs, teacher, batch, values)
+      value = value / (values.fraction != 6 / 12)  # The seventh update.
+      return value, logged | {'loss': objective.average(value)}
+
+    return objective.Objective(inner.student, inner.teacher, loss)
+
+  monkeypatch.setitem(objective.OBJECTIVES, 'explodes', explodes)
+  config = tiny_config.copy_and_resolve_references()
+  with config.unlocked():
+    config.objective.name = 'explodes'
+  with pytest.raises(loop.DivergenceError, match='loss is inf at step 7'):
+    run(tmp_path, config)
+  # Nothing that is not finite was saved.
+  variables, step = stored(tmp_path, 'student')
+  assert step == 4
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {folder!r})
+from absl import flags
+flags.FLAGS.mark_as_parsed()
+import conftest
+from echoforge_jax.training import loop
+
+if __name__ == '__main__':
+  config = conftest.load_config('tiny').copy_and_resolve_references()
+  with config.unlocked():
+    config.eval.every = 0
+    config.num_steps = 400
+    config.checkpoint_every = 20
+  outcome = loop.train(config, sys.argv[1], model=conftest.TinyModel(),
+                       iterator=conftest.disc_iterator())
+  assert outcome.step == 400
+"""
+
+
+def start(script, workdir, cache):
+  environment = os.environ | {
+      'JAX_COMPILATION_CACHE_DIR': str(cache), 'JAX_PLATFORMS': 'cpu',
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
+  return subprocess.Popen(
+      [sys.executable, str(script), str(workdir)], env=environment,
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_middle_changes_nothing(tmp_path):
+  script = tmp_path / 'script.py'
+  script.write_text(SCRIPT.format(folder=str(Path(__file__).parent)))
+  whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+  process = start(script, killed, tmp_path / 'cache')
+  deadline = time.monotonic() + 240
+  while not list((killed / 'checkpoints').glob('[0-9]*0')):
+    assert process.poll() is None, process.communicate()[0]
+    assert time.monotonic() < deadline, 'no checkpoint within four minutes'
+    time.sleep(0.02)
+  process.kill()
+  process.communicate()
+  assert lines(killed)[-1]['step'] < 400
+  for workdir in (killed, whole):
+    process = start(script, workdir, tmp_path / 'cache')
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    if workdir == killed:
+      assert 'resumed at step' in output
+  assert_same_run(killed, whole)
