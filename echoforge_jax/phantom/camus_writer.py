@@ -19,6 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
+from echoforge_jax import __version__
 from echoforge_jax.data.camus import SPLIT_FILES, VIEWS
 from echoforge_jax.data.clip import Clip
 from echoforge_jax.errors import InputError
@@ -54,8 +55,9 @@ def write_camus(out_dir, *, num_patients: int, seed: int, config=None,
       `phantom.patient.generate_patient`. Must be picklable for workers.
 
   Returns:
-    The content of `phantom.json`: seed, layout, config, num_patients and,
-    under `patients`, edv_ml, esv_ml, ef_percent, group, sex, age, es_first.
+    The content of `phantom.json`: generator (with its version),
+    num_patients, seed, layout, config and, for each of `patients`, edv_ml,
+    esv_ml, ef_percent, group, sex, age, es_first.
 
   Raises:
     InputError: arguments out of range, or `out_dir` holds another phantom or
@@ -136,7 +138,8 @@ def _open_truth(out_dir: Path, num_patients: int, seed: int, config,
   fields = dataclasses.asdict(config) if dataclasses.is_dataclass(
       config) else config
   fields = json.loads(json.dumps(fields, default=_plain))
-  identity = {'num_patients': num_patients, 'seed': seed, 'layout': layout,
+  identity = {'generator': f'echoforge_jax {__version__}',
+              'num_patients': num_patients, 'seed': seed, 'layout': layout,
               'config': fields}
   path = out_dir / TRUTH_FILE
   if path.exists():
@@ -155,7 +158,7 @@ def _open_truth(out_dir: Path, num_patients: int, seed: int, config,
   if out_dir.exists() and any(out_dir.iterdir()):
     raise InputError(f'{out_dir}: holds files but no {TRUTH_FILE}; wanted a '
                      'new or empty folder; remedy: choose another --out')
-  truth = {'generator': 'echoforge_jax phantom', **identity, 'patients': {}}
+  truth = {**identity, 'patients': {}}
   _write_truth(out_dir, truth)
   return truth
 

@@ -1,0 +1,59 @@
+"""`phantom` as a user meets it, with the real generator."""
+
+import json
+
+import numpy as np
+import pytest
+
+from echoforge_jax.__main__ import main
+from echoforge_jax.data import camus
+from echoforge_jax.phantom.patient import generate_patient
+
+
+@pytest.mark.slow
+def test_phantom_then_verify_then_read(tmp_path, capsys):
+  raw = tmp_path / 'raw'
+  flags = ['phantom', '--layout=camus', f'--out={raw}', '--patients=3',
+           '--seed=4']
+  assert main(flags) == 0
+  assert 'phantom.json' in capsys.readouterr().out
+  assert main(['verify', '--dataset=camus', f'--raw={raw}']) == 0
+  out = capsys.readouterr().out
+  assert '3 patients verified: 0 errors' in out
+  truth = json.loads((raw / 'phantom.json').read_text())['patients']
+  patient = generate_patient(4, 1)
+  facts = truth['patient0002']
+  assert facts['ef_percent'] == patient.ef_percent
+  assert facts['edv_ml'] == patient.edv_ml
+  for view, made in patient.clips.items():
+    clip = camus.read_clip(raw, 'patient0002', view)
+    np.testing.assert_array_equal(clip.frames, made.frames)
+    np.testing.assert_array_equal(clip.masks, made.masks)
+    np.testing.assert_allclose(clip.spacing_mm, .308, rtol=1e-6)
+    assert clip.fps == pytest.approx(made.fps, abs=.051)
+    assert clip.quality == made.quality
+    assert clip.ef_percent == round(patient.ef_percent)
+  # A second run finds everything done.
+  stamps = {path: path.stat().st_mtime_ns for path in raw.rglob('*.nii.gz')}
+  assert main(flags) == 0
+  assert stamps == {path: path.stat().st_mtime_ns
+                    for path in raw.rglob('*.nii.gz')}
+  assert main([*flags[:-1], '--seed=5']) == 2
+  assert 'another seed' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('flags', [
+    [], ['--layout=dicom', '--out=x'], ['--out=x', '--patients=many'],
+    ['--out=x', '--camus_format=png'], ['--out=x', '--pat=3']])
+def test_misuse_exits_2(flags, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(SystemExit) as stop:
+    main(['phantom', *flags])
+  assert stop.value.code == 2
+  assert 'usage: echoforge phantom' in capsys.readouterr().err
+  assert not list(tmp_path.iterdir())
+
+
+def test_no_patients_exits_2(tmp_path, capsys):
+  assert main(['phantom', f'--out={tmp_path}/x', '--patients=0']) == 2
+  assert 'num_patients is 0' in capsys.readouterr().err
