@@ -38,6 +38,9 @@ def get_config(arg: str = '') -> ConfigDict:
   config.num_steps = 600
   # Compute dtype, 'float32' or 'bfloat16'; parameters and loss are float32.
   config.dtype = 'float32'
+  # Workdir of a run of the same model whose teacher gives the first weights,
+  # such as one on the phantom; '': random weights.
+  config.init_from = ''
   # Devices to use; 0: all.
   config.num_devices = 0
 

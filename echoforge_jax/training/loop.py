@@ -16,7 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from echoforge_jax.parallel import mesh as mesh_lib
-from echoforge_jax.training import build, checkpoint
+from echoforge_jax.training import build, checkpoint, warm_start
 from echoforge_jax.training import validation as validation_lib
 from echoforge_jax.training import writers as writers_lib
 
@@ -225,7 +225,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *,
       workdir, keep=config.keep_checkpoints,
       best_metric=config.eval.best_metric)
   state, step = _first_state(create_state, checkpointer, iterator, sharding,
-                             console)
+                             config.init_from, console)
   _describe_parameters(state.params, workdir, console)
   validator = _make_validator(config, parts, validation, sharding)
   writers = writers_lib.MetricWriters(
@@ -239,17 +239,25 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *,
 
 
 def _first_state(create_state, checkpointer: checkpoint.Checkpointer,
-                 iterator: Any, sharding, console: _Console):
-  """The state to start from: the latest checkpoint's, or a new one."""
+                 iterator: Any, sharding, init_from: str, console: _Console):
+  """The state to start from.
+
+  In this order: the latest checkpoint of the workdir; another run's weights;
+  random weights.
+  """
   step = checkpointer.latest_step()
-  if step is None:
-    return create_state.lower().compile()(), 0
-  abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-      create_state.out_info)
-  state = checkpointer.restore(step, abstract, iterator)
-  console.say(f'resumed at step {step}')
-  return state, step
+  if step is not None:
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        create_state.out_info)
+    state = checkpointer.restore(step, abstract, iterator)
+    console.say(f'resumed at step {step}')
+    return state, step
+  state = create_state.lower().compile()()
+  if init_from:
+    state = warm_start.from_run(state, init_from, sharding=sharding)
+    console.say(f'weights of {init_from}')
+  return state, 0
 
 
 def _make_validator(config: ConfigDict, parts: build.Parts, clips,

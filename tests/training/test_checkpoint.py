@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.training import checkpoint, optimizer
+from echoforge_jax.parallel import mesh as mesh_lib
+from echoforge_jax.training import checkpoint, optimizer, warm_start
 from echoforge_jax.training.state import TrainState
 
 
@@ -177,3 +178,41 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(InputError, match='cannot be written'):
     checkpoint.claim_workdir(tmp_path / 'file' / 'run', ConfigDict({'a': 1}))
+
+
+def test_another_run_gives_the_first_weights(tmp_path, make_iterator):
+  save(tmp_path, make_iterator())
+  (tmp_path / 'config.json').write_text('{}')
+  sharding = mesh_lib.replicated(mesh_lib.make_data_mesh())
+  fresh = jax.device_put(make_state(seed=5), sharding)
+  started = warm_start.from_run(fresh, tmp_path, sharding=sharding)
+  teacher = make_state().teacher_params
+  jax.tree.map(np.testing.assert_array_equal, started.params, teacher)
+  jax.tree.map(np.testing.assert_array_equal, started.teacher_params, teacher)
+  for a, b in zip(jax.tree.leaves(started.params),
+                  jax.tree.leaves(started.teacher_params)):
+    assert a.sharding == sharding
+    assert (a.addressable_data(0).unsafe_buffer_pointer()
+            != b.addressable_data(0).unsafe_buffer_pointer())
+  assert_same(started.opt_state, fresh.opt_state)
+  with pytest.raises(InputError) as error:
+    warm_start.from_run(make_state(size=6), tmp_path, sharding=sharding)
+  assert 'params/conv/bias: shape (3,) there, (6,)' in str(error.value)
+
+
+def test_part_of_the_weights_may_be_given():
+  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  bias = np.arange(3, dtype=np.float32)
+  started = warm_start.replace_weights(
+      make_state(), {'params': {'conv': {'bias': bias}}}, source='a file',
+      sharding=sharding)
+  for params, before in ((started.params, make_state().params),
+                         (started.teacher_params,
+                          make_state().teacher_params)):
+    np.testing.assert_array_equal(params['conv']['bias'], bias)
+    np.testing.assert_array_equal(params['conv']['kernel'],
+                                  before['conv']['kernel'])
+  with pytest.raises(InputError, match='a file .*params/stem: not in the mod'):
+    warm_start.replace_weights(
+        make_state(), {'params': {'stem': bias}}, source='a file',
+        sharding=sharding)
