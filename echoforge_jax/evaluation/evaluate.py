@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import os
 import pathlib
 
 from echoforge_jax.errors import InputError
@@ -44,9 +45,10 @@ def evaluate(workdir, split: str, protocol: str, out_dir,
 
   Raises:
     InputError: for an unknown protocol, split or workdir, or a split without
-      clips.
+      clips, or a folder that cannot be written.
   """
   chosen = get_protocol(protocol)
+  _check_writable(out_dir)
   cases, classes, receipt = predict_split(
       workdir, split, chosen, data_dir=data_dir, which=which,
       batch_size=batch_size)
@@ -126,3 +128,14 @@ def predict_split(workdir, split: str, protocol: Protocol, *, data_dir=None,
       variables, clips, batch_size=batch_size))
   return cases, classes, make_receipt(
       config, step=step, which=which, split=split, workdir=workdir)
+
+
+def _check_writable(out_dir) -> None:
+  """Raises before the work rather than after it."""
+  folder = pathlib.Path(out_dir).absolute()
+  while not folder.exists() and folder.parent != folder:
+    folder = folder.parent
+  if not folder.is_dir() or not os.access(folder, os.W_OK):
+    raise InputError(
+        f'--out {out_dir} cannot be written: {folder} is not a folder you may '
+        'write to; choose another')
