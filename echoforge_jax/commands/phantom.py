@@ -32,15 +32,16 @@ def main(argv: list[str]) -> int:
                       help='write nothing; print measured image statistics '
                       'beside those of real CAMUS frames')
   args = parser.parse_args(argv)
+  if args.out is None and not args.calibrate:
+    parser.error('--out is required (or --calibrate)')
+  from echoforge_jax.phantom.config import PhantomConfig
+  config = {'camus': PhantomConfig.camus,
+            'randomized': PhantomConfig.randomized}[args.style]()
   if args.calibrate:
     from echoforge_jax.phantom.calibration import calibration_table
-    print(calibration_table(args.patients, args.seed))
+    print(calibration_table(args.patients, args.seed, config))
     return 0
-  if args.out is None:
-    parser.error('--out is required (or --calibrate)')
   from echoforge_jax.phantom.camus_writer import write_camus
-  from echoforge_jax.phantom.config import PhantomConfig
-  config = getattr(PhantomConfig, args.style)()
   write_camus(args.out, num_patients=args.patients, seed=args.seed,
               config=config, layout=args.camus_format,
               num_workers=args.workers, progress=sys.stderr.isatty())

@@ -258,9 +258,11 @@ def read_clip(raw_dir, patient: str, view: str) -> Clip:
     masks = _read_masks(folder / f'{stem}_{whole}_gt{ending}', frames.shape)
   else:
     masks = _read_two_masks(folder, stem, frames.shape, ed, es)
+  withheld = masks is None
+  masks = np.zeros_like(frames) if withheld else masks
   labeled = masks.any(axis=(1, 2))
   for name, frame in (('ED', ed), ('ES', es)):
-    if labeled.any() and not (masks[frame] == LABELS['lv']).any():
+    if not withheld and not (masks[frame] == LABELS['lv']).any():
       raise InputError(f'{folder}: the {view} masks have no left ventricle at '
                        f'{name}; wanted label {LABELS["lv"]} at ED and ES; '
                        'remedy: fetch the _gt files again')
@@ -300,13 +302,13 @@ def _read_masks(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _read_two_masks(folder: Path, stem: str, shape: tuple[int, ...], ed: int,
-                    es: int) -> np.ndarray:
-  """Masks of the MetaImage form: blank but at ED and ES."""
-  masks = np.zeros(shape, np.uint8)
+                    es: int) -> np.ndarray | None:
+  """Masks of the MetaImage form: blank but at ED and ES; None if withheld."""
   paths = {ed: folder / f'{stem}_ED_gt.mhd', es: folder / f'{stem}_ES_gt.mhd'}
   if folder.parent.name == 'testing' and not any(
       path.exists() for path in paths.values()):
-    return masks
+    return None
+  masks = np.zeros(shape, np.uint8)
   for frame, path in paths.items():
     masks[frame] = _read_masks(path, (1, *shape[1:]))[0]
   return masks

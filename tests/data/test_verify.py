@@ -214,6 +214,7 @@ BROKEN = [
     ('label-values', ED_GT, _labels(3, 4)),
     ('lv-empty', SEQ_GT, _labels(1, 2, slice(0, 1))),
     ('lv-empty', SEQ_GT, _labels(1, 2)),
+    ('lv-empty', SEQ_GT, _change(np.zeros_like)),
     ('frame-unlabeled', SEQ_GT, _change(
         lambda masks: masks * (np.arange(len(masks)) != 2)[
             :, None, None].astype(np.uint8))),

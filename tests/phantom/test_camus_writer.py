@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import importlib
 import importlib.util
 import json
 from pathlib import Path
@@ -243,3 +244,13 @@ def test_misuse(tmp_path):
   (tmp_path / 'a' / 'phantom.json').write_text('{')
   with pytest.raises(InputError, match='phantom.json'):
     _write(tmp_path / 'a')
+
+
+def test_workers_write_the_same_bytes(tmp_path, monkeypatch):
+  # Spawned processes import the generator by name from the inherited path.
+  monkeypatch.syspath_prepend(str(Path(__file__).parent))
+  generate = importlib.import_module('ellipses').generate
+  _write(tmp_path / 'one')
+  truth = _write(tmp_path / 'two', num_workers=2, generate=generate)
+  assert len(truth['patients']) == 3
+  assert fingerprint(tmp_path / 'one') == fingerprint(tmp_path / 'two')
