@@ -249,8 +249,9 @@ def test_misuse(tmp_path):
 def test_workers_write_the_same_bytes(tmp_path, monkeypatch):
   # Spawned processes import the generator by name from the inherited path.
   monkeypatch.syspath_prepend(str(Path(__file__).parent))
-  generate = importlib.import_module('ellipses').generate
+  module = importlib.import_module('ellipses')
   _write(tmp_path / 'one')
-  truth = _write(tmp_path / 'two', num_workers=2, generate=generate)
+  truth = _write(tmp_path / 'two', num_workers=2, config=module.Config(),
+                 generate=module.generate)
   assert len(truth['patients']) == 3
   assert fingerprint(tmp_path / 'one') == fingerprint(tmp_path / 'two')
