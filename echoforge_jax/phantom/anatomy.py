@@ -6,6 +6,8 @@ sector's: X to the right, Y down, origin at the probe (the sector's apex).
 Pure JAX: a patient and a streamed batch come from the same functions.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -19,28 +21,42 @@ CENTRE = .55
 
 
 class Draw:
-  """A key that is used up draw by draw."""
+  """Random numbers, drawn all at once and then used up one by one.
 
-  def __init__(self, key):
-    self._key = key
+  One draw of many numbers compiles far faster than many draws of one.
+  """
 
-  def key(self):
-    """Returns a fresh key."""
-    self._key, key = jax.random.split(self._key)
-    return key
+  def __init__(self, key, size=512):
+    self._values = jax.random.uniform(key, (size,), minval=1e-6,
+                                      maxval=1. - 1e-6)
+    self._used = 0
+
+  def unit(self, shape=()):
+    """Returns float32 `shape`, uniform in (0, 1)."""
+    count = math.prod(shape)
+    if self._used + count > len(self._values):
+      raise ValueError(f'{self._used + count} numbers were asked for, '
+                       f'{len(self._values)} drawn; give Draw a larger size')
+    out = self._values[self._used:self._used + count].reshape(shape)
+    self._used += count
+    return out
 
   def uniform(self, bounds, shape=()):
     """Returns float32 `shape`, uniform in `bounds` (low, high)."""
     low, high = bounds
-    return low + (high - low) * jax.random.uniform(self.key(), shape)
+    return low + (high - low) * self.unit(shape)
 
   def normal(self, shape=()):
     """Returns float32 `shape`, standard normal."""
-    return jax.random.normal(self.key(), shape)
+    return jax.scipy.special.ndtri(self.unit(shape))
 
   def chance(self, probability):
     """Returns float32 1. with `probability`, else 0."""
-    return (jax.random.uniform(self.key()) < probability).astype(jnp.float32)
+    return (self.unit() < probability).astype(jnp.float32)
+
+  def index(self, count):
+    """Returns int32, uniform in 0..count-1."""
+    return (self.unit() * count).astype(jnp.int32)
 
 
 def _wave(draw, count, rows):
@@ -72,7 +88,7 @@ def sample_heart(key, config: PhantomConfig) -> dict:
     ml, `ef` percent, `length_ed`, `length_es`, `wall` mm, `widest`, `kappa`,
     `bend` [2], `tilt` [2] (4CH, 2CH), `wall_shape`, `still`, `thickness`
     [4, levels], `heart_rate` per minute, `systole` (share of the beat),
-    `male`, `age`, `rocking` rad.
+    `male`, `age`, `rocking` rad, `ed_widths` [4, levels] mm, `muscle`.
   """
   d = Draw(key)
   s = motion.levels()
@@ -80,13 +96,13 @@ def sample_heart(key, config: PhantomConfig) -> dict:
       [getattr(group, name) for group in config.groups], jnp.float32)
   shares = table('share')
   group = jnp.searchsorted(
-      jnp.cumsum(shares) / jnp.sum(shares), jax.random.uniform(d.key()))
+      jnp.cumsum(shares) / jnp.sum(shares), d.unit())
   group = jnp.clip(group, 0, len(config.groups) - 1)
   within = lambda name, u: (  # noqa: E731
       table(name)[group, 0]
       + u * (table(name)[group, 1] - table(name)[group, 0]))
-  size = jax.random.uniform(d.key()) ** config.size_skew
-  other = jax.random.uniform(d.key()) ** config.size_skew
+  size = d.unit() ** config.size_skew
+  other = d.unit() ** config.size_skew
   edv = within('edv_ml', size)
   ef = within('ef_percent', d.uniform((0., 1.)))
   # A larger ventricle is a longer one: no ball-shaped hearts.
@@ -94,7 +110,7 @@ def sample_heart(key, config: PhantomConfig) -> dict:
   hypo = d.chance(config.hypokinesia_share) * (ef < 55.)
   # Lost motion sits in one or two walls; at least half the circumference
   # keeps moving, or no radius could eject the prescribed volume.
-  walls = jax.nn.one_hot(jax.random.randint(d.key(), (), 0, 4), 4)
+  walls = jax.nn.one_hot(d.index(4), 4)
   walls = jnp.clip(walls + .6 * jnp.roll(walls, 2), 0., 1.)
   still = (hypo * d.uniform(config.hypokinesia_severity) * walls[:, None]
            * _bump(d, .15, .8, (.15, .35))[None])
@@ -111,7 +127,7 @@ def sample_heart(key, config: PhantomConfig) -> dict:
   # Electromechanical systole shortens with the square root of the beat.
   systole = jnp.clip(.34 * jnp.sqrt(heart_rate / 60.) * d.uniform((.9, 1.1)),
                      .25, .5)
-  return {
+  return motion.complete({
       'group': group, 'edv': edv, 'ef': ef, 'esv': edv * (1. - ef / 100.),
       'length_ed': length,
       'length_es': length * (1. - ef / 100. * d.uniform(config.shortening)),
@@ -126,7 +142,7 @@ def sample_heart(key, config: PhantomConfig) -> dict:
       'heart_rate': heart_rate, 'systole': systole, 'male': male,
       'age': jnp.round(jnp.clip(65. + 15. * d.normal(), 20., 95.)),
       'rocking': jnp.deg2rad(config.rocking) * d.normal(),
-  }
+  })
 
 
 def contours(heart, view, state) -> dict:
@@ -157,8 +173,13 @@ def contours(heart, view, state) -> dict:
   smooth = jax.vmap(lambda v: jnp.convolve(
       jnp.pad(v, 1, mode='edge'), kernel, mode='valid'), 1, 1)
   outward = smooth(smooth(outward))
-  return {'endo': endo, 'epi': endo + thick[:, None] * outward,
-          'left': endo[0], 'right': endo[-1], 'tilt': heart['tilt'][view],
+  epi = endo + thick[:, None] * outward
+  # The muscle ends at the mitral plane.
+  tilt = heart['tilt'][view]
+  epi = jnp.stack([epi[:, 0], jnp.minimum(
+      epi[:, 1], state['length'] + tilt * epi[:, 0])], -1)
+  return {'endo': endo, 'epi': epi,
+          'left': endo[0], 'right': endo[-1], 'tilt': tilt,
           'length': state['length']}
 
 
@@ -224,7 +245,7 @@ def sample_view(key, config: PhantomConfig, heart, view) -> dict:
     dB relative to myocardium. `quality` is int32 (index of `QUALITIES`).
   """
   d = Draw(key)
-  ed = contours(heart, view, motion.beat_state(heart, 0.))
+  ed = contours(heart, view, motion.end_diastole(heart))
   radius = .5 * (ed['endo'][:, 0].max() - ed['endo'][:, 0].min())
   four = jnp.asarray(view == 0, jnp.float32)
   place = _place(d, config, heart, ed)
@@ -249,7 +270,7 @@ def sample_view(key, config: PhantomConfig, heart, view) -> dict:
 def _place(d, config, heart, ed) -> dict:
   """Puts the ventricle under the probe, inside the sector if asked to."""
   angles = jnp.deg2rad(jnp.array(config.half_angles, jnp.float32))
-  half = angles[jax.random.randint(d.key(), (), 0, len(config.half_angles))]
+  half = angles[d.index(len(config.half_angles))]
   half = half + jnp.deg2rad(config.half_angle_sd) * d.normal()
   mean, sd = config.apex_direction
   direction = jnp.deg2rad(mean + sd * d.normal())
@@ -285,11 +306,11 @@ def _sample_echo(d, config) -> dict:
   """How bright each structure is, and the small structures' whereabouts."""
   quality = jnp.searchsorted(
       jnp.cumsum(jnp.array(config.quality_share)),
-      jax.random.uniform(d.key())).clip(0, 2)
+      d.unit()).clip(0, 2)
   graded = lambda ranges: d.uniform(  # noqa: E731
       tuple(jnp.array(ranges, jnp.float32)[quality]))
   shadows = (jnp.arange(config.max_shadows)
-             < jax.random.randint(d.key(), (), 0, config.max_shadows + 1))
+             < d.index(config.max_shadows + 1))
   return {
       'quality': quality, 'blood_db': graded(config.blood_db),
       'haze_db': graded(config.haze_db), 'noise_db': graded(config.noise_db),
@@ -313,7 +334,8 @@ def _sample_echo(d, config) -> dict:
       'papillary_length': d.uniform((5., 12.), (2,)),
       'papillary_on': jnp.stack([d.chance(.75), d.chance(.35)]),
       'moderator_db': d.uniform((-9., 3.)),
-      'roof_db': d.uniform((2., 10.)), 'roof_width': d.uniform((4., 11.)),
+      'roof_db': d.uniform(config.roof_db),
+      'roof_width': d.uniform((3., 9.)),
       'heterogeneity_db': d.uniform(config.heterogeneity_db),
       'shadow_db': shadows * jnp.stack(
           [graded(config.shadow_db) for _ in range(config.max_shadows)]),
@@ -322,12 +344,12 @@ def _sample_echo(d, config) -> dict:
       'shadow_start': d.uniform((0., 50.), (config.max_shadows,)),
       'edge_db': d.uniform((0., 9.)), 'edge_power': d.uniform((4., 10.)),
       'streak': d.uniform((-1., 1.), (3, 4)),
-      'streak_db': d.uniform((-4., 9.), (3,)),
+      'streak_db': d.uniform(config.streak_db, (3,)),
       'near_field_db': d.uniform(config.near_field_db),
       'near_field_depth': d.uniform((4., 11.)),
       'arc_db': d.uniform((0., 6.)), 'arc_period': d.uniform((2.5, 6.)),
       'haze_side': d.uniform((-1., 1.)), 'haze_side_db': d.uniform((0., 8.)),
-      'haze_fall': d.uniform((0., 10.)),
+      'haze_fall': d.uniform((-8., 6.)),
   }
 
 

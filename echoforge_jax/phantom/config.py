@@ -57,7 +57,7 @@ class PhantomConfig:
   quality_share: tuple[float, float, float] = (.35, .46, .19)
   # Exponent on the uniform draw of volume and length, dimensionless; above 1
   # leans to the small end of each group's range (measured areas); ours.
-  size_skew: float = 2.6
+  size_skew: float = 4.5
   # Heart rate, beats per minute; ours.
   heart_rate: Range = (52., 95.)
   # Frames per second of the recording; CAMUS order of magnitude.
@@ -129,7 +129,7 @@ class PhantomConfig:
   lateral_fwhm: Range = (1.8, 2.2)
   # Smoothing after detection, axial FWHM mm and lateral FWHM degree: brings
   # the speckle to the measured 1.77 x 2.97 mm (scanners smooth too); ours.
-  post_axial: Range = (1.0, 1.6)
+  post_axial: Range = (.55, 1.15)
   post_lateral: Range = (.6, 1.2)
   # One-way attenuation, dB/cm/MHz; the TGC undoes it, so that electronic
   # noise grows with depth; textbook.
@@ -143,7 +143,7 @@ class PhantomConfig:
       (-26., -16.), (-26., -16.), (-24., -14.))
   # Haze (slow clutter) in the cavities, by quality grade; calibrated.
   haze_db: tuple[Range, Range, Range] = (
-      (-15., -9.), (-12., -7.), (-10., -5.))
+      (-13., -8.), (-11., -6.), (-9., -4.))
   # Electronic noise at the far end after TGC, by quality grade; ours.
   noise_db: tuple[Range, Range, Range] = (
       (-32., -24.), (-28., -20.), (-24., -15.))
@@ -156,10 +156,13 @@ class PhantomConfig:
   # Probability that a wall is nearly as dark as blood; transfer.
   dark_wall_share: float = .15
   # Pericardium above its surroundings, dB; ours.
-  pericardium_db: Range = (3., 10.)
+  pericardium_db: Range = (6., 18.)
   # Leaflets and annulus; ours.
-  leaflet_db: Range = (-1., 7.)
-  annulus_db: Range = (4., 11.)
+  leaflet_db: Range = (2., 12.)
+  annulus_db: Range = (8., 20.)
+  # Tissue behind the atria above its surroundings, and streaks; ours.
+  roof_db: Range = (6., 18.)
+  streak_db: Range = (-2., 16.)
   # Papillary muscles; transfer.
   papillary_db: Range = (-9., 0.)
   # Standard deviation of slow tissue heterogeneity, dB; ours.
@@ -168,26 +171,26 @@ class PhantomConfig:
   max_shadows: int = 3
   shadow_db: tuple[Range, Range, Range] = ((0., 6.), (0., 9.), (2., 13.))
   # Near-field clutter at the probe, dB; ours.
-  near_field_db: Range = (2., 9.)
+  near_field_db: Range = (8., 20.)
 
   # ---- display
   # Dynamic range, dB, by quality grade; 50-60 dB on CAMUS-like scanners.
   dynamic_range: tuple[Range, Range, Range] = (
       (52., 60.), (50., 58.), (50., 56.))
   # Gray level of myocardium at 0 dB; measured shell 108 (78-129).
-  myocardium_gray: Range = (88., 138.)
+  myocardium_gray: Range = (92., 142.)
   # Exponent on the normalised gray level (1 = linear); ours.
   gamma: Range = (.92, 1.08)
 
   # ---- time
   # Decorrelation time of tissue, s; calibrated to .93/.84/.66.
-  tissue_time: Range = (.25, .6)
+  tissue_time: Range = (.4, 1.2)
   # Decorrelation time of haze, s; ours.
-  haze_time: Range = (.3, .9)
+  haze_time: Range = (.5, 1.8)
   # Decorrelation time of blood, s (mostly redrawn each frame); design.
   blood_time: Range = (.008, .02)
   # Weight of the previous displayed frame (persistence); scanner setting.
-  persistence: Range = (.25, .5)
+  persistence: Range = (.35, .6)
   # Whole-heart rocking from ED to ES, degree (standard deviation); ours.
   rocking: float = 1.2
 
@@ -229,7 +232,7 @@ class PhantomConfig:
         lateral_db=(-14., 2.), septal_db=(-4., 4.), apical_db=(-9., 3.),
         dark_wall_share=.55, pericardium_db=(0., 14.),
         leaflet_db=(-12., 7.), annulus_db=(-2., 11.),
-        papillary_db=(-14., 3.), heterogeneity_db=(1., 4.5),
+        papillary_db=(-14., 3.), roof_db=(0., 18.), streak_db=(-8., 16.), heterogeneity_db=(1., 4.5),
         max_shadows=4, shadow_db=three(0., 20.), near_field_db=(1., 16.),
         dynamic_range=three(32., 70.), myocardium_gray=(60., 190.),
         gamma=(.65, 1.5), tissue_time=(.08, .8), haze_time=(.1, 1.2),

@@ -166,7 +166,39 @@ def _solve_widths(heart, volume, length, g, still, still_widths):
   return widths_for(jax.lax.fori_loop(0, 4, refine, volume))
 
 
-def beat_state(heart, g):
+def end_diastole(heart) -> dict:
+  """The `beat_state` at ED, as `complete` has stored it with the heart."""
+  return {'length': heart['length_ed'], 'volume': heart['edv'],
+          'widths': heart['ed_widths'], 'wall': heart['wall'], 'g': 0.}
+
+
+def _thickness_terms(heart, widths):
+  """Coefficients of the muscle's cross-section: a h^2 + b h, mm2."""
+  q = heart['thickness']
+  q4, q2 = q[0] + q[1], q[2] + q[3]
+  d4, d2 = widths[0] + widths[1], widths[2] + widths[3]
+  return _trapezoid(q4 * q2), _trapezoid(d4 * q2 + d2 * q4)
+
+
+def complete(heart) -> dict:
+  """Adds to a heart what follows from its shape: ED widths and muscle.
+
+  Args:
+    heart: dict from `anatomy.sample_heart` before this call.
+
+  Returns:
+    the same with `ed_widths` mm [4, NUM_LEVELS] and `muscle`, the
+    myocardial volume up to a constant factor, mm3.
+  """
+  nothing = jnp.zeros_like(heart['still'])
+  widths = _solve_widths(heart, heart['edv'], heart['length_ed'], 0.,
+                         nothing, nothing)
+  a, b = _thickness_terms(heart, widths)
+  muscle = (a * heart['wall'] + b) * heart['wall'] * heart['length_ed']
+  return dict(heart, ed_widths=widths, muscle=muscle)
+
+
+def beat_state(heart, g) -> dict:
   """Shape of the ventricle when the share `g` of the stroke is ejected.
 
   Args:
@@ -179,22 +211,11 @@ def beat_state(heart, g):
   """
   volume = heart['edv'] + (heart['esv'] - heart['edv']) * g
   length = heart['length_ed'] + (heart['length_es'] - heart['length_ed']) * g
-  nothing = jnp.zeros_like(heart['still'])
-  ed_widths = _solve_widths(heart, heart['edv'], heart['length_ed'], 0.,
-                            nothing, nothing)
-  widths = _solve_widths(heart, volume, length, g, heart['still'], ed_widths)
+  widths = _solve_widths(heart, volume, length, g, heart['still'],
+                         heart['ed_widths'])
   # Constant myocardial volume: a quadratic in the thickness.
-  q = heart['thickness']
-  q4, q2 = q[0] + q[1], q[2] + q[3]
-
-  def coefficients(w):
-    d4, d2 = w[0] + w[1], w[2] + w[3]
-    return _trapezoid(q4 * q2), _trapezoid(d4 * q2 + d2 * q4)
-
-  a0, b0 = coefficients(ed_widths)
-  muscle = (a0 * heart['wall'] + b0) * heart['wall'] * heart['length_ed']
-  a, b = coefficients(widths)
-  c = muscle / length
+  a, b = _thickness_terms(heart, widths)
+  c = heart['muscle'] / length
   wall = (jnp.sqrt(b * b + 4. * a * c) - b) / (2. * a)
   return {'length': length, 'volume': volume, 'widths': widths, 'wall': wall,
           'g': g}

@@ -40,23 +40,23 @@ class Patient:
 
 @functools.partial(jax.jit, static_argnames='config')
 def _sample(key, config):
-  heart_key, *view_keys = jax.random.split(key, 3)
-  heart = anatomy.sample_heart(heart_key, config)
-  places = [anatomy.sample_view(k, config, heart, view)
-            for view, k in enumerate(view_keys)]
+  keys = jax.random.split(key, 3)
+  heart = anatomy.sample_heart(keys[0], config)
+  places = jax.vmap(
+      lambda k, view: anatomy.sample_view(k, config, heart, view))(
+          keys[1:], jnp.arange(len(VIEWS)))
   return heart, places
 
 
-@functools.partial(jax.jit, static_argnames='count')
-def _plan(heart, place, phases, count):
-  """Frame states and outlines (sector frame, mm) of `count` phases."""
+@jax.jit
+def _plan(heart, place, phases):
+  """Frame states and outlines (sector frame, mm) of all phases [N]."""
   def one(phase):
     frame = scene.frame_state(heart, place, phase)
     outlines = (frame['shape']['endo'], frame['shape']['epi'],
                 scene.left_atrium_outline(place, frame))
     world = [anatomy.to_world(o, place, frame['g']) for o in outlines]
     return frame, world
-  del count
   return jax.lax.map(one, phases)
 
 
@@ -98,7 +98,7 @@ def _make_clip(key, heart, place, name, view, config, beats, truth):
   padded = -(-len(phases) // config.num_frames[1]) * config.num_frames[1]
   filled = np.full(padded, phases[-1], np.float32)
   filled[:len(phases)] = phases
-  frames, outlines = _plan(heart, place, filled, padded)
+  frames, outlines = _plan(heart, place, filled)
   outlines = [np.asarray(o) for o in outlines]
   start_key, frame_key = jax.random.split(key)
   clip = _start(start_key, place, render.GRID, _pool())
@@ -146,7 +146,8 @@ def generate_patient(seed: int, index: int, config: PhantomConfig = _CAMUS,
   name = f'patient{index:04d}'
   clips = {
       view: _make_clip(k, heart, place, name, view, config, beats, truth)
-      for view, place, k in zip(VIEWS, places, render_keys)}
+      for i, (view, k) in enumerate(zip(VIEWS, render_keys))
+      for place in [jax.tree.map(lambda v: v[i], places)]}
   return Patient(
       clips={view: clips[view] for view in ('2CH', '4CH')}, edv_ml=edv,
       esv_ml=esv, ef_percent=truth['ef_percent'],

@@ -64,12 +64,14 @@ def start_clip(key, place, grid, pool) -> dict:
   haze = (place['haze_db'] - place['haze_fall'] * (rel - .4)
           + place['haze_side_db'] * (
               jnp.exp(-((side - place['haze_side']) / .4) ** 2) - .4)
-          + 1.5 * speckle.slow_field(keys[0], grid, (9, 7)))
+          + 1.5 * speckle.slow_field(keys[0], pool, grid, (9, 7)))
   haze = haze + near * (place['near_field_db'] - place['haze_db'])
   # The TGC lifts the electronic noise with depth.
   noise = place['noise_db'] - place['loss'] * (place['depth'] - r)
-  fine = speckle.slow_field(keys[1], grid, (rows // 14, lines // 5))
-  coarse = speckle.slow_field(keys[2], grid, (rows // 45, lines // 16))
+  fine = speckle.slow_field(keys[1], pool, grid,
+                            (rows // 14, lines // 5))
+  coarse = speckle.slow_field(keys[2], pool, grid,
+                              (rows // 45, lines // 16))
   normal = lambda k: speckle.take_noise(  # noqa: E731
       k, pool, (rows, lines, 2)) * jnp.sqrt(.5)
   return {

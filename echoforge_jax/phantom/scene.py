@@ -31,7 +31,7 @@ def frame_state(heart, place, phase) -> dict:
   g = motion.ejected(phase, heart['systole'])
   state = motion.beat_state(heart, g)
   shape = anatomy.contours(heart, place['view'], state)
-  ed = anatomy.contours(heart, place['view'], motion.beat_state(heart, 0.))
+  ed = anatomy.contours(heart, place['view'], motion.end_diastole(heart))
   now, before = anatomy.polar_tables(shape), anatomy.polar_tables(ed)
   z = (jnp.arange(_NUM_SEPTUM) / (_NUM_SEPTUM - 1.) * 1.4 - .2) * (
       shape['length'])
@@ -243,7 +243,9 @@ def echo(place, frame, spot, grain):
   """
   rooms = chambers(place, frame, spot)
   rough = grain * place['heterogeneity_db']
-  level = place['background_db'] + 1.4 * rough
+  # Fat and fibrous layers around the heart: patchy, with a bright tail.
+  level = place['background_db'] + 1.5 * rough + 1.2 * jnp.maximum(
+      grain, 0.) * rough
   level = _surroundings(place, frame, spot, rooms, level)
   level = _walls(place, frame, spot, level, rough)
   blood = 0.

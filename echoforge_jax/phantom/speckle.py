@@ -56,18 +56,19 @@ def smoother(count, fwhm, unit_energy) -> jax.Array:
   return matrix / total
 
 
-def slow_field(key, shape, cells) -> jax.Array:
+def slow_field(key, pool, shape, cells) -> jax.Array:
   """Smooth Gaussian field of unit variance.
 
   Args:
     key: typed PRNG key.
+    pool: float32 [n] from `noise_pool`.
     shape: (rows, columns) of the result.
     cells: (rows, columns) of the coarse noise it is interpolated from.
 
   Returns:
     float32 `shape`.
   """
-  coarse = jax.random.normal(key, cells)
+  coarse = take_noise(key, pool, cells)
   field = jax.image.resize(coarse, shape, 'cubic')
   return (field - field.mean()) / (field.std() + 1e-6)
 

@@ -1,0 +1,215 @@
+"""How near the phantom is to real CAMUS frames: a table of measurements."""
+
+import cv2
+import numpy as np
+
+from echoforge_jax.data.clip import Clip, LABELS
+from echoforge_jax.phantom.config import PhantomConfig
+from echoforge_jax.phantom.patient import generate_patient
+
+# Measured on real CAMUS frames: median, 10th and 90th percentile (None where
+# only the median is known).
+TARGETS = {
+    'depth mm': (140., 111., 170.),
+    'apex depth mm': (29., 18., 41.),
+    'base depth mm': (101., 83., 110.),
+    'LV area cm2': (19.9, 14., 30.),
+    'long axis mm': (70., 60., 83.),
+    'gray LV': (69., 54., 99.),
+    'gray 8 mm shell': (108., 78., 129.),
+    'gray LA': (84., 54., 111.),
+    'gray sector median': (93., 71., 106.),
+    'gray sector p99': (218., None, None),
+    'gCNR LV/shell': (.50, .39, .61),
+    'speckle FWHM axial mm': (1.77, None, None),
+    'speckle FWHM lateral mm': (2.97, None, None),
+    'correlation lag 1': (.93, None, None),
+    'correlation lag 2': (.84, None, None),
+    'correlation lag 5': (.66, None, None),
+}
+# Where no percentiles are known: relative tolerance for the mark "in".
+_TOLERANCE = .15
+
+
+def gcnr(inside, outside, bins=64) -> float:
+  """Generalised contrast-to-noise ratio of two sets of gray levels.
+
+  Args:
+    inside: uint8 [N] gray levels.
+    outside: uint8 [M] gray levels.
+    bins: of the histograms over 0..255.
+
+  Returns:
+    1 - overlap of both histograms, in [0, 1]: 0 nothing to see, 1 apart
+    (Rodriguez-Molares 2020).
+  """
+  a, _ = np.histogram(inside, bins, (0, 256))
+  b, _ = np.histogram(outside, bins, (0, 256))
+  return float(1. - np.minimum(a / max(a.sum(), 1),
+                               b / max(b.sum(), 1)).sum())
+
+
+def high_pass(frame, mm, sigma_mm=3.) -> np.ndarray:
+  """Returns float32 [H, W]: the frame minus its blur of `sigma_mm`."""
+  frame = frame.astype(np.float32)
+  return frame - cv2.GaussianBlur(frame, (0, 0), sigma_mm / mm)
+
+
+def _half_width(correlation, mm) -> float:
+  """FWHM in mm of an even correlation function given from lag 0 on."""
+  below = np.flatnonzero(correlation < .5)
+  if not below.size:
+    return float('nan')
+  k = int(below[0])
+  a, b = correlation[k - 1], correlation[k]
+  return float(2. * mm * (k - 1 + (a - .5) / (a - b)))
+
+
+def speckle_size(frame, mm) -> tuple[float, float]:
+  """FWHM of the autocorrelation of the high-passed frame's centre.
+
+  Args:
+    frame: uint8 [H, W], probe at row 0 in the middle.
+    mm: millimetres per pixel.
+
+  Returns:
+    axial and lateral FWHM in mm, from 30 mm depth to 80 % of the sector
+    and 25 mm to either side, where rows are nearly axial.
+  """
+  height, width = frame.shape
+  rows = slice(int(30. / mm), int(.8 * height))
+  half = min(int(25. / mm), width // 2)
+  patch = high_pass(frame, mm)[rows, width // 2 - half:width // 2 + half]
+  patch = patch - patch.mean()
+  size = [2 * n for n in patch.shape]
+  spectrum = np.abs(np.fft.rfft2(patch, size)) ** 2
+  correlation = np.fft.irfft2(spectrum, size)
+  # Unbiased: fewer pairs at larger lags.
+  axial = correlation[:patch.shape[0] // 4, 0] / (
+      patch.shape[0] - np.arange(patch.shape[0] // 4))
+  lateral = correlation[0, :patch.shape[1] // 2] / (
+      patch.shape[1] - np.arange(patch.shape[1] // 2))
+  return (_half_width(axial / axial[0], mm),
+          _half_width(lateral / lateral[0], mm))
+
+
+def _geometry(mask, mm) -> dict:
+  """Area, long axis, apex and base depth of the cavity's mask."""
+  lv = mask == LABELS['lv']
+  rows, columns = np.nonzero(lv)
+  points = np.stack([columns, rows], 1) * mm
+  # Base: where the cavity touches the atrium (or its lowest rows).
+  atrium = cv2.dilate((mask == LABELS['la']).astype(np.uint8),
+                      np.ones((7, 7), np.uint8)) > 0
+  contact = np.nonzero(lv & atrium)
+  if len(contact[0]) < 5:
+    contact = np.nonzero(lv & (np.arange(len(lv))[:, None]
+                               >= rows.max() - 2))
+  base = np.array([contact[1].mean(), contact[0].mean()]) * mm
+  reach = np.linalg.norm(points - base, axis=1)
+  apex = points[reach.argmax()]
+  return {'LV area cm2': lv.sum() * mm * mm / 100.,
+          'long axis mm': reach.max(), 'apex depth mm': apex[1],
+          'base depth mm': base[1]}
+
+
+def measure(clip: Clip) -> dict[str, list[float]]:
+  """Measures one clip at native size.
+
+  Args:
+    clip: labeled frames, isotropic spacing, probe at (row 0, W / 2).
+
+  Returns:
+    for every row of `TARGETS` the values of this clip (ED and ES, or one).
+  """
+  mm = float(clip.spacing_mm[0])
+  out = {name: [] for name in TARGETS}
+  height, width = clip.frames.shape[1:]
+  y, x = np.mgrid[:height, :width].astype(np.float32)
+  sector = clip.frames.max(0) > 0
+  sector &= np.hypot(x - width / 2. + .5, y + .5) < height
+  out['depth mm'].append(height * mm)
+  for k in (clip.ed, clip.es):
+    frame, mask = clip.frames[k], clip.masks[k]
+    for name, value in _geometry(mask, mm).items():
+      out[name].append(value)
+    lv, la = mask == LABELS['lv'], mask == LABELS['la']
+    away = cv2.distanceTransform((~lv).astype(np.uint8), cv2.DIST_L2, 5) * mm
+    shell = (away > 0) & (away < 8.) & ~la & sector
+    out['gray LV'].append(frame[lv].mean())
+    out['gray 8 mm shell'].append(frame[shell].mean())
+    if la.any():
+      out['gray LA'].append(frame[la].mean())
+    out['gray sector median'].append(np.median(frame[sector]))
+    out['gray sector p99'].append(np.percentile(frame[sector], 99))
+    out['gCNR LV/shell'].append(gcnr(frame[lv], frame[shell]))
+    axial, lateral = speckle_size(frame, mm)
+    out['speckle FWHM axial mm'].append(axial)
+    out['speckle FWHM lateral mm'].append(lateral)
+  inner = cv2.erode(sector.astype(np.uint8), np.ones((25, 25), np.uint8),
+                    borderValue=0) > 0
+  fine = [high_pass(f, mm)[inner] for f in clip.frames]
+  for lag in (1, 2, 5):
+    values = [np.corrcoef(a, b)[0, 1]
+              for a, b in zip(fine[:-lag:2], fine[lag::2])]
+    if values:
+      out[f'correlation lag {lag}'].append(float(np.mean(values)))
+  return out
+
+
+def calibrate(num_patients: int, seed: int,
+              config: PhantomConfig | None = None) -> dict[str, np.ndarray]:
+  """Measures both views of `num_patients` synthetic patients.
+
+  Args:
+    num_patients: how many; 20 settle the medians.
+    seed: of the cohort.
+    config: ranges; `PhantomConfig.camus()` if None.
+
+  Returns:
+    for every row of `TARGETS` float64 [n] values over clips and frames.
+  """
+  config = PhantomConfig.camus() if config is None else config
+  found = {name: [] for name in TARGETS}
+  for index in range(1, num_patients + 1):
+    for clip in generate_patient(seed, index, config).clips.values():
+      for name, values in measure(clip).items():
+        found[name] += values
+  return {name: np.array(values) for name, values in found.items()}
+
+
+def format_table(found: dict[str, np.ndarray]) -> str:
+  """Table of measured medians against `TARGETS`, one line a row.
+
+  The last column says `in` where the median lies between the 10th and 90th
+  percentile of real frames (within 15 % where only a median is known).
+  """
+  lines = [f'{"measure":<25}{"real median (p10-p90)":<24}'
+           f'{"phantom median (p10-p90)":<27}mark']
+  for name, (median, low, high) in TARGETS.items():
+    values = found[name][np.isfinite(found[name])]
+    p10, p50, p90 = np.percentile(values, [10, 50, 90])
+    real = f'{median:g}' + (f' ({low:g}-{high:g})' if low is not None else '')
+    own = f'{p50:.3g} ({p10:.3g}-{p90:.3g})'
+    if low is None:
+      low, high = median * (1 - _TOLERANCE), median * (1 + _TOLERANCE)
+    mark = 'in' if low <= p50 <= high else 'OUT'
+    lines.append(f'{name:<25}{real:<24}{own:<27}{mark}')
+  return '\n'.join(lines)
+
+
+def calibration_table(num_patients: int, seed: int,
+                      config: PhantomConfig | None = None) -> str:
+  """Measures the phantom and prints it beside real frames.
+
+  Args:
+    num_patients: how many patients to generate.
+    seed: of the cohort.
+    config: ranges; `PhantomConfig.camus()` if None.
+
+  Returns:
+    text: a headline with the seed, then the table of `format_table`.
+  """
+  found = calibrate(num_patients, seed, config)
+  return (f'{num_patients} patients, seed {seed}, both views, ED and ES '
+          f'frames\n' + format_table(found))
