@@ -26,6 +26,8 @@ from jaxtyping import Bool, Float
 import numpy as np
 from scipy import ndimage
 
+from echoforge_jax.evaluation import surface
+
 DISCS = 20
 EF_RANGE = (0., 90.)  # Percent; outside it a measurement is flagged.
 MIN_PIXELS = 16       # A smaller largest component is no cavity.
@@ -89,11 +91,15 @@ def measure_cavity(mask: Bool[np.ndarray, 'h w'],
   Returns:
     The measurements, or None where there is no cavity (fewer than 16 pixels).
   """
-  mask, flags = _clean(np.asarray(mask, bool))
-  if mask is None:
+  mask = np.asarray(mask, bool)
+  if not mask.any():
+    return None
+  box, corner = surface.crop(mask)
+  box, flags = _clean(box)
+  if box is None:
     return None
   spacing = np.asarray((1., 1.) if spacing is None else spacing, np.float64)
-  contour = _outline(mask, spacing)
+  contour = _outline(box, np.asarray(corner), spacing)
   if contour is None:
     return None
   area, centroid, axis, upright = _moments(contour)
@@ -205,8 +211,6 @@ def measure_ejection(ed: dict[str, Cavity | None],
 def _clean(mask: np.ndarray) -> tuple[np.ndarray | None, tuple[str, ...]]:
   """The largest four-connected component with its holes filled."""
   labels, count = ndimage.label(mask)
-  if not count:
-    return None, ()
   sizes = np.bincount(labels.ravel())[1:]
   order = np.sort(sizes)[::-1]
   if order[0] < MIN_PIXELS:
@@ -221,18 +225,17 @@ def _clean(mask: np.ndarray) -> tuple[np.ndarray | None, tuple[str, ...]]:
   return filled, flags
 
 
-def _outline(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray | None:
+def _outline(box: np.ndarray, corner: np.ndarray,
+             spacing: np.ndarray) -> np.ndarray | None:
   """Closed outline [160, 2] (row, column) in mm, equally spaced."""
   margin = 4
-  rows = np.flatnonzero(mask.any(axis=1))
-  columns = np.flatnonzero(mask.any(axis=0))
-  box = np.pad(mask[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1], margin)
-  soft = ndimage.gaussian_filter(box.astype(np.float64), _BLUR)
+  soft = ndimage.gaussian_filter(
+      np.pad(box, margin).astype(np.float64), _BLUR)
   lines = contour_generator(z=soft).lines(0.5)
   if not lines:
     return None
   # Columns come first from the generator; coordinates are pixel centres.
-  line = max(lines, key=len)[:, ::-1] + (rows[0] - margin, columns[0] - margin)
+  line = max(lines, key=len)[:, ::-1] + (corner - margin)
   line = line * spacing
   steps = np.linalg.norm(np.diff(line, axis=0), axis=1)
   along = np.concatenate([[0.], np.cumsum(steps)])

@@ -337,7 +337,16 @@ def _read_curves(path: pathlib.Path) -> dict[str, dict[str, list]]:
     for name, value in record.items():
       if isinstance(value, (int, float)) and math.isfinite(value):
         curves.setdefault(name, {}).setdefault(kind, []).append((step, value))
-  return dict(list(curves.items())[:12])
+  order = sorted(curves, key=_panel_rank)
+  return {name: curves[name] for name in order[:12]}
+
+
+def _panel_rank(name: str) -> int:
+  """Losses first, then scores, then the rest, in the log's order."""
+  if name == 'loss':
+    return 0
+  return next((k for k, start in enumerate(('loss', 'dice'), start=1)
+               if name.startswith(start)), 3)
 
 
 def _tidy(axes) -> None:

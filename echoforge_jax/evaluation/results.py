@@ -138,15 +138,16 @@ def summary_table(result: Result) -> str:
   else:
     lines += ['', 'ejection fraction: not measurable here']
   if m['ef']['not_measurable']:
-    lines.append(f'  {m["ef"]["not_measurable"]} patients without a '
-                 'measurable predicted EF (left out above)')
+    lines.append('  without a measurable predicted EF, left out above: '
+                 f'{m["ef"]["not_measurable"]}')
   rough = m['temporal']['area_roughness']
   if math.isfinite(rough['mean']):
     lines += ['', f'area roughness {100 * rough["mean"]:.2f} % '
                   f'(truth {number(rough["truth"]["mean"], 2, 100)} %)']
   flagged = flagged_rows(result)
   if flagged:
-    lines += ['', f'flagged: {len(flagged)} patients',
+    plural = 's' if len(flagged) > 1 else ''
+    lines += ['', f'flagged: {len(flagged)} patient{plural}',
               *_columns([(p, f'EF {e} -> {q}', f)
                          for p, e, q, f in flagged[:10]])]
     if len(flagged) > 10:

@@ -55,6 +55,22 @@ def outline(mask: Bool[np.ndarray, 'h w']) -> Bool[np.ndarray, 'h w']:
   return mask & ~ndimage.binary_erosion(mask, _CROSS, border_value=0)
 
 
+def crop(mask: Bool[np.ndarray, 'h w']
+         ) -> tuple[Bool[np.ndarray, 'a b'], tuple[int, int]]:
+  """The bounding box of a mask: most of a frame is background.
+
+  Args:
+    mask: bool [H, W], not empty.
+
+  Returns:
+    (view of the box, (row, column) of its first pixel).
+  """
+  rows = np.flatnonzero(mask.any(axis=1))
+  columns = np.flatnonzero(mask.any(axis=0))
+  top, left = int(rows[0]), int(columns[0])
+  return mask[top:rows[-1] + 1, left:columns[-1] + 1], (top, left)
+
+
 def directed_distances(
     truth: Bool[np.ndarray, 'h w'],
     prediction: Bool[np.ndarray, 'h w'],
@@ -114,8 +130,5 @@ def _outline_points(mask: np.ndarray,
   Only the bounding box is eroded: the frame around it is background, so that
   cropping cannot change the outline.
   """
-  rows = np.flatnonzero(mask.any(axis=1))
-  columns = np.flatnonzero(mask.any(axis=0))
-  box = mask[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
-  points = np.argwhere(outline(box)) + (rows[0], columns[0])
-  return points * np.asarray(spacing)
+  box, corner = crop(mask)
+  return (np.argwhere(outline(box)) + corner) * np.asarray(spacing)

@@ -16,6 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from echoforge_jax.evaluation.ejection import Cavity
+from echoforge_jax.evaluation.surface import crop
 
 THRESHOLDS = {
     'area': .016, 'base_width': .0969, 'length': .0262, 'orientation': .0229,
@@ -62,6 +63,9 @@ def is_valid(mask: np.ndarray) -> bool:
   Returns:
     False for an empty mask.
   """
+  if not mask.any():
+    return False
+  mask, _ = crop(mask)
   _, count = ndimage.label(mask)
   return bool(count == 1
               and ndimage.binary_fill_holes(mask).sum() == mask.sum())

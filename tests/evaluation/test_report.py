@@ -95,3 +95,17 @@ def test_frames_are_drawn_in_true_proportion(make_cases):
 
 def test_training_figure_needs_a_log(tmp_path):
   assert figures.training_figure(tmp_path / 'missing.jsonl') is None
+
+
+def test_training_figure_puts_losses_first(tmp_path):
+  log = tmp_path / 'metrics.jsonl'
+  log.write_text('\n'.join(
+      json.dumps({'step': step, 'kind': kind} | values)
+      for step in (1, 2, 3) for kind, values in (
+          ('train', {'learning_rate': .1, 'loss_coarse': 1., 'loss': 2.}),
+          ('eval', {'dice_teacher': .5, 'loss': 2.5}))))
+  panels = figures.training_figure(log).axes
+  titles = [axes.get_title() for axes in panels if axes.axison]
+  assert titles == ['loss', 'loss coarse', 'dice teacher', 'learning rate']
+  assert [line.get_label() for line in panels[0].lines] == ['train', 'eval']
+  assert panels[0].lines[0].get_ydata().tolist() == [2., 2., 2.]

@@ -116,7 +116,7 @@ def test_no_cavity_is_left_out_and_counted(make_cases):
   assert ef['n'] == 2 and ef['not_measurable'] == 1
   assert result.metrics['flags']['no_cavity'] == 1
   assert 'no_cavity' in result.per_case[0]['flags']
-  assert 'flagged: 1 patients' in results.summary_table(result)
+  assert 'flagged: 1 patient\n' in results.summary_table(result)
 
 
 def test_unknown_spacing_is_scored_in_native_pixels(make_cases):
