@@ -65,19 +65,29 @@ def segment_files(
 
   Returns:
     (results by folder name, error messages by path).
+
+  Raises:
+    InputError: `out_dir` cannot be written.
   """
+  out_dir = pathlib.Path(out_dir)
+  try:
+    out_dir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise InputError(
+        f'--out {out_dir} cannot be written ({error.strerror or error}); '
+        'choose a directory you may write to') from error
   results, failures = {}, {}
   for path, name in zip(paths, folder_names(paths)):
     start = time.perf_counter()
     try:
-      result = segment_file(segmenter, path, pathlib.Path(out_dir) / name,
+      result = segment_file(segmenter, path, out_dir / name,
                             spacing_mm=spacing_mm, fps=fps)
     except InputError as error:
       failures[str(path)] = str(error)
       report(f'error: {error}')
       continue
     results[name] = result
-    report(_summary(name, result, time.perf_counter() - start))
+    report(f'{summary(name, result)}  ({time.perf_counter() - start:.1f} s)')
   return results, failures
 
 
@@ -104,11 +114,20 @@ def _overridden(clip: RawClip, spacing_mm, fps) -> RawClip:
   return dataclasses.replace(clip, **changes)
 
 
-def _summary(name: str, result: dict, seconds: float) -> str:
+def summary(name: str, result: dict) -> str:
+  """One line about a segmented clip.
+
+  Args:
+    name: of the clip.
+    result: content of its result.json.
+
+  Returns:
+    Frames, EF, volumes and flags; '?' where unknown.
+  """
   def show(value, unit):
     return '?' if value is None else f'{value:.0f} {unit}'
   flags = f'  [{", ".join(result["flags"])}]' if result['flags'] else ''
   return (f'{name}: {result["frames"]} frames, EF '
           f'{show(result["ef_percent"], "%")}, EDV '
           f'{show(result["edv_ml"], "ml")}, ESV '
-          f'{show(result["esv_ml"], "ml")}, {seconds:.1f} s{flags}')
+          f'{show(result["esv_ml"], "ml")}{flags}')

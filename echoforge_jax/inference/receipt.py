@@ -1,4 +1,4 @@
-"""What identifies a model, and how a stored config becomes a module."""
+"""What identifies a model in `result.json`, and what it is not for."""
 
 import hashlib
 
@@ -6,17 +6,10 @@ import jax
 import numpy as np
 
 from echoforge_jax import __version__
-from echoforge_jax.models import build_model
 
 DISCLAIMER = (
     'Research software, not a medical device and not for clinical use. A '
     'model trained on phantoms only has never seen a patient.')
-
-
-def model_of(config):
-  """The module of a stored config."""
-  options = dict(config.model)
-  return build_model(options.pop('name'), **options)
 
 
 def model_receipt(config, variables, step: int, which: str) -> dict:

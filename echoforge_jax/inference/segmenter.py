@@ -50,13 +50,24 @@ def load(checkpoint_dir, which: str = 'teacher') -> 'Segmenter':
     raise InputError(
         f'{checkpoint_dir}: no such directory; wanted the workdir of a '
         'training run')
-  from echoforge_jax.training import checkpoint  # Orbax is slow to import.
+  from echoforge_jax.training import build, checkpoint  # Slow to import.
   config, variables, step = checkpoint.restore_for_inference(
       checkpoint_dir, which)
   return Segmenter(
-      receipts.model_of(config), variables,
+      build.make_model(config), variables,
       classes=tuple(config.data.classes), image_size=config.data.image_size,
       receipt=receipts.model_receipt(config, variables, step, which))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _step(model, variables, frame, memory):
+  """uint8 [S, S] and a memory -> logits [S, S, K] and the memory after.
+
+  Compiled once a model, whatever the number and size of the clips.
+  """
+  frame = frame.astype(jnp.float32)[None, :, :, None] / 255.0
+  outputs, memory = model.apply(variables, frame, memory, method='step')
+  return outputs['logits'][0], memory
 
 
 class Segmenter:
@@ -80,14 +91,6 @@ class Segmenter:
     self._model = model
     self._variables = jax.device_put(variables)
     self._labels = np.asarray([LABELS[name] for name in classes], np.uint8)
-
-    @jax.jit
-    def step(variables, frame, memory):
-      frame = frame.astype(jnp.float32)[None, :, :, None] / 255.0
-      outputs, memory = model.apply(variables, frame, memory, method='step')
-      return outputs['logits'][0], memory
-
-    self._step = functools.partial(step, self._variables)
 
   def segment(self, video, spacing_mm=None, *, fps: float = math.nan,
               sector: sectors.Sector | None = None) -> np.ndarray:
@@ -189,8 +192,9 @@ class Stream:
     small = squeeze.squeeze_frames(
         self.sector.crop(frame)[None], self._segmenter.image_size)[0]
     turn = self._count % len(self._memories)
-    logits, self._memories[turn] = self._segmenter._step(
-        small, self._memories[turn])
+    logits, self._memories[turn] = _step(
+        self._segmenter._model, self._segmenter._variables, small,
+        self._memories[turn])
     self._count += 1
     return logits
 

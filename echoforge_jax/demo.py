@@ -1,0 +1,227 @@
+"""Phantom patients to a trained, scored model and a real clip, in one call.
+
+Every stage calls the library function behind the verb of its name. Stages
+that are complete are skipped and an interrupted training resumes, so that the
+same call after an interruption continues where it stopped.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import json
+import pathlib
+import time
+
+from echoforge_jax.errors import InputError
+
+NUM_PATIENTS = 80
+IMAGE_SIZE = 128
+PROTOCOLS = ('camus_full', 'camus_semi')
+CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'phantom_lite.py'
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+  """What a demo left behind.
+
+  Attributes:
+    out_dir: root of everything below.
+    reports: report page by protocol.
+    overlay: the segmented real clip.
+    results: content of the real clip's result.json.
+    seconds: duration of every stage by its name.
+    interrupted: True if training was stopped by a signal; nothing follows it.
+  """
+  out_dir: pathlib.Path
+  reports: dict[str, pathlib.Path]
+  overlay: pathlib.Path | None
+  results: dict
+  seconds: dict[str, float]
+  interrupted: bool = False
+
+
+def run_demo(out_dir='demo', *, num_patients: int = NUM_PATIENTS,
+             seed: int = 0, num_steps: int | None = None,
+             image_size: int = IMAGE_SIZE, config_path=CONFIG,
+             say: Callable[[str], None] = print,
+             progress: bool = True) -> Demo:
+  """Runs the demo, or what is left of it.
+
+  Args:
+    out_dir: gets raw/, data/, run/, report_PROTOCOL/ and segment/.
+    num_patients: phantom patients, 10 or more for splits worth the name.
+    seed: of the phantom and of training.
+    num_steps: training steps; None takes the config's.
+    image_size: side of the prepared frames, a multiple of 32.
+    config_path: the training config.
+    say: gets every line of the report.
+    progress: shows bars.
+
+  Returns:
+    Where everything is.
+
+  Raises:
+    InputError: `out_dir` holds a demo with other settings, or the
+      repository's configs are not there.
+  """
+  out_dir = pathlib.Path(out_dir)
+  settings = {'num_patients': num_patients, 'seed': seed,
+              'num_steps': num_steps, 'image_size': image_size,
+              'config': pathlib.Path(config_path).name}
+  if num_patients < 3:
+    raise InputError(f'--patients={num_patients}: wanted at least 3, one for '
+                     'each of training, validation and test')
+  _claim(out_dir, settings)
+  clock = _Clock(say)
+  raw_dir, data_dir, run_dir = (
+      out_dir / name for name in ('raw', 'data', 'run'))
+  _make_data(clock, raw_dir, data_dir, num_patients, seed, image_size,
+             progress)
+  clock.start('train', 'EchoForge lite, semi-supervised: only ED and ES are '
+              'labeled')
+  outcome = _train(config_path, data_dir, run_dir, seed, num_steps, image_size)
+  clock.stop()
+  if outcome.signal:
+    return Demo(out_dir, {}, None, {}, clock.seconds, interrupted=True)
+  reports = _evaluate(clock, out_dir, run_dir)
+  overlay, result = _segment(clock, out_dir, run_dir)
+  _close(clock, reports, overlay)
+  return Demo(out_dir, reports, overlay, result, clock.seconds)
+
+
+def _make_data(clock, raw_dir, data_dir, num_patients, seed, image_size,
+               progress) -> None:
+  """Phantom -> verify -> prepare."""
+  from echoforge_jax.data import builder, verify
+  from echoforge_jax.phantom import camus_writer
+  clock.start('phantom', f'{num_patients} synthetic patients with exact '
+              'truth, as raw CAMUS files')
+  camus_writer.write_camus(raw_dir, num_patients=num_patients, seed=seed,
+                           progress=progress)
+  clock.stop()
+  clock.start('verify', 'every raw file, as a provider\'s would be')
+  findings = verify.verify_camus(raw_dir, progress=progress)
+  errors = [finding for finding in findings if finding.severity == 'error']
+  clock.say(f'{len(errors)} errors, {len(findings) - len(errors)} warnings')
+  if errors:
+    first = errors[0]
+    raise InputError(
+        f'{first.file}: found {first.found}; wanted {first.wanted}; '
+        f'{first.remedy} (the first of {len(errors)} errors; `echoforge '
+        f'verify --dataset=camus --raw={raw_dir}` lists all)')
+  clock.stop()
+  clock.start('prepare', f'squeezed to {image_size}x{image_size}, ArrayRecord')
+  prepared = builder.prepare('camus', raw_dir, data_dir, image_size,
+                             progress=progress)
+  for split, (patients, clips, frames) in prepared.counts.items():
+    clock.say(f'{split:<12}{patients:>4} patients {clips:>4} clips '
+              f'{frames:>6} frames')
+  clock.stop()
+
+
+def _train(config_path, data_dir, run_dir, seed, num_steps, image_size):
+  """Trains the config, or resumes; a finished run returns at once."""
+  from echoforge_jax.commands import train as train_command
+  from echoforge_jax.training import loop
+  flags = [f'--config={config_path}', f'--config.data.data_dir={data_dir}',
+           f'--config.data.image_size={image_size}', f'--config.seed={seed}']
+  if num_steps is not None:
+    every = max(1, min(200, num_steps // 2))
+    flags += [f'--config.num_steps={num_steps}',
+              f'--config.eval.every={every}',
+              f'--config.checkpoint_every={every}']
+  return loop.train(train_command.parse_config(flags), run_dir)
+
+
+def _evaluate(clock, out_dir, run_dir) -> dict[str, pathlib.Path]:
+  """Scores the test split under each protocol; prints the tables."""
+  from echoforge_jax.evaluation import evaluate, results
+  reports = {}
+  for protocol in PROTOCOLS:
+    clock.start(f'evaluate {protocol}', 'test patients, never trained on')
+    folder = out_dir / f'report_{protocol}'
+    summary = folder / 'summary.txt'  # Written last: the stage is complete.
+    if not summary.exists():
+      done = evaluate.evaluate(run_dir, 'test', protocol, folder)
+      summary.write_text(results.summary_table(done.result) + '\n')
+    clock.say(summary.read_text().rstrip())
+    reports[protocol] = folder / 'report' / 'index.html'
+    clock.stop()
+  return reports
+
+
+def _segment(clock, out_dir, run_dir) -> tuple[pathlib.Path, dict]:
+  """Segments the real clip that pydicom carries."""
+  from pydicom import examples
+
+  from echoforge_jax import inference
+  from echoforge_jax.inference import batch
+  clock.start('segment', 'a real apical four-chamber clip (pydicom\'s '
+              'examples_ybr_color.dcm), unlike anything trained on')
+  path = pathlib.Path(examples.get_path('ybr_color'))
+  folder = out_dir / 'segment' / path.stem
+  written = folder / 'result.json'  # Written last: the stage is complete.
+  result = (json.loads(written.read_text()) if written.exists()
+            else batch.segment_file(inference.load(run_dir), path, folder))
+  clock.say(batch.summary(folder.name, result))
+  clock.stop()
+  return folder / 'overlay.mp4', result
+
+
+def _close(clock, reports, overlay) -> None:
+  from echoforge_jax.inference.receipt import DISCLAIMER
+  clock.say('')
+  clock.say(f'== done in {_duration(sum(clock.seconds.values()))} ==')
+  for protocol, page in reports.items():
+    clock.say(f'{"report " + protocol:<18} {page}')
+  for name in ('overlay.mp4', 'overlay.png', 'result.json'):
+    clock.say(f'{name:<18} {overlay.with_name(name)}')
+  clock.say('')
+  clock.say(f'This model was trained on phantoms only. {DISCLAIMER}')
+
+
+def _claim(out_dir: pathlib.Path, settings: dict) -> None:
+  """Writes the settings into a new folder, or compares them."""
+  path = out_dir / 'demo.json'
+  try:
+    if path.exists():
+      found = json.loads(path.read_text())
+      differing = [f'{name} {found.get(name)!r} there, {value!r} now'
+                   for name, value in settings.items()
+                   if found.get(name) != value]
+      if differing:
+        raise InputError(
+            f'{path}: an earlier demo with other settings is here '
+            f'({"; ".join(differing)}); give the same ones to continue it, '
+            'or another --out')
+      return
+    if out_dir.exists() and any(out_dir.iterdir()):
+      raise InputError(f'{out_dir}: is not empty and holds no demo; wanted a '
+                       'new folder: give another --out')
+    out_dir.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings, indent=2) + '\n')
+  except (OSError, json.JSONDecodeError) as error:
+    raise InputError(f'{path}: cannot be used ({error}); give another '
+                     '--out') from error
+
+
+class _Clock:
+  """Section headers, and how long each section took."""
+
+  def __init__(self, say: Callable[[str], None]):
+    self.say = say
+    self.seconds: dict[str, float] = {}
+    self._name, self._start = '', 0.0
+
+  def start(self, name: str, text: str) -> None:
+    self._name, self._start = name, time.perf_counter()
+    self.say(f'\n== {name}: {text} ==')
+
+  def stop(self) -> None:
+    seconds = time.perf_counter() - self._start
+    self.seconds[self._name] = seconds
+    self.say(f'-- {self._name}: {_duration(seconds)}')
+
+
+def _duration(seconds: float) -> str:
+  minutes, rest = divmod(seconds, 60)
+  return f'{int(minutes)} min {rest:.0f} s' if minutes else f'{rest:.1f} s'
