@@ -253,7 +253,10 @@ def _first_state(create_state, checkpointer: checkpoint.Checkpointer,
     state = checkpointer.restore(step, abstract, iterator)
     console.say(f'resumed at step {step}')
     return state, step
-  state = create_state.lower().compile()()
+  # Runs once: on a CPU, optimizing it takes longer than everything it does.
+  options = ({'xla_backend_optimization_level': 0}
+             if jax.default_backend() == 'cpu' else None)
+  state = create_state.lower().compile(compiler_options=options)()
   if init_from:
     state = warm_start.from_run(state, init_from, sharding=sharding)
     console.say(f'weights of {init_from}')

@@ -24,7 +24,6 @@ def run(parts, batches, num_devices):
       history.append(jax.device_get(
           {name: metric.compute() for name, metric in logged.items()
            if name != 'loss_unsupervised'}))
-  assert step._cache_size() == 1
   return history, jax.device_get(state.teacher_params)
 
 

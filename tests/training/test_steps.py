@@ -61,7 +61,7 @@ def test_teacher_starts_as_a_copy_of_its_own(setup):
 def test_steps_follow_the_written_rules(setup):
   create, step, batches, traces = setup
   current = create()
-  root = jax.random.key_data(current.rng)
+  root = np.array(jax.random.key_data(current.rng))
   for number, batch in enumerate(batches[:4]):
     before = host({'params': current.teacher_params,
                    'stats': current.teacher_batch_stats})
