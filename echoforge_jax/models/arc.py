@@ -211,7 +211,7 @@ def pull_ambiguous(
 
 
 class AnchorRecalibration(nn.Module):
-  """ARC of one frame (SPEC of the paper's ASA module).
+  """ARC of one frame (paper: anchor semantic awareness).
 
   Attributes:
     num_classes: K foreground classes, one foreground anchor each (or two).

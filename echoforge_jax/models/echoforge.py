@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from echoforge_jax.errors import InputError
 from echoforge_jax.models import cpr as cpr_lib
 from echoforge_jax.models import memory as memory_lib
-from echoforge_jax.models.arc import AnchorRecalibration
-from echoforge_jax.models.backbone import make_backbone
+from echoforge_jax.models.arc import KNN, LAYOUTS, AnchorRecalibration
+from echoforge_jax.models.backbone import BACKBONES, make_backbone
 from echoforge_jax.models.decoder import Decoder
-from echoforge_jax.models.layers import Dtype
+from echoforge_jax.models.layers import NORMS, Dtype
 from echoforge_jax.models.neck import Neck
 from echoforge_jax.models.tsf import TemporalSemanticFusion
 
@@ -228,6 +228,8 @@ class EchoForge(nn.Module):
 
 # Options that follow from the small encoder unless they are given.
 LITE = {'norm': 'group', 'dim': 64, 'decoder_dim': 32, 'num_queries': 8}
+CHOICES = {'backbone': BACKBONES, 'norm': NORMS, 'anchors': tuple(LAYOUTS),
+           'knn': KNN}
 
 
 def make_echoforge(**options: Any) -> EchoForge:
@@ -251,4 +253,20 @@ def make_echoforge(**options: Any) -> EchoForge:
     raise InputError(
         f'model echoforge: unknown option {", ".join(unknown)}; choose from '
         f'{", ".join(known)}')
-  return EchoForge(**options)
+  model = EchoForge(**options)
+  for option, choices in CHOICES.items():
+    if getattr(model, option) not in choices:
+      raise InputError(
+          f'model option {option}: found {getattr(model, option)!r}, wanted '
+          f'one of {", ".join(map(str, choices))}')
+  if model.num_classes < 1:
+    raise InputError(f'model option num_classes: found {model.num_classes}, '
+                     'wanted at least 1')
+  if model.dim % model.heads:
+    raise InputError(f'model option heads: found {model.heads}, wanted a '
+                     f'divisor of dim, {model.dim}')
+  if model.num_queries <= model.num_classes:
+    raise InputError(
+        f'model option num_queries: found {model.num_queries}, wanted at '
+        f'least {model.num_classes + 1}, one for background and each class')
+  return model

@@ -32,7 +32,7 @@ class GroupNorm(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Normalises x [N, h, w, C] per item and group; same shape."""
     n, _, _, c = x.shape
-    groups = max(1, c // GROUP_CHANNELS)
+    groups = 1 if c % GROUP_CHANNELS else c // GROUP_CHANNELS
     scale = self.param('scale', nn.initializers.ones, (c,), jnp.float32)
     bias = self.param('bias', nn.initializers.zeros, (c,), jnp.float32)
     wide = x.astype(jnp.float32)

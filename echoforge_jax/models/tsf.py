@@ -8,7 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from echoforge_jax.models import memory as memory_lib
-from echoforge_jax.models.attention import MASKED, CrossAttention, SelfAttention
+from echoforge_jax.models.attention import (
+    MASKED,
+    CrossAttention,
+    SelfAttention,
+)
 from echoforge_jax.models.layers import Dtype, FeedForward
 
 

@@ -1,0 +1,83 @@
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from echoforge_jax.errors import InputError
+from echoforge_jax.models import attention, layers
+
+
+def test_group_norm_equals_the_textbook_form(fill):
+  x = jax.random.normal(jax.random.key(0), (2, 4, 6, 32)) * 3.0 + 5.0
+  module = layers.GroupNorm()
+  variables = fill(module, x)
+  reference = nn.GroupNorm(num_groups=None, group_size=16, epsilon=1e-5)
+  np.testing.assert_allclose(
+      module.apply(variables, x), reference.apply(variables, x), atol=2e-5)
+
+
+def test_group_norm_of_a_constant_map_is_finite(fill):
+  x = jnp.zeros((1, 4, 4, 16))
+  module = layers.GroupNorm()
+  variables = fill(module, x)
+  gradient = jax.grad(lambda x: module.apply(variables, x).sum())(x)
+  assert np.isfinite(gradient).all()
+
+
+def test_unknown_norm_lists_the_choices():
+  with pytest.raises(InputError, match='layer.*batch, frozen, group'):
+    layers.make_norm('layer', train=False, dtype=jnp.float32, name='n')
+
+
+def test_batch_norm_updates_statistics_and_frozen_does_not():
+  x = jax.random.normal(jax.random.key(0), (4, 2, 2, 8)) + 3.0
+
+  def run(kind, train):
+    module = layers.make_norm(kind, train=train, dtype=jnp.float32, name=None)
+    variables = module.init(jax.random.key(1), x)
+    _, changed = module.apply(variables, x, mutable=['batch_stats'])
+    return np.abs(changed['batch_stats']['mean']).max()
+
+  assert run('batch', True) > 0.1
+  assert run('batch', False) == 0
+  assert run('frozen', True) == 0
+
+
+def test_upsampling_is_bilinear():
+  x = jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
+  np.testing.assert_allclose(
+      layers.upsample2(x), jax.image.resize(x, (2, 6, 10, 4), 'linear'),
+      atol=1e-6)
+  np.testing.assert_allclose(
+      layers.upsample_logits(x, 4),
+      jax.image.resize(x, (2, 12, 20, 4), 'linear'), atol=1e-6)
+
+
+def _plain_attention(params, queries, keys, bias):
+  """Multi-head attention in its usual order, in float64."""
+  wq, wk, wv, wo = (
+      np.asarray(params[k], np.float64) for k in ('query', 'key', 'value',
+                                                  'out'))
+  out = 0.0
+  for h in range(wq.shape[1]):
+    logits = (queries @ wq[:, h]) @ np.swapaxes(keys @ wk[:, h], 1, 2)
+    logits = logits / np.sqrt(wq.shape[2]) + bias
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    out = out + weights @ (keys @ wv[:, h]) @ wo[h]
+  return out
+
+
+@pytest.mark.parametrize('few', ['queries', 'keys'])
+def test_reordered_attention_equals_plain_attention(fill, few):
+  rng = np.random.default_rng(0)
+  queries = rng.standard_normal((2, 5, 16))
+  keys = rng.standard_normal((2, 7, 16))
+  bias = np.where(rng.random((2, 1, 7)) < 0.3, attention.MASKED, 0.0)
+  module = attention.CrossAttention(heads=4, few=few)
+  arguments = [jnp.asarray(a, jnp.float32) for a in (queries, keys, bias)]
+  variables = fill(module, *arguments)
+  np.testing.assert_allclose(
+      module.apply(variables, *arguments),
+      _plain_attention(variables['params'], queries, keys, bias), atol=1e-5)
