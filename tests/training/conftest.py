@@ -47,8 +47,9 @@ def disc_iterator(batch=2, seed=0, clips=16):
 
 
 class TinyModel(nn.Module):
-  """Obeys the models' contract with three convolutions and batch norm."""
+  """Obeys the models' contract with two convolutions and batch norm."""
   features: int = 8
+  gain: float = 1.0
 
   @nn.compact
   def __call__(self, video, train=False, labeled=None, reforge=False,
@@ -57,17 +58,20 @@ class TinyModel(nn.Module):
       return nn.BatchNorm(use_running_average=not train, momentum=0.9,
                           name=name)(x)
 
-    x = nn.Conv(self.features, (3, 3), strides=4)(video)
+    # No bias before a norm: its gradient is rounding, and Adam would blow
+    # that up to a full update.
+    x = nn.Conv(self.features, (3, 3), strides=4, use_bias=False)(video)
     x = nn.relu(norm(x, 'norm1'))
     x = nn.Dropout(0.1, deterministic=not train)(x)
-    features = nn.relu(norm(nn.Conv(self.features, (3, 3))(x), 'norm2'))
+    x = nn.Conv(self.features, (3, 3), use_bias=False)(x)
+    features = nn.relu(norm(x, 'norm2'))
     head = nn.Dense(1)
     reforger = nn.Dense(self.features)
     b, t, h, w = video.shape[:4]
 
     def masks(x):
       return jax.image.resize(
-          head(x), (b, x.shape[1], h, w, 1), 'bilinear')
+          self.gain * head(x), (b, x.shape[1], h, w, 1), 'bilinear')
 
     outputs = {'logits': masks(features), 'coarse_logits': head(features),
                'features': features}

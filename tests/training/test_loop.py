@@ -80,7 +80,7 @@ def test_a_run_ends_with_its_last_step_saved(whole_run):
   jax.tree.map(np.testing.assert_array_equal, variables['params'],
                jax.device_get(outcome.state.teacher_params))
   table = (workdir / 'parameters.txt').read_text()
-  assert 'norm1/scale' in table and 'Total: 777' in table
+  assert 'norm1/scale' in table and 'Total: 761' in table
 
 
 def test_the_same_seed_gives_the_same_metrics(whole_run, run, tmp_path):
@@ -198,11 +198,11 @@ if __name__ == '__main__':
   config = conftest.load_config('tiny').copy_and_resolve_references()
   with config.unlocked():
     config.eval.every = 0
-    config.num_steps = 400
-    config.checkpoint_every = 20
+    config.num_steps = 120
+    config.checkpoint_every = 12
   outcome = loop.train(config, sys.argv[1], model=conftest.TinyModel(),
                        iterator=conftest.disc_iterator())
-  assert outcome.step == 400
+  assert outcome.step == 120
 """
 
 
@@ -222,13 +222,13 @@ def test_kill_9_in_the_middle_changes_nothing(tmp_path):
   whole, killed = tmp_path / 'whole', tmp_path / 'killed'
   process = start(script, killed, tmp_path / 'cache')
   deadline = time.monotonic() + 240
-  while not list((killed / 'checkpoints').glob('[0-9]*0')):
+  while not list((killed / 'checkpoints').glob('[0-9]*[0-9]')):
     assert process.poll() is None, process.communicate()[0]
     assert time.monotonic() < deadline, 'no checkpoint within four minutes'
     time.sleep(0.02)
   process.kill()
   process.communicate()
-  assert lines(killed)[-1]['step'] < 400
+  assert lines(killed)[-1]['step'] < 120  # Killed in the middle.
   for workdir in (killed, whole):
     process = start(script, workdir, tmp_path / 'cache')
     output, _ = process.communicate(timeout=240)
