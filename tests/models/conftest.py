@@ -9,7 +9,7 @@ import pytest
 @pytest.fixture(scope='module', autouse=True)
 def cheap_compilation():
   """Optimised code would compile for longer than these tests run."""
-  before = jax.config.jax_disable_most_optimizations
+  before = jax.config.read('jax_disable_most_optimizations')
   jax.config.update('jax_disable_most_optimizations', True)
   yield
   jax.config.update('jax_disable_most_optimizations', before)
