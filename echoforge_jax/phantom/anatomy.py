@@ -326,7 +326,7 @@ def _sample_echo(d, config) -> dict:
       'annulus_db': d.uniform(config.annulus_db, (2,)),
       'leaflet_length': d.uniform((.75, 1.1), (2,)),
       'leaflet_sag': d.uniform((.1, .45)),
-      'leaflet_width': d.uniform((.7, 1.4)),
+      'leaflet_width': d.uniform((.8, 1.7)),
       'papillary_db': d.uniform(config.papillary_db, (2,)),
       'papillary_angle': d.uniform((.9, 2.3), (2,)) * jnp.array([1., -1.]),
       'papillary_depth': d.uniform((1., 6.), (2,)),

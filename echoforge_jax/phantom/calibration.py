@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from echoforge_jax.data.clip import Clip, LABELS
+from echoforge_jax.data.clip import LABELS, Clip
 from echoforge_jax.phantom.config import PhantomConfig
 from echoforge_jax.phantom.patient import generate_patient
 

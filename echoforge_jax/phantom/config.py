@@ -143,12 +143,12 @@ class PhantomConfig:
       (-26., -16.), (-26., -16.), (-24., -14.))
   # Haze (slow clutter) in the cavities, by quality grade; calibrated.
   haze_db: tuple[Range, Range, Range] = (
-      (-13., -8.), (-11., -6.), (-9., -4.))
+      (-10.5, -8.), (-9.5, -6.5), (-8., -5.))
   # Electronic noise at the far end after TGC, by quality grade; ours.
   noise_db: tuple[Range, Range, Range] = (
       (-32., -24.), (-28., -20.), (-24., -15.))
   # Tissue around the heart; ours.
-  background_db: Range = (-7., 1.)
+  background_db: Range = (-5., 2.)
   # Lateral wall, septum and apex; transfer (lateral and apical dropout).
   lateral_db: Range = (-6., 1.)
   septal_db: Range = (-2., 3.)
@@ -156,13 +156,13 @@ class PhantomConfig:
   # Probability that a wall is nearly as dark as blood; transfer.
   dark_wall_share: float = .15
   # Pericardium above its surroundings, dB; ours.
-  pericardium_db: Range = (6., 18.)
+  pericardium_db: Range = (8., 20.)
   # Leaflets and annulus; ours.
   leaflet_db: Range = (2., 12.)
   annulus_db: Range = (8., 20.)
   # Tissue behind the atria above its surroundings, and streaks; ours.
-  roof_db: Range = (6., 18.)
-  streak_db: Range = (-2., 16.)
+  roof_db: Range = (9., 22.)
+  streak_db: Range = (2., 20.)
   # Papillary muscles; transfer.
   papillary_db: Range = (-9., 0.)
   # Standard deviation of slow tissue heterogeneity, dB; ours.
@@ -179,14 +179,15 @@ class PhantomConfig:
       (52., 60.), (50., 58.), (50., 56.))
   # Gray level of myocardium at 0 dB; measured shell 108 (78-129).
   myocardium_gray: Range = (92., 142.)
-  # Exponent on the normalised gray level (1 = linear); ours.
-  gamma: Range = (.92, 1.08)
+  # Exponent on the normalised gray level (1 = linear), which stretches the
+  # bright end towards the measured 99th percentile; ours.
+  gamma: Range = (1.5, 2.2)
 
   # ---- time
   # Decorrelation time of tissue, s; calibrated to .93/.84/.66.
-  tissue_time: Range = (.4, 1.2)
+  tissue_time: Range = (.6, 1.8)
   # Decorrelation time of haze, s; ours.
-  haze_time: Range = (.5, 1.8)
+  haze_time: Range = (.8, 2.4)
   # Decorrelation time of blood, s (mostly redrawn each frame); design.
   blood_time: Range = (.008, .02)
   # Weight of the previous displayed frame (persistence); scanner setting.
@@ -227,15 +228,16 @@ class PhantomConfig:
         half_angle_sd=1.5, apex_direction=(-2., 7.), axis_tilt=(4., 11.),
         sector_margin=-1., axial_fwhm=(.5, 1.6), lateral_fwhm=(1.4, 3.4),
         post_axial=(.2, 1.9), post_lateral=(.2, 1.6), tgc_error=(-9., 9.),
-        blood_db=three(-34., -9.), haze_db=three(-34., -6.),
+        blood_db=three(-34., -9.), haze_db=three(-34., -8.),
         noise_db=three(-40., -12.), background_db=(-16., 2.),
         lateral_db=(-14., 2.), septal_db=(-4., 4.), apical_db=(-9., 3.),
         dark_wall_share=.55, pericardium_db=(0., 14.),
         leaflet_db=(-12., 7.), annulus_db=(-2., 11.),
-        papillary_db=(-14., 3.), roof_db=(0., 18.), streak_db=(-8., 16.), heterogeneity_db=(1., 4.5),
+        papillary_db=(-14., 3.), roof_db=(0., 18.), streak_db=(-8., 16.),
+        heterogeneity_db=(1., 4.5),
         max_shadows=4, shadow_db=three(0., 20.), near_field_db=(1., 16.),
-        dynamic_range=three(32., 70.), myocardium_gray=(60., 190.),
-        gamma=(.65, 1.5), tissue_time=(.08, .8), haze_time=(.1, 1.2),
+        dynamic_range=three(36., 70.), myocardium_gray=(70., 165.),
+        gamma=(.7, 1.7), tissue_time=(.08, .8), haze_time=(.1, 1.2),
         blood_time=(.005, .06), persistence=(0., .6), rocking=2.5,
         camus_geometry_share=.5, photometric=True)
 

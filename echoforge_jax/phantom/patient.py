@@ -8,9 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from echoforge_jax.data.clip import Clip
-from echoforge_jax.phantom import anatomy, motion, raster, render, scene
-from echoforge_jax.phantom import speckle
-from echoforge_jax.phantom.config import PhantomConfig, QUALITIES
+from echoforge_jax.phantom import (
+  anatomy,
+  motion,
+  raster,
+  render,
+  scene,
+  speckle,
+)
+from echoforge_jax.phantom.config import QUALITIES, PhantomConfig
 
 VIEWS = ('4CH', '2CH')
 _CAMUS = PhantomConfig.camus()
@@ -92,7 +98,8 @@ def _phases(heart, place, config, beats):
   return np.arange(count) * step, 0, es
 
 
-def _make_clip(key, heart, place, name, view, config, beats, truth):
+def _make_clip(key, heart, place, name, view, config, beats, truth,
+               images=True):
   phases, ed, es = _phases(heart, place, config, beats)
   # One compilation serves every length up to the longest half sequence.
   padded = -(-len(phases) // config.num_frames[1]) * config.num_frames[1]
@@ -100,23 +107,26 @@ def _make_clip(key, heart, place, name, view, config, beats, truth):
   filled[:len(phases)] = phases
   frames, outlines = _plan(heart, place, filled)
   outlines = [np.asarray(o) for o in outlines]
-  start_key, frame_key = jax.random.split(key)
-  clip = _start(start_key, place, render.GRID, _pool())
-  depth, half = float(place['depth']), float(place['half'])
-  size = raster.native_size(depth, half)
-  depth = size[0] * raster.SPACING  # whole pixels
-  converter = raster.ScanConverter(depth, half, render.GRID, size)
-  seconds = np.float32(1. / place['fps'])
-  images, masks = [], []
-  for i in range(len(phases)):
-    gray, clip = _render(frame_key, i, place, frames, clip, render.GRID,
-                         _pool(), seconds)
-    masks.append(raster.label_image(converter, *(o[i] for o in outlines)))
-    images.append(converter(np.asarray(gray)))
+  half = float(place['half'])
+  size = raster.native_size(float(place['depth']), half)
+  converter = raster.ScanConverter(size[0] * raster.SPACING, half,
+                                   render.GRID, size)
+  masks = np.stack([
+      raster.label_image(converter, *(o[i] for o in outlines))
+      for i in range(len(phases))])
+  video = np.zeros_like(masks)
+  if images:
+    start_key, frame_key = jax.random.split(key)
+    clip = _start(start_key, place, render.GRID, _pool())
+    seconds = np.float32(1. / place['fps'])
+    for i in range(len(phases)):
+      gray, clip = _render(frame_key, i, place, frames, clip, render.GRID,
+                           _pool(), seconds)
+      video[i] = converter(np.asarray(gray))
   return Clip(
-      patient=name, view=view, frames=np.stack(images),
-      masks=np.stack(masks), labeled=np.ones(len(phases), bool), ed=ed,
-      es=es, spacing_mm=np.full(2, raster.SPACING, np.float32),
+      patient=name, view=view, frames=video, masks=masks,
+      labeled=np.ones(len(phases), bool), ed=ed, es=es,
+      spacing_mm=np.full(2, raster.SPACING, np.float32),
       fps=float(np.round(place['fps'], 1)),
       quality=QUALITIES[int(place['quality'])], **truth)
 
@@ -136,6 +146,16 @@ def generate_patient(seed: int, index: int, config: PhantomConfig = _CAMUS,
   Returns:
     The patient; clips of both views share volumes, long axis and timing.
   """
+  return _generate(seed, index, config, beats, images=True)
+
+
+def generate_masks(seed: int, index: int, config: PhantomConfig = _CAMUS,
+                   *, beats: int = 0) -> Patient:
+  """As `generate_patient`, with black frames: masks and truth, quickly."""
+  return _generate(seed, index, config, beats, images=False)
+
+
+def _generate(seed, index, config, beats, images):
   key = jax.random.fold_in(jax.random.key(seed), index)
   sample_key, *render_keys = jax.random.split(key, 3)
   heart, places = jax.device_get(_sample(sample_key, config))
@@ -145,7 +165,8 @@ def generate_patient(seed: int, index: int, config: PhantomConfig = _CAMUS,
            'esv_ml': esv, 'sex': sex, 'age': float(heart['age'])}
   name = f'patient{index:04d}'
   clips = {
-      view: _make_clip(k, heart, place, name, view, config, beats, truth)
+      view: _make_clip(k, heart, place, name, view, config, beats, truth,
+                       images)
       for i, (view, k) in enumerate(zip(VIEWS, render_keys))
       for place in [jax.tree.map(lambda v: v[i], places)]}
   return Patient(

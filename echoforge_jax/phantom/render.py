@@ -46,7 +46,12 @@ def start_clip(key, place, grid, pool) -> dict:
     `grain` [rows, lines], and the random textures that age with time.
   """
   rows, lines = grid
-  keys = jax.random.split(key, 8)
+  signal = (rows, lines, 2)
+  noises = speckle.take_noise(key, pool, [
+      (9, 7), (rows // 14, lines // 8), (rows // 45, lines // 16),
+      signal, signal, signal])
+  slow, fine, coarse = (speckle.slow_field(n, grid) for n in noises[:3])
+  half = jnp.sqrt(.5)  # complex numbers of unit variance
   mm = place['depth'] / rows
   line = 2. * place['half'] / lines
   r, theta, _, _ = beam_points(place, grid)
@@ -64,16 +69,10 @@ def start_clip(key, place, grid, pool) -> dict:
   haze = (place['haze_db'] - place['haze_fall'] * (rel - .4)
           + place['haze_side_db'] * (
               jnp.exp(-((side - place['haze_side']) / .4) ** 2) - .4)
-          + 1.5 * speckle.slow_field(keys[0], pool, grid, (9, 7)))
+          + 1.5 * slow)
   haze = haze + near * (place['near_field_db'] - place['haze_db'])
   # The TGC lifts the electronic noise with depth.
   noise = place['noise_db'] - place['loss'] * (place['depth'] - r)
-  fine = speckle.slow_field(keys[1], pool, grid,
-                            (rows // 14, lines // 5))
-  coarse = speckle.slow_field(keys[2], pool, grid,
-                              (rows // 45, lines // 16))
-  normal = lambda k: speckle.take_noise(  # noqa: E731
-      k, pool, (rows, lines, 2)) * jnp.sqrt(.5)
   return {
       'axial': speckle.smoother(rows, place['axial_fwhm'] / mm, True),
       'lateral': speckle.smoother(lines, place['lateral_fwhm'] / line, True),
@@ -83,8 +82,8 @@ def start_clip(key, place, grid, pool) -> dict:
       'gain': gain + arcs, 'haze': 10. ** ((haze + gain + arcs) / 20.),
       'noise': 10. ** (noise / 20.),
       'grain': .75 * fine + .66 * coarse,
-      'tissue_noise': normal(keys[3]), 'haze_noise': normal(keys[4]),
-      'blood_noise': normal(keys[5]),
+      'tissue_noise': half * noises[3], 'haze_noise': half * noises[4],
+      'blood_noise': half * noises[5],
       'shown': jnp.full(grid, -1., jnp.float32),
   }
 
@@ -113,9 +112,8 @@ def next_frame(key, place, frame, clip, grid, pool, seconds):
     clip: as given, with the textures of this frame.
   """
   rows, lines = grid
-  keys = jax.random.split(key, 4)
-  shape = (rows, lines, 2)
-  fresh = [speckle.take_noise(k, pool, shape) * jnp.sqrt(.5) for k in keys]
+  fresh = [n * jnp.sqrt(.5) for n in speckle.take_noise(
+      key, pool, [(rows, lines, 2)] * 4)]
   tissue = speckle.age(clip['tissue_noise'], fresh[0], seconds,
                        place['tissue_time'])
   haze = speckle.age(clip['haze_noise'], fresh[1], seconds,
@@ -147,8 +145,9 @@ def next_frame(key, place, frame, clip, grid, pool, seconds):
   power = (signal ** 2).sum(-1) + 1e-8
   db = 4.342945 * jnp.log(power) + 2.51
   db = clip['post_axial'] @ db @ clip['post_lateral'].T
-  gray = place['gray'] / 255. + db / place['dynamic_range']
-  gray = jnp.clip(gray, 0., 1.) ** place['gamma']
+  zero = (place['gray'] / 255.) ** (1. / place['gamma'])
+  gray = jnp.clip(zero + db / place['dynamic_range'],
+                  0., 1.) ** place['gamma']
   keep = jnp.where(clip['shown'][0, 0] < 0, 0., place['persistence'])
   gray = keep * clip['shown'] + (1. - keep) * gray
   return gray, dict(clip, tissue_noise=tissue, haze_noise=haze,

@@ -244,7 +244,7 @@ def echo(place, frame, spot, grain):
   rooms = chambers(place, frame, spot)
   rough = grain * place['heterogeneity_db']
   # Fat and fibrous layers around the heart: patchy, with a bright tail.
-  level = place['background_db'] + 1.5 * rough + 1.2 * jnp.maximum(
+  level = place['background_db'] + 1.6 * rough + .25 * jnp.maximum(
       grain, 0.) * rough
   level = _surroundings(place, frame, spot, rooms, level)
   level = _walls(place, frame, spot, level, rough)
@@ -288,15 +288,15 @@ def _walls(place, frame, spot, level, rough):
   side = _sigmoid(spot['x'] / (.22 * place['radius']))
   near_apex = jnp.clip(1. - spot['z'] / (.32 * frame['length']), 0., 1.)
   wall = _mix(place['septal_db'], place['lateral_db'], side)
-  # In two-chamber views neither wall is the septum.
   wall = _mix(wall, place['apical_db'], near_apex)
   wall = wall + rough + 2. * jnp.exp(-(spot['endo'] / 1.4) ** 2)
   dark = place['dark_wall'] * jnp.maximum(
       jnp.maximum(side, place['dark_apex'] * near_apex),
       place['dark_septum'])
   wall = _mix(wall, place['blood_db'] + 6. + .5 * rough, dark)
-  inside = (_sigmoid(-spot['epi'] * 2.) * _sigmoid(spot['endo'] * 2.)
-            * _sigmoid((spot['above'] + 2.) * 1.5))
+  # The cavity too, for now: blood replaces it up to its rough edge.
+  inside = _sigmoid(-spot['epi'] * 2.) * _sigmoid(
+      (spot['above'] + 2.) * 1.5)
   level = _mix(level, wall, inside)
   where = jnp.where(place['four'] > 0, side, .55 + .45 * side)
   sac = jnp.exp(-((spot['epi'] - 1.5) / 1.6) ** 2) * _sigmoid(

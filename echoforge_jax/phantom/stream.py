@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from echoforge_jax.phantom import anatomy, motion, render, scene, speckle
+from echoforge_jax.phantom import anatomy, render, scene, speckle
 from echoforge_jax.phantom.config import PhantomConfig
 
 # Marks drawn outside of the sector at most (depth scale, text, logo).
