@@ -5,6 +5,7 @@ that are complete are skipped and an interrupted training resumes, so that the
 same call after an interruption continues where it stopped.
 """
 
+import collections
 from collections.abc import Callable
 import dataclasses
 import json
@@ -101,7 +102,9 @@ def _make_data(clock, raw_dir, data_dir, num_patients, seed, image_size,
   clock.start('verify', 'every raw file, as a provider\'s would be')
   findings = verify.verify_camus(raw_dir, progress=progress)
   errors = [finding for finding in findings if finding.severity == 'error']
-  clock.say(f'{len(errors)} errors, {len(findings) - len(errors)} warnings')
+  codes = collections.Counter(finding.code for finding in findings)
+  clock.say(f'{len(errors)} errors, {len(findings) - len(errors)} warnings'
+            + ''.join(f'; {count} {code}' for code, count in codes.items()))
   if errors:
     first = errors[0]
     raise InputError(
@@ -127,6 +130,7 @@ def _train(config_path, data_dir, run_dir, seed, num_steps, image_size):
   if num_steps is not None:
     every = max(1, min(200, num_steps // 2))
     flags += [f'--config.num_steps={num_steps}',
+              f'--config.optimizer.warmup_steps={min(20, num_steps // 10)}',
               f'--config.eval.every={every}',
               f'--config.checkpoint_every={every}']
   return loop.train(train_command.parse_config(flags), run_dir)
@@ -176,7 +180,7 @@ def _close(clock, reports, overlay) -> None:
   for name in ('overlay.mp4', 'overlay.png', 'result.json'):
     clock.say(f'{name:<18} {overlay.with_name(name)}')
   clock.say('')
-  clock.say(f'This model was trained on phantoms only. {DISCLAIMER}')
+  clock.say(f'{DISCLAIMER} This is such a model.')
 
 
 def _claim(out_dir: pathlib.Path, settings: dict) -> None:

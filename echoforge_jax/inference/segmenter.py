@@ -89,7 +89,9 @@ class Segmenter:
     self.image_size = int(image_size)
     self.receipt = dict(receipt or {})
     self._model = model
-    self._variables = jax.device_put(variables)
+    # Committed, as results are: a mixture would compile the step twice.
+    self._device = jax.local_devices()[0]
+    self._variables = jax.device_put(variables, self._device)
     self._labels = np.asarray([LABELS[name] for name in classes], np.uint8)
 
   def segment(self, video, spacing_mm=None, *, fps: float = math.nan,
@@ -161,7 +163,9 @@ class Stream:
     self.sector = sector
     self._segmenter = segmenter
     # Frames t, t + stride, t + 2 stride, ... share a memory.
-    self._memories = [segmenter._model.init_memory(1) for _ in range(stride)]
+    self._memories = jax.device_put(
+        [segmenter._model.init_memory(1) for _ in range(stride)],
+        segmenter._device)
     self._shape: tuple[int, int] | None = None
     self._count = 0
 
