@@ -15,6 +15,15 @@ from echoforge_jax.training import build, checkpoint
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'tiny.py'
 
 
+@pytest.fixture(scope='module', autouse=True)
+def cheap_compilation():
+  """Optimised code would compile for longer than these tests run."""
+  before = jax.config.read('jax_disable_most_optimizations')
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)
+
+
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
   """A run that has not learned anything."""

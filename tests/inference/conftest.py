@@ -27,6 +27,15 @@ def random_parameters(shapes, seed=0):
   return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
+@pytest.fixture(scope='module', autouse=True)
+def cheap_compilation():
+  """Optimised code would compile for longer than these tests run."""
+  before = jax.config.read('jax_disable_most_optimizations')
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)
+
+
 @pytest.fixture(scope='session')
 def config():
   return runpy.run_path(str(CONFIG))['get_config']()
