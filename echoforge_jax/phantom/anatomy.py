@@ -29,17 +29,21 @@ class Draw:
   def __init__(self, key, size=512):
     self._values = jax.random.uniform(key, (size,), minval=1e-6,
                                       maxval=1. - 1e-6)
+    self._normals = jax.scipy.special.ndtri(self._values)
     self._used = 0
+
+  def _take(self, values, shape):
+    count = math.prod(shape)
+    if self._used + count > len(values):
+      raise ValueError(f'{self._used + count} numbers were asked for, '
+                       f'{len(values)} drawn; give Draw a larger size')
+    out = values[self._used:self._used + count].reshape(shape)
+    self._used += count
+    return out
 
   def unit(self, shape=()):
     """Returns float32 `shape`, uniform in (0, 1)."""
-    count = math.prod(shape)
-    if self._used + count > len(self._values):
-      raise ValueError(f'{self._used + count} numbers were asked for, '
-                       f'{len(self._values)} drawn; give Draw a larger size')
-    out = self._values[self._used:self._used + count].reshape(shape)
-    self._used += count
-    return out
+    return self._take(self._values, shape)
 
   def uniform(self, bounds, shape=()):
     """Returns float32 `shape`, uniform in `bounds` (low, high)."""
@@ -48,7 +52,7 @@ class Draw:
 
   def normal(self, shape=()):
     """Returns float32 `shape`, standard normal."""
-    return jax.scipy.special.ndtri(self.unit(shape))
+    return self._take(self._normals, shape)
 
   def chance(self, probability):
     """Returns float32 1. with `probability`, else 0."""

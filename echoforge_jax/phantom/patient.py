@@ -20,6 +20,8 @@ from echoforge_jax.phantom.config import QUALITIES, PhantomConfig
 
 VIEWS = ('4CH', '2CH')
 _CAMUS = PhantomConfig.camus()
+# Frames planned in one call.
+_CHUNK = 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +73,7 @@ _start = jax.jit(render.start_clip, static_argnames='grid')
 
 @functools.partial(jax.jit, static_argnames='grid', donate_argnames='clip')
 def _render(key, index, place, frames, clip, grid, pool, seconds):
-  frame = jax.tree.map(lambda v: v[index], frames)
+  frame = jax.tree.map(lambda v: v[index % _CHUNK], frames)
   gray, clip = render.next_frame(jax.random.fold_in(key, index), place, frame,
                                  clip, grid, pool, seconds)
   return jnp.round(gray * 255.).astype(jnp.uint8), clip
@@ -98,15 +100,25 @@ def _phases(heart, place, config, beats):
   return np.arange(count) * step, 0, es
 
 
+def _plan_all(heart, place, phases):
+  """`_plan` in chunks of one size, so that one compilation serves all.
+
+  Returns:
+    chunks of frame states (device) and outlines as three arrays [T, N, 2].
+  """
+  padded = -len(phases) % _CHUNK
+  phases = np.append(phases, np.full(padded, phases[-1]))
+  chunks = [_plan(heart, place, part.astype(np.float32))
+            for part in phases.reshape(-1, _CHUNK)]
+  outlines = [np.concatenate([np.asarray(c[1][k]) for c in chunks])
+              for k in range(3)]
+  return [c[0] for c in chunks], outlines
+
+
 def _make_clip(key, heart, place, name, view, config, beats, truth,
                images=True):
   phases, ed, es = _phases(heart, place, config, beats)
-  # One compilation serves every length up to the longest half sequence.
-  padded = -(-len(phases) // config.num_frames[1]) * config.num_frames[1]
-  filled = np.full(padded, phases[-1], np.float32)
-  filled[:len(phases)] = phases
-  frames, outlines = _plan(heart, place, filled)
-  outlines = [np.asarray(o) for o in outlines]
+  frames, outlines = _plan_all(heart, place, phases)
   half = float(place['half'])
   size = raster.native_size(float(place['depth']), half)
   converter = raster.ScanConverter(size[0] * raster.SPACING, half,
@@ -120,8 +132,8 @@ def _make_clip(key, heart, place, name, view, config, beats, truth,
     clip = _start(start_key, place, render.GRID, _pool())
     seconds = np.float32(1. / place['fps'])
     for i in range(len(phases)):
-      gray, clip = _render(frame_key, i, place, frames, clip, render.GRID,
-                           _pool(), seconds)
+      gray, clip = _render(frame_key, i, place, frames[i // _CHUNK], clip,
+                           render.GRID, _pool(), seconds)
       video[i] = converter(np.asarray(gray))
   return Clip(
       patient=name, view=view, frames=video, masks=masks,
@@ -191,10 +203,10 @@ def true_volumes(seed: int, index: int, config: PhantomConfig = _CAMUS,
   """
   key = jax.random.fold_in(jax.random.key(seed), index)
   heart, _ = _sample(jax.random.split(key, 3)[0], config)
+  return np.array([float(_volume(heart, g)) for g in shares])
 
-  @jax.jit
-  def volume(g):
-    state = motion.beat_state(heart, g)
-    return motion.biplane_volume(heart, state['widths'], state['length'])
 
-  return np.array([float(volume(g)) for g in shares])
+@jax.jit
+def _volume(heart, g):
+  state = motion.beat_state(heart, g)
+  return motion.biplane_volume(heart, state['widths'], state['length'])

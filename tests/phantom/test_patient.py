@@ -53,6 +53,7 @@ def one():
   return patient.generate_patient(SEED, 3)
 
 
+@pytest.mark.slow
 def test_biplane_volume_of_native_masks_is_the_prescribed_one(cohort):
   errors = []
   for p in cohort:

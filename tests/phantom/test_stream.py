@@ -18,6 +18,7 @@ def generate():
       PhantomConfig.randomized(), ed_to_es_share=1.))
 
 
+@pytest.mark.slow
 def test_one_compilation_serves_all_keys(generate):
   for seed in range(6):
     out = jax.device_get(generate(jax.random.key(seed)))
