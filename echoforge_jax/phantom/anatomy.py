@@ -352,7 +352,8 @@ def _sample_echo(d, config) -> dict:
       'near_field_db': d.uniform(config.near_field_db),
       'near_field_depth': d.uniform((4., 11.)),
       'arc_db': d.uniform((0., 6.)), 'arc_period': d.uniform((2.5, 6.)),
-      'haze_side': d.uniform((-1., 1.)), 'haze_side_db': d.uniform((0., 8.)),
+      'haze_side': d.uniform((-1., 1.)),
+      'haze_side_db': d.uniform(config.haze_side_db),
       'haze_fall': d.uniform((-8., 6.)),
   }
 

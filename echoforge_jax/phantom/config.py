@@ -129,7 +129,7 @@ class PhantomConfig:
   lateral_fwhm: Range = (1.8, 2.2)
   # Smoothing after detection, axial FWHM mm and lateral FWHM degree: brings
   # the speckle to the measured 1.77 x 2.97 mm (scanners smooth too); ours.
-  post_axial: Range = (.55, 1.15)
+  post_axial: Range = (.7, 1.15)
   post_lateral: Range = (.6, 1.2)
   # One-way attenuation, dB/cm/MHz; the TGC undoes it, so that electronic
   # noise grows with depth; textbook.
@@ -143,18 +143,18 @@ class PhantomConfig:
       (-26., -16.), (-26., -16.), (-24., -14.))
   # Haze (slow clutter) in the cavities, by quality grade; calibrated.
   haze_db: tuple[Range, Range, Range] = (
-      (-10.5, -8.), (-9.5, -6.5), (-8., -5.))
+      (-9.2, -7.4), (-8.3, -6.2), (-7.3, -4.8))
   # Electronic noise at the far end after TGC, by quality grade; ours.
   noise_db: tuple[Range, Range, Range] = (
       (-32., -24.), (-28., -20.), (-24., -15.))
   # Tissue around the heart; ours.
-  background_db: Range = (-5., 2.)
+  background_db: Range = (-4., 1.5)
   # Lateral wall, septum and apex; transfer (lateral and apical dropout).
-  lateral_db: Range = (-6., 1.)
-  septal_db: Range = (-2., 3.)
+  lateral_db: Range = (-4., 1.)
+  septal_db: Range = (-1.5, 2.)
   apical_db: Range = (-4., 2.)
   # Probability that a wall is nearly as dark as blood; transfer.
-  dark_wall_share: float = .15
+  dark_wall_share: float = .1
   # Pericardium above its surroundings, dB; ours.
   pericardium_db: Range = (8., 20.)
   # Leaflets and annulus; ours.
@@ -170,6 +170,8 @@ class PhantomConfig:
   # Number of shadow / dropout wedges at most, and their depth, dB, by grade.
   max_shadows: int = 3
   shadow_db: tuple[Range, Range, Range] = ((0., 6.), (0., 9.), (2., 13.))
+  # Side-to-side difference of the haze, dB; ours.
+  haze_side_db: Range = (0., 4.5)
   # Near-field clutter at the probe, dB; ours.
   near_field_db: Range = (8., 20.)
 
@@ -185,9 +187,9 @@ class PhantomConfig:
 
   # ---- time
   # Decorrelation time of tissue, s; calibrated to .93/.84/.66.
-  tissue_time: Range = (.6, 1.8)
+  tissue_time: Range = (.8, 2.4)
   # Decorrelation time of haze, s; ours.
-  haze_time: Range = (.8, 2.4)
+  haze_time: Range = (1., 3.)
   # Decorrelation time of blood, s (mostly redrawn each frame); design.
   blood_time: Range = (.008, .02)
   # Weight of the previous displayed frame (persistence); scanner setting.
@@ -229,6 +231,7 @@ class PhantomConfig:
         sector_margin=-1., axial_fwhm=(.5, 1.6), lateral_fwhm=(1.4, 3.4),
         post_axial=(.2, 1.9), post_lateral=(.2, 1.6), tgc_error=(-9., 9.),
         blood_db=three(-34., -9.), haze_db=three(-34., -8.),
+        haze_side_db=(0., 8.),
         noise_db=three(-40., -12.), background_db=(-16., 2.),
         lateral_db=(-14., 2.), septal_db=(-4., 4.), apical_db=(-9., 3.),
         dark_wall_share=.55, pericardium_db=(0., 14.),
