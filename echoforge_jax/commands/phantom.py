@@ -21,6 +21,8 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--out', metavar='DIR', help='a new or empty folder')
   parser.add_argument('--patients', type=int, default=20, metavar='N')
   parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument('--test', type=int, metavar='N',
+                      help='test patients (default: a tenth)')
   parser.add_argument('--style', choices=['camus', 'randomized'],
                       default='camus', help='calibrated on CAMUS, or '
                       'domain-randomized for pretraining')
@@ -43,7 +45,7 @@ def main(argv: list[str]) -> int:
     return 0
   from echoforge_jax.phantom.camus_writer import write_camus
   write_camus(args.out, num_patients=args.patients, seed=args.seed,
-              config=config, layout=args.camus_format,
+              config=config, layout=args.camus_format, num_test=args.test,
               num_workers=args.workers, progress=sys.stderr.isatty())
   print(f'{args.patients} patients in {args.out}; truth in phantom.json')
   return 0

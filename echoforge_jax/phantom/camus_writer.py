@@ -34,8 +34,8 @@ _MHD_STEP_Z = 1.54
 
 
 def write_camus(out_dir, *, num_patients: int, seed: int, config=None,
-                layout: str = 'nifti', num_workers: int = 0,
-                progress: bool = True,
+                layout: str = 'nifti', num_test: int | None = None,
+                num_workers: int = 0, progress: bool = True,
                 generate: Callable | None = None) -> dict:
   """Writes synthetic patients as CAMUS, continuing where a run stopped.
 
@@ -49,6 +49,7 @@ def write_camus(out_dir, *, num_patients: int, seed: int, config=None,
     seed: root seed of all patients and of the split.
     config: `PhantomConfig`; None means `PhantomConfig.camus()`.
     layout: 'nifti' or 'mhd', see `data/camus.py`.
+    num_test: test patients; None takes a tenth, as CAMUS does.
     num_workers: processes beside this one; 0 works in this one.
     progress: shows a bar.
     generate: `(seed, index, config) -> Patient`; None means
@@ -56,8 +57,8 @@ def write_camus(out_dir, *, num_patients: int, seed: int, config=None,
 
   Returns:
     The content of `phantom.json`: generator (with its version),
-    num_patients, seed, layout, config and, for each of `patients`, edv_ml,
-    esv_ml, ef_percent, group, sex, age, es_first.
+    num_patients, num_test, seed, layout, config and, for each of `patients`,
+    edv_ml, esv_ml, ef_percent, group, sex, age, es_first.
 
   Raises:
     InputError: arguments out of range, or `out_dir` holds another phantom or
@@ -73,8 +74,9 @@ def write_camus(out_dir, *, num_patients: int, seed: int, config=None,
     from echoforge_jax.phantom.config import PhantomConfig
     config = PhantomConfig.camus()
   out_dir = Path(out_dir)
-  splits = split_patients(num_patients, seed)
-  truth = _open_truth(out_dir, num_patients, seed, config, layout)
+  splits = split_patients(num_patients, seed, num_test)
+  truth = _open_truth(out_dir, num_patients, len(splits['testing']), seed,
+                      config, layout)
   jobs = []
   for index in range(num_patients):
     patient = _patient_id(index)
@@ -96,20 +98,32 @@ def write_camus(out_dir, *, num_patients: int, seed: int, config=None,
   return truth
 
 
-def split_patients(num_patients: int, seed: int) -> dict[str, list[str]]:
+def split_patients(num_patients: int, seed: int,
+                   num_test: int | None = None) -> dict[str, list[str]]:
   """Draws 80/10/10 (500: 400/50/50), each split non-empty from 3 patients on.
 
   Args:
     num_patients: patients in total.
     seed: root seed.
+    num_test: test patients; None takes a tenth.
 
   Returns:
     Sorted patient ids of 'training', 'validation' and 'testing'.
+
+  Raises:
+    InputError: `num_test` leaves nothing to train on.
   """
   order = np.random.default_rng([seed, 1]).permutation(num_patients)
   share = max(1, round(num_patients / 10))
   test = share if num_patients >= 2 else 0
   validation = share if num_patients >= 3 else 0
+  if num_test is not None:
+    if not 1 <= num_test <= num_patients - validation - 1:
+      raise InputError(
+          f'num_test is {num_test} of {num_patients} patients; wanted 1 to '
+          f'{max(1, num_patients - validation - 1)}, so that {validation} '
+          'remain for validation and some for training')
+    test = num_test
   parts = np.split(order, [num_patients - test - validation,
                            num_patients - test])
   return {name: [_patient_id(index) for index in np.sort(part)]
@@ -132,15 +146,15 @@ def _es_first(seed: int, index: int, view: str) -> bool:
   return draw < _ES_FIRST_SHARE or (index == 1 and view == '4CH')
 
 
-def _open_truth(out_dir: Path, num_patients: int, seed: int, config,
-                layout: str) -> dict:
+def _open_truth(out_dir: Path, num_patients: int, num_test: int, seed: int,
+                config, layout: str) -> dict:
   """The truth so far: of an earlier run in `out_dir`, or an empty one."""
   fields = dataclasses.asdict(config) if dataclasses.is_dataclass(
       config) else config
   fields = json.loads(json.dumps(fields, default=_plain))
   identity = {'generator': f'echoforge_jax {__version__}',
-              'num_patients': num_patients, 'seed': seed, 'layout': layout,
-              'config': fields}
+              'num_patients': num_patients, 'num_test': num_test,
+              'seed': seed, 'layout': layout, 'config': fields}
   path = out_dir / TRUTH_FILE
   if path.exists():
     try:

@@ -227,6 +227,14 @@ def test_split_proportions(count, sizes):
   assert all(part == sorted(part) for part in splits.values())
 
 
+def test_chosen_number_of_test_patients():
+  splits = camus_writer.split_patients(20, seed=1, num_test=7)
+  assert [len(part) for part in splits.values()] == [11, 2, 7]
+  for wrong in (0, 18):
+    with pytest.raises(InputError, match='num_test is'):
+      camus_writer.split_patients(20, seed=1, num_test=wrong)
+
+
 def test_misuse(tmp_path):
   for kwargs in ({'num_patients': 0}, {'seed': -1}, {'layout': 'dicom'}):
     with pytest.raises(InputError):
@@ -234,6 +242,7 @@ def test_misuse(tmp_path):
   assert not (tmp_path / 'x').exists()
   _write(tmp_path / 'a')
   for kwargs in ({'seed': 1}, {'num_patients': 4}, {'layout': 'mhd'},
+                 {'num_test': 2, 'num_patients': 4},
                  {'config': ellipses.Config(width=64)}):
     with pytest.raises(InputError, match='phantom.json.*another'):
       _write(tmp_path / 'a', **kwargs)
