@@ -45,7 +45,12 @@ class Outcome:
 
 
 class _StopSignals:
-  """Turns the first SIGTERM or SIGINT into a flag, the second into an end."""
+  """Turns the first SIGTERM or SIGINT into a flag, the second into an end.
+
+  Of a run of one process. Several processes must agree on the step to stop at:
+  there JAX's own handler of SIGTERM spreads the news, and a handler set here
+  would replace it.
+  """
 
   def __init__(self):
     self.received: int | None = None
@@ -58,7 +63,8 @@ class _StopSignals:
 
   def __enter__(self) -> '_StopSignals':
     # Python allows handlers in the main thread only.
-    if threading.current_thread() is threading.main_thread():
+    if (jax.process_count() == 1
+        and threading.current_thread() is threading.main_thread()):
       for number in (signal.SIGTERM, signal.SIGINT):
         self._previous[number] = signal.signal(number, self._handle)
     return self

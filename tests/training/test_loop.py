@@ -147,6 +147,22 @@ def test_another_config_is_refused(whole_run, run, tiny_config):
     run(whole_run[0], config)
 
 
+def test_first_weights_that_are_not_there(run, tiny_config, tmp_path):
+  config = tiny_config.copy_and_resolve_references()
+  with config.unlocked():
+    config.init_from = str(tmp_path / 'absent')
+  with pytest.raises(InputError, match='absent.*wanted the workdir'):
+    run(tmp_path / 'run', config)
+
+
+def test_several_processes_leave_signals_to_jax(monkeypatch):
+  """Its handler tells the other processes; ours would replace it."""
+  before = signal.getsignal(signal.SIGTERM)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with loop._StopSignals():
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_validation_scores_student_and_teacher(
     run, tiny_config, make_clip, tmp_path, capsys):
   config = tiny_config.copy_and_resolve_references()
