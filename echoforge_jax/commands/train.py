@@ -33,7 +33,7 @@ def parse_config(argv: list[str]) -> ConfigDict:
   values = flags.FlagValues()
   config_flags.DEFINE_config_file(
       'config', flag_values=values, sys_argv=['train', *argv])
-  _check_config_file(argv)
+  path = _check_config_file(argv)
   try:
     rest = values(['train', *argv])[1:]
   except flags.UnrecognizedFlagError as error:
@@ -41,6 +41,9 @@ def parse_config(argv: list[str]) -> ConfigDict:
         f'unknown flag --{error.flagname}; train takes --config, --workdir '
         'and --config.FIELD=VALUE') from error
   except (AttributeError, KeyError) as error:
+    if 'get_config' in str(error):
+      raise InputError(f'--config={path}: no get_config() in this file; the '
+                       'files in configs/ show what one holds') from error
     raise InputError(
         f'no such field in the config: {error.args[0]}; the config file '
         'lists every field') from error
@@ -54,10 +57,13 @@ def parse_config(argv: list[str]) -> ConfigDict:
 
 def _last_line(error: Exception) -> str:
   lines = [line for line in str(error).splitlines() if line.strip()]
-  return lines[-1].strip() if lines else type(error).__name__
+  if not lines:
+    return type(error).__name__
+  # The flag's parser quotes the name of an exception raised by `get_config`.
+  return lines[-1].rpartition('InputError: ')[-1].strip()
 
 
-def _check_config_file(argv: list[str]) -> None:
+def _check_config_file(argv: list[str]) -> Path:
   for index, flag in enumerate(argv):
     name, equals, value = flag.partition('=')
     if name in ('--config', '-config'):
@@ -66,7 +72,10 @@ def _check_config_file(argv: list[str]) -> None:
       if not path.is_file():
         raise InputError(f'--config={value}: no file {path}; the configs that '
                          'come with this project are in configs/')
-      return
+      if path.suffix != '.py':
+        raise InputError(f'--config={value}: {path} is not a Python file; the '
+                         'configs that come with this project are in configs/')
+      return path
   raise InputError('--config=FILE is missing, such as '
                    '--config=configs/phantom_lite.py')
 

@@ -20,6 +20,7 @@ from echoforge_jax.training import objective as objective_lib
 from echoforge_jax.training import optimizer as optimizer_lib
 from echoforge_jax.training import schedules, steps
 from echoforge_jax.training import state as state_lib
+from echoforge_jax.training import validation as validation_lib
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
@@ -121,10 +122,23 @@ def _check(config: ConfigDict) -> None:
   """Raises `InputError` for values that no later stage would name."""
   for name, least in (('num_steps', 1), ('batch_size', 1),
                       ('unlabeled_batch_size', 0), ('log_every', 1),
-                      ('checkpoint_every', 1), ('keep_checkpoints', 1)):
-    if config[name] < least:
-      raise InputError(
-          f'config.{name} is {config[name]}; wanted at least {least}')
+                      ('checkpoint_every', 1), ('keep_checkpoints', 1),
+                      ('eval.every', 0), ('eval.max_clips', 0),
+                      ('eval.batch_size', 1), ('model.memory_frames', 0),
+                      ('data.num_workers', 0), ('optimizer.clip_norm', 0)):
+    value = config
+    for part in name.split('.'):
+      value = value.get(part, least)  # A model may lack an option.
+    if value < least:
+      raise InputError(f'config.{name} is {value}; wanted at least {least}')
+  dropout = config.model.get('dropout', 0.0)
+  if not 0 <= dropout < 1:
+    raise InputError(f'config.model.dropout is {dropout}; wanted a number in '
+                     '[0, 1)')
+  best = config.eval.best_metric
+  if best not in ('', *validation_lib.SCORES):
+    raise InputError(f'config.eval.best_metric is {best!r}; choose one of '
+                     f'{", ".join(validation_lib.SCORES)}, or \'\'')
   if not 0 <= config.semi.ema_decay < 1:
     raise InputError(f'config.semi.ema_decay is {config.semi.ema_decay}; '
                      'wanted a number in [0, 1)')

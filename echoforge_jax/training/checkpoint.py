@@ -157,6 +157,8 @@ def _set_aside_incomplete(root: Path) -> None:
   for directory in root.iterdir():
     if directory.name.isdigit() and not _is_complete(directory):
       aside = root / f'incomplete_{directory.name}'
+      while aside.exists():  # Not the first of this step.
+        aside = aside.with_name(aside.name + '_')
       logging.warning('%s is not a complete checkpoint; moved to %s',
                       directory, aside)
       directory.rename(aside)
@@ -246,19 +248,33 @@ def _flat_config(value: Mapping, prefix: str = '') -> dict[str, Any]:
   return flat
 
 
+def _holds_a_checkpoint(workdir: Path) -> bool:
+  root = workdir / DIRECTORY
+  return root.is_dir() and any(path.name.isdigit() for path in root.iterdir())
+
+
 def claim_workdir(workdir: str | os.PathLike, config: ConfigDict) -> None:
   """Writes the config into a new workdir, or checks it against the old one.
+
+  A run that ended before its first checkpoint, on a wrong `init_from` for
+  instance, left nothing to resume: its config is replaced.
 
   Args:
     workdir: the run's directory; created.
     config: the resolved config.
 
   Raises:
-    InputError: where the workdir cannot be written or belongs to a run whose
+    InputError: where the workdir cannot be used or belongs to a run whose
       config differs in more than `RUNTIME_FIELDS`, naming the fields.
   """
   path = Path(workdir) / CONFIG_FILE
-  if path.is_file():
+  try:
+    resumes = path.is_file() and _holds_a_checkpoint(path.parent)
+  except OSError as error:
+    raise InputError(
+        f'--workdir {workdir} cannot be read ({error.strerror or error}); '
+        'choose a directory you may read and write') from error
+  if resumes:
     found = _flat_config(read_config(workdir).to_dict())
     wanted = _flat_config(_tuples(json.loads(config_to_json(config))))
     differing = [

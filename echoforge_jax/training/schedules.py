@@ -12,6 +12,8 @@ from jax import Array
 import jax.numpy as jnp
 import optax
 
+from echoforge_jax.errors import InputError
+
 
 class ScheduleValues(NamedTuple):
   """What the schedules say about one step.
@@ -119,11 +121,13 @@ def learning_rate(*, base: float, num_steps: int, warmup_steps: int = 0,
     An optax schedule: updates done so far -> learning rate.
 
   Raises:
-    ValueError: where the warm-up does not end before the training.
+    InputError: where the warm-up does not end before the training.
   """
   if not 0 <= warmup_steps < num_steps:
-    raise ValueError(f'warmup_steps is {warmup_steps} and num_steps is '
-                     f'{num_steps}; wanted 0 <= warmup_steps < num_steps')
+    raise InputError(
+        f'config.optimizer.warmup_steps is {warmup_steps} and '
+        f'config.num_steps is {num_steps}; wanted 0 <= warmup_steps < '
+        'num_steps')
   decay = optax.polynomial_schedule(
       base, end, power, transition_steps=num_steps - warmup_steps)
   if not warmup_steps:

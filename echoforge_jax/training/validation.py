@@ -39,6 +39,10 @@ def stack_clips(clips: Iterable[Mapping[str, Any]], *, batch_size: int,
   return batches
 
 
+# What `Validator` scores besides the classes one by one.
+SCORES = ('dice_student', 'dice_teacher')
+
+
 class Validator:
   """Scores a state on fixed clips; compiles once, at the first call."""
 

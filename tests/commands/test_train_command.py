@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+import sys
 
 import jax
 import numpy as np
@@ -94,6 +95,15 @@ def test_trains_validates_resumes_and_restores(train, tmp_path, capsys):
     (('--config.model.name=unet',), ('unet', 'echoforge')),
     (('--config.model.backbone=vgg',), ('vgg', 'resnet50')),
     (('--config.optimizer.name=sgd',), ("'sgd'", 'adamw')),
+    (('--config.optimizer.warmup_steps=12',),
+     ('optimizer.warmup_steps is 12', 'num_steps is 12')),
+    (('--config.optimizer.clip_norm=-1.0',), ('clip_norm is -1.0',)),
+    (('--config.model.dropout=1.0',), ('model.dropout is 1.0', '[0, 1)')),
+    (('--config.model.memory_frames=-1',), ('memory_frames is -1',)),
+    (('--config.eval.batch_size=0',), ('eval.batch_size is 0', 'least 1')),
+    (('--config.eval.best_metric=dice',), ("'dice'", 'dice_teacher')),
+    (('--config.batch_size=99', '--config.eval.every=0'),
+     ('8 labeled clips', 'at least 99')),
     (('--config.model.use_cpr=false',), ('use_cpr', 'plain or none')),
     (('--config.semi.flame_rise.end=2',), ('semi.flame_rise', '<= 1')),
     (('--config.data.data_dir=/nowhere',), ('/nowhere', 'prepare')),
@@ -112,13 +122,25 @@ def test_misuse_is_one_clear_line(train, tmp_path, capsys, flags, words):
 
 @pytest.mark.parametrize('config, words', [
     ('absent.py', ('absent.py', 'no file')),
-    ('tiny.py:most', ("'most'", 'baseline, tsf, tsf_arc, all'))])
+    ('../pyproject.toml', ('pyproject.toml', 'not a Python file')),
+    ('tiny.py:most', ('error: config argument', "'most'",
+                      'baseline, tsf, tsf_arc, all'))])
 def test_a_config_that_is_not_there(train, tmp_path, capsys, config, words):
   assert train(tmp_path, config=config) == 2
   error = capsys.readouterr().err
   assert error.count('\n') == 1
   for word in words:
     assert word in error
+
+
+def test_a_config_file_without_a_config(tmp_path, capsys, monkeypatch):
+  # The flag's parser keeps the last config of a process under this name.
+  monkeypatch.delitem(sys.modules, 'config_config', raising=False)
+  (tmp_path / 'empty.py').write_text('x = 1\n')
+  assert main(['train', f'--config={tmp_path / "empty.py"}',
+               f'--workdir={tmp_path / "run"}']) == 2
+  error = capsys.readouterr().err
+  assert 'empty.py: no get_config()' in error and error.count('\n') == 1
 
 
 def test_config_and_workdir_are_needed(capsys, tmp_path):

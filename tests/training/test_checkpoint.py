@@ -115,6 +115,9 @@ def test_a_half_written_checkpoint_is_never_picked_up(
   checkpointer.close()
   assert checkpoint.restore_for_inference(tmp_path)[2] == 8
   assert (root / 'incomplete_8').is_dir()
+  (root / '9').mkdir()  # The same step once more.
+  checkpoint.Checkpointer(tmp_path).close()
+  assert (root / 'incomplete_9').is_dir() and (root / 'incomplete_9_').is_dir()
 
 
 def test_a_tree_that_does_not_fit_names_its_paths(tmp_path, make_iterator):
@@ -163,6 +166,7 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
   checkpoint.claim_workdir(tmp_path / 'run', config)
   config.log_every, config.eval.every = 7, 4  # Changes nothing learned.
   checkpoint.claim_workdir(tmp_path / 'run', config)
+  (tmp_path / 'run' / 'checkpoints' / '5').mkdir(parents=True)
   config.model.dim, config.seed = 32, 1
   with pytest.raises(InputError) as error:
     checkpoint.claim_workdir(tmp_path / 'run', config)
@@ -172,6 +176,17 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
   assert 'log_every' not in text and '--workdir' in text
   stored = json.loads((tmp_path / 'run' / 'config.json').read_text())
   assert stored['seed'] == 0
+
+
+def test_a_run_that_saved_nothing_gives_its_workdir_away(tmp_path):
+  checkpoint.claim_workdir(tmp_path, ConfigDict({'init_from': '/wrong'}))
+  checkpoint.claim_workdir(tmp_path, ConfigDict({'init_from': '/right'}))
+  assert checkpoint.read_config(tmp_path).init_from == '/right'
+
+
+def test_a_workdir_that_cannot_be_read(tmp_path):
+  with pytest.raises(InputError, match='cannot be read .*too long'):
+    checkpoint.claim_workdir(tmp_path / ('x' * 300), ConfigDict({'a': 1}))
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path):
