@@ -1,5 +1,8 @@
 """EchoForge on CAMUS in the paper's setting: ED and ES labeled, class lv.
 
+One difference: the paper starts from ImageNet weights, this config from random
+ones, or from another run's (`config.init_from`).
+
   python -m echoforge_jax prepare --dataset=camus --raw=DIR --data_dir=DATA \\
       --image_size=256
   python -m echoforge_jax train --config=configs/camus_echoforge.py \\
@@ -8,7 +11,7 @@
 Variants, the rows of the paper's ablation: append :baseline, :tsf, :tsf_arc or
 :all to the config's name (default :all).
 
-Hardware:   one GPU of 24 GB or more
+Hardware:   one GPU; memory measured:
 Run time:   measured:
 Dice (lv), camus_semi, official test split:   measured:
 """
@@ -35,12 +38,13 @@ def get_config(arg: str = '') -> ConfigDict:
   # Clips without any label a step, over all devices; 0: the unlabeled frames
   # of labeled clips are what semi-supervision learns from, as in the paper.
   config.unlabeled_batch_size = 0
-  # Updates: 50 epochs (paper).
+  # Updates: 50 epochs (paper) of batches of this size. It does not follow a
+  # batch size that is set on the command line.
   config.num_steps = 50 * TRAIN_CLIPS // config.batch_size
   # Compute dtype, 'float32' or 'bfloat16'; parameters and loss are float32.
   config.dtype = 'float32'
   # Workdir of a run of the same model whose teacher gives the first weights,
-  # such as one on the phantom; '': random weights.
+  # such as one on the phantom; '': random weights (paper: ImageNet's).
   config.init_from = ''
   # Devices to use; 0: all.
   config.num_devices = 0
