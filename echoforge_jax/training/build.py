@@ -135,10 +135,10 @@ def _check(config: ConfigDict) -> None:
   if not 0 <= dropout < 1:
     raise InputError(f'config.model.dropout is {dropout}; wanted a number in '
                      '[0, 1)')
-  best = config.eval.best_metric
-  if best not in ('', *validation_lib.SCORES):
-    raise InputError(f'config.eval.best_metric is {best!r}; choose one of '
-                     f'{", ".join(validation_lib.SCORES)}, or \'\'')
+  scores = validation_lib.score_names(config.data.classes)
+  if config.eval.best_metric not in ('', *scores):
+    raise InputError(f'config.eval.best_metric is {config.eval.best_metric!r};'
+                     f' choose one of {", ".join(scores)}, or \'\'')
   if not 0 <= config.semi.ema_decay < 1:
     raise InputError(f'config.semi.ema_decay is {config.semi.ema_decay}; '
                      'wanted a number in [0, 1)')

@@ -1,6 +1,6 @@
 """Validation during training: mean Dice of student and teacher."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import itertools
 from typing import Any
 
@@ -39,8 +39,17 @@ def stack_clips(clips: Iterable[Mapping[str, Any]], *, batch_size: int,
   return batches
 
 
-# What `Validator` scores besides the classes one by one.
-SCORES = ('dice_student', 'dice_teacher')
+def score_names(classes: Sequence[str]) -> tuple[str, ...]:
+  """Names of what `Validator` scores.
+
+  Args:
+    classes: names of the foreground classes.
+
+  Returns:
+    Means over the classes, then those of several classes one by one.
+  """
+  each = [f'dice_teacher_{label}' for label in classes if len(classes) > 1]
+  return ('dice_student', 'dice_teacher', *each)
 
 
 class Validator:

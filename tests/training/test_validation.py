@@ -49,8 +49,33 @@ def test_the_mean_is_over_labeled_frames_whatever_the_batch(batch_size):
                                teacher_params={'level': jnp.float32(0.9)}),
                          sharding)
   scores = validator(state)
-  assert set(scores) == set(validation.SCORES)
+  assert set(scores) == set(validation.score_names(('lv',)))
   # 2 x 2 / (2 + 4) where half is found; the last two clips are not asked for.
   np.testing.assert_allclose(
       scores['dice_student'], (1 + 2 / 3 + 1) / 3, rtol=1e-6)
   assert scores['dice_teacher'] == 0  # 200 / 255 is below its level.
+
+
+def test_several_classes_are_scored_one_by_one():
+  clips = [clip(4, 4)]
+  sharding = mesh_lib.replicated(mesh_lib.make_data_mesh(1))
+
+  class Both(Threshold):
+    """The bright columns as the first class, never the second."""
+
+    def apply(self, variables, video, train):
+      logits = super().apply(variables, video, train)['logits']
+      return {'logits': jnp.concatenate([logits, 0 * logits - 1], -1)}
+
+  clips[0]['masks'][0, 0, 7] = 2  # One frame shows the second class.
+  state = jax.device_put(State(params={'level': jnp.float32(0.5)},
+                               teacher_params={'level': jnp.float32(0.5)}),
+                         sharding)
+  scores = validation.Validator(
+      steps.make_eval_step(model=Both()),
+      validation.stack_clips(clips, batch_size=1, max_clips=0),
+      ('lv', 'myo'), sharding)(state)
+  assert set(scores) == set(validation.score_names(('lv', 'myo')))
+  np.testing.assert_allclose(scores['dice_teacher_lv'], 1, rtol=1e-6)
+  np.testing.assert_allclose(scores['dice_teacher_myo'], 0.5, rtol=1e-6)
+  np.testing.assert_allclose(scores['dice_teacher'], 0.75, rtol=1e-6)
