@@ -48,6 +48,8 @@ def get_config(arg: str = '') -> ConfigDict:
   config.init_from = ''
   # Devices to use; 0: all.
   config.num_devices = 0
+  # Devices that a CPU is split into; accelerators are as they are.
+  config.cpu_devices = 1
 
   config.model = ConfigDict()
   # Architecture, a name of `models.build_model`.

@@ -19,6 +19,8 @@ NUM_PATIENTS = 90
 # CAMUS's tenth.
 TEST_SHARE = 0.25
 IMAGE_SIZE = 128
+# What the config asks for; set before the phantom starts JAX.
+CPU_DEVICES = 2
 PROTOCOLS = ('camus_full', 'camus_semi')
 CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'phantom_lite.py'
 

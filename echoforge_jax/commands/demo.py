@@ -23,6 +23,8 @@ def main(argv: list[str]) -> int:
   args = parser.parse_args(argv)
   if args.steps is not None and args.steps < 1:
     parser.error(f'--steps={args.steps}: wanted at least 1')
+  from echoforge_jax.parallel import mesh
+  mesh.split_cpu(demo.CPU_DEVICES)
   done = demo.run_demo(
       args.out, num_patients=args.patients, seed=args.seed,
       num_steps=args.steps, say=functools.partial(print, flush=True),

@@ -99,7 +99,9 @@ def main(argv: list[str]) -> int:
 
   import jax
 
+  from echoforge_jax.parallel import mesh
   from echoforge_jax.training import loop
+  mesh.split_cpu(config.cpu_devices)
   if config.compilation_cache:
     jax.config.update('jax_compilation_cache_dir',
                       str(Path(arguments.workdir) / 'compilation_cache'))

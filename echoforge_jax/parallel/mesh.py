@@ -1,6 +1,7 @@
 """The data mesh and its shardings: the only place that names mesh axes."""
 
 from collections.abc import Mapping, Sequence
+import os
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -9,6 +10,32 @@ import numpy as np
 from echoforge_jax.errors import InputError
 
 DATA_AXIS = 'data'
+
+
+def split_cpu(num_devices: int) -> None:
+  """Makes JAX see the CPU as several devices, for data parallelism on cores.
+
+  XLA runs much of a program on one core; a batch divided between as many
+  devices as there are cores keeps them all busy. Call it at the entry point,
+  before JAX starts: later, or where XLA_FLAGS already says how many devices
+  the host has, it changes nothing. Accelerators are not affected.
+
+  Args:
+    num_devices: devices the CPU is split into, at least 1.
+
+  Raises:
+    InputError: `num_devices` is not positive.
+  """
+  if num_devices < 1:
+    raise InputError(f'config.cpu_devices is {num_devices}; wanted 1 (the CPU '
+                     'as one device) or more')
+  if '--xla_force_host_platform_device_count' in os.environ.get(
+      'XLA_FLAGS', ''):
+    return
+  try:
+    jax.config.update('jax_num_cpu_devices', num_devices)
+  except RuntimeError:  # JAX has started.
+    pass
 
 
 def make_data_mesh(num_devices: int = 0, *,

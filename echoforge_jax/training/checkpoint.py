@@ -31,7 +31,8 @@ ITEMS = ('student', 'teacher', 'training', 'data')
 _COMPLETE = '_CHECKPOINT_METADATA'
 # Fields that do not change what is learned; they may differ on resume.
 RUNTIME_FIELDS = ('log_every', 'checkpoint_every', 'keep_checkpoints',
-                  'compilation_cache', 'eval', 'num_devices')
+                  'compilation_cache', 'cpu_devices', 'eval',
+                  'num_devices')
 
 
 def _is_complete(directory: Path) -> bool:

@@ -1,5 +1,9 @@
 """The data mesh: sizes that divide, and errors that say what to do."""
 
+import os
+import subprocess
+import sys
+
 import jax
 from jax.sharding import AxisType, PartitionSpec
 import numpy as np
@@ -49,3 +53,19 @@ def test_processes_share_a_batch_equally():
   assert mesh_lib.local_batch_size('batch_size', 12, 4) == 3
   with pytest.raises(InputError, match='batch_size is 10, which 4 processes'):
     mesh_lib.local_batch_size('batch_size', 10, 4)
+
+
+def test_split_cpu():
+  code = ('from echoforge_jax.parallel import mesh; mesh.split_cpu(3); '
+          'import jax; print(jax.device_count())')
+  for flags, count in (('', 3),
+                       ('--xla_force_host_platform_device_count=2', 2)):
+    out = subprocess.run(
+        [sys.executable, '-c', code], check=True, capture_output=True,
+        text=True, env=os.environ | {'XLA_FLAGS': flags})
+    assert int(out.stdout) == count
+  with pytest.raises(InputError, match='cpu_devices is 0'):
+    mesh_lib.split_cpu(0)
+  before = jax.device_count()
+  mesh_lib.split_cpu(before + 1)  # JAX has started here: nothing changes.
+  assert jax.device_count() == before
