@@ -30,12 +30,12 @@ def get_config(arg: str = '') -> ConfigDict:
   # Seed of initialization, dropout, order of clips and augmentation.
   config.seed = 0
   # Labeled clips a step, over all devices.
-  config.batch_size = 8
+  config.batch_size = 4
   # Clips without any label a step, over all devices; 0: the unlabeled frames
   # of labeled clips are what semi-supervision learns from, as in the paper.
   config.unlabeled_batch_size = 0
   # Updates.
-  config.num_steps = 500
+  config.num_steps = 1000
   # Compute dtype, 'float32' or 'bfloat16'; parameters and loss are float32.
   config.dtype = 'float32'
   # Workdir of a run of the same model whose teacher gives the first weights,
@@ -57,8 +57,9 @@ def get_config(arg: str = '') -> ConfigDict:
   config.model.norm = 'batch'
   # Number of ARC anchors, 1 to 4 (paper: 2).
   config.model.anchors = 2
-  # Frames whose semantic tokens TSF remembers (ours).
-  config.model.memory_frames = 4
+  # Frames whose semantic tokens TSF remembers (ours); one less than
+  # num_frames, since more are never seen together in training.
+  config.model.memory_frames = 3
   # Dropout in TSF's feed-forward layers (ours).
   config.model.dropout = 0.0
   # Recompute backbone blocks in the backward pass, to save memory.
@@ -90,8 +91,9 @@ def get_config(arg: str = '') -> ConfigDict:
   # Ranges of the augmentation, described in `data.transforms.AugmentConfig`;
   # milder than its defaults, which ask for longer training.
   config.data.augmentation = ConfigDict(dataclasses.asdict(AugmentConfig(
-      temporal_jitter=0.5, strong_gamma=0.4, contrast=0.25, speckle=0.15,
-      attenuation=0.25, haze=0.1, shadow=0.15, dropout=0.15)))
+      temporal_jitter=0.5, reversal=0.5, elastic=0.02, strong_gamma=0.4,
+      contrast=0.25, speckle=0.15, attenuation=0.25, haze=0.1, shadow=0.15,
+      dropout=0.15)))
 
   config.optimizer = ConfigDict()
   # 'adam' or 'adamw'.
@@ -121,7 +123,7 @@ def get_config(arg: str = '') -> ConfigDict:
   # 'reforged' (CPR), 'plain' (the teacher's own masks) or 'none'.
   config.semi.pseudo_labels = 'reforged'
   # Decay of the mean teacher in the long run (ours).
-  config.semi.ema_decay = 0.98
+  config.semi.ema_decay = 0.99
   config.semi.flame_rise = ConfigDict()
   # E0 as a share of training (ours).
   config.semi.flame_rise.start = 0.1

@@ -86,6 +86,9 @@ class _TrainClip(grain.transforms.RandomMap):
     rows = frame_indices(
         clip['ed'], clip['es'], self.num_frames,
         jitter=self.augmentation.temporal_jitter, rng=rng)
+    reversal = self.augmentation.reversal
+    if reversal and rng.random() < reversal:
+      rows = rows[::-1]
     labeled = np.zeros(self.num_frames, np.bool_)
     if self.supervision == 'full':
       labeled[:] = clip['labeled'][rows]

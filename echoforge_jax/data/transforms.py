@@ -34,6 +34,9 @@ class AugmentConfig:
     elastic: largest displacement of a smooth deformation, share of the side.
     temporal_jitter: how far frames between ED and ES move, as a share of the
       distance between two sampled frames, at most 0.5; ED and ES stay.
+    reversal: probability that the clip runs from ES to ED. Without it a model
+      with a memory can tell the phase from a frame's place in the clip, and
+      does.
     gain: weak view, largest change of gain as a factor - 1.
     gamma: weak view, largest change of log2(gamma).
     strong: False makes the strong view a copy of the weak one.
@@ -53,6 +56,7 @@ class AugmentConfig:
   flip: float = 0.0
   elastic: float = 0.0
   temporal_jitter: float = 0.0
+  reversal: float = 0.0
   gain: float = 0.1
   gamma: float = 0.15
   strong: bool = True
@@ -106,9 +110,10 @@ class AugmentConfig:
       if not 0 <= value:
         raise InputError(
             f'augmentation.{field.name}: found {value}, wanted 0 or more')
-    for name, most in (('temporal_jitter', 0.5), ('flip', 1), ('shadow', 1),
-                       ('dropout', 1), ('gain', 0.9), ('contrast', 0.9),
-                       ('scale', 1), ('attenuation', 0.95), ('speckle', 0.4)):
+    for name, most in (('temporal_jitter', 0.5), ('reversal', 1), ('flip', 1),
+                       ('shadow', 1), ('dropout', 1), ('gain', 0.9),
+                       ('contrast', 0.9), ('scale', 1), ('attenuation', 0.95),
+                       ('speckle', 0.4)):
       if getattr(self, name) > most:
         raise InputError(f'augmentation.{name}: found {getattr(self, name)}, '
                          f'wanted at most {most}')

@@ -273,6 +273,20 @@ def test_frame_indices():
   assert len({tuple(rows) for rows in drawn}) > 40
 
 
+@pytest.mark.parametrize('supervision', ['sparse', 'full'])
+def test_reversal_turns_frames_and_masks_together(make, supervision):
+  forward, backward = (
+      take(make(supervision=supervision, seed=3, augmentation=AugmentConfig(
+          rotation_deg=0, scale=0, translation=0, gain=0, gamma=0,
+          strong=False, reversal=probability)), 3)
+      for probability in (0.0, 1.0))
+  for one, other in zip(forward, backward):
+    for name in ('video_weak', 'video_strong', 'masks', 'labeled'):
+      np.testing.assert_array_equal(one[name], other[name][:, ::-1])
+    cavity = (one['masks'] == 1).sum((2, 3))
+    assert (cavity[:, 0] > cavity[:, -1]).any()
+
+
 def test_spacing_is_that_of_the_augmented_grid(make):
   still = take(make(), 2)
   assert all((b['spacing_mm'] == SPACING).all() for b in still)
