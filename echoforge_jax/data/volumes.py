@@ -87,13 +87,7 @@ def read_volume(path: Path) -> Volume:
       is no gray-level [T, H, W] or [H, W] volume (`ShapeError`).
   """
   path = Path(path)
-  if not path.is_file():
-    raise MissingFileError(path, 'file not found; wanted a NIfTI or MetaImage '
-                           'volume')
-  if path.name.endswith('.mhd'):
-    spacing = _check_metaimage(path)
-  else:
-    spacing = _check_nifti(path)
+  spacing = check_file(path)
   try:
     image = sitk.ReadImage(str(path))
   except RuntimeError as error:
@@ -111,6 +105,28 @@ def read_volume(path: Path) -> Volume:
                      '[frames, rows, columns] of gray levels',
                      'convert the file to one gray channel')
   return Volume(array, spacing)
+
+
+def check_file(path) -> np.ndarray:
+  """Compares a file with its own header; no voxel is decoded.
+
+  Args:
+    path: `.nii`, `.nii.gz` or `.mhd`.
+
+  Returns:
+    float32 [2] spacing (row, column), NaN where the header has none.
+
+  Raises:
+    VolumeError: the file is absent, of the wrong length, otherwise damaged or
+      holds NaN.
+  """
+  path = Path(path)
+  if not path.is_file():
+    raise MissingFileError(path, 'file not found; wanted a NIfTI or MetaImage '
+                           'volume')
+  if path.name.lower().endswith('.mhd'):
+    return _check_metaimage(path)
+  return _check_nifti(path)
 
 
 def as_uint8(array: np.ndarray, path: Path) -> np.ndarray:
@@ -189,6 +205,7 @@ def _check_metaimage(path: Path) -> np.ndarray:
     element, data_name = header['ElementType'], header['ElementDataFile']
     steps = [float(step) for step in header.get(
         'ElementSpacing', header.get('ElementSize', '')).split()]
+    channels = int(header.get('ElementNumberOfChannels', '1'))
   except (KeyError, ValueError) as error:
     raise VolumeError(path, f'not a MetaImage header ({error!r}); wanted '
                       'DimSize, ElementType and ElementDataFile') from error
@@ -198,7 +215,6 @@ def _check_metaimage(path: Path) -> np.ndarray:
       raise MissingFileError(data_file, f'file not found; {path.name} keeps '
                              'its voxels there')
     packed = header.get('CompressedData', 'False').lower() == 'true'
-    channels = int(header.get('ElementNumberOfChannels', '1'))
     if not packed and element in _META_BYTES:
       wanted = math.prod(sizes) * channels * _META_BYTES[element]
       found = data_file.stat().st_size

@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import SimpleITK as sitk
 
+from echoforge_jax.data import volumes
 from echoforge_jax.errors import InputError
 from echoforge_jax.inference import raw_clip
 
@@ -26,6 +27,8 @@ def read_volume(path: pathlib.Path) -> raw_clip.RawClip:
   Raises:
     InputError: unreadable, or not a gray (or RGB) clip.
   """
+  if path.name.lower().endswith(('.nii', '.nii.gz', '.mhd')):
+    volumes.check_file(path)  # SimpleITK makes up what a cut file lacks.
   try:
     image = sitk.ReadImage(str(path))
     array = sitk.GetArrayFromImage(image)

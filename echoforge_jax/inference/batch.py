@@ -82,9 +82,11 @@ def segment_files(
     try:
       result = segment_file(segmenter, path, out_dir / name,
                             spacing_mm=spacing_mm, fps=fps)
-    except InputError as error:
+    except (InputError, OSError) as error:
       failures[str(path)] = str(error)
-      report(f'error: {error}')
+      report(f'error: {error}' if isinstance(error, InputError) else
+             f'error: {path}: cannot be read, or {out_dir / name} not be '
+             f'written ({error})')
       continue
     results[name] = result
     report(f'{summary(name, result)}  ({time.perf_counter() - start:.1f} s)')

@@ -147,7 +147,8 @@ def find_beats(smooth: np.ndarray, fps: float = math.nan):
 
   Returns:
     (beats, flags): [(ed, es), ...] with the chosen beat first: the one with
-    the largest ED area whose contraction the clip shows. Never empty.
+    the largest ED area whose contraction the clip shows to its end; a beat
+    that the clip's end cuts comes last and is flagged. Never empty.
   """
   spread = float(np.ptp(smooth))
   if spread < _MIN_CONTRACTION * smooth.max():
@@ -167,8 +168,9 @@ def find_beats(smooth: np.ndarray, fps: float = math.nan):
     ed, es = int(smooth.argmax()), int(smooth.argmin())
     more = ['es_before_ed'] if es < ed else []
     return [(ed, es)], list(dict.fromkeys([*flags, *more, 'no_full_cycle']))
-  beats.sort(key=lambda beat: -smooth[beat[0]])
-  if not flags and len(peaks) + len(troughs) < 3:
+  last = len(smooth) - 1
+  beats.sort(key=lambda beat: (beat[1] == last, -smooth[beat[0]]))
+  if not flags and (beats[0][1] == last or len(peaks) + len(troughs) < 3):
     flags = ['no_full_cycle']
   return beats, flags
 

@@ -49,11 +49,19 @@ def read_dicom(path: pathlib.Path) -> raw_clip.RawClip:
   if modality not in _MODALITIES:
     raise InputError(
         f'{path}: found modality {modality}; wanted an ultrasound clip (US)')
-  frames = _frames(path, dataset)
-  region, spacing, notes, flags = _calibration(dataset, frames)
-  return raw_clip.RawClip(
-      frames, spacing, _frame_rate(dataset), region, tuple(notes),
-      tuple(flags))
+  try:
+    frames = _frames(path, dataset)
+    region, spacing, notes, flags = _calibration(dataset, frames)
+    return raw_clip.RawClip(
+        frames, spacing, _frame_rate(dataset), region, tuple(notes),
+        tuple(flags))
+  except InputError:
+    raise
+  except (ArithmeticError, AttributeError, KeyError, TypeError,
+          ValueError) as error:  # Values are parsed only when asked for.
+    raise InputError(
+        f'{path}: a field of its DICOM header is missing or no number '
+        f'({_line(error)})') from error
 
 
 def _frames(path: pathlib.Path, dataset: pydicom.Dataset) -> np.ndarray:
@@ -61,7 +69,8 @@ def _frames(path: pathlib.Path, dataset: pydicom.Dataset) -> np.ndarray:
   if 'PixelData' not in dataset:
     raise InputError(f'{path}: this DICOM file holds no image, or is cut '
                      'short; wanted an ultrasound clip')
-  count = int(raw_clip.known(dataset.get('NumberOfFrames', 1)) or 1)
+  count = raw_clip.known(dataset.get('NumberOfFrames'))
+  count = 1 if math.isnan(count) else int(count)
   rows, columns = int(dataset.Rows), int(dataset.Columns)
   raw_clip.checked_size(path, count, rows, columns,
                         int(dataset.get('SamplesPerPixel', 1)))
@@ -92,7 +101,7 @@ def _frames(path: pathlib.Path, dataset: pydicom.Dataset) -> np.ndarray:
 def _frame_rate(dataset: pydicom.Dataset) -> float:
   """Frames per second from the frame time(s), else from the cine rates."""
   times = [raw_clip.known(dataset.get('FrameTime'))]
-  vector = dataset.get('FrameTimeVector') or []
+  vector = np.atleast_1d(dataset.get('FrameTimeVector') or [])
   times += [raw_clip.known(np.median([float(t) for t in vector[1:]]))] if len(
       vector) > 1 else []
   rates = [1000 / t for t in times if not math.isnan(t)]
@@ -157,7 +166,8 @@ def _largest_region(dataset):
 
 def _pixel_spacing(dataset) -> tuple[float, float]:
   """Spacing from Pixel Spacing (mm, row then column), or unknown."""
-  values = dataset.get('PixelSpacing') or raw_clip.UNKNOWN_SPACING
+  values = np.atleast_1d(
+      dataset.get('PixelSpacing') or raw_clip.UNKNOWN_SPACING)
   spacing = tuple(raw_clip.known(value) for value in values)
   return spacing if len(spacing) == 2 else raw_clip.UNKNOWN_SPACING
 

@@ -76,7 +76,7 @@ def write_overlay(path, clip: RawClip, masks: np.ndarray,
     cycle: names ED and ES in the footer.
   """
   scale = max(1, math.ceil(_SHORTEST_SIDE / min(masks.shape[1:])))
-  rate = clip.fps if math.isfinite(clip.fps) else _PLAYBACK_FPS
+  rate = clip.fps if 1 <= clip.fps <= 500 else _PLAYBACK_FPS
   rate = fractions.Fraction(rate).limit_denominator(1001)
   with av.open(str(path), 'w', options={'movflags': 'faststart'}) as container:
     stream = container.add_stream('libx264', rate=rate)
@@ -129,7 +129,7 @@ def write_curve(path, clip: RawClip, cycle: Cycle) -> None:
     cycle: the curve.
   """
   from matplotlib.figure import Figure  # No pyplot: no global state.
-  known = math.isfinite(clip.spacing_mm[0])
+  known = all(math.isfinite(s) for s in clip.spacing_mm)
   unit = 100.0 if known else 1.0
   timed = math.isfinite(clip.fps)
   time = np.arange(len(cycle.area)) / (clip.fps if timed else 1.0)

@@ -5,7 +5,7 @@ import hashlib
 import jax
 import numpy as np
 
-from echoforge_jax import __version__
+from echoforge_jax.evaluation.receipt import git_revision, versions
 
 DISCLAIMER = (
     'Research software, not a medical device and not for clinical use. A '
@@ -38,5 +38,7 @@ def model_receipt(config, variables, step: int, which: str) -> dict:
       'parameters': sum(
           int(np.size(leaf)) for leaf in jax.tree.leaves(variables['params'])),
       'sha256': digest.hexdigest(),
-      'echoforge_version': __version__,
+      'training_seed': int(config.seed),
+      'git_revision': git_revision(),
+      'versions': versions(),
   }

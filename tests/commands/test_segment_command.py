@@ -70,6 +70,17 @@ def test_good_and_bad_inputs(workdir, clip, tmp_path, capsys):
                str(clip)]) == 0
 
 
+def test_a_folder_that_cannot_be_written_fails_that_clip_only(
+    workdir, clip, tmp_path, capsys):
+  out = tmp_path / 'out'
+  out.mkdir()
+  (out / 'clip').write_text('in the way')
+  assert main(['segment', f'--checkpoint={workdir}', f'--out={out}',
+               str(clip)]) == 1
+  printed = capsys.readouterr().out
+  assert f'error: {clip}' in printed and '0 of 1 clips' in printed
+
+
 @pytest.mark.parametrize('checkpoint_dir,message', [
     ('default', 'no default model is shipped'), ('nowhere', 'no such')])
 def test_no_model_is_misuse(checkpoint_dir, message, clip, tmp_path, capsys):

@@ -74,6 +74,18 @@ def test_largest_beat_is_chosen_among_several():
   assert 'no_full_cycle' not in cycle.flags
 
 
+def test_a_beat_cut_by_the_end_is_chosen_last():
+  phases = cosine(45, 1.5)  # ED, ES, ED, and falling until the clip ends.
+  phases[20:] -= 0.15 * np.hanning(50)[:25]  # The cut beat's ED is larger.
+  cycle = cycles.measure(beating(phases), (1.0, 1.0), fps=30.0)
+  assert len(cycle.beats) == 2 and cycle.beats[1][1] == 44
+  assert cycle.smooth[cycle.beats[1][0]] > cycle.smooth[cycle.ed]
+  assert (cycle.ed, cycle.es) == (0, pytest.approx(15, abs=2))
+  assert 'no_full_cycle' not in cycle.flags
+  alone = cycles.measure(beating(phases[20:]), (1.0, 1.0), fps=30.0)
+  assert alone.es == len(phases) - 21 and 'no_full_cycle' in alone.flags
+
+
 def test_filling_only_says_that_es_came_first():
   cycle = cycles.measure(beating(np.linspace(1, 0, 12)), (1.0, 1.0), 50.0)
   assert (cycle.ed, cycle.es) == (11, 0)

@@ -1,6 +1,7 @@
 """Every format in, one kind of clip out; every bad file one clear error."""
 
 import fractions
+import gzip
 import math
 import pathlib
 
@@ -118,6 +119,14 @@ def test_dicom_without_region_or_rate(tmp_path):
   assert clip.spacing_mm == (0.3, 0.2)
 
 
+def test_dicom_with_single_numbers_where_lists_belong(tmp_path):
+  path = write_dicom(tmp_path / 'one', moving_square(), FrameTime=None,
+                     SequenceOfUltrasoundRegions=None, FrameTimeVector=[20],
+                     PixelSpacing=[0.3])
+  clip = read_any(path)
+  assert math.isnan(clip.spacing_mm[0]) and math.isnan(clip.fps)
+
+
 def test_inverted_and_sixteen_bit_dicom(tmp_path):
   video = moving_square()
   none = dict(SequenceOfUltrasoundRegions=None)
@@ -202,6 +211,11 @@ def bad_files(folder: pathlib.Path):
   sitk.WriteImage(sitk.GetImageFromArray(video), str(folder / 'short.nii.gz'))
   whole = (folder / 'short.nii.gz').read_bytes()
   (folder / 'short.nii.gz').write_bytes(whole[:len(whole) // 2])
+  # SimpleITK alone reads these three, and makes up what is not there.
+  (folder / 'shorter.nii.gz').write_bytes(whole[:-12])
+  (folder / 'cut.nii').write_bytes(gzip.decompress(whole)[:-99])
+  nan = np.where(video > 0, np.nan, video).astype(np.float32)
+  sitk.WriteImage(sitk.GetImageFromArray(nan), str(folder / 'nan.nii'))
   np.save(folder / 'zero.npy', video[:0])
   np.save(folder / 'still.npy', video[:1])
   np.save(folder / 'flat.npy', video[0])
@@ -213,6 +227,8 @@ def bad_files(folder: pathlib.Path):
   write_video(folder / 'still.avi', video[:1], 'mjpeg', 'yuvj420p')
   write_dicom(folder / 'still.dcm', video[:1])
   write_dicom(folder / 'ct.dcm', video, Modality='CT')
+  write_dicom(folder / 'rows.dcm', video, Rows=None)
+  write_dicom(folder / 'count.dcm', video[:1], NumberOfFrames=None)
   (folder / 'folder.avi').mkdir()
   return [*folder.iterdir(), folder / 'missing.avi']
 
