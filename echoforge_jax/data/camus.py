@@ -26,6 +26,8 @@ SPLIT_FILES = {
     'testing': 'subgroup_testing.txt',
 }
 SCHEMES = ('official', 'memsam')
+# What `echoforge phantom` leaves beside the layout, and CAMUS does not.
+PHANTOM_FILE = 'phantom.json'
 # The names both worlds use for the three splits.
 _SPLIT_NAMES = {
     'train': 'training', 'training': 'training', 'validation': 'validation',
@@ -74,11 +76,10 @@ def find_layout(raw_dir) -> Layout:
   if not raw_dir.is_dir():
     raise InputError(f'{raw_dir}: folder not found; wanted the CAMUS root, '
                      f'which holds {wanted}; remedy: correct the path')
-  for root in (raw_dir, raw_dir / 'CAMUS_public', raw_dir.parent):
-    if root == raw_dir.parent:
-      if raw_dir.resolve().name not in ('database_nifti', 'training'):
-        continue
-      root = raw_dir.resolve().parent
+  roots = [raw_dir, raw_dir / 'CAMUS_public']
+  if raw_dir.resolve().name in ('database_nifti', 'training'):
+    roots.append(raw_dir.resolve().parent)
+  for root in roots:
     folders = _patient_folders(root / 'database_nifti')
     if folders:
       return Layout('nifti', root, folders)
@@ -142,6 +143,21 @@ def list_patients(raw_dir) -> list[str]:
     InputError: no CAMUS patients there.
   """
   return list(find_layout(raw_dir).folders)
+
+
+def is_synthetic(raw_dir) -> bool:
+  """Whether the patients are phantoms: their truth file lies at the root.
+
+  Args:
+    raw_dir: see `find_layout`.
+
+  Returns:
+    True for what `echoforge phantom` wrote.
+
+  Raises:
+    InputError: no CAMUS patients there.
+  """
+  return (find_layout(raw_dir).root / PHANTOM_FILE).is_file()
 
 
 def read_info(path) -> dict[str, str]:
@@ -215,7 +231,8 @@ def read_clip(raw_dir, patient: str, view: str) -> Clip:
 
   A sequence stored from ES to ED is flipped, images and masks together. In
   the MetaImage form only ED and ES are labeled, and nothing is where the
-  provider withheld the labels. A frame whose mask is blank is not labeled.
+  provider withheld the labels. A frame whose mask is blank, or lacks the left
+  ventricle, is not labeled.
 
   Args:
     raw_dir: see `find_layout`.
@@ -260,9 +277,10 @@ def read_clip(raw_dir, patient: str, view: str) -> Clip:
     masks = _read_two_masks(folder, stem, frames.shape, ed, es)
   withheld = masks is None
   masks = np.zeros_like(frames) if withheld else masks
-  labeled = masks.any(axis=(1, 2))
+  labeled = (masks == LABELS['lv']).any(axis=(1, 2))
+  masks[~labeled] = 0
   for name, frame in (('ED', ed), ('ES', es)):
-    if not withheld and not (masks[frame] == LABELS['lv']).any():
+    if not withheld and not labeled[frame]:
       raise InputError(f'{folder}: the {view} masks have no left ventricle at '
                        f'{name}; wanted label {LABELS["lv"]} at ED and ES; '
                        'remedy: fetch the _gt files again')
@@ -366,14 +384,18 @@ def read_split_file(path) -> list[str]:
     Ids; blank lines are skipped.
 
   Raises:
-    InputError: the file is absent or a line is no patient id.
+    InputError: the file is absent, not text, or a line is no patient id.
   """
   path = Path(path)
   if not path.is_file():
     raise InputError(f'{path}: split list not found; wanted one patient id a '
                      'line; remedy: copy database_split out of the CAMUS '
                      "download, or use the scheme 'memsam'")
-  lines = path.read_text(encoding='utf-8-sig').split('\n')
+  try:
+    lines = path.read_text(encoding='utf-8-sig').split('\n')
+  except UnicodeDecodeError as error:
+    raise InputError(f'{path}: not a text file ({error.reason}); wanted one '
+                     'patient id a line; remedy: fetch it again') from error
   patients = []
   for number, line in enumerate(lines, start=1):
     if not line.strip():

@@ -201,8 +201,9 @@ class _View:
       if wrong:
         self.add('label-values', path, f'labels {wrong}', '0, 1, 2, 3')
         return None
-    elif array.min() == array.max():
-      self.add('image-blank', path, f'only {array.min()}', 'gray levels')
+    elif (blank := array.min(axis=(1, 2)) == array.max(axis=(1, 2))).any():
+      self.add('image-blank', path, 'one value only on frames '
+               f'{(np.flatnonzero(blank) + 1).tolist()}', 'gray levels')
     elif array.max() <= max(LABELS.values()):
       self.add('image-is-mask', path, f'values 0 to {array.max()}',
                'gray levels')
@@ -292,11 +293,16 @@ class _View:
         continue
       for name, frame in (('ED', ed), ('ES', es)):
         single = arrays.get(name + suffix)
-        if single is not None and not np.array_equal(
-            single[0], sequence[frame]):
+        if single is None or np.array_equal(single[0], sequence[frame]):
+          continue
+        wanted = f'those of frame {frame + 1} of the sequence'
+        same = (sequence == single[0]).all(axis=(1, 2))
+        if same.any():
+          self.add('frame-order', self._path(name + suffix),
+                   f'the pixels of frame {same.argmax() + 1}', wanted)
+        else:
           self.add('frame-mismatch', self._path(name + suffix),
-                   'other pixels',
-                   f'those of frame {frame + 1} of the sequence')
+                   'other pixels', wanted)
 
   def _check_heart(self, arrays: dict[str, np.ndarray], ed: int,
                    es: int) -> None:
@@ -318,11 +324,12 @@ class _View:
                'ed-es-close', self.cfg_path, f'{areas["ED"]} pixels at ED, '
                f'{areas["ES"]} at ES', 'the larger ventricle at ED')
     if 'sequence_gt' in arrays:
-      blank = ~arrays['sequence_gt'].any(axis=(1, 2))
-      blank[[ed, es]] = False
-      if blank.any():
-        self.add('frame-unlabeled', self._path('sequence_gt'), 'blank frames '
-                 f'{(np.flatnonzero(blank) + 1).tolist()}', 'a mask a frame')
+      empty = ~(arrays['sequence_gt'] == LABELS['lv']).any(axis=(1, 2))
+      empty[[ed, es]] = False
+      if empty.any():
+        self.add('frame-unlabeled', self._path('sequence_gt'), 'no label 1 on '
+                 f'frames {(np.flatnonzero(empty) + 1).tolist()}',
+                 'a left ventricle on every frame')
     cut = [name for name, (mask, _) in masks.items() if any(
         (edge == LABELS['la']).any()
         for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))]

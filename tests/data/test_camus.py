@@ -129,6 +129,19 @@ def test_root_may_be_the_download_or_its_patients(nifti, where):
   assert len(camus.read_split(nifti / where, 'training')) == 2
 
 
+def test_root_may_be_the_working_directory(nifti, mhd, monkeypatch):
+  for root in (nifti, mhd):
+    monkeypatch.chdir(root)
+    assert len(camus.list_patients('.')) == PATIENTS
+
+
+@pytest.mark.parametrize('where', ['.', 'database_nifti'])
+def test_phantoms_are_known_as_synthetic(broken, where):
+  assert camus.is_synthetic(broken / where)
+  (broken / camus.PHANTOM_FILE).unlink()
+  assert not camus.is_synthetic(broken / where)
+
+
 def test_root_may_be_the_parent_of_camus_public(nifti, tmp_path):
   shutil.copytree(nifti, tmp_path / 'CAMUS_public')
   assert len(camus.list_patients(tmp_path)) == PATIENTS

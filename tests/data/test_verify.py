@@ -198,7 +198,10 @@ BROKEN = [
     ('shape-mismatch', ED_FILE, _change(lambda array: array[:-1])),
     ('shape-mismatch', ED_FILE, _copy_of(Path(SEQ).name)),
     ('frame-mismatch', ED_FILE, _change(lambda array: array[:, ::-1])),
-    ('frame-mismatch', ED_GT, _copy_of('patient0003_2CH_ES_gt.nii.gz')),
+    ('frame-mismatch', ED_GT, _change(lambda array: np.roll(array, 3, 1))),
+    ('frame-order', ED_GT, _copy_of('patient0003_2CH_ES_gt.nii.gz')),
+    ('frame-order', ED_FILE, lambda path: _swap_ends(
+        path.parent / Path(SEQ).name)),
     ('voxel-dtype', SEQ, _change(lambda array: array.astype(np.float32))),
     ('voxel-dtype', SEQ_GT, _change(lambda array: array.astype(np.int16))),
     ('voxel-values', SEQ, _change(lambda array: array / np.float32(255))),
@@ -209,6 +212,9 @@ BROKEN = [
     ('voxel-values', ED_GT, _change(
         lambda array: array.astype(np.float32) * .5)),
     ('image-blank', SEQ, _change(np.zeros_like)),
+    ('image-blank', SEQ, _change(
+        lambda array: array * (np.arange(len(array)) != 2)[
+            :, None, None].astype(np.uint8))),
     ('image-is-mask', SEQ, _copy_of(Path(SEQ_GT).name)),
     ('label-values', SEQ_GT, _labels(1, 255)),
     ('label-values', ED_GT, _labels(3, 4)),
@@ -218,6 +224,7 @@ BROKEN = [
     ('frame-unlabeled', SEQ_GT, _change(
         lambda masks: masks * (np.arange(len(masks)) != 2)[
             :, None, None].astype(np.uint8))),
+    ('frame-unlabeled', SEQ_GT, _labels(1, 2, slice(2, 3))),
     ('ed-es-swapped', CFG, lambda path: _swap_ends(
         path.parent / Path(SEQ_GT).name)),
     ('ed-es-close', CFG, lambda path: _grow_es(
@@ -252,6 +259,7 @@ BROKEN = [
     ('views-disagree', P + 'Info_4CH.cfg', _line('Age', 'Age: 3')),
     ('split-missing', TEST, Path.unlink),
     ('split-unreadable', TEST, lambda path: path.write_text('id\n')),
+    ('split-unreadable', TEST, lambda path: path.write_bytes(b'\xff\xfe\x80')),
     ('split-empty', TEST, lambda path: path.write_text('\n\n')),
     ('split-duplicate', TEST, lambda path: path.write_text(
         2 * path.read_text())),
