@@ -32,6 +32,8 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--seed', type=int, default=0,
                       help='of the bootstrap over patients (default: 0)')
   flags = parser.parse_args(argv)
+  if flags.seed < 0:
+    parser.error(f'--seed={flags.seed}: wanted zero or more')
   # Matplotlib, JAX and orbax are slow to import; --help needs none of them.
   from echoforge_jax.evaluation.evaluate import evaluate
   from echoforge_jax.evaluation.results import summary_table

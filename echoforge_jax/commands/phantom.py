@@ -36,6 +36,8 @@ def main(argv: list[str]) -> int:
   args = parser.parse_args(argv)
   if args.out is None and not args.calibrate:
     parser.error('--out is required (or --calibrate)')
+  if args.calibrate and args.patients < 1:
+    parser.error(f'--patients={args.patients}: wanted at least 1')
   from echoforge_jax.phantom.config import PhantomConfig
   config = {'camus': PhantomConfig.camus,
             'randomized': PhantomConfig.randomized}[args.style]()

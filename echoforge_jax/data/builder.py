@@ -365,7 +365,7 @@ def prepare(
             reader, raw_dir, splits, image_size, cache, bar)
       index = {'fingerprint': found, 'dataset': dataset,
                'image_size': image_size, 'split_scheme': split_scheme,
-               'clips': records}
+               'synthetic': reader.is_synthetic(raw_dir), 'clips': records}
       _write_records(dataset, files, index, path, partial)
     except OSError as error:
       raise InputError(f'{data_dir}: cannot write ({error}); free space or '

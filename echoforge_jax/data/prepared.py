@@ -38,7 +38,8 @@ def read_index(path: pathlib.Path) -> dict:
     path: folder of ArrayRecord files.
 
   Returns:
-    dict with 'fingerprint', 'dataset', 'image_size', 'split_scheme' and
+    dict with 'fingerprint', 'dataset', 'image_size', 'split_scheme',
+    'synthetic' (the patients are phantoms; absent in older folders) and
     'clips': split -> [{'patient', 'view', 'num_frames', 'labeled'}, ...] in
     the order of the records; 'labeled' says that ED and ES have a label.
 
@@ -65,6 +66,9 @@ class ClipSource:
     split: 'train', 'validation' or 'test'.
     clips: one dict a clip (see `read_index`).
     image_size: S, side of every frame in pixels.
+    fingerprint: of the raw files that were prepared.
+    synthetic: whether the patients are phantoms; None where an older
+      preparation did not record it.
   """
 
   def __init__(self, path: pathlib.Path, split: str):
@@ -73,6 +77,8 @@ class ClipSource:
     self.split = split
     self.clips = index['clips'][split]
     self.image_size = index['image_size']
+    self.fingerprint = index['fingerprint']
+    self.synthetic = index.get('synthetic')
     self._records = None
     self._lock = threading.Lock()
 

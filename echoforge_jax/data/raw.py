@@ -10,7 +10,8 @@ from echoforge_jax.data.clip import Clip
 from echoforge_jax.errors import InputError
 
 SPLIT_SCHEMES = ('official', 'memsam')
-_SUFFIXES = ('.nii', '.gz', '.mhd', '.raw', '.cfg', '.txt', '.csv', '.avi')
+_SUFFIXES = ('.nii', '.gz', '.mhd', '.raw', '.zraw', '.cfg', '.txt', '.csv',
+             '.avi')
 _SAMPLE = 16 * 1024
 
 
@@ -22,10 +23,12 @@ class RawReader:
     list_clips: (raw_dir, split, scheme) -> [(patient, view), ...] in order.
     read_clip: (raw_dir, patient, view) -> Clip, frames ED to ES or longer.
     schemes: the split schemes the dataset knows.
+    is_synthetic: (raw_dir) -> whether the patients are phantoms.
   """
   list_clips: Callable[[pathlib.Path, str, str], list[tuple[str, str]]]
   read_clip: Callable[[pathlib.Path, str, str], Clip]
   schemes: tuple[str, ...] = SPLIT_SCHEMES
+  is_synthetic: Callable[[pathlib.Path], bool] = lambda raw_dir: False
 
 
 def _camus_reader() -> RawReader:
@@ -33,7 +36,8 @@ def _camus_reader() -> RawReader:
   def list_clips(raw_dir, split, scheme):
     patients = camus.read_split(raw_dir, split, scheme)
     return [(patient, view) for patient in patients for view in ('2CH', '4CH')]
-  return RawReader(list_clips, camus.read_clip)
+  return RawReader(list_clips, camus.read_clip,
+                   is_synthetic=camus.is_synthetic)
 
 
 DATASETS: dict[str, Callable[[], RawReader]] = {'camus': _camus_reader}

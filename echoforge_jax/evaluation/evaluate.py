@@ -111,23 +111,25 @@ def predict_split(workdir, split: str, protocol: Protocol, *, data_dir=None,
     InputError: where there is no run, no checkpoint or no data.
   """
   # JAX, orbax and grain are slow to import; tables alone need none of them.
-  from echoforge_jax.data import pipeline
+  from echoforge_jax.data import pipeline, prepared
   from echoforge_jax.evaluation import predict
   from echoforge_jax.training import build, checkpoint
   config, variables, step = checkpoint.restore_for_inference(workdir, which)
   data = config.data
   classes = tuple(data.classes)
+  where = dict(data_dir=str(data_dir or data.data_dir), dataset=data.dataset,
+               split=split, image_size=data.image_size,
+               split_scheme=data.get('split_scheme', 'official'))
   clips = pipeline.eval_clips(
-      data_dir=str(data_dir or data.data_dir), dataset=data.dataset,
-      image_size=data.image_size, num_frames=protocol.num_frames, split=split,
-      classes=classes, sampler=protocol.sampler,
-      split_scheme=data.get('split_scheme', 'official'))
+      **where, num_frames=protocol.num_frames, classes=classes,
+      sampler=protocol.sampler)
   cases = list(predict.predict_clips(
       predict.make_predictor(build.make_model(config),
                              threshold=protocol.threshold),
       variables, clips, batch_size=batch_size))
   return cases, classes, make_receipt(
-      config, step=step, which=which, split=split, workdir=workdir)
+      config, prepared.load_split(**where), step=step, which=which,
+      workdir=workdir)
 
 
 def _check_writable(out_dir) -> None:

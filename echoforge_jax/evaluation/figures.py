@@ -316,11 +316,12 @@ def _extent(case: Case) -> tuple[float, float]:
 
 
 def _annotate_dice(axes, result: Result, index: int, frame: int) -> None:
+  text = 'no label'
   for row in result.clips[index].frames:
     if row['frame'] == frame and row['class'] == result.classes[0]:
-      axes.text(.97, .03, f'{100 * row["dice"]:.1f}', ha='right', va='bottom',
-                transform=axes.transAxes, fontsize=9, color='white')
-      return
+      text = f'{100 * row["dice"]:.1f}'
+  axes.text(.97, .03, text, ha='right', va='bottom',
+            transform=axes.transAxes, fontsize=9, color='white')
 
 
 def _read_curves(path: pathlib.Path) -> dict[str, dict[str, list]]:

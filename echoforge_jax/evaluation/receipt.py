@@ -35,15 +35,15 @@ def git_revision() -> str | None:
     return None
 
 
-def make_receipt(config, *, step: int, which: str, split: str,
+def make_receipt(config, source, *, step: int, which: str,
                  workdir) -> dict:
-  """What identifies an evaluated model.
+  """What identifies an evaluated model and what it was evaluated on.
 
   Args:
     config: the run's resolved config.
+    source: the prepared split (`data.prepared.ClipSource`).
     step: updates the checkpoint has seen.
     which: 'teacher' or 'student'.
-    split: evaluated split.
     workdir: the run's directory; only its name is kept.
 
   Returns:
@@ -54,7 +54,10 @@ def make_receipt(config, *, step: int, which: str, split: str,
       'config': config.get('name', '') or config.model.name,
       'model': config.model.name, 'which': which,
       'checkpoint_step': int(step), 'training_seed': int(config.seed),
-      'dataset': config.data.dataset, 'split': split,
-      'image_size': int(config.data.image_size),
+      'dataset': config.data.dataset, 'synthetic': source.synthetic,
+      'split': source.split,
+      'split_scheme': config.data.get('split_scheme', 'official'),
+      'raw_fingerprint': source.fingerprint,
+      'image_size': int(source.image_size),
       'git_revision': git_revision(), 'versions': versions(),
   }

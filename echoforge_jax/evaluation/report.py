@@ -67,7 +67,8 @@ def render_page(result: Result, images: dict[str, str]) -> str:
       headline=results.headline_rows(result), ef=results.ef_rows(result),
       cards=_cards(result), groups=_group_rows(result),
       temporal=_temporal_rows(metrics['temporal']),
-      cases=_case_rows(result), notes=_notes(result))
+      cases=_case_rows(result), notes=_notes(result),
+      synthetic=results.is_synthetic(metrics))
 
 
 def _cards(result: Result) -> list[tuple[str, str, str]]:
@@ -110,7 +111,7 @@ def _temporal_rows(block: dict) -> list[tuple[str, str, str, str]]:
   for label, entry, truth in (
       ('area roughness (%)', rough, rough['truth']),
       ('inconsistent frames (%)', bad, bad['truth']),
-      ('anatomically valid frames (%)', block['valid_share'], None)):
+      ('frames in one piece, no holes (%)', block['valid_share'], None)):
     rows.append((label, results.number(entry['mean'], 2, 100),
                  results.interval(entry['ci95'], 2, 100),
                  results.number(truth['mean'], 2, 100) if truth else ''))
@@ -149,7 +150,6 @@ def _notes(result: Result) -> list[str]:
   """What a reader must know before quoting a number."""
   metrics = result.metrics
   ef, unit = metrics['ef'], metrics['unit']
-  dataset = str(metrics['receipt'].get('dataset', ''))
   notes = [
       'Intervals are 95 % percentile bootstrap intervals that resample '
       f'patients ({metrics["receipt"]["resamples"]} resamples, seed '
@@ -187,9 +187,8 @@ def _notes(result: Result) -> list[str]:
         f'{ef["not_measurable"]} patients have no measurable predicted EF and '
         f'are left out of the EF block; {ef["out_of_range"]} lie outside '
         '0-90 % and are kept in it.')
-  if 'phantom' in dataset:
-    notes.append('These are synthetic patients: the scores say nothing about '
-                 'real ultrasound.')
+  if results.is_synthetic(metrics):
+    notes.insert(0, f'{results.SYNTHETIC_NOTE.capitalize()}.')
   notes.append('Research software, not a medical device and not for clinical '
                'use.')
   return notes

@@ -12,6 +12,22 @@ from echoforge_jax.evaluation.aggregate import Result
 
 _NAMES = {'dice': 'Dice', 'iou': 'IoU', 'hd': 'HD', 'hd95': 'HD95',
           'asd': 'ASD'}
+SYNTHETIC_NOTE = ('synthetic patients: these scores say nothing about real '
+                  'ultrasound')
+
+
+def is_synthetic(metrics: dict) -> bool:
+  """Whether the receipt says that the patients are phantoms.
+
+  Args:
+    metrics: content of metrics.json.
+
+  Returns:
+    False where the receipt does not know.
+  """
+  receipt = metrics['receipt']
+  return bool(receipt.get('synthetic')
+              or 'phantom' in str(receipt.get('dataset', '')))
 
 
 def to_json(value):
@@ -129,6 +145,8 @@ def summary_table(result: Result) -> str:
   m = result.metrics
   lines = [f'protocol {m["protocol"]}: {m["n_patients"]} patients, '
            f'{m["n_frames"]} frames scored; mean [95 % interval over patients]']
+  if is_synthetic(m):
+    lines.append(SYNTHETIC_NOTE)
   lines += _columns([(a, b, c, d) for a, b, c, d, *_ in headline_rows(result)])
   ef = ef_rows(result)
   if ef:

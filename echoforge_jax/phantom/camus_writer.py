@@ -20,12 +20,12 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from echoforge_jax import __version__
-from echoforge_jax.data.camus import SPLIT_FILES, VIEWS
+from echoforge_jax.data.camus import PHANTOM_FILE, SPLIT_FILES, VIEWS
 from echoforge_jax.data.clip import Clip
 from echoforge_jax.errors import InputError
 
 LAYOUTS = ('nifti', 'mhd')
-TRUTH_FILE = 'phantom.json'
+TRUTH_FILE = PHANTOM_FILE
 # Share of sequences stored from ES to ED (ours: CAMUS has some).
 _ES_FIRST_SHARE = 0.1
 # The older form samples rows twice as densely as columns.
@@ -169,11 +169,18 @@ def _open_truth(out_dir: Path, num_patients: int, num_test: int, seed: int,
                        f'{", ".join(differs)} is here; remedy: choose another '
                        '--out, or delete this one')
     return truth
+  if out_dir.exists() and not out_dir.is_dir():
+    raise InputError(f'{out_dir}: is a file; wanted a new or empty folder; '
+                     'remedy: choose another --out')
   if out_dir.exists() and any(out_dir.iterdir()):
     raise InputError(f'{out_dir}: holds files but no {TRUTH_FILE}; wanted a '
                      'new or empty folder; remedy: choose another --out')
   truth = {**identity, 'patients': {}}
-  _write_truth(out_dir, truth)
+  try:
+    _write_truth(out_dir, truth)
+  except OSError as error:
+    raise InputError(f'{out_dir}: cannot be written ({error.strerror}); '
+                     'remedy: choose another --out') from error
   return truth
 
 

@@ -79,6 +79,9 @@ def test_evaluate_writes_what_it_documents(run, tmp_path, capsys):
   assert receipt['seed'] == 3 and receipt['checkpoint_step'] == 0
   assert receipt['split'] == 'test' and receipt['which'] == 'teacher'
   assert receipt['model'] == 'echoforge' and 'jax' in receipt['versions']
+  assert receipt['synthetic'] is False and receipt['dataset'] == 'camus'
+  assert receipt['split_scheme'] == 'official'
+  assert len(receipt['raw_fingerprint']) == 64
   assert (out / 'report' / 'index.html').stat().st_size > 10_000
   dice = document['classes']['lv']['dice']['mean']
   assert f'Dice (%)   {100 * dice:.2f}' in printed
@@ -106,6 +109,12 @@ def test_mistakes_exit_2_and_name_the_remedy(run, tmp_path, capsys, flags,
   assert evaluate(run, *flags, f'--out={tmp_path / "out"}') == 2
   assert said in capsys.readouterr().err
   assert not (tmp_path / 'out').exists()
+
+
+def test_a_negative_seed_is_a_usage_error(run, capsys):
+  with pytest.raises(SystemExit) as caught:
+    evaluate(run, '--protocol=camus_semi', '--out=unused', '--seed=-1')
+  assert caught.value.code == 2 and 'seed' in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_run_exits_2(tmp_path, capsys):

@@ -44,7 +44,8 @@ def test_phantom_then_verify_then_read(tmp_path, capsys):
 
 @pytest.mark.parametrize('flags', [
     [], ['--layout=dicom', '--out=x'], ['--out=x', '--patients=many'],
-    ['--out=x', '--camus_format=png'], ['--out=x', '--pat=3']])
+    ['--out=x', '--camus_format=png'], ['--out=x', '--pat=3'],
+    ['--calibrate', '--patients=0']])
 def test_misuse_exits_2(flags, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(SystemExit) as stop:

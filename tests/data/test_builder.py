@@ -341,6 +341,7 @@ def test_camus_files_become_examples(camus_dir, tmp_path, scheme):
     source = builder.load_split(
         tmp_path, 'camus', split, split_scheme=scheme)
     names = list(dict.fromkeys(clip['patient'] for clip in source.clips))
+    assert source.synthetic is True
     assert names == camus.read_split(camus_dir, split, scheme)
     example = source[len(source) - 1]
     clip = camus.read_clip(camus_dir, names[-1], '4CH')

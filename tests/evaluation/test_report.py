@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from echoforge_jax.evaluation import figures
+from echoforge_jax.evaluation import figures, results
 from echoforge_jax.evaluation.evaluate import write_evaluation
 from echoforge_jax.evaluation.protocols import get_protocol
 
@@ -43,10 +43,23 @@ def test_report_is_self_contained_and_holds_the_numbers(make_cases, tmp_path):
   assert f'{100 * dice["ci95"][0]:.2f}' in page
   assert 'patient0003' in page and 'camus_full' in page
   assert '&lt;b&gt;phantom' in page and '<b>phantom' not in page
-  assert 'synthetic' in page  # the note on phantoms
+  assert 'Synthetic' in page  # the note on phantoms
   assert 'http' not in re.sub(r'data:image[^"]+', '', page)
   names = {p.name for p in (tmp_path / 'out/report/figures').iterdir()}
   assert names == {'overlays.png', 'ef.png', 'areas.png', 'training.png'}
+
+
+@pytest.mark.parametrize('synthetic', [True, False, None])
+def test_phantoms_under_a_real_name_are_called_synthetic(
+    make_cases, tmp_path, synthetic):
+  done = write_evaluation(
+      make_cases(1, frames=2), get_protocol('camus_semi'), tmp_path,
+      receipt={'dataset': 'camus', 'synthetic': synthetic})
+  page = done.paths['report'].read_text()
+  document = json.loads(done.paths['metrics'].read_text())
+  assert document['receipt']['synthetic'] is synthetic
+  for text in (page, results.summary_table(done.result)):
+    assert ('ynthetic patients' in text) == bool(synthetic)
 
 
 def test_report_without_anything_to_draw(make_cases, tmp_path):

@@ -250,6 +250,10 @@ def test_misuse(tmp_path):
   (tmp_path / 'b' / 'thesis.tex').write_text('')
   with pytest.raises(InputError, match='holds files'):
     _write(tmp_path / 'b')
+  with pytest.raises(InputError, match='is a file'):
+    _write(tmp_path / 'b' / 'thesis.tex')
+  with pytest.raises(InputError, match='cannot be written'):
+    _write(tmp_path / 'b' / 'thesis.tex' / 'x')
   (tmp_path / 'a' / 'phantom.json').write_text('{')
   with pytest.raises(InputError, match='phantom.json'):
     _write(tmp_path / 'a')
