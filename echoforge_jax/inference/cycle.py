@@ -47,6 +47,8 @@ _SMOOTHING_FRAMES = 1.5
 # which a bump is no beat (ours).
 _MIN_SYSTOLE_S, _MIN_PROMINENCE = 0.12, 0.3
 _MIN_CONTRACTION = 0.08
+# A clip that starts below this share of its largest area starts after ED.
+_WHOLE_ED = 0.9
 _JITTER = 0.06
 _EDV_RANGE, _LENGTH_RANGE = (20.0, 500.0), (40.0, 130.0)
 
@@ -147,8 +149,8 @@ def find_beats(smooth: np.ndarray, fps: float = math.nan):
 
   Returns:
     (beats, flags): [(ed, es), ...] with the chosen beat first: the one with
-    the largest ED area whose contraction the clip shows to its end; a beat
-    that the clip's end cuts comes last and is flagged. Never empty.
+    the largest ED area whose contraction the clip shows whole; a beat that
+    the clip's start or end cuts comes last and is flagged. Never empty.
   """
   spread = float(np.ptp(smooth))
   if spread < _MIN_CONTRACTION * smooth.max():
@@ -168,9 +170,11 @@ def find_beats(smooth: np.ndarray, fps: float = math.nan):
     ed, es = int(smooth.argmax()), int(smooth.argmin())
     more = ['es_before_ed'] if es < ed else []
     return [(ed, es)], list(dict.fromkeys([*flags, *more, 'no_full_cycle']))
-  last = len(smooth) - 1
-  beats.sort(key=lambda beat: (beat[1] == last, -smooth[beat[0]]))
-  if not flags and (beats[0][1] == last or len(peaks) + len(troughs) < 3):
+  def is_cut(beat):
+    return beat[1] == len(smooth) - 1 or (
+        beat[0] == 0 and smooth[0] < _WHOLE_ED * smooth.max())
+  beats.sort(key=lambda beat: (is_cut(beat), -smooth[beat[0]]))
+  if not flags and (is_cut(beats[0]) or len(peaks) + len(troughs) < 3):
     flags = ['no_full_cycle']
   return beats, flags
 

@@ -82,6 +82,9 @@ def test_a_beat_cut_by_the_end_is_chosen_last():
   assert cycle.smooth[cycle.beats[1][0]] > cycle.smooth[cycle.ed]
   assert (cycle.ed, cycle.es) == (0, pytest.approx(15, abs=2))
   assert 'no_full_cycle' not in cycle.flags
+  phases[:20] += 0.6 * np.hanning(39)[19:]  # Now it starts after ED, too.
+  both = cycles.measure(beating(phases), (1.0, 1.0), fps=30.0)
+  assert both.es == 44 and 'no_full_cycle' in both.flags
   alone = cycles.measure(beating(phases[20:]), (1.0, 1.0), fps=30.0)
   assert alone.es == len(phases) - 21 and 'no_full_cycle' in alone.flags
 
