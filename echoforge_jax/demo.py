@@ -14,7 +14,7 @@ import time
 
 from echoforge_jax.errors import InputError
 
-NUM_PATIENTS = 90
+NUM_PATIENTS = 120
 # Share of the patients that is tested on: the demo's intervals need more than
 # CAMUS's tenth.
 TEST_SHARE = 0.25
@@ -48,7 +48,7 @@ class Demo:
 def run_demo(out_dir='demo', *, num_patients: int = NUM_PATIENTS,
              seed: int = 0, num_steps: int | None = None,
              image_size: int = IMAGE_SIZE, config_path=CONFIG,
-             say: Callable[[str], None] = print,
+             say: Callable[[str], None] = print, num_workers: int = 0,
              progress: bool = True) -> Demo:
   """Runs the demo, or what is left of it.
 
@@ -60,6 +60,8 @@ def run_demo(out_dir='demo', *, num_patients: int = NUM_PATIENTS,
     image_size: side of the prepared frames, a multiple of 32.
     config_path: the training config.
     say: gets every line of the report.
+    num_workers: processes that make phantoms beside this one; they import the
+      calling script, which needs its `if __name__ == '__main__'`.
     progress: shows bars.
 
   Returns:
@@ -81,7 +83,7 @@ def run_demo(out_dir='demo', *, num_patients: int = NUM_PATIENTS,
   raw_dir, data_dir, run_dir = (
       out_dir / name for name in ('raw', 'data', 'run'))
   _make_data(clock, raw_dir, data_dir, num_patients, seed, image_size,
-             progress)
+             num_workers, progress)
   clock.start('train', 'EchoForge lite, semi-supervised: only ED and ES are '
               'labeled')
   outcome = _train(config_path, data_dir, run_dir, seed, num_steps, image_size)
@@ -95,7 +97,7 @@ def run_demo(out_dir='demo', *, num_patients: int = NUM_PATIENTS,
 
 
 def _make_data(clock, raw_dir, data_dir, num_patients, seed, image_size,
-               progress) -> None:
+               num_workers, progress) -> None:
   """Phantom -> verify -> prepare."""
   from echoforge_jax.data import builder, verify
   from echoforge_jax.phantom import camus_writer
@@ -103,7 +105,7 @@ def _make_data(clock, raw_dir, data_dir, num_patients, seed, image_size,
               'truth, as raw CAMUS files')
   camus_writer.write_camus(raw_dir, num_patients=num_patients, seed=seed,
                            num_test=max(1, int(TEST_SHARE * num_patients)),
-                           progress=progress)
+                           num_workers=num_workers, progress=progress)
   clock.stop()
   clock.start('verify', 'every raw file, as a provider\'s would be')
   findings = verify.verify_camus(raw_dir, progress=progress)

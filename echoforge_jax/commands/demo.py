@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import os
 import sys
 
 
@@ -28,5 +29,6 @@ def main(argv: list[str]) -> int:
   done = demo.run_demo(
       args.out, num_patients=args.patients, seed=args.seed,
       num_steps=args.steps, say=functools.partial(print, flush=True),
+      num_workers=min(4, os.cpu_count() or 1) - 1,
       progress=sys.stderr.isatty())
   return 130 if done.interrupted else 0

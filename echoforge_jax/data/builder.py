@@ -10,6 +10,7 @@ that is missing. The records carry a fingerprint of the raw files.
 """
 
 from collections.abc import Iterator
+import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
@@ -268,20 +269,28 @@ def _squeeze_clip(reader, raw_dir, patient, view, size, file) -> dict:
 
 
 def _squeeze_all(reader, raw_dir, splits, size, cache, bar):
-  """Squeezes what is missing of all clips.
+  """Squeezes what is missing of all clips, several at a time.
 
   Returns:
     split -> [file, ...], split -> [record of the index, ...].
   """
-  files = {split: [] for split in splits}
+  files = {split: [cache / f'{patient}_{view}.npz' for patient, view in clips]
+           for split, clips in splits.items()}
   records = {split: [] for split in splits}
-  for split, clips in splits.items():
-    for patient, view in clips:
-      file = cache / f'{patient}_{view}.npz'
-      records[split].append(
-          _squeeze_clip(reader, raw_dir, patient, view, size, file))
-      files[split].append(file)
-      bar.update()
+  # Decompression and resizing release the interpreter's lock.
+  pool = concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+  try:
+    futures = {
+        split: [pool.submit(_squeeze_clip, reader, raw_dir, patient, view,
+                            size, file)
+                for (patient, view), file in zip(clips, files[split])]
+        for split, clips in splits.items()}
+    for split, pending in futures.items():
+      for future in pending:
+        records[split].append(future.result())
+        bar.update()
+  finally:  # After an unreadable clip the others are not even begun.
+    pool.shutdown(cancel_futures=True)
   return files, records
 
 
