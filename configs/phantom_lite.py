@@ -35,7 +35,7 @@ def get_config(arg: str = '') -> ConfigDict:
   # of labeled clips are what semi-supervision learns from, as in the paper.
   config.unlabeled_batch_size = 0
   # Updates.
-  config.num_steps = 1000
+  config.num_steps = 1100
   # Compute dtype, 'float32' or 'bfloat16'; parameters and loss are float32.
   config.dtype = 'float32'
   # Workdir of a run of the same model whose teacher gives the first weights,
@@ -138,7 +138,7 @@ def get_config(arg: str = '') -> ConfigDict:
 
   config.eval = ConfigDict()
   # Updates between validations; 0: none.
-  config.eval.every = 250
+  config.eval.every = 275
   # Validation clips; 0: all.
   config.eval.max_clips = 12
   # Clips a validation batch.
@@ -150,7 +150,7 @@ def get_config(arg: str = '') -> ConfigDict:
   # Updates between lines of the log.
   config.log_every = 20
   # Updates between checkpoints.
-  config.checkpoint_every = 250
+  config.checkpoint_every = 275
   # How many of the latest checkpoints stay.
   config.keep_checkpoints = 2
   # Keep compiled programs in the workdir, for a faster start next time.

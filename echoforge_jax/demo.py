@@ -14,7 +14,7 @@ import time
 
 from echoforge_jax.errors import InputError
 
-NUM_PATIENTS = 120
+NUM_PATIENTS = 100
 # Share of the patients that is tested on: the demo's intervals need more than
 # CAMUS's tenth.
 TEST_SHARE = 0.25

@@ -143,18 +143,18 @@ class PhantomConfig:
       (-26., -16.), (-26., -16.), (-24., -14.))
   # Haze (slow clutter) in the cavities, by quality grade; calibrated.
   haze_db: tuple[Range, Range, Range] = (
-      (-9.2, -7.4), (-8.3, -6.2), (-7.3, -4.8))
+      (-8.2, -7.2), (-7.8, -6.8), (-7.3, -6.2))
   # Electronic noise at the far end after TGC, by quality grade; ours.
   noise_db: tuple[Range, Range, Range] = (
       (-32., -24.), (-28., -20.), (-24., -15.))
   # Tissue around the heart; ours.
-  background_db: Range = (-4., 1.5)
+  background_db: Range = (-3., 1.)
   # Lateral wall, septum and apex; transfer (lateral and apical dropout).
-  lateral_db: Range = (-4., 1.)
+  lateral_db: Range = (-3., 1.)
   septal_db: Range = (-1.5, 2.)
-  apical_db: Range = (-4., 2.)
+  apical_db: Range = (-3., 2.)
   # Probability that a wall is nearly as dark as blood; transfer.
-  dark_wall_share: float = .1
+  dark_wall_share: float = .06
   # Pericardium above its surroundings, dB; ours.
   pericardium_db: Range = (8., 20.)
   # Leaflets and annulus; ours.
@@ -169,9 +169,9 @@ class PhantomConfig:
   heterogeneity_db: Range = (1.5, 3.5)
   # Number of shadow / dropout wedges at most, and their depth, dB, by grade.
   max_shadows: int = 3
-  shadow_db: tuple[Range, Range, Range] = ((0., 6.), (0., 9.), (2., 13.))
+  shadow_db: tuple[Range, Range, Range] = ((0., 5.), (0., 7.), (1., 10.))
   # Side-to-side difference of the haze, dB; ours.
-  haze_side_db: Range = (0., 4.5)
+  haze_side_db: Range = (0., 3.)
   # Near-field clutter at the probe, dB; ours.
   near_field_db: Range = (8., 20.)
 
@@ -183,7 +183,7 @@ class PhantomConfig:
   myocardium_gray: Range = (92., 142.)
   # Exponent on the normalised gray level (1 = linear), which stretches the
   # bright end towards the measured 99th percentile; ours.
-  gamma: Range = (1.5, 2.2)
+  gamma: Range = (1.6, 2.1)
 
   # ---- time
   # Decorrelation time of tissue, s; calibrated to .93/.84/.66.
