@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Test processes; files are dealt out whole, so that fixtures are made once.
+TEST_JOBS ?= 2
 
 .PHONY: demo test test-fast lint lock clean
 
@@ -10,10 +12,10 @@ demo: $(STAMP)
 	$(BIN)/python -m echoforge_jax demo --out=demo
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile --durations=15
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile -m 'not slow'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -47,9 +47,15 @@ def make_model(config: ConfigDict) -> nn.Module:
   """Builds `config.model` for `config.data.classes` in `config.dtype`.
 
   Raises:
-    InputError: for an unknown dtype, model or option.
+    InputError: for a missing field, an unknown dtype, model or option.
   """
   from echoforge_jax.models import build_model  # Only where a model is built.
+  lacking = [name for name in ('dtype', 'model', 'data') if name not in config]
+  if lacking or 'classes' not in config.data or 'name' not in config.model:
+    raise InputError(
+        f'the config lacks {", ".join(lacking) or "model.name or data.classes"}'
+        '; wanted one as training writes it: restore config.json, or start a '
+        'new workdir')
   if config.dtype not in DTYPES:
     raise InputError(f'config.dtype is {config.dtype!r}; choose one of '
                      f'{", ".join(DTYPES)}')

@@ -34,7 +34,6 @@ RUNTIME_FIELDS = ('log_every', 'checkpoint_every', 'keep_checkpoints',
                   'compilation_cache', 'cpu_devices', 'eval',
                   'num_devices')
 
-
 def _is_complete(directory: Path) -> bool:
   return (directory / _COMPLETE).is_file() and all(
       (directory / item).is_dir() for item in ITEMS)
@@ -223,7 +222,7 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
   """Reads `workdir/config.json`, locked.
 
   Raises:
-    InputError: where there is none, or it is not JSON.
+    InputError: where there is none, it is not JSON, or it is not a config.
   """
   path = Path(workdir) / CONFIG_FILE
   try:
@@ -233,10 +232,14 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
         f'{path}: {error.strerror or error}; wanted the workdir of a training '
         'run, which holds config.json and checkpoints/') from error
   try:
-    return ConfigDict(_tuples(json.loads(text))).lock()
+    fields = json.loads(text)
   except json.JSONDecodeError as error:
     raise InputError(f'{path} is not JSON ({error}); restore it, or start a '
                      'new workdir') from error
+  if not isinstance(fields, Mapping):
+    raise InputError(f'{path}: found {type(fields).__name__}, wanted an '
+                     'object; restore it, or start a new workdir')
+  return ConfigDict(_tuples(fields)).lock()
 
 
 def _flat_config(value: Mapping, prefix: str = '') -> dict[str, Any]:
@@ -331,12 +334,18 @@ def restore_for_inference(
     raise InputError(f'{root} holds no complete checkpoint; train until the '
                      'first one is saved (config.checkpoint_every)')
   step = max(steps)
+  folder = root / str(step) / which
   sharding = SingleDeviceSharding(jax.local_devices()[0])
-  abstract = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype,
-                                        sharding=sharding),
-      _saved_tree(root, step, which))
-  tree = ocp.StandardCheckpointHandler().restore(
-      epath.Path(root) / str(step) / which,
-      args=ocp.args.StandardRestore(abstract))
+  try:
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype,
+                                          sharding=sharding),
+        _saved_tree(root, step, which))
+    tree = ocp.StandardCheckpointHandler().restore(
+        epath.Path(folder), args=ocp.args.StandardRestore(abstract))
+  except Exception as error:  # Whatever the reading library makes of damage.
+    raise InputError(
+        f'{folder}: cannot be read ({str(error).strip().splitlines()[0][:200]}'
+        f'); wanted a whole checkpoint: copy it again, or delete '
+        f'{folder.parent} and take an earlier one') from error
   return config, {name: value for name, value in tree.items() if value}, step

@@ -11,7 +11,7 @@ import pytest
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.parallel import mesh as mesh_lib
-from echoforge_jax.training import checkpoint, optimizer, warm_start
+from echoforge_jax.training import build, checkpoint, optimizer, warm_start
 from echoforge_jax.training.state import TrainState
 
 
@@ -157,6 +157,23 @@ def test_inference_without_a_run_says_so(tmp_path):
     checkpoint.restore_for_inference(tmp_path)
   with pytest.raises(InputError, match='teacher or student'):
     checkpoint.restore_for_inference(tmp_path, 'both')
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, make_iterator):
+  save(tmp_path, make_iterator())
+  checkpoint.claim_workdir(tmp_path, ConfigDict({'seed': 3}))
+  folder = tmp_path / 'checkpoints' / '4' / 'teacher'
+  for path in folder.rglob('*'):
+    if path.is_file():
+      path.write_bytes(path.read_bytes()[:7])
+  with pytest.raises(InputError, match='teacher: cannot be read') as error:
+    checkpoint.restore_for_inference(tmp_path)
+  assert '\n' not in str(error.value)
+
+
+def test_a_config_that_lacks_fields_is_named():
+  with pytest.raises(InputError, match='lacks dtype, model'):
+    build.make_model(ConfigDict({'data': {'classes': ('lv',)}}))
 
 
 def test_a_workdir_belongs_to_one_config(tmp_path):
