@@ -1,7 +1,7 @@
 """EchoForge, lite, on phantom patients: minutes on two CPU cores.
 
-  python -m echoforge_jax phantom --layout=camus --out=RAW --patients=60 \\
-      --seed=0
+  python -m echoforge_jax phantom --layout=camus --out=RAW --patients=100 \\
+      --test=25 --seed=0
   python -m echoforge_jax prepare --dataset=camus --raw=RAW --data_dir=DATA \\
       --image_size=128
   python -m echoforge_jax train --config=configs/phantom_lite.py \\
@@ -11,8 +11,9 @@ Variants, the rows of the paper's ablation: append :baseline, :tsf, :tsf_arc or
 :all to the config's name (default :all).
 
 Hardware:   two CPU cores
-Run time:   measured:
-Dice (lv), camus_semi, phantom test split:   measured:
+Run time:   measured: 5 min 17 s, 29 s of it compiling (1100 steps)
+Dice (lv), phantom test split, 25 patients, seed 0, measured:
+            camus_full 94.9 % [93.8, 95.9], camus_semi 94.8 % [93.6, 95.9]
 """
 
 import dataclasses
