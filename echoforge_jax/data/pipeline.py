@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
 import os
-import sys
 
 import grain
 import numpy as np
@@ -48,7 +47,8 @@ class _Order:
     self._latest = (-1, self._clips)  # Epoch and its permutation.
 
   def __len__(self) -> int:
-    return sys.maxsize
+    # As good as endless, and exact where grain divides it as a float.
+    return 2 ** 53
 
   def __getitem__(self, position: int) -> int:
     epoch, place = divmod(position, len(self._clips))

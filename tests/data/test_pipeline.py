@@ -273,6 +273,11 @@ def test_frame_indices():
   assert len({tuple(rows) for rows in drawn}) > 40
 
 
+def test_a_batch_of_one_clip(make):
+  batch, = take(make(batch_size=1), 1)
+  assert batch['video_weak'].shape[0] == 1
+
+
 @pytest.mark.parametrize('supervision', ['sparse', 'full'])
 def test_reversal_turns_frames_and_masks_together(make, supervision):
   forward, backward = (
