@@ -175,18 +175,22 @@ def ejection_fraction(edv_ml: float, esv_ml: float) -> float:
 
 
 def measure_ejection(ed: dict[str, Cavity | None],
-                     es: dict[str, Cavity | None]) -> Ejection:
-  """Volumes and EF of one patient, biplane where both views exist.
+                     es: dict[str, Cavity | None],
+                     method: str = 'biplane') -> Ejection:
+  """Volumes and EF of one patient.
 
   Args:
     ed: cavity at end-diastole by view ('2CH', '4CH'); None where not found.
     es: the same views at end-systole.
+    method: 'biplane': Simpson from both views, or, flagged 'single_plane',
+      the discs of the only one; 'discs' or 'area_length': of each view alone,
+      the mean over the views.
 
   Returns:
-    Biplane Simpson with both views, single-plane discs with one (flagged
-    'single_plane'); NaN and 'no_cavity' where one is missing. Other flags:
-    'ef_out_of_range' (outside 0..90 %), 'long_axes_differ' (the two views'
-    long axes differ by more than 20 %), and the cavities' own.
+    NaN and 'no_cavity' where a cavity is missing. Other flags:
+    'ef_out_of_range' (outside 0..90 %), 'es_larger_than_ed' (EF below zero),
+    'long_axes_differ' (biplane: the two views' long axes differ by more than
+    20 %), and the cavities' own.
   """
   flags = []
   volumes = []
@@ -194,7 +198,12 @@ def measure_ejection(ed: dict[str, Cavity | None],
     found = list(cavities.values())
     for cavity in found:
       flags += ['no_cavity'] if cavity is None else cavity.flags
-    if '2CH' in cavities and '4CH' in cavities:
+    if method != 'biplane':
+      one = {'discs': single_plane_volume,
+             'area_length': area_length_volume}[method]
+      volumes.append(float(np.mean([one(c) for c in found])) if found
+                     else math.nan)
+    elif '2CH' in cavities and '4CH' in cavities:
       volumes.append(biplane_volume(cavities['2CH'], cavities['4CH']))
       lengths = [c.length for c in found if c is not None]
       if len(lengths) == 2 and max(lengths) > 1.2 * min(lengths):
@@ -205,6 +214,8 @@ def measure_ejection(ed: dict[str, Cavity | None],
   ef = ejection_fraction(*volumes)
   if math.isfinite(ef) and not EF_RANGE[0] <= ef <= EF_RANGE[1]:
     flags.append('ef_out_of_range')
+  if ef < 0:
+    flags.append('es_larger_than_ed')
   return Ejection(*volumes, ef, tuple(dict.fromkeys(flags)))
 
 

@@ -4,10 +4,11 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy import ndimage, signal
+from scipy import ndimage
 
 from echoforge_jax.data.clip import LABELS
 from echoforge_jax.evaluation import ejection
+from echoforge_jax.evaluation.beats import find_beats, smooth_curve
 
 # What each code in `flags` means to a reader.
 FLAGS = {
@@ -41,14 +42,6 @@ FLAGS = {
     'fewer_frames': 'fewer frames decode than the file announces',
     'duplicate_frames': 'some frames repeat the one before',
 }
-_SMOOTHING_S = 0.08
-_SMOOTHING_FRAMES = 1.5
-# The shortest time from ED to ES, and a share of the curve's range below
-# which a bump is no beat (ours).
-_MIN_SYSTOLE_S, _MIN_PROMINENCE = 0.12, 0.3
-_MIN_CONTRACTION = 0.08
-# A clip that starts below this share of its largest area starts after ED.
-_WHOLE_ED = 0.9
 _JITTER = 0.06
 _EDV_RANGE, _LENGTH_RANGE = (20.0, 500.0), (40.0, 130.0)
 
@@ -115,80 +108,6 @@ def measure(masks: np.ndarray, spacing_mm=(math.nan, math.nan),
   flags += more
   return Cycle(area, smooth, ed, es, tuple(beats), *volumes, ef, method,
                tuple(dict.fromkeys(flags)))
-
-
-def smooth_curve(area: np.ndarray, empty: np.ndarray,
-                 fps: float = math.nan) -> np.ndarray:
-  """The area curve without jitter; frames without a cavity are bridged.
-
-  Args:
-    area: float64 [T].
-    empty: bool [T], frames to bridge linearly.
-    fps: frames per second; NaN where unknown.
-
-  Returns:
-    float64 [T]: a median of three, then a Gaussian of half 80 ms (1.5 frames
-    where the rate is unknown; never over a twelfth of the clip).
-  """
-  index = np.arange(len(area))
-  curve = np.interp(index, index[~empty], area[~empty])
-  sigma = _SMOOTHING_S * fps / 2 if math.isfinite(fps) else _SMOOTHING_FRAMES
-  sigma = min(sigma, len(area) / 12)
-  if len(area) >= 5:
-    curve = ndimage.median_filter(curve, 3, mode='nearest')
-  return (ndimage.gaussian_filter1d(curve, sigma, mode='nearest')
-          if sigma > 0.3 else curve)
-
-
-def find_beats(smooth: np.ndarray, fps: float = math.nan):
-  """ED and ES of every beat: a maximum and the minimum that follows it.
-
-  Args:
-    smooth: float64 [T] area curve.
-    fps: frames per second; NaN where unknown.
-
-  Returns:
-    (beats, flags): [(ed, es), ...] with the chosen beat first: the one with
-    the largest ED area whose contraction the clip shows whole; a beat that
-    the clip's start or end cuts comes last and is flagged. Never empty.
-  """
-  spread = float(np.ptp(smooth))
-  if spread < _MIN_CONTRACTION * smooth.max():
-    flags = ['no_contraction', 'no_full_cycle']
-    spread = max(spread, 1e-12)
-  else:
-    flags = []
-  peaks = _extrema(smooth, spread, fps)
-  troughs = _extrema(-smooth, spread, fps)
-  beats = []
-  for number, ed in enumerate(peaks):
-    end = peaks[number + 1] if number + 1 < len(peaks) else len(smooth)
-    between = [t for t in troughs if ed < t < end]
-    if between:
-      beats.append((ed, min(between, key=lambda t: smooth[t])))
-  if not beats:
-    ed, es = int(smooth.argmax()), int(smooth.argmin())
-    more = ['es_before_ed'] if es < ed else []
-    return [(ed, es)], list(dict.fromkeys([*flags, *more, 'no_full_cycle']))
-  def is_cut(beat):
-    return beat[1] == len(smooth) - 1 or (
-        beat[0] == 0 and smooth[0] < _WHOLE_ED * smooth.max())
-  beats.sort(key=lambda beat: (is_cut(beat), -smooth[beat[0]]))
-  if not flags and (is_cut(beats[0]) or len(peaks) + len(troughs) < 3):
-    flags = ['no_full_cycle']
-  return beats, flags
-
-
-def _extrema(curve: np.ndarray, spread: float, fps: float) -> list[int]:
-  """Maxima that stand out by 30 % of the range, ends included."""
-  # A low wall on both sides lets a maximum at the clip's end count.
-  low = curve.min() - spread
-  distance = (max(1, round(2 * _MIN_SYSTOLE_S * fps))
-              if math.isfinite(fps) else 1)
-  found, _ = signal.find_peaks(
-      np.concatenate([[low], curve, [low]]),
-      prominence=_MIN_PROMINENCE * spread, distance=distance)
-  return [int(index) - 1 for index in found]
 
 
 def _volumes(lv, empty, beats, smooth, spacing):

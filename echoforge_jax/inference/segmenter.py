@@ -19,12 +19,8 @@ from echoforge_jax.data.clip import LABELS
 from echoforge_jax.errors import InputError
 from echoforge_jax.inference import receipt as receipts
 from echoforge_jax.inference import sector as sectors
+from echoforge_jax.models.memory import stride_of
 
-# Training samples ten frames from ED to ES: about a third of a second, so
-# about 37 ms from one frame to the next. The memory then spans four such
-# steps, and inference keeps to that pace.
-TRAINED_INTERVAL_S = 0.037
-MAX_STRIDE = 8
 # Frames in flight before their results are fetched.
 _IN_FLIGHT = 8
 
@@ -208,21 +204,6 @@ class Stream:
     labels = labels_of(np.asarray(logits, np.float32),
                        (bottom - top, right - left), self._segmenter._labels)
     return self.sector.paste(labels, self._shape)
-
-
-def stride_of(fps: float) -> int:
-  """Frames from one member of a memory to its next, for a frame rate.
-
-  Args:
-    fps: frames per second; NaN where unknown.
-
-  Returns:
-    The whole number that comes closest to `TRAINED_INTERVAL_S`, 1 to 8; 1
-    where the rate is unknown.
-  """
-  if not (fps > 0 and math.isfinite(fps)):
-    return 1
-  return min(max(round(fps * TRAINED_INTERVAL_S), 1), MAX_STRIDE)
 
 
 def labels_of(logits: np.ndarray, shape: tuple[int, int],

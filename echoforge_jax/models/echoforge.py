@@ -209,6 +209,22 @@ class EchoForge(nn.Module):
     outputs['reforged_logits'] = self._decode(reforged, skip)
     return outputs
 
+  def resume(
+      self, video: jax.Array, memory: memory_lib.TokenMemory
+  ) -> tuple[dict[str, jax.Array], memory_lib.TokenMemory]:
+    """Segments the next frames of B streams; equals the whole clip's result.
+
+    Args:
+      video: float [B, T, H, W, 1] in [0, 1].
+      memory: of `init_memory` or of the call before.
+
+    Returns:
+      As `__call__`, and the memory for the frames that follow.
+    """
+    outputs, skip, memory = self._trunk(video, memory, False)
+    outputs['logits'] = self._decode(outputs['features'], skip)
+    return outputs, memory
+
   def step(
       self, frame: jax.Array, memory: memory_lib.TokenMemory
   ) -> tuple[dict[str, jax.Array], memory_lib.TokenMemory]:
@@ -221,8 +237,7 @@ class EchoForge(nn.Module):
     Returns:
       As `__call__` without the time axis, and the memory for the next step.
     """
-    outputs, skip, memory = self._trunk(frame[:, None], memory, False)
-    outputs['logits'] = self._decode(outputs['features'], skip)
+    outputs, memory = self.resume(frame[:, None], memory)
     return {k: v[:, 0] for k, v in outputs.items()}, memory
 
 

@@ -1,8 +1,16 @@
 """The memory of TSF: the last frames' semantic tokens, not their maps."""
 
+import math
+
 from flax import struct
 import jax
 import jax.numpy as jnp
+
+# Training samples ten frames from ED to ES: about a third of a second, so
+# about 37 ms from one frame to the next. The memory then spans four such
+# steps, and inference keeps to that pace.
+TRAINED_INTERVAL_S = 0.037
+MAX_STRIDE = 8
 
 
 @struct.dataclass
@@ -60,3 +68,19 @@ def windows(memory: TokenMemory, tokens: jax.Array) -> tuple[
       [known[:, i:i + frames] for i in range(size + 1)], axis=2)
   after = TokenMemory(tokens=track[:, frames:], valid=known[:, frames:])
   return context, valid, after
+
+
+
+def stride_of(fps: float) -> int:
+  """Frames from one member of a memory to its next, for a frame rate.
+
+  Args:
+    fps: frames per second; NaN where unknown.
+
+  Returns:
+    The whole number that comes closest to `TRAINED_INTERVAL_S`, 1 to 8; 1
+    where the rate is unknown.
+  """
+  if not (fps > 0 and math.isfinite(fps)):
+    return 1
+  return min(max(round(fps * TRAINED_INTERVAL_S), 1), MAX_STRIDE)
