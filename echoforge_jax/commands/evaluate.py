@@ -1,12 +1,51 @@
-"""evaluate: score a trained model; metrics, tables, figures, report."""
+"""evaluate: score trained models; metrics, tables, report, comparison."""
 
 import argparse
+import pathlib
+import sys
 
 from echoforge_jax.evaluation.protocols import PROTOCOLS
 
+_TEXT = """\
+Scores a trained model on a prepared split: from the known ED to the known ES,
+as the papers do, and on whole clips, where ED and ES must be found.
+
+  evaluate --workdir=RUN --protocol=camus_full --out=DIR
+  ... --compare=OTHER          Wilcoxon against another run or evaluation
+  evaluate --workdir RUN1 RUN2 RUN3 ...    the same config, several seeds
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+      prog='echoforge evaluate', allow_abbrev=False, description=_TEXT,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--workdir', required=True, nargs='+', metavar='RUN',
+                      help='training runs: config.json and checkpoints/; '
+                      'several are aggregated as seeds of one experiment')
+  parser.add_argument('--split', default='test',
+                      help='train, validation or test (default: test)')
+  parser.add_argument('--protocol', required=True,
+                      help='one of: ' + ', '.join(PROTOCOLS)
+                      + '; or a .json file with the fields of one')
+  parser.add_argument('--out', required=True,
+                      help='folder for metrics.json, per_case.csv, report/')
+  parser.add_argument('--compare', default=None, metavar='OTHER',
+                      help="another run's workdir, or the folder of its "
+                      'evaluation under the same protocol')
+  parser.add_argument('--data_dir', default=None,
+                      help='prepared data (default: the one trained on)')
+  parser.add_argument('--which', default='teacher',
+                      choices=('teacher', 'student'))
+  parser.add_argument('--skip_whole_clip', action='store_true',
+                      help='do not score whole clips with ED and ES unknown')
+  parser.add_argument('--seed', type=int, default=0,
+                      help='of the bootstrap over patients (default: 0)')
+  return parser
+
 
 def main(argv: list[str]) -> int:
-  """Evaluates a run on a prepared split and prints a summary.
+  """Evaluates runs on a prepared split and prints a summary.
 
   Args:
     argv: flags after the verb.
@@ -14,33 +53,45 @@ def main(argv: list[str]) -> int:
   Returns:
     0; mistakes raise `InputError`.
   """
-  parser = argparse.ArgumentParser(
-      prog='echoforge evaluate', allow_abbrev=False,
-      description='Scores a trained model on a prepared split.')
-  parser.add_argument('--workdir', required=True,
-                      help='a training run: config.json and checkpoints/')
-  parser.add_argument('--split', default='test',
-                      help='train, validation or test (default: test)')
-  parser.add_argument('--protocol', required=True,
-                      help='one of: ' + ', '.join(PROTOCOLS))
-  parser.add_argument('--out', required=True,
-                      help='folder for metrics.json, per_case.csv, report/')
-  parser.add_argument('--data_dir', default=None,
-                      help='prepared data (default: the one trained on)')
-  parser.add_argument('--which', default='teacher',
-                      choices=('teacher', 'student'))
-  parser.add_argument('--seed', type=int, default=0,
-                      help='of the bootstrap over patients (default: 0)')
+  parser = _parser()
   flags = parser.parse_args(argv)
   if flags.seed < 0:
     parser.error(f'--seed={flags.seed}: wanted zero or more')
+  if len(flags.workdir) > 1 and flags.compare:
+    parser.error('--compare: wanted a single --workdir, found '
+                 f'{len(flags.workdir)}; compare one run at a time')
   # Matplotlib, JAX and orbax are slow to import; --help needs none of them.
-  from echoforge_jax.evaluation.evaluate import evaluate
-  from echoforge_jax.evaluation.results import summary_table
-  done = evaluate(flags.workdir, flags.split, flags.protocol, flags.out,
-                  data_dir=flags.data_dir, which=flags.which, seed=flags.seed)
-  print(summary_table(done.result))
-  print()
-  for name, path in done.paths.items():
-    print(f'{name:<10}{path}')
+  from echoforge_jax.evaluation import evaluate, results
+  def run(workdir, out):
+    done = evaluate.evaluate(
+        workdir, flags.split, flags.protocol, out, data_dir=flags.data_dir,
+        which=flags.which, seed=flags.seed,
+        whole_clip=not flags.skip_whole_clip, progress=sys.stderr.isatty())
+    print(results.summary_table(done.result) + '\n')
+    return done.paths
+  out = pathlib.Path(flags.out)
+  if len(flags.workdir) > 1:
+    folders = evaluate.folders_of_runs(flags.workdir, out)
+    for workdir, folder in folders.items():
+      print(f'== {workdir} ==')
+      run(workdir, folder)
+    from echoforge_jax.evaluation import seeds
+    found = seeds.aggregate_runs(list(folders.values()), seed=flags.seed)
+    print(seeds.seeds_table(found) + '\n')
+    paths = seeds.write_seeds(found, out)
+  else:
+    other = flags.compare and pathlib.Path(flags.compare)
+    if other and not (other / 'metrics.json').exists():
+      print(f'== {other} ==')
+      run(other, out / 'compared')
+      other = out / 'compared'
+      print(f'== {flags.workdir[0]} ==')
+    paths = run(flags.workdir[0], out)
+    if other:
+      from echoforge_jax.evaluation import compare
+      found = compare.compare_runs(out, other, seed=flags.seed)
+      print(compare.comparison_table(found) + '\n')
+      paths |= compare.write_comparison(found, out)
+  for name, path in paths.items():
+    print(f'{name:<10}  {path}')
   return 0

@@ -1,13 +1,19 @@
 """Clip scores -> patients -> the numbers of metrics.json, with intervals."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
+import functools
 import math
 
 import numpy as np
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.evaluation import ejection, statistics, temporal
+from echoforge_jax.evaluation import (
+  calibration,
+  ef_scores,
+  statistics,
+  temporal,
+)
 from echoforge_jax.evaluation.protocols import Protocol
 from echoforge_jax.evaluation.scoring import (
   METRICS,
@@ -15,6 +21,7 @@ from echoforge_jax.evaluation.scoring import (
   ClipScore,
   score_clip,
 )
+from echoforge_jax.evaluation.whole_clip import WholeScore, score_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,40 +44,25 @@ class Result:
   clips: list[ClipScore]
 
 
-@dataclasses.dataclass(frozen=True)
-class PatientEjection:
-  """One patient's volumes by reference, truth masks and prediction.
-
-  Attributes:
-    patient: identifier.
-    reference: the dataset's EF where it has one, else from the truth masks.
-    source: 'dataset' or 'masks', where `reference` comes from; '' if none.
-    from_masks: measured on the truth masks.
-    predicted: measured on the predicted masks.
-    dataset: (EDV ml, ESV ml, EF percent) as the dataset gives them.
-  """
-  patient: str
-  reference: float
-  source: str
-  from_masks: ejection.Ejection
-  predicted: ejection.Ejection
-  dataset: tuple[float, float, float]
-
-
 def score_predictions(
     cases: Iterable[Case], protocol: Protocol, *,
     classes: Sequence[str] = ('lv',), seed: int = 0,
-    resamples: int = statistics.RESAMPLES,
-    receipt: dict | None = None) -> Result:
-  """Scores predicted clips: overlap, distances, EF, smoothness.
+    resamples: int = statistics.RESAMPLES, receipt: dict | None = None,
+    whole: Iterable[Case] = (),
+    on_clip: Callable[[Case, ClipScore], None] | None = None) -> Result:
+  """Scores predicted clips: overlap, distances, EF, smoothness, calibration.
 
   Args:
-    cases: clips with truth and prediction, consumed one at a time.
+    cases: clips with truth and prediction, ED first and ES last; consumed one
+      at a time, none is kept.
     protocol: what is scored and how it is pooled.
     classes: names, in the order of the class ids; EF needs 'lv'.
     seed: of the bootstrap over patients.
     resamples: bootstrap resamples.
     receipt: where the predictions come from; copied into the document.
+    whole: the same patients' whole clips, predicted without knowledge of ED
+      and ES; consumed one at a time. Empty leaves that block out.
+    on_clip: called with each case and its score while its arrays are there.
 
   Returns:
     The result.
@@ -79,15 +71,28 @@ def score_predictions(
     InputError: if there are no cases, or only some have a pixel spacing.
   """
   classes = tuple(classes)
-  clips = [score_clip(case, protocol, classes) for case in cases]
+  clips = []
+  for case in cases:
+    clips.append(score_clip(case, protocol, classes))
+    if on_clip:
+      on_clip(case, clips[-1])
   unit = _common_unit(clips)
+  wholes = {(w.patient, w.view): w for w in score_whole(
+      whole, protocol, classes)}
   patients: dict[str, list[ClipScore]] = {}
   for clip in clips:
     patients.setdefault(clip.case.patient, []).append(clip)
-  ejections = [_patient_ejection(p, c, unit) for p, c in patients.items()]
+  ejections = {
+      p: ef_scores.patient_ejection(
+          p, c, [wholes[key] for key in ((p, one.case.view) for one in c)
+                 if key in wholes], protocol, unit == 'mm')
+      for p, c in patients.items()}
   rows = [row for clip in clips for row in clip.frames]
-  inconsistent = _inconsistent_shares(clips)
+  ranges = temporal.attribute_ranges(
+      [c.truth_attributes for c in clips if c.truth_attributes])
+  inconsistent = {id(c): _inconsistent(c, ranges) for c in clips}
   options = {'seed': seed, 'resamples': resamples}
+  found = list(ejections.values())
   metrics = {
       'protocol': protocol.name,
       'n_patients': len(patients),
@@ -95,22 +100,27 @@ def score_predictions(
       'n_frames': len({(r['patient'], r['view'], r['frame'])
                        for r in rows if r['scored']}),
       'unit': unit,
-      'classes': {
-          name: {m: _pool(patients, lambda c, n=name, m=m: c.means[n][m],
-                          options) for m in METRICS} for name in classes},
-      **_ejection_block(ejections, options),
-      'temporal': _temporal_block(patients, inconsistent, options),
+      'classes': {name: {m: _metric(patients, name, m, protocol, options)
+                         for m in METRICS} for name in classes},
+      **ef_scores.ejection_block(found, options),
+      'whole_clip': _whole_block(wholes, found, classes, options),
+      'temporal': _temporal_block(patients, inconsistent, ranges, options),
+      'positions': _positions(clips, classes, options),
+      'calibration': _calibration_block(patients, options),
+      'risk_coverage': _risk_block(found, options),
       'groups': _groups(clips, classes, options),
       'not_applicable': _count(rows, classes, both=True),
       'one_empty': _count(rows, classes, both=False),
-      'flags': _flag_counts(ejections),
+      'flags': ef_scores.flag_counts([e.predicted for e in found]),
       'receipt': {'seed': seed, 'resamples': resamples,
                   'protocol': dataclasses.asdict(protocol),
                   **(receipt or {})},
   }
-  by_patient = {e.patient: e for e in ejections}
-  per_case = [_case_row(clip, by_patient[clip.case.patient], classes,
-                        inconsistent[id(clip)][0]) for clip in clips]
+  per_case = [
+      _case_row(clip, ejections[clip.case.patient], classes,
+                inconsistent[id(clip)][0],
+                wholes.get((clip.case.patient, clip.case.view)))
+      for clip in clips]
   return Result(protocol, classes, metrics, per_case, rows, clips)
 
 
@@ -142,91 +152,140 @@ def _pool(patients, value, options) -> dict:
   return _entry(statistics.estimate(means, **options))
 
 
-def _patient_ejection(patient: str, clips: list[ClipScore],
-                      unit: str) -> PatientEjection:
-  """EF of one patient from its clips' ED and ES cavities."""
-  def measure(ends):
-    found = ejection.measure_ejection(
-        *({c.case.view: getattr(c, ends)[t] for c in clips} for t in (0, 1)))
-    if unit == 'mm':
-      return found
-    return dataclasses.replace(found, edv_ml=math.nan, esv_ml=math.nan)
-
-  truth, predicted = measure('truth_ends'), measure('predicted_ends')
-  dataset = tuple(
-      next((float(v) for v in (getattr(c.case, name) for c in clips)
-            if math.isfinite(v)), math.nan)
-      for name in ('edv_ml', 'esv_ml', 'ef_percent'))
-  reference, source = dataset[2], 'dataset'
-  if not math.isfinite(reference):
-    reference, source = truth.ef_percent, 'masks'
-  if not math.isfinite(reference):
-    source = ''
-  return PatientEjection(patient, reference, source, truth, predicted, dataset)
+def _metric(patients, name: str, metric: str, protocol: Protocol,
+            options) -> dict:
+  """One metric of one class, pooled as the protocol says."""
+  if protocol.pooling == 'clip_patient':
+    return _pool(patients, lambda c: c.means[name][metric], options)
+  frames = [[r[metric] for c in clips for r in c.frames
+             if r['scored'] and r['class'] == name
+             and math.isfinite(r[metric])] for clips in patients.values()]
+  sums = np.array([[sum(f), len(f)] for f in frames if f]).reshape(-1, 2)
+  values = np.array([v for f in frames for v in f])
+  if not len(sums):
+    return _entry(statistics.estimate([], **options))
+  def mean(drawn):
+    return drawn[..., 0].sum(axis=1) / drawn[..., 1].sum(axis=1)
+  return {'mean': float(values.mean()),
+          'ci95': list(statistics.bootstrap_ci(sums, mean, **options)),
+          'sd': float(values.std(ddof=1)) if len(values) > 1 else math.nan,
+          'median': float(np.median(values)), 'n': len(sums)}
 
 
-def _agreement(reference, prediction, options) -> dict:
-  found = dataclasses.asdict(
-      statistics.agreement(reference, prediction, **options))
-  return {**found, 'loa': list(found['loa']),
-          'ci95': {k: list(v) for k, v in found['ci95'].items()}}
+def _inconsistent(clip: ClipScore, ranges) -> tuple[float, float]:
+  """(prediction's, truth's) share of inconsistent frames."""
+  pair = []
+  for attributes in (clip.attributes, clip.truth_attributes):
+    bad = (temporal.inconsistent_frames(attributes, ranges)
+           if attributes and ranges else np.zeros(0, bool))
+    pair.append(float(bad.mean()) if bad.size else math.nan)
+  return pair[0], pair[1]
 
 
-def _ejection_block(found: list[PatientEjection], options) -> dict:
-  """The EF entries: against the reference, against masks, and volumes."""
-  predicted = [e.predicted.ef_percent for e in found]
+def _whole_block(wholes: dict, found, classes, options) -> dict | None:
+  """What whole clips give when nobody knows ED and ES."""
+  if not wholes:
+    return None
+  patients: dict[str, list[WholeScore]] = {}
+  for clip in wholes.values():
+    patients.setdefault(clip.patient, []).append(clip)
+  measured = [e for e in found if e.whole]
+  flags = ef_scores.flag_counts([e.whole for e in measured])
+  for clips in patients.values():
+    for flag in sorted({flag for clip in clips for flag in clip.flags}):
+      if flag not in ('no_cavity',):
+        flags[flag] = flags.get(flag, 0) + 1
+  errors = {
+      f'{name}_error_{unit}': _pool(
+          patients, lambda c, k=k, ms=ms: c.errors[k] * (
+              1000 / c.fps if ms and c.fps > 0 else math.nan if ms else 1),
+          options)
+      for k, name in enumerate(('ed', 'es'))
+      for unit, ms in (('frames', False), ('ms', True))}
   return {
-      'ef': {
-          **_agreement([e.reference for e in found], predicted, options),
-          'unit': 'percent',
-          'reference': sorted({e.source for e in found if e.source}),
-          'not_measurable': sum(not math.isfinite(p) for p in predicted),
-          'out_of_range': sum(
-              'ef_out_of_range' in e.predicted.flags for e in found),
-          'single_plane': sum(
-              'single_plane' in e.predicted.flags for e in found)},
-      'ef_from_masks': _agreement(
-          [e.from_masks.ef_percent for e in found], predicted, options),
-      'volumes_from_masks': {
-          name: {**_agreement([getattr(e.from_masks, name) for e in found],
-                              [getattr(e.predicted, name) for e in found],
-                              options), 'unit': 'ml'}
-          for name in ('edv_ml', 'esv_ml')},
-      # The method's own error: true masks against the dataset's EF.
-      'ef_masks_against_dataset': _agreement(
-          [e.dataset[2] for e in found],
-          [e.from_masks.ef_percent for e in found], options),
-  }
+      'n_patients': len(patients), 'n_clips': len(wholes),
+      'n_frames': sum(c.num_frames for c in wholes.values()),
+      'n_frames_scored': sum(c.num_scored for c in wholes.values()),
+      'classes': {name: {m: _pool(patients,
+                                  lambda c, n=name, m=m: c.means[n][m],
+                                  options) for m in METRICS}
+                  for name in classes},
+      'ef': ef_scores.ef_entry(measured, lambda e: e.whole, options),
+      **errors, 'flags': dict(sorted(flags.items()))}
 
 
-def _inconsistent_shares(clips) -> dict[int, tuple[float, float]]:
-  """id(clip) -> (prediction's, truth's) share of inconsistent frames."""
-  ranges = temporal.attribute_ranges(
-      [c.truth_attributes for c in clips if c.truth_attributes])
-  shares = {}
+def _positions(clips, classes, options) -> dict[str, list]:
+  """Dice by place in the clip, from ED (0) to ES (1), of labeled frames."""
+  found: dict[str, dict[float, dict[str, list[float]]]] = {}
   for clip in clips:
-    pair = []
-    for attributes in (clip.attributes, clip.truth_attributes):
-      bad = (temporal.inconsistent_frames(attributes, ranges)
-             if attributes and ranges else np.zeros(0, bool))
-      pair.append(float(bad.mean()) if bad.size else math.nan)
-    shares[id(clip)] = tuple(pair)
-  return shares
+    for row in clip.frames:
+      place = round(row['frame'] / max(len(clip.areas) - 1, 1), 6)
+      found.setdefault(row['class'], {}).setdefault(place, {}).setdefault(
+          row['patient'], []).append(row['dice'])
+  return {name: [{'position': place, 'dice': _pool(
+      values, lambda v: v, options)}
+      for place, values in sorted(found.get(name, {}).items())]
+          for name in classes}
 
 
-def _temporal_block(patients, shares, options) -> dict:
-  """Roughness, inconsistent frames and validity, with the truth's own."""
+def _calibration_block(patients, options) -> dict | None:
+  """Reliability of the first class's probability near the outlines."""
+  bins = [c.reliability for clips in patients.values() for c in clips
+          if c.reliability is not None]
+  if not bins:
+    return None
+  pooled = functools.reduce(lambda a, b: a + b, bins)
+  edges = np.linspace(0, 1, len(pooled.count) + 1)
+  with np.errstate(invalid='ignore', divide='ignore'):
+    confidence = pooled.confidence_sum / pooled.count
+    accuracy = pooled.correct_sum / pooled.count
   return {
-      'area_roughness': {
-          **_pool(patients, lambda c: temporal.roughness(c.areas), options),
-          'truth': _pool(patients, lambda c: temporal.roughness(c.truth_areas),
-                         options)},
+      'region': calibration.REGION,
+      'ece': _pool(patients, _ece, options),
+      'ece_pooled': calibration.ece(pooled),
+      'bins': [
+          {'low': float(edges[k]), 'high': float(edges[k + 1]),
+           'count': int(pooled.count[k]), 'confidence': float(confidence[k]),
+           'accuracy': float(accuracy[k])}
+          for k in range(len(pooled.count))]}
+
+
+def _ece(clip: ClipScore) -> float:
+  return (math.nan if clip.reliability is None
+          else calibration.ece(clip.reliability))
+
+
+def _risk_block(found, options) -> dict | None:
+  """EF error of the most confident share of the patients."""
+  pairs = [(e.confidence, abs(e.predicted.ef_percent - e.reference))
+           for e in found]
+  pairs = [p for p in pairs if all(map(math.isfinite, p))]
+  if len(pairs) < 2:
+    return None
+  return {'error': 'absolute EF error, percentage points',
+          **calibration.risk_coverage(*np.array(pairs).T, **options)}
+
+
+def _temporal_block(patients, shares, ranges, options) -> dict:
+  """Roughness, inconsistent frames and validity, with the truth's own."""
+  def both(predicted, truth):
+    return {**_pool(patients, predicted, options),
+            'truth': _pool(patients, truth, options)}
+  deviations = {
+      id(c): [temporal.attribute_deviations(a, ranges) if a and ranges else {}
+              for a in (c.attributes, c.truth_attributes)]
+      for clips in patients.values() for c in clips}
+  return {
+      'area_roughness': both(lambda c: temporal.roughness(c.areas),
+                             lambda c: temporal.roughness(c.truth_areas)),
       'inconsistent_share': {
-          **_pool(patients, lambda c: shares[id(c)][0], options),
-          'truth': _pool(patients, lambda c: shares[id(c)][1],
-                         options),
+          **both(lambda c: shares[id(c)][0], lambda c: shares[id(c)][1]),
           'thresholds': dict(temporal.THRESHOLDS)},
-      'valid_share': _pool(patients, lambda c: c.valid, options),
+      'attributes': {
+          name: both(*(lambda c, k=k, n=name: deviations[id(c)][k].get(
+              n, math.nan) for k in (0, 1)))
+          for name in temporal.THRESHOLDS if name in ranges},
+      'valid_share': both(lambda c: c.valid, lambda c: c.truth_valid),
   }
 
 
@@ -261,17 +320,8 @@ def _count(rows, classes, *, both: bool) -> dict[str, int]:
   return counts
 
 
-def _flag_counts(found: list[PatientEjection]) -> dict[str, int]:
-  """How many patients' predictions carry each flag."""
-  counts: dict[str, int] = {}
-  for patient in found:
-    for flag in patient.predicted.flags:
-      counts[flag] = counts.get(flag, 0) + 1
-  return dict(sorted(counts.items()))
-
-
-def _case_row(clip: ClipScore, found: PatientEjection, classes,
-              inconsistent: float) -> dict:
+def _case_row(clip: ClipScore, found: ef_scores.PatientEjection, classes,
+              inconsistent: float, whole: WholeScore | None) -> dict:
   """One row of per_case.csv; EF and volumes are the patient's."""
   case = clip.case
   row = {'patient': case.patient, 'view': case.view, 'quality': case.quality,
@@ -292,4 +342,11 @@ def _case_row(clip: ClipScore, found: PatientEjection, classes,
       'ef_predicted': found.predicted.ef_percent,
       'area_roughness': temporal.roughness(clip.areas),
       'inconsistent_share': inconsistent, 'valid_share': clip.valid,
-      'flags': ' '.join(found.predicted.flags)}
+      'confidence': clip.confidence, 'ece': _ece(clip),
+      'flags': ' '.join(found.predicted.flags),
+      'ef_whole_clip': found.whole.ef_percent if found.whole else math.nan,
+      'ed_found': whole.found[0] if whole and whole.found else math.nan,
+      'es_found': whole.found[1] if whole and whole.found else math.nan,
+      'whole_clip_flags': ' '.join(dict.fromkeys(
+          [*(found.whole.flags if found.whole else ()),
+           *(whole.flags if whole else ())]))}

@@ -1,9 +1,11 @@
 """Workdir -> predictions -> scores -> files: what the command calls."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 import os
 import pathlib
+
+from tqdm import tqdm
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation import report, results
@@ -27,18 +29,21 @@ class Evaluation:
 
 def evaluate(workdir, split: str, protocol: str, out_dir,
              data_dir=None, which: str = 'teacher', seed: int = 0, *,
-             batch_size: int = 4) -> Evaluation:
+             batch_size: int = 4, whole_clip: bool = True,
+             progress: bool = False) -> Evaluation:
   """Scores a trained model on a prepared split and writes the report.
 
   Args:
     workdir: a training run: config.json and checkpoints/.
     split: 'train', 'validation' or 'test'.
-    protocol: name of a protocol.
+    protocol: name of a protocol, or a JSON file with one.
     out_dir: where metrics.json, per_case.csv, per_frame.csv and report/ go.
     data_dir: prepared data; None takes the one the run was trained on.
     which: 'teacher' or 'student'.
     seed: of the bootstrap over patients.
     batch_size: clips predicted at a time.
+    whole_clip: score whole clips as well, ED and ES unknown.
+    progress: show a progress bar.
 
   Returns:
     The scores and the paths of the files.
@@ -49,28 +54,33 @@ def evaluate(workdir, split: str, protocol: str, out_dir,
   """
   chosen = get_protocol(protocol)
   _check_writable(out_dir)
-  cases, classes, receipt = predict_split(
+  predicted = predict_split(
       workdir, split, chosen, data_dir=data_dir, which=which,
       batch_size=batch_size)
   return write_evaluation(
-      cases, chosen, out_dir, classes=classes, seed=seed, receipt=receipt,
-      log_path=pathlib.Path(workdir) / 'metrics.jsonl')
+      predicted.cases, chosen, out_dir, classes=predicted.classes, seed=seed,
+      receipt=predicted.receipt, whole=predicted.whole if whole_clip else (),
+      log_path=pathlib.Path(workdir) / 'metrics.jsonl', progress=progress)
 
 
 def write_evaluation(cases: Sequence[Case], protocol: Protocol, out_dir, *,
                      classes: Sequence[str] = ('lv',), seed: int = 0,
-                     receipt: dict | None = None,
-                     log_path=None) -> Evaluation:
+                     receipt: dict | None = None, log_path=None,
+                     whole: Iterable[Case] = (),
+                     progress: bool = False) -> Evaluation:
   """Scores predicted clips and writes every file of an evaluation.
 
   Args:
-    cases: clips with frames, truth and prediction.
+    cases: clips with frames, truth and prediction. Iterated once, then
+      indexed for the few that the figures show: they need not be in memory.
     protocol: what is scored.
     out_dir: where the files go.
     classes: names in the order of the class ids.
     seed: of the bootstrap over patients.
     receipt: where the predictions come from.
     log_path: a training run's metrics.jsonl, for its curves; or None.
+    whole: the same patients' whole clips; iterated once.
+    progress: show a progress bar.
 
   Returns:
     The scores and the paths of the files.
@@ -78,12 +88,17 @@ def write_evaluation(cases: Sequence[Case], protocol: Protocol, out_dir, *,
   Raises:
     InputError: if there are no cases or the folder cannot be written.
   """
-  result = score_predictions(cases, protocol, classes=classes, seed=seed,
-                             receipt=receipt)
+  report_dir = pathlib.Path(out_dir) / 'report'
+  def bar(items, name):
+    return tqdm(items, desc=name, unit='clip', disable=not progress)
   try:
+    result = score_predictions(
+        bar(cases, 'ED to ES'), protocol, classes=classes, seed=seed,
+        receipt=receipt,
+        whole=bar(whole, 'whole clips') if whole else ())
     paths = results.write_result(result, out_dir)
     paths['report'] = report.write_report(
-        result, cases, pathlib.Path(out_dir) / 'report', log_path=log_path)
+        result, cases, report_dir, log_path=log_path)
   except OSError as error:
     raise InputError(
         f'--out {out_dir} cannot be written ({error.strerror or error}); '
@@ -91,24 +106,41 @@ def write_evaluation(cases: Sequence[Case], protocol: Protocol, out_dir, *,
   return Evaluation(result, paths)
 
 
+@dataclasses.dataclass(frozen=True)
+class PredictedSplit:
+  """A split as a run's model sees it; nothing is predicted before it is read.
+
+  Attributes:
+    cases: the protocol's clips, from ED to ES.
+    whole: the whole clips, frame after frame, ED and ES unknown to the model.
+    classes: names in the order of the class ids.
+    receipt: what identifies model and data.
+  """
+  cases: Sequence[Case]
+  whole: Iterable[Case]
+  classes: tuple[str, ...]
+  receipt: dict
+
+
 def predict_split(workdir, split: str, protocol: Protocol, *, data_dir=None,
                   which: str = 'teacher', batch_size: int = 4
-                  ) -> tuple[list[Case], tuple[str, ...], dict]:
-  """Restores a run's model and predicts every clip of a split.
+                  ) -> PredictedSplit:
+  """Restores a run's model to predict every clip of a split.
 
   Args:
     workdir: a training run.
     split: 'train', 'validation' or 'test'.
-    protocol: number of frames, sampler and threshold.
+    protocol: dataset, patient lists, number of frames, sampler, threshold.
     data_dir: prepared data; None takes the one the run was trained on.
     which: 'teacher' or 'student'.
     batch_size: clips predicted at a time.
 
   Returns:
-    (cases, class names, receipt).
+    Cases that are predicted when they are read.
 
   Raises:
-    InputError: where there is no run, no checkpoint or no data.
+    InputError: where there is no run, no checkpoint or no data, or where the
+      protocol's test patients may have been trained on.
   """
   # JAX, orbax and grain are slow to import; tables alone need none of them.
   from echoforge_jax.data import pipeline, prepared
@@ -117,19 +149,51 @@ def predict_split(workdir, split: str, protocol: Protocol, *, data_dir=None,
   config, variables, step = checkpoint.restore_for_inference(workdir, which)
   data = config.data
   classes = tuple(data.classes)
-  where = dict(data_dir=str(data_dir or data.data_dir), dataset=data.dataset,
+  dataset = protocol.dataset or data.dataset
+  trained = data.get('split_scheme', 'official')
+  if dataset == data.dataset and trained != protocol.split_scheme:
+    raise InputError(
+        f'{workdir}: trained with the patient lists {trained!r}, but the '
+        f'protocol {protocol.name!r} tests on those of '
+        f'{protocol.split_scheme!r}, some of whom it was trained on; choose a '
+        'protocol with the same lists')
+  where = dict(data_dir=str(data_dir or data.data_dir), dataset=dataset,
                split=split, image_size=data.image_size,
-               split_scheme=data.get('split_scheme', 'official'))
-  clips = pipeline.eval_clips(
-      **where, num_frames=protocol.num_frames, classes=classes,
-      sampler=protocol.sampler)
-  cases = list(predict.predict_clips(
-      predict.make_predictor(build.make_model(config),
-                             threshold=protocol.threshold),
-      variables, clips, batch_size=batch_size))
-  return cases, classes, make_receipt(
+               split_scheme=protocol.split_scheme)
+  common = dict(**where, num_frames=protocol.num_frames, classes=classes)
+  model = build.make_model(config)
+  cases = predict.PredictedClips(
+      predict.make_predictor(model, threshold=protocol.threshold), variables,
+      pipeline.eval_clips(**common, sampler=protocol.sampler),
+      batch_size=batch_size)
+  whole = predict.WholeClips(
+      model, variables, pipeline.eval_clips(**common, sampler='all'),
+      threshold=protocol.threshold)
+  return PredictedSplit(cases, whole, classes, make_receipt(
       config, prepared.load_split(**where), step=step, which=which,
-      workdir=workdir)
+      workdir=workdir))
+
+
+def folders_of_runs(workdirs: Sequence, out_dir) -> dict:
+  """A folder of its own for the evaluation of each of several runs.
+
+  Args:
+    workdirs: training runs.
+    out_dir: where the folders go.
+
+  Returns:
+    workdir -> folder, named like the run.
+
+  Raises:
+    InputError: if two runs have the same name.
+  """
+  folders = {str(w): pathlib.Path(out_dir) / pathlib.Path(w).resolve().name
+             for w in workdirs}
+  if len(set(folders.values())) < len(workdirs):
+    raise InputError(
+        f'--workdir: found {", ".join(map(str, workdirs))}, wanted runs with '
+        'different names; each gets a folder of that name')
+  return folders
 
 
 def _check_writable(out_dir) -> None:

@@ -7,7 +7,14 @@ import math
 import numpy as np
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.evaluation import ejection, overlap, surface, temporal
+from echoforge_jax.evaluation import (
+  calibration,
+  ejection,
+  overlap,
+  surface,
+  temporal,
+  validity,
+)
 from echoforge_jax.evaluation.protocols import Protocol
 
 METRICS = ('dice', 'iou', 'hd', 'hd95', 'asd')
@@ -32,6 +39,9 @@ class Case:
     edv_ml: the dataset's end-diastolic volume in ml; NaN if unknown.
     esv_ml: the dataset's end-systolic volume in ml; NaN if unknown.
     fps: frames per second of the recording; NaN if unknown.
+    probability: float16 [T, H, W] of the first class; or None.
+    ed: position of the true ED in a whole clip; None means the first frame.
+    es: position of the true ES in a whole clip; None means the last frame.
   """
   patient: str
   view: str
@@ -46,6 +56,9 @@ class Case:
   edv_ml: float = math.nan
   esv_ml: float = math.nan
   fps: float = math.nan
+  probability: np.ndarray | None = None
+  ed: int | None = None
+  es: int | None = None
 
   @property
   def unit(self) -> str:
@@ -87,8 +100,10 @@ class ClipScore:
     truth_areas: [T] true cavity areas.
     attributes: temporal attributes of the prediction.
     truth_attributes: of the truth; empty unless every frame is labeled.
-    valid: share of frames whose predicted classes are each one component
-      without holes.
+    valid: share of frames whose prediction is anatomically valid.
+    truth_valid: the same of the truth; NaN unless every frame is labeled.
+    reliability: counts of the first class's probability; None if unknown.
+    confidence: of the whole clip's prediction; NaN if unknown.
   """
   case: Case
   unit: str
@@ -101,6 +116,9 @@ class ClipScore:
   attributes: dict[str, np.ndarray]
   truth_attributes: dict[str, np.ndarray]
   valid: float
+  truth_valid: float = math.nan
+  reliability: calibration.Bins | None = None
+  confidence: float = math.nan
 
 
 def score_clip(case: Case, protocol: Protocol,
@@ -128,36 +146,70 @@ def score_clip(case: Case, protocol: Protocol,
              else np.asarray(case.labeled, bool))
   metric = protocol.metric_spacing
   spacing = case.spacing(metric)
-  rows = _frame_rows(case, protocol, classes, labeled, spacing)
+  rows = frame_rows(case, protocol.scored_frames(count), classes, labeled,
+                    spacing)
   means = {name: {m: _mean(r[m] for r in rows
                            if r['scored'] and r['class'] == name)
                   for m in METRICS} for name in classes}
   pixel = spacing[0] * spacing[1]
-  bare = dataclasses.replace(case, truth=None, prediction=None, frames=None)
-  lv = classes.index('lv') + 1 if 'lv' in classes else None
-  empty = np.full(count, math.nan)
-  if lv is None:
-    return ClipScore(bare, _unit(case, metric), rows, means, (None, None),
-                     (None, None), empty, empty, {}, {},
-                     _valid_share(case.prediction, classes))
+  common = dict(
+      case=dataclasses.replace(case, truth=None, prediction=None, frames=None,
+                               probability=None),
+      unit=_unit(case, metric), frames=rows, means=means,
+      valid=_valid_share(case.prediction, classes),
+      truth_valid=(_valid_share(case.truth, classes) if labeled.all()
+                   else math.nan),
+      **_trust(case, labeled))
+  if 'lv' not in classes:
+    empty = np.full(count, math.nan)
+    return ClipScore(truth_ends=(None, None), predicted_ends=(None, None),
+                     areas=empty, truth_areas=empty, attributes={},
+                     truth_attributes={}, **common)
+  lv = classes.index('lv') + 1
   predicted, attributes = _follow(case.prediction, classes, spacing)
   truth, truth_attributes = _follow(case.truth, classes, spacing)
+  pixel = spacing[0] * spacing[1]
   return ClipScore(
-      case=bare, unit=_unit(case, metric), frames=rows, means=means,
       truth_ends=tuple(truth[t] if labeled[t] else None for t in (0, -1)),
       predicted_ends=(predicted[0], predicted[-1]),
       areas=(case.prediction == lv).sum(axis=(1, 2)) * pixel,
       truth_areas=np.where(
           labeled, (case.truth == lv).sum(axis=(1, 2)) * pixel, math.nan),
       attributes=attributes,
-      truth_attributes=truth_attributes if labeled.all() else {},
-      valid=_valid_share(case.prediction, classes))
+      truth_attributes=truth_attributes if labeled.all() else {}, **common)
 
 
-def _frame_rows(case, protocol, classes, labeled, spacing) -> list[dict]:
-  """Metrics of every labeled frame and class."""
-  count = len(case.truth)
-  scored = set(protocol.scored_frames(count))
+def _trust(case: Case, labeled) -> dict:
+  """Calibration counts over the labeled frames, and the clip's confidence."""
+  if case.probability is None:
+    return {}
+  truth, prediction = case.truth == 1, case.prediction == 1
+  band = calibration.boundary_band(truth[labeled], prediction[labeled])
+  return {
+      'reliability': calibration.count_bins(
+          case.probability[labeled], truth[labeled], where=band),
+      'confidence': calibration.clip_confidence(case.probability, prediction)}
+
+
+def frame_rows(case: Case, frames: Sequence[int], classes: Sequence[str],
+               labeled: np.ndarray, spacing: tuple[float, float]
+               ) -> list[dict]:
+  """Metrics of every labeled frame and class.
+
+  Args:
+    case: truth and prediction.
+    frames: which of them are scored.
+    classes: names in the order of the class ids.
+    labeled: bool [T].
+    spacing: size of a pixel (row, column).
+
+  Returns:
+    One dict a labeled frame and class: patient, view, frame, phase, scored,
+    class, the metrics, areas.
+  """
+  scored = set(frames)
+  ed = 0 if case.ed is None else case.ed
+  es = len(case.truth) - 1 if case.es is None else case.es
   pixel = spacing[0] * spacing[1]
   rows = []
   for t in np.flatnonzero(labeled):
@@ -167,7 +219,7 @@ def _frame_rows(case, protocol, classes, labeled, spacing) -> list[dict]:
       distances = surface.surface_distances(truth, prediction, spacing)
       rows.append({
           'patient': case.patient, 'view': case.view, 'frame': int(t),
-          'phase': 'ED' if t == 0 else 'ES' if t == count - 1 else '',
+          'phase': 'ED' if t == ed else 'ES' if t == es else '',
           'scored': int(t) in scored, 'class': name,
           'dice': overlap.dice(truth, prediction),
           'iou': overlap.iou(truth, prediction),
@@ -186,10 +238,9 @@ def _follow(masks, classes, spacing):
 
 
 def _valid_share(masks, classes) -> float:
-  """Share of frames on which every class is one piece without holes."""
-  return float(np.mean([
-      all(temporal.is_valid(frame == k + 1) for k in range(len(classes)))
-      for frame in masks]))
+  """Share of frames on which the anatomy is valid."""
+  return float(np.mean([validity.all_valid(frame, tuple(classes))
+                        for frame in masks]))
 
 
 def _unit(case: Case, metric: bool) -> str:

@@ -145,3 +145,23 @@ def inconsistent_frames(clip: Mapping[str, np.ndarray],
       deviation = np.abs(neighbour_deviation(series)) / ranges[name]
       bad |= ~(deviation <= THRESHOLDS[name])
   return bad
+
+
+def attribute_deviations(clip: Mapping[str, np.ndarray],
+                         ranges: Mapping[str, float]) -> dict[str, float]:
+  """Mean absolute deviation from the neighbours, scaled by the range.
+
+  Args:
+    clip: `attributes` of a clip.
+    ranges: `attribute_ranges` of the truth.
+
+  Returns:
+    By attribute; NaN where it was measured on no three frames in a row.
+  """
+  found = {}
+  for name, series in clip.items():
+    if ranges.get(name, 0) > 0:
+      deviation = np.abs(neighbour_deviation(series)) / ranges[name]
+      deviation = deviation[np.isfinite(deviation)]
+      found[name] = float(deviation.mean()) if deviation.size else math.nan
+  return found

@@ -64,6 +64,52 @@ def test_cases_keep_order_through_padded_batches_and_compile_once(bright):
 def test_threshold(bright):
   model, variables = bright
   video = np.full((1, 1, 8, 8, 1), 140, np.uint8)  # logit about 0.98, p .73
-  assert predict.make_predictor(model)(variables, video).all()
+  masks, likely = predict.make_predictor(model)(variables, video)
+  assert masks.all() and float(likely[0, 0, 0, 0]) == pytest.approx(
+      1 / (1 + np.exp(-20 * (140 / 255 - .5))), abs=1e-3)
   assert not predict.make_predictor(model, threshold=.8)(
-      variables, video).any()
+      variables, video)[0].any()
+
+
+class Memory(nn.Module):
+  """Adds the frames seen before: what a call gets depends on the order."""
+
+  def init_memory(self, batch):
+    return jnp.zeros((batch, 1))
+
+  @nn.compact
+  def resume(self, video, memory):
+    sums = memory + jnp.cumsum(video[:, :, 0, 0, 0], axis=1)
+    logits = jnp.broadcast_to(
+        sums[:, :, None, None, None], (*video.shape[:4], 1))
+    return {'logits': logits}, sums[:, -1:]
+
+
+@pytest.mark.parametrize('fps,stride', [(27., 1), (54., 2)])
+def test_whole_clips_carry_the_memory_over_chunks(fps, stride):
+  count = 2 * predict.CHUNK + 3
+  source = clip('p', 0, frames=count) | {'fps': fps, 'ed': 4, 'es': 1}
+  source['video'] = source['video'] + np.arange(
+      count, dtype=np.uint8)[:, None, None, None]
+  whole = predict.WholeClips(Memory(), {}, [source, source])
+  for case in whole:
+    expected = np.zeros(count)
+    for turn in range(stride):
+      expected[turn::stride] = np.cumsum(np.arange(count)[turn::stride]) / 255
+    assert case.probability[:, 0, 0] == pytest.approx(
+        1 / (1 + np.exp(-expected)), abs=2e-3)
+    assert (case.ed, case.es) == (4, 1)
+  assert whole._run._cache_size() == 1
+
+
+def test_predicted_clips_are_predicted_when_read(bright):
+  model, variables = bright
+  clips = [clip(f'p{k}', 60 * k) for k in range(5)]
+  cases = predict.PredictedClips(
+      predict.make_predictor(model), variables, clips, batch_size=2)
+  assert len(cases) == 5
+  for number, case in enumerate(cases):
+    again = cases[number]
+    assert again.patient == case.patient == f'p{number}'
+    assert (again.prediction == case.prediction).all()
+    assert (again.probability == case.probability).all()

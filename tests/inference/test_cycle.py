@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from echoforge_jax.evaluation import ejection
+from echoforge_jax.evaluation import beats, ejection
 from echoforge_jax.inference import cycle as cycles
 from echoforge_jax.inference import dicom, outputs, readers, video
 
@@ -148,7 +148,7 @@ def test_shortest_clips(frames):
 
 def test_every_flag_is_raised_somewhere():
   used = set()
-  for module in (cycles, dicom, outputs, readers, video, ejection):
+  for module in (cycles, dicom, outputs, readers, video, ejection, beats):
     tree = ast.parse(inspect.getsource(module))
     keys = {key for node in ast.walk(tree) if isinstance(node, ast.Dict)
             for key in node.keys}
