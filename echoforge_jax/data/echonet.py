@@ -1,0 +1,338 @@
+"""EchoNet-Dynamic as Stanford distributes it.
+
+    FileList.csv          a row a clip: EF, volumes, size, frame rate, split
+    VolumeTracings.csv    two traced frames a clip, normally 21 rows each: the
+                          long axis, then 20 chords across it
+    Videos/<name>.avi     MJPG, 112 x 112, three equal channels
+
+Facts that the files do not state, and what the reader makes of them: the
+decoded number of frames may differ from the CSV (the decode is trusted); ED is
+the traced frame with the larger area, which is the later one in about 1 % of
+the clips; six clips have no tracing; there is no pixel spacing.
+"""
+
+from collections.abc import Iterator
+import csv
+import dataclasses
+import math
+import os
+import pathlib
+
+import av
+import numpy as np
+
+from echoforge_jax.data.clip import LABELS, Clip
+from echoforge_jax.errors import InputError
+
+FILE_LIST = 'FileList.csv'
+TRACINGS = 'VolumeTracings.csv'
+VIDEOS = 'Videos'
+VIEW = '4CH'
+SPLITS = {'train': 'TRAIN', 'validation': 'VAL', 'test': 'TEST'}
+# Listed by the provider, but never traced.
+DEFAULT_EXCLUDED = (
+    '0X234005774F4CB5CD', '0X2DC68261CBCC04AE', '0X35291BE9AB90FB89',
+    '0X5515B0BD077BE68A', '0X6C435C1B417FDE8A', '0X5DD5283AC43CCDD1')
+# Traced by the provider, but without a clip.
+KNOWN_ORPHAN = '0X4F8859C8AB4DA9CB'
+PHANTOM_FILE = 'phantom.json'
+_LIST_COLUMNS = ('FileName', 'EF', 'ESV', 'EDV', 'FrameHeight', 'FrameWidth',
+                 'FPS', 'NumberOfFrames', 'Split')
+_TRACING_COLUMNS = ('FileName', 'X1', 'Y1', 'X2', 'Y2', 'Frame')
+# The axis and two chords: fewer span no area.
+MIN_ROWS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class FileRow:
+  """One line of FileList.csv.
+
+  Attributes:
+    name: clip, without '.avi'.
+    ef_percent: ejection fraction in percent; NaN if empty.
+    esv_ml: end-systolic volume in ml.
+    edv_ml: end-diastolic volume in ml.
+    height: rows of a frame.
+    width: columns of a frame.
+    fps: frames per second.
+    num_frames: as listed; the decoded number may differ.
+    split: as written, for example 'TRAIN'.
+    line: line number in the file.
+  """
+  name: str
+  ef_percent: float
+  esv_ml: float
+  edv_ml: float
+  height: int
+  width: int
+  fps: float
+  num_frames: int
+  split: str
+  line: int = 0
+
+
+def clip_name(text: str) -> str:
+  """Name of a clip from what a CSV calls it, with or without '.avi'."""
+  text = text.strip()
+  return text[:-4] if text.lower().endswith('.avi') else text
+
+
+def video_path(raw_dir: str | os.PathLike, name: str) -> pathlib.Path:
+  """Path of a clip's video, whether it exists or not."""
+  return pathlib.Path(raw_dir) / VIDEOS / f'{name}.avi'
+
+
+def is_synthetic(raw_dir: str | os.PathLike) -> bool:
+  """Whether the clips were written by the phantom."""
+  return (pathlib.Path(raw_dir) / PHANTOM_FILE).exists()
+
+
+def read_rows(path: pathlib.Path, columns: tuple[str, ...]
+              ) -> Iterator[tuple[int, dict[str, str]]]:
+  """Lines of a CSV file as (line number, column -> text).
+
+  Raises:
+    InputError: when the file cannot be read or lacks a column.
+  """
+  try:
+    with path.open(newline='', encoding='utf-8-sig') as file:
+      reader = csv.DictReader(file, skipinitialspace=True)
+      missing = [c for c in columns if c not in (reader.fieldnames or ())]
+      if missing:
+        raise InputError(
+            f'{path}: found the columns {reader.fieldnames or []}, wanted '
+            f'{list(columns)}; fetch the file again from the provider')
+      for row in reader:
+        yield reader.line_num, row
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    raise InputError(
+        f'{path}: cannot be read ({error}); wanted a CSV file with the '
+        f'columns {", ".join(columns)}; --raw is the folder that holds '
+        f'{FILE_LIST}, {TRACINGS} and {VIDEOS}/') from error
+
+
+def _number(path, line, row, column, *, whole=False, optional=False):
+  text = (row[column] or '').strip()
+  if not text and optional:
+    return math.nan
+  try:
+    value = float(text)
+    if not math.isfinite(value) or (whole and value != int(value)):
+      raise ValueError
+  except ValueError:
+    raise InputError(
+        f'{path}: line {line}: {column} is {text!r}, wanted a '
+        f'{"whole " if whole else ""}number; correct the line, or fetch the '
+        'file again') from None
+  return int(value) if whole else value
+
+
+def parse_file_row(path: pathlib.Path, line: int, row: dict) -> FileRow:
+  """One line of FileList.csv.
+
+  Raises:
+    InputError: naming line and column of what is no number.
+  """
+  def number(column, **options):
+    return _number(path, line, row, column, **options)
+  return FileRow(
+      name=clip_name(row['FileName'] or ''),
+      ef_percent=number('EF', optional=True),
+      esv_ml=number('ESV', optional=True), edv_ml=number('EDV', optional=True),
+      height=number('FrameHeight', whole=True),
+      width=number('FrameWidth', whole=True), fps=number('FPS'),
+      num_frames=number('NumberOfFrames', whole=True),
+      split=(row['Split'] or '').strip(), line=line)
+
+
+def read_file_list(raw_dir: str | os.PathLike) -> dict[str, FileRow]:
+  """Reads FileList.csv.
+
+  Args:
+    raw_dir: root of the raw dataset.
+
+  Returns:
+    name -> row, in the order of the file.
+
+  Raises:
+    InputError: when the file or a line is unreadable or a clip comes twice.
+  """
+  path = pathlib.Path(raw_dir) / FILE_LIST
+  found = {}
+  for line, row in read_rows(path, _LIST_COLUMNS):
+    entry = parse_file_row(path, line, row)
+    if entry.name in found:
+      raise InputError(
+          f'{path}: line {line}: {entry.name!r} was listed in line '
+          f'{found[entry.name].line} before; wanted every clip once; delete '
+          'one of the lines')
+    found[entry.name] = entry
+  return found
+
+
+def read_tracings(raw_dir: str | os.PathLike
+                  ) -> dict[str, dict[int, np.ndarray]]:
+  """Reads VolumeTracings.csv.
+
+  Args:
+    raw_dir: root of the raw dataset.
+
+  Returns:
+    name -> frame number (from 0) -> float64 [R, 4] rows (x1, y1, x2, y2) in
+    pixels: the long axis, then chords across it.
+
+  Raises:
+    InputError: when the file or a line is unreadable.
+  """
+  path = pathlib.Path(raw_dir) / TRACINGS
+  found: dict[str, dict[int, list]] = {}
+  for line, row in read_rows(path, _TRACING_COLUMNS):
+    frame = _number(path, line, row, 'Frame', whole=True)
+    ends = [_number(path, line, row, c) for c in ('X1', 'Y1', 'X2', 'Y2')]
+    found.setdefault(clip_name(row['FileName'] or ''), {}).setdefault(
+        frame, []).append(ends)
+  return {name: {frame: np.asarray(rows) for frame, rows in frames.items()}
+          for name, frames in found.items()}
+
+
+def decode_video(path: str | os.PathLike) -> np.ndarray:
+  """Decodes a clip.
+
+  Args:
+    path: an AVI file.
+
+  Returns:
+    uint8 [T, H, W] gray levels; what follows a damaged frame is left out.
+
+  Raises:
+    InputError: when the file is absent or no frame can be decoded.
+  """
+  frames = []
+  try:
+    with av.open(str(path)) as container:
+      stream = next(iter(container.streams.video), None)
+      if stream is None:
+        raise InputError(f'{path}: no video stream; fetch the file again')
+      stream.thread_type = 'SLICE'
+      for frame in container.decode(stream):
+        # The three channels are equal: luma is the gray level.
+        frames.append(frame.to_ndarray(format='gray'))
+  except (av.FFmpegError, OSError, ValueError) as error:
+    if not frames:
+      raise InputError(
+          f'{path}: cannot be decoded ({error}); wanted an MJPG AVI file; '
+          'fetch the file again') from error
+  if not frames:
+    raise InputError(f'{path}: no frame could be decoded; fetch the file '
+                     'again')
+  if len({frame.shape for frame in frames}) > 1:
+    raise InputError(f'{path}: frames differ in size; fetch the file again')
+  return np.stack(frames)
+
+
+def tracing_mask(rows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+  """The mask of a tracing, by the provider's own rule.
+
+  The polygon runs down the first ends of the chords and up the second ends;
+  the long axis (row 0) is no part of it.
+
+  Args:
+    rows: float64 [R, 4] (x1, y1, x2, y2) in pixels, R >= 3.
+    shape: (H, W).
+
+  Returns:
+    uint8 [H, W], 1 inside.
+
+  Raises:
+    ValueError: with fewer rows.
+  """
+  from skimage import draw  # A third of a second; needed here only.
+  if len(rows) < MIN_ROWS:
+    raise ValueError(f'found {len(rows)} tracing rows, wanted {MIN_ROWS} or '
+                     'more: the long axis and its chords')
+  x = np.concatenate([rows[1:, 0], rows[:0:-1, 2]])
+  y = np.concatenate([rows[1:, 1], rows[:0:-1, 3]])
+  mask = np.zeros(shape, np.uint8)
+  mask[draw.polygon(np.rint(y).astype(int), np.rint(x).astype(int),
+                    shape)] = 1
+  return mask
+
+
+class Dataset:
+  """The tables of a raw folder, read once."""
+
+  def __init__(self, raw_dir: str | os.PathLike):
+    """Reads both tables.
+
+    Args:
+      raw_dir: root of the raw dataset.
+
+    Raises:
+      InputError: see `read_file_list` and `read_tracings`.
+    """
+    self.raw_dir = pathlib.Path(raw_dir)
+    self.files = read_file_list(raw_dir)
+    self.tracings = read_tracings(raw_dir)
+
+  def clips_of(self, split: str) -> list[tuple[str, str]]:
+    """(name, view) of the clips of 'train', 'validation' or 'test'."""
+    return sorted((name, VIEW) for name, row in self.files.items()
+                  if row.split == SPLITS[split])
+
+  def read_clip(self, name: str, view: str = VIEW) -> Clip:
+    """Reads one whole clip, frames as stored.
+
+    Args:
+      name: as in FileList.csv, without '.avi'.
+      view: '4CH'.
+
+    Returns:
+      The clip: the two traced frames labeled, `ed` the one with the larger
+      area; `ed` may come after `es`.
+
+    Raises:
+      InputError: when the clip cannot be used.
+    """
+    path = video_path(self.raw_dir, name)
+    row = self.files[name]
+    frames = decode_video(path)
+    traced = self.tracings.get(name, {})
+    if len(traced) != 2:
+      raise InputError(
+          f'{self.raw_dir / TRACINGS}: {name} has {len(traced)} traced frames, '
+          'wanted two (ED and ES); exclude the clip')
+    masks = np.zeros(frames.shape, np.uint8)
+    labeled = np.zeros(len(frames), bool)
+    for frame, rows in traced.items():
+      if not 0 <= frame < len(frames):
+        raise InputError(
+            f'{self.raw_dir / TRACINGS}: frame {frame} of {name} is traced, '
+            f'but {path} has {len(frames)} frames; fetch the clip again, or '
+            'exclude it')
+      if len(rows) < MIN_ROWS:
+        raise InputError(
+            f'{self.raw_dir / TRACINGS}: frame {frame} of {name} has '
+            f'{len(rows)} rows, wanted {MIN_ROWS} or more; exclude the clip')
+      masks[frame] = tracing_mask(rows, frames.shape[1:]) * LABELS['lv']
+      labeled[frame] = True
+      if not masks[frame].any():
+        raise InputError(
+            f'{self.raw_dir / TRACINGS}: the tracing of frame {frame} of '
+            f'{name} encloses no pixel of {frames.shape[1]} x '
+            f'{frames.shape[2]}; exclude the clip')
+    areas = {t: int(masks[t].sum()) for t in sorted(traced)}
+    ed = max(areas, key=areas.get)
+    es, = set(areas) - {ed}
+    return Clip(
+        patient=name, view=view, frames=frames, masks=masks, labeled=labeled,
+        ed=ed, es=es, spacing_mm=np.full(2, np.nan, np.float32), fps=row.fps,
+        ef_percent=row.ef_percent, edv_ml=row.edv_ml, esv_ml=row.esv_ml)
+
+
+def read_clip(raw_dir: str | os.PathLike, patient: str,
+              view: str = VIEW) -> Clip:
+  """Reads one clip; `Dataset` reads many without parsing the tables again."""
+  dataset = Dataset(raw_dir)
+  if patient not in dataset.files:
+    raise InputError(f'{dataset.raw_dir / FILE_LIST}: lists no {patient!r}')
+  return dataset.read_clip(patient, view)
