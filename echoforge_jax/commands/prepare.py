@@ -1,8 +1,11 @@
 """prepare: a raw dataset, squeezed to one grid, as ArrayRecord."""
 
 import argparse
+import dataclasses
 import pathlib
 import sys
+
+from echoforge_jax.errors import InputError
 
 _TEXT = """\
 Squeezes every clip of a raw dataset to a square grid and writes the splits as
@@ -15,31 +18,74 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
       prog='echoforge prepare', description=_TEXT, allow_abbrev=False,
       formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--dataset', required=True, help='camus')
+  parser.add_argument('--dataset', required=True, help='camus or echonet')
   parser.add_argument('--raw', required=True, metavar='DIR', type=pathlib.Path,
                       help='root of the raw dataset')
   parser.add_argument('--data_dir', required=True, metavar='DIR',
                       type=pathlib.Path, help='root of all prepared data')
   parser.add_argument('--image_size', type=int, default=256, metavar='S',
-                      help='side of the square in pixels (256)')
+                      help='side of the square in pixels, for training a '
+                      'multiple of 32 (256; EchoNet\'s configs take 128)')
   parser.add_argument('--split_scheme', default='official',
                       help='official (400/50/50) or memsam (350/50/100)')
   parser.add_argument('--overwrite', action='store_true',
                       help='replace data prepared from other raw files')
+  parser.add_argument('--allow_skips', action='store_true',
+                      help='go on without clips that cannot be read')
+  parser.add_argument('--exclude', metavar='FILE',
+                      help='text file, one patient (EchoNet: clip) a line to '
+                      'leave out, or "none"; by default what is known to be '
+                      'unusable (EchoNet: six clips that were never traced)')
   return parser
 
 
+def _excluded(flag: str | None) -> list[str] | None:
+  if flag is None or flag == 'none':
+    return None if flag is None else []
+  try:
+    lines = pathlib.Path(flag).read_text().splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise InputError(f'--exclude {flag}: cannot be read ({error}); wanted a '
+                     'text file with one name a line, or "none"') from error
+  names = [line.split('#')[0].strip() for line in lines]
+  return [name.removesuffix('.avi') for name in names if name]
+
+
+def _print_skipped(skipped) -> None:
+  print(f'{len(skipped)} clips left out:')
+  for skip in skipped:
+    print(f'  {skip["split"]} {skip["patient"]} {skip["view"]}: '
+          f'{skip["reason"]}')
+
+
 def main(argv: list[str]) -> int:
-  """Runs the command; returns its exit status."""
+  """Runs the command.
+
+  Args:
+    argv: flags after the verb.
+
+  Returns:
+    0, or 1 where clips cannot be read and --allow_skips was not given: then
+    nothing is finished, but the clips that can be read are kept for the next
+    start.
+  """
   flags = _parser().parse_args(argv)
-  from echoforge_jax.data import builder
-  prepared = builder.prepare(
-      flags.dataset, flags.raw, flags.data_dir, flags.image_size,
-      split_scheme=flags.split_scheme, overwrite=flags.overwrite,
-      progress=sys.stderr.isatty())
+  from echoforge_jax.data import builder, squeezing
+  try:
+    prepared = builder.prepare(
+        flags.dataset, flags.raw, flags.data_dir, flags.image_size,
+        split_scheme=flags.split_scheme, overwrite=flags.overwrite,
+        allow_skips=flags.allow_skips, excluded=_excluded(flags.exclude),
+        progress=sys.stderr.isatty())
+  except squeezing.ClipsFailed as error:
+    _print_skipped([dataclasses.asdict(skip) for skip in error.skipped])
+    print(f'error: {error}', file=sys.stderr)
+    return 1
   state = 'already complete' if prepared.reused else 'written'
   print(f'{prepared.path}: {state}, {prepared.num_bytes / 1e6:.1f} MB')
   print(f'{"split":<12}{"patients":>9}{"clips":>7}{"frames":>8}')
   for split, (patients, clips, frames) in prepared.counts.items():
     print(f'{split:<12}{patients:>9}{clips:>7}{frames:>8}')
+  if prepared.skipped:
+    _print_skipped(prepared.skipped)
   return 0

@@ -9,8 +9,7 @@ renamed when it is complete. An interrupted run continues with the first clip
 that is missing. The records carry a fingerprint of the raw files.
 """
 
-from collections.abc import Iterator
-import concurrent.futures
+from collections.abc import Iterable, Iterator
 import contextlib
 import dataclasses
 import fcntl
@@ -23,8 +22,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from echoforge_jax.data import raw, squeeze
-from echoforge_jax.data.clip import Clip
+from echoforge_jax.data import raw, squeezing
 from echoforge_jax.data.prepared import (  # noqa: F401
     SPLITS,
     VERSION,
@@ -77,29 +75,6 @@ def example_features(image_size: int) -> tfds.features.FeaturesDict:
       'edv_ml': number(),
       'esv_ml': number(),
   })
-
-
-def clip_to_example(clip: Clip, image_size: int) -> dict[str, np.ndarray]:
-  """Squeezes one clip into the features of `example_features`."""
-  native = clip.frames.shape[1:]
-  return {
-      'patient': np.str_(clip.patient),
-      'view': np.str_(clip.view),
-      'frames': squeeze.squeeze_frames(clip.frames, image_size),
-      'masks': squeeze.squeeze_masks(clip.masks, image_size),
-      'labeled': np.asarray(clip.labeled, np.bool_),
-      'ed': np.int32(clip.ed),
-      'es': np.int32(clip.es),
-      'spacing_mm': squeeze.squeezed_spacing(
-          clip.spacing_mm, native, image_size),
-      'native_size': np.asarray(native, np.int32),
-      'native_spacing_mm': np.asarray(clip.spacing_mm, np.float32),
-      'fps': np.float32(clip.fps),
-      'quality': np.str_(clip.quality),
-      'ef_percent': np.float32(clip.ef_percent),
-      'edv_ml': np.float32(clip.edv_ml),
-      'esv_ml': np.float32(clip.esv_ml),
-  }
 
 
 class _LocalInfo(tfds.core.DatasetInfo):
@@ -165,7 +140,15 @@ class Camus(ClipBuilder, skip_registration=True):
   """CAMUS: 500 patients, 2CH and 4CH, ED to ES with every frame labeled."""
 
 
-BUILDERS = {'camus': Camus}
+class Echonet(ClipBuilder, skip_registration=True):
+  """EchoNet-Dynamic: 4CH clips with two labeled frames each.
+
+  Training clips run from ED to ES; the others are whole, so that ED and ES
+  can be looked for.
+  """
+
+
+BUILDERS = {'camus': Camus, 'echonet': Echonet}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,11 +160,13 @@ class Prepared:
     counts: split -> (patients, clips, frames).
     num_bytes: size of the folder on disk.
     reused: True when it was complete before and nothing was written.
+    skipped: [{'patient', 'view', 'split', 'reason'}, ...], clips left out.
   """
   path: pathlib.Path
   counts: dict[str, tuple[int, int, int]]
   num_bytes: int
   reused: bool
+  skipped: list[dict]
 
 
 def _summary(path: pathlib.Path, reused: bool) -> Prepared:
@@ -192,17 +177,19 @@ def _summary(path: pathlib.Path, reused: bool) -> Prepared:
       for split, clips in index['clips'].items()
   }
   size = sum(file.stat().st_size for file in path.iterdir())
-  return Prepared(path, counts, size, reused)
+  return Prepared(path, counts, size, reused, index.get('skipped', []))
 
 
 def _list_splits(
-    reader: raw.RawReader, raw_dir: pathlib.Path, scheme: str
+    reader: raw.RawReader, raw_dir: pathlib.Path, scheme: str,
+    excluded: frozenset[str],
 ) -> dict[str, list[tuple[str, str]]]:
   """Lists the clips of every split; a patient may be in one split only."""
   if scheme not in reader.schemes:
     raise InputError(f'split_scheme: found {scheme!r}, wanted one of '
                      f'{list(reader.schemes)}')
-  splits = {s: reader.list_clips(raw_dir, s, scheme) for s in SPLITS}
+  splits = {s: [clip for clip in reader.list_clips(raw_dir, s, scheme)
+                if clip[0] not in excluded] for s in SPLITS}
   if not splits['train']:
     raise InputError(f'{raw_dir}: no patient in the split \'train\' of the '
                      f'scheme {scheme!r}; wanted at least one')
@@ -240,60 +227,6 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
     yield
 
 
-def _read_clip(reader, raw_dir, patient, view) -> Clip:
-  """Reads one clip; whatever is wrong with it is the user's to know."""
-  try:
-    return reader.read_clip(raw_dir, patient, view)
-  except InputError:
-    raise
-  except (OSError, RuntimeError, ValueError) as error:
-    raise InputError(
-        f'{raw_dir}: cannot read {patient} {view} ({error}); run `echoforge '
-        'verify` for a list of all that is wrong') from error
-
-
-def _squeeze_clip(reader, raw_dir, patient, view, size, file) -> dict:
-  """Squeezes one clip into `file` unless it is there; returns its record."""
-  if not file.exists():
-    clip = _read_clip(reader, raw_dir, patient, view)
-    temporary = file.with_suffix('.tmp')
-    with temporary.open('wb') as stream:
-      np.savez(stream, **clip_to_example(clip, size))
-      stream.flush()
-      os.fsync(stream.fileno())  # The name appears after the contents.
-    temporary.rename(file)
-  with np.load(file) as arrays:
-    labeled, ed, es = (arrays[name] for name in ('labeled', 'ed', 'es'))
-    return {'patient': patient, 'view': view, 'num_frames': len(labeled),
-            'labeled': bool(labeled[ed] and labeled[es])}
-
-
-def _squeeze_all(reader, raw_dir, splits, size, cache, bar):
-  """Squeezes what is missing of all clips, several at a time.
-
-  Returns:
-    split -> [file, ...], split -> [record of the index, ...].
-  """
-  files = {split: [cache / f'{patient}_{view}.npz' for patient, view in clips]
-           for split, clips in splits.items()}
-  records = {split: [] for split in splits}
-  # Decompression and resizing release the interpreter's lock.
-  pool = concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-  try:
-    futures = {
-        split: [pool.submit(_squeeze_clip, reader, raw_dir, patient, view,
-                            size, file)
-                for (patient, view), file in zip(clips, files[split])]
-        for split, clips in splits.items()}
-    for split, pending in futures.items():
-      for future in pending:
-        records[split].append(future.result())
-        bar.update()
-  finally:  # After an unreadable clip the others are not even begun.
-    pool.shutdown(cancel_futures=True)
-  return files, records
-
-
 def _write_records(dataset, files, index, path, partial) -> None:
   """Writes the records of all squeezed clips; complete or not at all."""
   if path.exists():  # Out of sight at once, whatever happens to the deletion.
@@ -320,6 +253,8 @@ def prepare(
     *,
     split_scheme: str = 'official',
     overwrite: bool = False,
+    allow_skips: bool = False,
+    excluded: Iterable[str] | None = None,
     progress: bool = False,
     reader: raw.RawReader | None = None,
 ) -> Prepared:
@@ -335,6 +270,9 @@ def prepare(
     image_size: S, side of the square in pixels.
     split_scheme: which split files decide ('official', 'memsam').
     overwrite: replace data that were prepared from other raw files.
+    allow_skips: leave out clips that cannot be read; the index names them.
+    excluded: patients (EchoNet: clips) to leave out unread; None takes the
+      dataset's own list.
     progress: show a progress bar.
     reader: how to read the raw files; by default the dataset's own.
 
@@ -352,16 +290,21 @@ def prepare(
                      f'{dataset!r} as its provider distributes it')
   if not 16 <= image_size <= 2048:
     raise InputError(f'image_size: found {image_size}, wanted 16 to 2048')
-  splits = _list_splits(reader, raw_dir, split_scheme)
+  excluded = frozenset(reader.excluded if excluded is None else excluded)
+  splits = _list_splits(reader, raw_dir, split_scheme, excluded)
   path = prepared_path(data_dir, dataset, split_scheme, image_size)
   found = raw.fingerprint(raw_dir)
   if path.exists():
-    if read_index(path)['fingerprint'] == found:
+    index = read_index(path)
+    same = (index['fingerprint'] == found
+            and set(index.get('excluded', excluded)) == excluded)
+    if same and (allow_skips or not index.get('skipped')):
       return _summary(path, reused=True)
-    if not overwrite:
+    if not same and not overwrite:
       raise InputError(
-          f'{path}: prepared from other raw files than those in {raw_dir} now; '
-          'pass --overwrite to prepare again, or choose another data_dir')
+          f'{path}: prepared from other raw files than those in {raw_dir} now, '
+          'or with another list of excluded clips; pass --overwrite to '
+          'prepare again, or choose another data_dir')
   name = config_name(split_scheme, image_size)
   partial = path.parents[1] / f'.{name}.partial'
   with _locked(partial):
@@ -370,11 +313,18 @@ def prepare(
     try:
       with tqdm(total=sum(map(len, splits.values())), unit='clip',
                 disable=not progress) as bar:
-        files, records = _squeeze_all(
+        files, records, skipped = squeezing.squeeze_all(
             reader, raw_dir, splits, image_size, cache, bar)
+      if skipped and not allow_skips:
+        raise squeezing.ClipsFailed(raw_dir, skipped)
+      if not records['train']:
+        raise InputError(f'{raw_dir}: no clip of the split \'train\' can be '
+                         f'read; the first: {skipped[0].reason}')
       index = {'fingerprint': found, 'dataset': dataset,
                'image_size': image_size, 'split_scheme': split_scheme,
-               'synthetic': reader.is_synthetic(raw_dir), 'clips': records}
+               'synthetic': reader.is_synthetic(raw_dir), 'clips': records,
+               'excluded': sorted(excluded),
+               'skipped': [dataclasses.asdict(s) for s in skipped]}
       _write_records(dataset, files, index, path, partial)
     except OSError as error:
       raise InputError(f'{data_dir}: cannot write ({error}); free space or '

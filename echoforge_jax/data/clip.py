@@ -20,7 +20,8 @@ class Clip:
     frames: uint8 [T, H, W] gray levels.
     masks: uint8 [T, H, W] label values of `LABELS`; zero where unlabeled.
     labeled: bool [T], True where `masks` holds the provider's label.
-    ed: index into `frames` of end-diastole; ed < es after reading.
+    ed: index into `frames` of end-diastole; ed < es after reading CAMUS, but
+      whole clips of EchoNet keep their order, and ES may come first.
     es: index into `frames` of end-systole.
     spacing_mm: float32 [2] mm per pixel (row, column); NaN where unknown.
     fps: frames per second; NaN where unknown.
@@ -49,3 +50,20 @@ class Clip:
   sex: str = ''
   age: float = float('nan')
   reversed_in_time: bool = False
+
+
+def cut_to_ends(clip: Clip) -> Clip:
+  """The frames from ED to ES, ED first.
+
+  Args:
+    clip: any clip.
+
+  Returns:
+    The part of it, reversed in time where ES came before ED.
+  """
+  step = 1 if clip.es >= clip.ed else -1
+  rows = np.arange(clip.ed, clip.es + step, step)
+  return dataclasses.replace(
+      clip, frames=clip.frames[rows], masks=clip.masks[rows],
+      labeled=clip.labeled[rows], ed=0, es=len(rows) - 1,
+      reversed_in_time=clip.reversed_in_time or step < 0)

@@ -299,8 +299,8 @@ class EvalClips:
         'masks': truth,
         'labeled': labeled[rows],
         'frames': rows,
-        'ed': int(np.searchsorted(rows, ed)),
-        'es': int(np.searchsorted(rows, es, 'right')) - 1,
+        'ed': int(np.flatnonzero(rows == ed)[0]),
+        'es': int(np.flatnonzero(rows == es)[-1]),
     }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -24,11 +25,16 @@ class RawReader:
     read_clip: (raw_dir, patient, view) -> Clip, frames ED to ES or longer.
     schemes: the split schemes the dataset knows.
     is_synthetic: (raw_dir) -> whether the patients are phantoms.
+    whole_clips: clips reach beyond ED and ES: training gets the part between
+      them, validation and test keep all.
+    excluded: clips that the provider lists but nobody can use.
   """
   list_clips: Callable[[pathlib.Path, str, str], list[tuple[str, str]]]
   read_clip: Callable[[pathlib.Path, str, str], Clip]
   schemes: tuple[str, ...] = SPLIT_SCHEMES
   is_synthetic: Callable[[pathlib.Path], bool] = lambda raw_dir: False
+  whole_clips: bool = False
+  excluded: tuple[str, ...] = ()
 
 
 def _camus_reader() -> RawReader:
@@ -40,7 +46,19 @@ def _camus_reader() -> RawReader:
                    is_synthetic=camus.is_synthetic)
 
 
-DATASETS: dict[str, Callable[[], RawReader]] = {'camus': _camus_reader}
+def _echonet_reader() -> RawReader:
+  from echoforge_jax.data import echonet
+  # The tables of ten thousand clips are parsed once, not once a clip.
+  tables = functools.lru_cache(maxsize=1)(echonet.Dataset)
+  return RawReader(
+      lambda raw_dir, split, scheme: tables(raw_dir).clips_of(split),
+      lambda raw_dir, patient, view: tables(raw_dir).read_clip(patient, view),
+      schemes=('official',), is_synthetic=echonet.is_synthetic,
+      whole_clips=True, excluded=echonet.DEFAULT_EXCLUDED)
+
+
+DATASETS: dict[str, Callable[[], RawReader]] = {
+    'camus': _camus_reader, 'echonet': _echonet_reader}
 
 
 def reader_of(dataset: str) -> RawReader:

@@ -22,11 +22,12 @@ def frame_indices(
   """Frames at equal distances from ED to ES (paper section 4).
 
   A clip with fewer frames between ED and ES than asked for repeats frames: the
-  number of frames is always the same and time never runs backwards.
+  number of frames is always the same. Where ES was recorded before ED (some
+  whole clips of EchoNet), time runs backwards, so that ED still comes first.
 
   Args:
     ed: index of end-diastole.
-    es: index of end-systole.
+    es: index of end-systole, before or after it.
     num_frames: T, at least 2.
     truncate: cut to whole numbers instead of rounding.
     jitter: how far frames between ED and ES move at random, as a share of the
@@ -34,7 +35,7 @@ def frame_indices(
     rng: source of randomness; needed with `jitter` only.
 
   Returns:
-    int64 [T], not decreasing; the first is `ed`, the last is `es`.
+    int64 [T], in one direction; the first is `ed`, the last is `es`.
   """
   places = np.linspace(ed, es, num_frames)
   if jitter:
