@@ -6,10 +6,6 @@ that layout in `phantom.json`: CAMUS itself gives EF as a whole number only.
 """
 
 from collections.abc import Callable
-import concurrent.futures
-import dataclasses
-import json
-import multiprocessing
 import os
 from pathlib import Path
 import shutil
@@ -17,15 +13,14 @@ import shutil
 import cv2
 import numpy as np
 import SimpleITK as sitk
-from tqdm import tqdm
 
-from echoforge_jax import __version__
-from echoforge_jax.data.camus import PHANTOM_FILE, SPLIT_FILES, VIEWS
+from echoforge_jax.data.camus import SPLIT_FILES, VIEWS
 from echoforge_jax.data.clip import Clip
 from echoforge_jax.errors import InputError
+from echoforge_jax.phantom import writing
 
 LAYOUTS = ('nifti', 'mhd')
-TRUTH_FILE = PHANTOM_FILE
+TRUTH_FILE = writing.TRUTH_FILE
 # Share of sequences stored from ES to ED (ours: CAMUS has some).
 _ES_FIRST_SHARE = 0.1
 # The older form samples rows twice as densely as columns.
@@ -64,10 +59,7 @@ def write_camus(out_dir, *, num_patients: int, seed: int, config=None,
     InputError: arguments out of range, or `out_dir` holds another phantom or
       foreign files.
   """
-  if not 1 <= num_patients <= 9999:
-    raise InputError(f'num_patients is {num_patients}, wanted 1 to 9999')
-  if seed < 0:
-    raise InputError(f'seed is {seed}, wanted zero or more')
+  writing.check_counts(num_patients, seed)
   if layout not in LAYOUTS:
     raise InputError(f'unknown layout {layout!r}; wanted one of {LAYOUTS}')
   if config is None:
@@ -75,8 +67,9 @@ def write_camus(out_dir, *, num_patients: int, seed: int, config=None,
     config = PhantomConfig.camus()
   out_dir = Path(out_dir)
   splits = split_patients(num_patients, seed, num_test)
-  truth = _open_truth(out_dir, num_patients, len(splits['testing']), seed,
-                      config, layout)
+  truth = writing.open_truth(out_dir, writing.identity_of(
+      config, num_patients=num_patients, num_test=len(splits['testing']),
+      seed=seed, layout=layout))
   jobs = []
   for index in range(num_patients):
     patient = _patient_id(index)
@@ -84,16 +77,11 @@ def write_camus(out_dir, *, num_patients: int, seed: int, config=None,
     if patient in truth['patients'] and folder.is_dir():
       continue
     jobs.append((seed, index, config, layout, str(folder), generate))
-  done = num_patients - len(jobs)
-  with tqdm(total=num_patients, initial=done, unit='patient',
-            desc=f'phantom {out_dir}', disable=not progress) as bar:
-    for patient, facts in _run(jobs, num_workers):
-      truth['patients'][patient] = facts
-      _write_truth(out_dir, truth)
-      bar.update()
+  writing.make_patients(_write_patient, jobs, truth, out_dir,
+                        num_workers=num_workers, progress=progress)
   if layout == 'nifti':
     for name, patients in splits.items():
-      _write_atomically(out_dir / 'database_split' / SPLIT_FILES[name],
+      writing.write_atomically(out_dir / 'database_split' / SPLIT_FILES[name],
                         ''.join(f'{patient}\n' for patient in patients))
   return truth
 
@@ -144,83 +132,6 @@ def _es_first(seed: int, index: int, view: str) -> bool:
   """Whether a sequence is stored from ES to ED; patient 2 has one always."""
   draw = np.random.default_rng([seed, 2, index, VIEWS.index(view)]).random()
   return draw < _ES_FIRST_SHARE or (index == 1 and view == '4CH')
-
-
-def _open_truth(out_dir: Path, num_patients: int, num_test: int, seed: int,
-                config, layout: str) -> dict:
-  """The truth so far: of an earlier run in `out_dir`, or an empty one."""
-  fields = dataclasses.asdict(config) if dataclasses.is_dataclass(
-      config) else config
-  fields = json.loads(json.dumps(fields, default=_plain))
-  identity = {'generator': f'echoforge_jax {__version__}',
-              'num_patients': num_patients, 'num_test': num_test,
-              'seed': seed, 'layout': layout, 'config': fields}
-  path = out_dir / TRUTH_FILE
-  if path.exists():
-    try:
-      truth = json.loads(path.read_text())
-      found = {key: truth[key] for key in (*identity, 'patients')}
-    except (ValueError, KeyError, TypeError) as error:
-      raise InputError(f'{path}: not a phantom\'s truth file ({error}); '
-                       'remedy: choose another --out') from error
-    differs = [key for key in identity if found[key] != identity[key]]
-    if differs:
-      raise InputError(f'{path}: an earlier phantom with another '
-                       f'{", ".join(differs)} is here; remedy: choose another '
-                       '--out, or delete this one')
-    return truth
-  if out_dir.exists() and not out_dir.is_dir():
-    raise InputError(f'{out_dir}: is a file; wanted a new or empty folder; '
-                     'remedy: choose another --out')
-  if out_dir.exists() and any(out_dir.iterdir()):
-    raise InputError(f'{out_dir}: holds files but no {TRUTH_FILE}; wanted a '
-                     'new or empty folder; remedy: choose another --out')
-  truth = {**identity, 'patients': {}}
-  try:
-    _write_truth(out_dir, truth)
-  except OSError as error:
-    raise InputError(f'{out_dir}: cannot be written ({error.strerror}); '
-                     'remedy: choose another --out') from error
-  return truth
-
-
-def _plain(value):
-  """JSON form of what a config may hold apart from plain values."""
-  if isinstance(value, np.generic):
-    return value.item()
-  if hasattr(value, 'tolist'):
-    return value.tolist()
-  return repr(value)
-
-
-def _write_truth(out_dir: Path, truth: dict) -> None:
-  truth['patients'] = dict(sorted(truth['patients'].items()))
-  _write_atomically(out_dir / TRUTH_FILE, json.dumps(truth, indent=1) + '\n')
-
-
-def _write_atomically(path: Path, text: str) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'.{path.name}.partial')
-  partial.write_text(text)
-  os.replace(partial, path)
-
-
-def _run(jobs: list[tuple], num_workers: int):
-  """Yields (patient id, truth) of each job as it is done."""
-  if num_workers < 1 or len(jobs) < 2:
-    yield from map(_write_patient, jobs)
-    return
-  # A forked copy of a process in which JAX has started threads may hang.
-  context = multiprocessing.get_context('spawn')
-  with concurrent.futures.ProcessPoolExecutor(
-      min(num_workers, len(jobs)), mp_context=context) as pool:
-    tasks = [pool.submit(_write_patient, job) for job in jobs]
-    try:
-      for task in concurrent.futures.as_completed(tasks):
-        yield task.result()
-    except BaseException:
-      pool.shutdown(cancel_futures=True)
-      raise
 
 
 def _write_patient(job: tuple) -> tuple[str, dict]:

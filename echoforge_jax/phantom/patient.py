@@ -29,7 +29,8 @@ class Patient:
   """Both views of one patient with their exact truth.
 
   Attributes:
-    clips: '2CH' and '4CH' clips at native size, every frame labeled.
+    clips: '2CH' and '4CH' clips (or one of them) at native size, every frame
+      labeled.
     edv_ml: end-diastolic volume, ml: biplane disc integral of the contours.
     esv_ml: end-systolic volume, ml.
     ef_percent: 100 (EDV - ESV) / EDV, not rounded.
@@ -144,7 +145,8 @@ def _make_clip(key, heart, place, name, view, config, beats, truth,
 
 
 def generate_patient(seed: int, index: int, config: PhantomConfig = _CAMUS,
-                     *, beats: int = 0) -> Patient:
+                     *, beats: int = 0,
+                     views: tuple[str, ...] = VIEWS) -> Patient:
   """Generates one patient; the same arguments give the same bytes.
 
   Args:
@@ -155,19 +157,21 @@ def generate_patient(seed: int, index: int, config: PhantomConfig = _CAMUS,
     beats: 0 for frames from ED to ES (10-30 of them); n > 0 for n whole
       beats that begin at ED, `ed` and `es` being those of the first.
 
+    views: what to make; a view is the same with and without the other.
+
   Returns:
     The patient; clips of both views share volumes, long axis and timing.
   """
-  return _generate(seed, index, config, beats, images=True)
+  return _generate(seed, index, config, beats, images=True, views=views)
 
 
 def generate_masks(seed: int, index: int, config: PhantomConfig = _CAMUS,
                    *, beats: int = 0) -> Patient:
   """As `generate_patient`, with black frames: masks and truth, quickly."""
-  return _generate(seed, index, config, beats, images=False)
+  return _generate(seed, index, config, beats, images=False, views=VIEWS)
 
 
-def _generate(seed, index, config, beats, images):
+def _generate(seed, index, config, beats, images, views):
   key = jax.random.fold_in(jax.random.key(seed), index)
   sample_key, *render_keys = jax.random.split(key, 3)
   heart, places = jax.device_get(_sample(sample_key, config))
@@ -180,9 +184,11 @@ def _generate(seed, index, config, beats, images):
       view: _make_clip(k, heart, place, name, view, config, beats, truth,
                        images)
       for i, (view, k) in enumerate(zip(VIEWS, render_keys))
+      if view in views
       for place in [jax.tree.map(lambda v: v[i], places)]}
   return Patient(
-      clips={view: clips[view] for view in ('2CH', '4CH')}, edv_ml=edv,
+      clips={view: clips[view] for view in ('2CH', '4CH') if view in clips},
+      edv_ml=edv,
       esv_ml=esv, ef_percent=truth['ef_percent'],
       group=config.groups[int(heart['group'])].name, sex=sex,
       age=int(heart['age']))

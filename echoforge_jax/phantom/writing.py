@@ -1,0 +1,138 @@
+"""What every writer of phantoms shares: truth file, workers, continuing."""
+
+from collections.abc import Callable, Iterator
+import concurrent.futures
+import dataclasses
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from echoforge_jax import __version__
+from echoforge_jax.data.camus import PHANTOM_FILE
+from echoforge_jax.errors import InputError
+
+TRUTH_FILE = PHANTOM_FILE
+
+
+def check_counts(num_patients: int, seed: int) -> None:
+  """Raises `InputError` unless 1 <= num_patients <= 9999 and seed >= 0."""
+  if not 1 <= num_patients <= 9999:
+    raise InputError(f'num_patients is {num_patients}, wanted 1 to 9999')
+  if seed < 0:
+    raise InputError(f'seed is {seed}, wanted zero or more')
+
+
+def identity_of(config, **fields) -> dict:
+  """What must be equal for a run to continue another: JSON-ready."""
+  fields_of_config = dataclasses.asdict(config) if dataclasses.is_dataclass(
+      config) else config
+  return {'generator': f'echoforge_jax {__version__}', **fields,
+          'config': json.loads(json.dumps(fields_of_config, default=_plain))}
+
+
+def open_truth(out_dir: Path, identity: dict) -> dict:
+  """The truth so far: of an earlier run in `out_dir`, or an empty one.
+
+  Args:
+    out_dir: root of the phantom dataset.
+    identity: what an earlier run must agree with.
+
+  Returns:
+    identity and 'patients', a dict by patient.
+
+  Raises:
+    InputError: when another phantom or foreign files are there.
+  """
+  path = out_dir / TRUTH_FILE
+  if path.exists():
+    try:
+      truth = json.loads(path.read_text())
+      found = {key: truth[key] for key in (*identity, 'patients')}
+    except (ValueError, KeyError, TypeError) as error:
+      raise InputError(f'{path}: not a phantom\'s truth file ({error}); '
+                       'remedy: choose another --out') from error
+    differs = [key for key in identity if found[key] != identity[key]]
+    if differs:
+      raise InputError(f'{path}: an earlier phantom with another '
+                       f'{", ".join(differs)} is here; remedy: choose another '
+                       '--out, or delete this one')
+    return truth
+  if out_dir.exists() and not out_dir.is_dir():
+    raise InputError(f'{out_dir}: is a file; wanted a new or empty folder; '
+                     'remedy: choose another --out')
+  if out_dir.exists() and any(out_dir.iterdir()):
+    raise InputError(f'{out_dir}: holds files but no {TRUTH_FILE}; wanted a '
+                     'new or empty folder; remedy: choose another --out')
+  truth = {**identity, 'patients': {}}
+  try:
+    write_truth(out_dir, truth)
+  except OSError as error:
+    raise InputError(f'{out_dir}: cannot be written ({error.strerror}); '
+                     'remedy: choose another --out') from error
+  return truth
+
+
+def _plain(value):
+  """JSON form of what a config may hold apart from plain values."""
+  if isinstance(value, np.generic):
+    return value.item()
+  if hasattr(value, 'tolist'):
+    return value.tolist()
+  return repr(value)
+
+
+def write_truth(out_dir: Path, truth: dict) -> None:
+  """Replaces the truth file, whole or not at all."""
+  truth['patients'] = dict(sorted(truth['patients'].items()))
+  write_atomically(out_dir / TRUTH_FILE, json.dumps(truth, indent=1) + '\n')
+
+
+def write_atomically(path: Path, text: str) -> None:
+  """Writes a text file, whole or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f'.{path.name}.partial')
+  partial.write_text(text)
+  os.replace(partial, path)
+
+
+def make_patients(make: Callable[[tuple], tuple[str, dict]],
+                  jobs: list[tuple], truth: dict, out_dir: Path, *,
+                  num_workers: int, progress: bool) -> None:
+  """Makes what is missing; the truth file grows with every patient.
+
+  Args:
+    make: one job -> (patient, facts); picklable.
+    jobs: one a missing patient.
+    truth: of `open_truth`; its 'num_patients' sizes the bar.
+    out_dir: root of the phantom dataset.
+    num_workers: processes beside this one; 0 works in this one.
+    progress: shows a bar.
+  """
+  total = truth['num_patients']
+  with tqdm(total=total, initial=total - len(jobs), unit='patient',
+            desc=f'phantom {out_dir}', disable=not progress) as bar:
+    for patient, facts in _run(make, jobs, num_workers):
+      truth['patients'][patient] = facts
+      write_truth(out_dir, truth)
+      bar.update()
+
+
+def _run(make, jobs, num_workers) -> Iterator[tuple[str, dict]]:
+  if num_workers < 1 or len(jobs) < 2:
+    yield from map(make, jobs)
+    return
+  # A forked copy of a process in which JAX has started threads may hang.
+  context = multiprocessing.get_context('spawn')
+  with concurrent.futures.ProcessPoolExecutor(
+      min(num_workers, len(jobs)), mp_context=context) as pool:
+    tasks = [pool.submit(make, job) for job in jobs]
+    try:
+      for task in concurrent.futures.as_completed(tasks):
+        yield task.result()
+    except BaseException:
+      pool.shutdown(cancel_futures=True)
+      raise
