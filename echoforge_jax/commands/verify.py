@@ -5,10 +5,26 @@ import json
 from pathlib import Path
 import sys
 
-from echoforge_jax.data.camus import list_patients
 from echoforge_jax.data.findings import as_json, summary
-from echoforge_jax.data.verify import verify_camus
 from echoforge_jax.errors import InputError
+
+
+def _verify_camus(raw_dir, progress):
+  from echoforge_jax.data import camus, verify
+  return len(camus.list_patients(raw_dir)), verify.verify_camus(
+      raw_dir, progress=progress)
+
+
+def _verify_echonet(raw_dir, progress):
+  from echoforge_jax.data import echonet, verify_echonet
+  findings = verify_echonet.verify_echonet(raw_dir, progress=progress)
+  lines = echonet.read_rows(Path(raw_dir).expanduser() / echonet.FILE_LIST,
+                            echonet.LIST_COLUMNS)
+  return len({row['FileName'] for _, row in lines}), findings
+
+
+# Each returns (patients, findings).
+_VERIFIERS = {'camus': _verify_camus, 'echonet': _verify_echonet}
 
 
 def main(argv: list[str]) -> int:
@@ -24,14 +40,14 @@ def main(argv: list[str]) -> int:
       prog='echoforge verify', allow_abbrev=False,
       description='Checks every file of a raw dataset. Exit status 1 if there '
       'are errors, 0 if there are none or only warnings.')
-  parser.add_argument('--dataset', required=True, choices=['camus'])
+  parser.add_argument('--dataset', required=True, choices=sorted(_VERIFIERS))
   parser.add_argument('--raw', required=True, metavar='DIR',
                       help='root of the download, as the provider ships it')
   parser.add_argument('--json', metavar='FILE',
                       help='write all findings to FILE as well')
   args = parser.parse_args(argv)
-  num_patients = len(list_patients(args.raw))
-  findings = verify_camus(args.raw, progress=sys.stderr.isatty())
+  num_patients, findings = _VERIFIERS[args.dataset](
+      args.raw, sys.stderr.isatty())
   print(summary(findings, num_patients))
   report = as_json(findings, dataset=args.dataset, raw_dir=args.raw,
                    num_patients=num_patients)

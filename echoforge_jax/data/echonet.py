@@ -36,9 +36,9 @@ DEFAULT_EXCLUDED = (
 # Traced by the provider, but without a clip.
 KNOWN_ORPHAN = '0X4F8859C8AB4DA9CB'
 PHANTOM_FILE = 'phantom.json'
-_LIST_COLUMNS = ('FileName', 'EF', 'ESV', 'EDV', 'FrameHeight', 'FrameWidth',
+LIST_COLUMNS = ('FileName', 'EF', 'ESV', 'EDV', 'FrameHeight', 'FrameWidth',
                  'FPS', 'NumberOfFrames', 'Split')
-_TRACING_COLUMNS = ('FileName', 'X1', 'Y1', 'X2', 'Y2', 'Frame')
+TRACING_COLUMNS = ('FileName', 'X1', 'Y1', 'X2', 'Y2', 'Frame')
 # The axis and two chords: fewer span no area.
 MIN_ROWS = 3
 
@@ -145,6 +145,18 @@ def parse_file_row(path: pathlib.Path, line: int, row: dict) -> FileRow:
       split=(row['Split'] or '').strip(), line=line)
 
 
+def parse_tracing_row(path: pathlib.Path, line: int, row: dict
+                      ) -> tuple[str, int, list[float]]:
+  """One line of VolumeTracings.csv as (clip, frame, [x1, y1, x2, y2]).
+
+  Raises:
+    InputError: naming line and column of what is no number.
+  """
+  return (clip_name(row['FileName'] or ''),
+          _number(path, line, row, 'Frame', whole=True),
+          [_number(path, line, row, c) for c in ('X1', 'Y1', 'X2', 'Y2')])
+
+
 def read_file_list(raw_dir: str | os.PathLike) -> dict[str, FileRow]:
   """Reads FileList.csv.
 
@@ -159,7 +171,7 @@ def read_file_list(raw_dir: str | os.PathLike) -> dict[str, FileRow]:
   """
   path = pathlib.Path(raw_dir) / FILE_LIST
   found = {}
-  for line, row in read_rows(path, _LIST_COLUMNS):
+  for line, row in read_rows(path, LIST_COLUMNS):
     entry = parse_file_row(path, line, row)
     if entry.name in found:
       raise InputError(
@@ -186,48 +198,65 @@ def read_tracings(raw_dir: str | os.PathLike
   """
   path = pathlib.Path(raw_dir) / TRACINGS
   found: dict[str, dict[int, list]] = {}
-  for line, row in read_rows(path, _TRACING_COLUMNS):
-    frame = _number(path, line, row, 'Frame', whole=True)
-    ends = [_number(path, line, row, c) for c in ('X1', 'Y1', 'X2', 'Y2')]
-    found.setdefault(clip_name(row['FileName'] or ''), {}).setdefault(
-        frame, []).append(ends)
+  for line, row in read_rows(path, TRACING_COLUMNS):
+    name, frame, ends = parse_tracing_row(path, line, row)
+    found.setdefault(name, {}).setdefault(frame, []).append(ends)
   return {name: {frame: np.asarray(rows) for frame, rows in frames.items()}
           for name, frames in found.items()}
 
 
-def decode_video(path: str | os.PathLike) -> np.ndarray:
-  """Decodes a clip.
+def decode_frames(path: str | os.PathLike
+                  ) -> tuple[np.ndarray, Exception | None]:
+  """Decodes a clip as far as it can be decoded.
 
   Args:
     path: an AVI file.
 
   Returns:
-    uint8 [T, H, W] gray levels; what follows a damaged frame is left out.
+    uint8 [T, H, W] gray levels, and the error that ended them, if any.
 
   Raises:
     InputError: when the file is absent or no frame can be decoded.
   """
-  frames = []
+  frames, error = [], None
   try:
     with av.open(str(path)) as container:
       stream = next(iter(container.streams.video), None)
       if stream is None:
         raise InputError(f'{path}: no video stream; fetch the file again')
-      stream.thread_type = 'SLICE'
       for frame in container.decode(stream):
         # The three channels are equal: luma is the gray level.
         frames.append(frame.to_ndarray(format='gray'))
-  except (av.FFmpegError, OSError, ValueError) as error:
-    if not frames:
-      raise InputError(
-          f'{path}: cannot be decoded ({error}); wanted an MJPG AVI file; '
-          'fetch the file again') from error
+  except (av.FFmpegError, OSError, ValueError) as found:
+    error = found
   if not frames:
-    raise InputError(f'{path}: no frame could be decoded; fetch the file '
-                     'again')
+    raise InputError(
+        f'{path}: no frame can be decoded ({error or "it holds none"}); '
+        'wanted an MJPG AVI file; fetch the file again') from error
   if len({frame.shape for frame in frames}) > 1:
     raise InputError(f'{path}: frames differ in size; fetch the file again')
-  return np.stack(frames)
+  return np.stack(frames), error
+
+
+def decode_video(path: str | os.PathLike) -> np.ndarray:
+  """Decodes a whole clip.
+
+  Args:
+    path: an AVI file.
+
+  Returns:
+    uint8 [T, H, W] gray levels.
+
+  Raises:
+    InputError: when the file is absent or cannot be decoded to its end.
+  """
+  frames, error = decode_frames(path)
+  if error:
+    raise InputError(
+        f'{path}: damaged after {len(frames)} frames ({error}); wanted an '
+        'MJPG AVI file that decodes to its end; fetch the file again'
+    ) from error
+  return frames
 
 
 def tracing_mask(rows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

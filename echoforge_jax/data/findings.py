@@ -6,6 +6,8 @@ import dataclasses
 ERROR, WARNING = 'error', 'warning'
 _FETCH = 'fetch the file again from the provider'
 _CORRECT = 'correct the line, or fetch the file again'
+_EXCLUDE = ('fetch the files again, or leave the clip out with '
+            '`prepare --exclude` or `--allow_skips`')
 # Every code: severity, what it means, the remedy.
 CODES = {
     'missing-file': (ERROR, 'a file of the layout is absent', _FETCH),
@@ -44,7 +46,7 @@ CODES = {
     'ed-es-close': (WARNING, 'the ventricle at ED is up to 5 % smaller than '
                     'at ES', 'look at the masks; such an EF is unreliable'),
     'es-before-ed': (WARNING, 'the sequence is stored from ES to ED',
-                     'none needed: the reader flips images and masks'),
+                     'none needed: the reader puts ED first'),
     'atrium-cut': (WARNING, 'the left atrium touches the image border',
                    'none needed: its area and length are lower bounds'),
     'spacing-missing': (ERROR, 'the header gives no millimetres per pixel',
@@ -80,6 +82,34 @@ CODES = {
                        'none needed: nothing will use it'),
     'duplicate-images': (ERROR, 'two sequences are identical',
                          'delete one patient, or fetch both again'),
+    # EchoNet-Dynamic.
+    'csv-line': (ERROR, 'a line of a table cannot be read', _CORRECT),
+    'listed-twice': (ERROR, 'a clip is listed twice',
+                     'delete one of the lines'),
+    'clip-unlisted': (WARNING, 'a video is not listed',
+                      'none needed: nothing will use it'),
+    'tracing-unlisted': (WARNING, 'a tracing without a listed clip',
+                         'none needed: nothing will use it'),
+    'tracing-known-missing': (
+        WARNING, 'the release never traced this clip',
+        'none needed: `prepare` excludes it by default'),
+    'tracing-frames': (ERROR, 'not two traced frames', _EXCLUDE),
+    'tracing-short': (ERROR, 'too few rows to span an area', _EXCLUDE),
+    'tracing-rows': (WARNING, 'a tracing of other than 21 rows',
+                     'none needed: its polygon is used as it is'),
+    'tracing-beyond': (ERROR, 'the traced frame does not exist', _EXCLUDE),
+    'split-unknown': (ERROR, 'the split is none of TRAIN, VAL, TEST',
+                      'correct the line; nothing will use the clip'),
+    'ef-volumes': (WARNING, 'EF and the volumes beside it disagree',
+                   'none needed: the EF is used as it is'),
+    'frame-count': (WARNING, 'more or fewer frames decode than are listed',
+                    'none needed: the decoded frames count'),
+    'video-undecodable': (ERROR, 'no frame can be decoded', _EXCLUDE),
+    'video-damaged': (ERROR, 'the video breaks off', _EXCLUDE),
+    'video-size': (WARNING, 'frames are not 112 x 112',
+                   'none needed: frames are squeezed to the grid asked for'),
+    'interval-short': (WARNING, 'fewer than ten frames from ED to ES',
+                       'none needed: sampling repeats frames'),
 }
 
 
@@ -124,7 +154,7 @@ def summary(findings: list[Finding], num_patients: int,
   """Findings grouped by code, errors first, as text for a terminal.
 
   Args:
-    findings: out of `verify_camus`.
+    findings: out of `verify_camus` or `verify_echonet`.
     num_patients: patients verified.
     examples: files named for each code.
 
@@ -154,8 +184,8 @@ def as_json(findings: list[Finding], *, dataset: str, raw_dir,
   """Findings and their counts as plain values for `json.dump`.
 
   Args:
-    findings: out of `verify_camus`.
-    dataset: 'camus'.
+    findings: out of `verify_camus` or `verify_echonet`.
+    dataset: 'camus' or 'echonet'.
     raw_dir: the folder verified.
     num_patients: patients verified.
 
