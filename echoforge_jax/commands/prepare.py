@@ -79,7 +79,9 @@ def main(argv: list[str]) -> int:
         progress=sys.stderr.isatty())
   except squeezing.ClipsFailed as error:
     _print_skipped([dataclasses.asdict(skip) for skip in error.skipped])
-    print(f'error: {error}', file=sys.stderr)
+    print('error: nothing was finished, but what can be read is kept: mend '
+          'the clips above and start again, or pass --allow_skips to go on '
+          'without them', file=sys.stderr)
     return 1
   state = 'already complete' if prepared.reused else 'written'
   print(f'{prepared.path}: {state}, {prepared.num_bytes / 1e6:.1f} MB')

@@ -157,54 +157,6 @@ def parse_tracing_row(path: pathlib.Path, line: int, row: dict
           [_number(path, line, row, c) for c in ('X1', 'Y1', 'X2', 'Y2')])
 
 
-def read_file_list(raw_dir: str | os.PathLike) -> dict[str, FileRow]:
-  """Reads FileList.csv.
-
-  Args:
-    raw_dir: root of the raw dataset.
-
-  Returns:
-    name -> row, in the order of the file.
-
-  Raises:
-    InputError: when the file or a line is unreadable or a clip comes twice.
-  """
-  path = pathlib.Path(raw_dir) / FILE_LIST
-  found = {}
-  for line, row in read_rows(path, LIST_COLUMNS):
-    entry = parse_file_row(path, line, row)
-    if entry.name in found:
-      raise InputError(
-          f'{path}: line {line}: {entry.name!r} was listed in line '
-          f'{found[entry.name].line} before; wanted every clip once; delete '
-          'one of the lines')
-    found[entry.name] = entry
-  return found
-
-
-def read_tracings(raw_dir: str | os.PathLike
-                  ) -> dict[str, dict[int, np.ndarray]]:
-  """Reads VolumeTracings.csv.
-
-  Args:
-    raw_dir: root of the raw dataset.
-
-  Returns:
-    name -> frame number (from 0) -> float64 [R, 4] rows (x1, y1, x2, y2) in
-    pixels: the long axis, then chords across it.
-
-  Raises:
-    InputError: when the file or a line is unreadable.
-  """
-  path = pathlib.Path(raw_dir) / TRACINGS
-  found: dict[str, dict[int, list]] = {}
-  for line, row in read_rows(path, TRACING_COLUMNS):
-    name, frame, ends = parse_tracing_row(path, line, row)
-    found.setdefault(name, {}).setdefault(frame, []).append(ends)
-  return {name: {frame: np.asarray(rows) for frame, rows in frames.items()}
-          for name, frames in found.items()}
-
-
 def decode_frames(path: str | os.PathLike
                   ) -> tuple[np.ndarray, Exception | None]:
   """Decodes a clip as far as it can be decoded.
@@ -288,7 +240,10 @@ def tracing_mask(rows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 class Dataset:
-  """The tables of a raw folder, read once."""
+  """The tables of a raw folder, read once.
+
+  A line that cannot be used costs its clip, not the dataset.
+  """
 
   def __init__(self, raw_dir: str | os.PathLike):
     """Reads both tables.
@@ -297,16 +252,47 @@ class Dataset:
       raw_dir: root of the raw dataset.
 
     Raises:
-      InputError: see `read_file_list` and `read_tracings`.
+      InputError: when a table is absent or lacks columns.
     """
     self.raw_dir = pathlib.Path(raw_dir)
-    self.files = read_file_list(raw_dir)
-    self.tracings = read_tracings(raw_dir)
+    self.files: dict[str, FileRow] = {}
+    self.tracings: dict[str, dict[int, list]] = {}
+    self._split: dict[str, str] = {}
+    self._broken: dict[str, str] = {}
+    path = self.raw_dir / FILE_LIST
+    for line, row in read_rows(path, LIST_COLUMNS):
+      self._add_file(path, line, row)
+    path = self.raw_dir / TRACINGS
+    for line, row in read_rows(path, TRACING_COLUMNS):
+      try:
+        name, frame, ends = parse_tracing_row(path, line, row)
+        self.tracings.setdefault(name, {}).setdefault(frame, []).append(ends)
+      except InputError as error:
+        self._broken.setdefault(clip_name(row['FileName'] or ''), str(error))
+
+  def _add_file(self, path, line, row) -> None:
+    name = clip_name(row['FileName'] or '')
+    if name in self._split:
+      self._broken.setdefault(name, (
+          f'{path}: line {line}: {name!r} is listed twice; delete one of the '
+          'lines'))
+      return
+    split = (row['Split'] or '').strip().upper()
+    # What belongs nowhere is reported with the training clips.
+    self._split[name] = split if split in SPLITS.values() else 'TRAIN'
+    try:
+      self.files[name] = parse_file_row(path, line, row)
+    except InputError as error:
+      self._broken.setdefault(name, str(error))
+    if split not in SPLITS.values():
+      self._broken.setdefault(name, (
+          f'{path}: line {line}: {name!r} is in the split {split!r}, wanted '
+          f'one of {", ".join(SPLITS.values())}; correct the line'))
 
   def clips_of(self, split: str) -> list[tuple[str, str]]:
     """(name, view) of the clips of 'train', 'validation' or 'test'."""
-    return sorted((name, VIEW) for name, row in self.files.items()
-                  if row.split == SPLITS[split])
+    return sorted((name, VIEW) for name, found in self._split.items()
+                  if found == SPLITS[split])
 
   def read_clip(self, name: str, view: str = VIEW) -> Clip:
     """Reads one whole clip, frames as stored.
@@ -322,6 +308,8 @@ class Dataset:
     Raises:
       InputError: when the clip cannot be used.
     """
+    if name in self._broken:
+      raise InputError(self._broken[name])
     path = video_path(self.raw_dir, name)
     row = self.files[name]
     frames = decode_video(path)
@@ -342,8 +330,12 @@ class Dataset:
         raise InputError(
             f'{self.raw_dir / TRACINGS}: frame {frame} of {name} has '
             f'{len(rows)} rows, wanted {MIN_ROWS} or more; exclude the clip')
-      masks[frame] = tracing_mask(rows, frames.shape[1:]) * LABELS['lv']
+      masks[frame] = LABELS['lv'] * tracing_mask(
+          np.asarray(rows), frames.shape[1:])
       labeled[frame] = True
+      if frames[frame].min() == frames[frame].max():
+        raise InputError(f'{path}: the traced frame {frame} is blank; fetch '
+                         'the clip again, or exclude it')
       if not masks[frame].any():
         raise InputError(
             f'{self.raw_dir / TRACINGS}: the tracing of frame {frame} of '
@@ -362,6 +354,7 @@ def read_clip(raw_dir: str | os.PathLike, patient: str,
               view: str = VIEW) -> Clip:
   """Reads one clip; `Dataset` reads many without parsing the tables again."""
   dataset = Dataset(raw_dir)
-  if patient not in dataset.files:
+  if (patient, VIEW) not in [
+      clip for split in SPLITS for clip in dataset.clips_of(split)]:
     raise InputError(f'{dataset.raw_dir / FILE_LIST}: lists no {patient!r}')
   return dataset.read_clip(patient, view)

@@ -99,7 +99,10 @@ CODES = {
                      'none needed: its polygon is used as it is'),
     'tracing-beyond': (ERROR, 'the traced frame does not exist', _EXCLUDE),
     'split-unknown': (ERROR, 'the split is none of TRAIN, VAL, TEST',
-                      'correct the line; nothing will use the clip'),
+                      'correct the line, or leave the clip out with '
+                      '`prepare --exclude` or `--allow_skips`'),
+    'split-case': (WARNING, 'a split in lower case',
+                   'none needed: the reader ignores case'),
     'ef-volumes': (WARNING, 'EF and the volumes beside it disagree',
                    'none needed: the EF is used as it is'),
     'frame-count': (WARNING, 'more or fewer frames decode than are listed',

@@ -124,9 +124,13 @@ def _check_tables(root, rows, tracings) -> Iterator[Finding]:
         f'a line in {echonet.FILE_LIST}')
   splits = collections.Counter()
   for row in rows.values():
-    splits[row.split] += 1
+    splits[row.split.upper()] += 1
     where = f'{row.name} (line {row.line})'
-    if row.split not in echonet.SPLITS.values():
+    if row.split.upper() in echonet.SPLITS.values():
+      if row.split != row.split.upper():
+        yield make_finding('split-case', path, f'{row.split!r} of {where}',
+                           row.split.upper())
+    else:
       yield make_finding('split-unknown', path, f'{row.split!r} of {where}',
                          ', '.join(echonet.SPLITS.values()))
     if np.isfinite(row.ef_percent) and not 0 <= row.ef_percent <= 100:

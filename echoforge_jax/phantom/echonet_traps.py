@@ -96,7 +96,11 @@ def _other_size(folder, name):
 
 
 def _unknown_split(folder, name):
-  folder.line(name)[8] = 'train'
+  folder.line(name)[8] = 'HOLDOUT'
+
+
+def _lower_split(folder, name):
+  folder.line(name)[8] = folder.line(name)[8].lower()
 
 
 def _listed_twice(folder, name):
@@ -145,7 +149,8 @@ TRAPS: dict[str, Callable[[_Folder, str], None]] = {
     'frame_count': _frame_count, 'ed_after_es': _ed_after_es,
     'short_interval': _short_interval, 'undecodable': _truncated,
     'cut_short': _cut_short, 'other_size': _other_size,
-    'unknown_split': _unknown_split, 'listed_twice': _listed_twice,
+    'unknown_split': _unknown_split, 'lower_split': _lower_split,
+    'listed_twice': _listed_twice,
     'ef_range': _ef_range, 'ef_volumes': _ef_volumes, 'blank': _blank,
     'same_video': _same_video, 'one_frame': _one_frame,
     'bad_number': _bad_number,
