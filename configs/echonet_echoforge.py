@@ -26,8 +26,8 @@ from ml_collections import ConfigDict
 from echoforge_jax.data.transforms import AugmentConfig
 from echoforge_jax.training.ablation import apply_variant
 
-# Clips of the official training split that are traced.
-TRAIN_CLIPS = 7460
+# Clips of the official training split; a few of them are not traced.
+TRAIN_CLIPS = 7465
 
 
 def get_config(arg: str = '') -> ConfigDict:
