@@ -146,7 +146,8 @@ def _train(config_path, data_dir, run_dir, seed, num_steps, image_size):
 
 def _evaluate(clock, out_dir, run_dir) -> dict[str, pathlib.Path]:
   """Scores the test split under each protocol; prints the tables."""
-  from echoforge_jax.evaluation import evaluate, results
+  from echoforge_jax.evaluation import evaluate
+  from echoforge_jax.evaluation.summary import summary_text
   reports = {}
   for protocol in PROTOCOLS:
     clock.start(f'evaluate {protocol}', 'test patients, never trained on')
@@ -154,7 +155,7 @@ def _evaluate(clock, out_dir, run_dir) -> dict[str, pathlib.Path]:
     summary = folder / 'summary.txt'  # Written last: the stage is complete.
     if not summary.exists():
       done = evaluate.evaluate(run_dir, 'test', protocol, folder)
-      summary.write_text(results.summary_table(done.result) + '\n')
+      summary.write_text(summary_text(done.result) + '\n')
     clock.say(summary.read_text().rstrip())
     reports[protocol] = folder / 'report' / 'index.html'
     clock.stop()

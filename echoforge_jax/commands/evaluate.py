@@ -61,13 +61,13 @@ def main(argv: list[str]) -> int:
     parser.error('--compare: wanted a single --workdir, found '
                  f'{len(flags.workdir)}; compare one run at a time')
   # Matplotlib, JAX and orbax are slow to import; --help needs none of them.
-  from echoforge_jax.evaluation import evaluate, results
+  from echoforge_jax.evaluation import compare, evaluate, seeds, summary
   def run(workdir, out):
     done = evaluate.evaluate(
         workdir, flags.split, flags.protocol, out, data_dir=flags.data_dir,
         which=flags.which, seed=flags.seed,
         whole_clip=not flags.skip_whole_clip, progress=sys.stderr.isatty())
-    print(results.summary_table(done.result) + '\n')
+    print(summary.summary_text(done.result) + '\n')
     return done.paths
   out = pathlib.Path(flags.out)
   if len(flags.workdir) > 1:
@@ -75,7 +75,6 @@ def main(argv: list[str]) -> int:
     for workdir, folder in folders.items():
       print(f'== {workdir} ==')
       run(workdir, folder)
-    from echoforge_jax.evaluation import seeds
     found = seeds.aggregate_runs(list(folders.values()), seed=flags.seed)
     print(seeds.seeds_table(found) + '\n')
     paths = seeds.write_seeds(found, out)
@@ -88,7 +87,6 @@ def main(argv: list[str]) -> int:
       print(f'== {flags.workdir[0]} ==')
     paths = run(flags.workdir[0], out)
     if other:
-      from echoforge_jax.evaluation import compare
       found = compare.compare_runs(out, other, seed=flags.seed)
       print(compare.comparison_table(found) + '\n')
       paths |= compare.write_comparison(found, out)

@@ -171,7 +171,7 @@ def predict_split(workdir, split: str, protocol: Protocol, *, data_dir=None,
       threshold=protocol.threshold)
   return PredictedSplit(cases, whole, classes, make_receipt(
       config, prepared.load_split(**where), step=step, which=which,
-      workdir=workdir))
+      workdir=workdir, dataset=dataset, split_scheme=protocol.split_scheme))
 
 
 def folders_of_runs(workdirs: Sequence, out_dir) -> dict:

@@ -133,46 +133,6 @@ def flagged_rows(result: Result) -> list[tuple[str, str, str, str]]:
   return list(rows.values())
 
 
-def summary_table(result: Result) -> str:
-  """A terminal's summary: scores with intervals, the EF block, the flags.
-
-  Args:
-    result: what `score_predictions` returned.
-
-  Returns:
-    Lines of text without a trailing newline.
-  """
-  m = result.metrics
-  lines = [f'protocol {m["protocol"]}: {m["n_patients"]} patients, '
-           f'{m["n_frames"]} frames scored; mean [95 % interval over patients]']
-  if is_synthetic(m):
-    lines.append(SYNTHETIC_NOTE)
-  lines += _columns([(a, b, c, d) for a, b, c, d, *_ in headline_rows(result)])
-  ef = ef_rows(result)
-  if ef:
-    source = ' and '.join(m['ef']['reference'])
-    lines += ['', f'ejection fraction, {m["ef"]["n"]} patients '
-                  f'(reference: {source})', *_columns(ef)]
-  else:
-    lines += ['', 'ejection fraction: not measurable here']
-  if m['ef']['not_measurable']:
-    lines.append('  without a measurable predicted EF, left out above: '
-                 f'{m["ef"]["not_measurable"]}')
-  rough = m['temporal']['area_roughness']
-  if math.isfinite(rough['mean']):
-    lines += ['', f'area roughness {100 * rough["mean"]:.2f} % '
-                  f'(truth {number(rough["truth"]["mean"], 2, 100)} %)']
-  flagged = flagged_rows(result)
-  if flagged:
-    plural = 's' if len(flagged) > 1 else ''
-    lines += ['', f'flagged: {len(flagged)} patient{plural}',
-              *_columns([(p, f'EF {e} -> {q}', f)
-                         for p, e, q, f in flagged[:10]])]
-    if len(flagged) > 10:
-      lines.append(f'  and {len(flagged) - 10} more in per_case.csv')
-  return '\n'.join(lines)
-
-
 def number(value, digits: int, scale: float = 1) -> str:
   """A number as text, 'n/a' if it is not finite.
 
@@ -205,8 +165,15 @@ def interval(pair, digits: int, scale: float = 1) -> str:
   return f'[{number(pair[0], digits, scale)}, {number(pair[1], digits, scale)}]'
 
 
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-  """Rows as left-aligned columns."""
+def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+  """Rows as left-aligned columns.
+
+  Args:
+    rows: one or more, all of one length.
+
+  Returns:
+    One line a row, indented by two.
+  """
   widths = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
   return ['  ' + '  '.join(c.ljust(w) for c, w in zip(row, widths)).rstrip()
           for row in rows]

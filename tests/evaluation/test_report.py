@@ -5,9 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from echoforge_jax.evaluation import figures, results
+from echoforge_jax.evaluation import figures
 from echoforge_jax.evaluation.evaluate import write_evaluation
 from echoforge_jax.evaluation.protocols import get_protocol
+from echoforge_jax.evaluation.summary import summary_text
 
 PNG = b'\x89PNG\r\n\x1a\n'
 
@@ -58,7 +59,7 @@ def test_phantoms_under_a_real_name_are_called_synthetic(
   page = done.paths['report'].read_text()
   document = json.loads(done.paths['metrics'].read_text())
   assert document['receipt']['synthetic'] is synthetic
-  for text in (page, results.summary_table(done.result)):
+  for text in (page, summary_text(done.result)):
     assert ('ynthetic patients' in text) == bool(synthetic)
 
 
