@@ -15,6 +15,7 @@ from echoforge_jax.evaluation.run_files import (
   receipt_line,
 )
 
+
 def compare_runs(first_dir, second_dir, *, seed: int = 0,
                  resamples: int = statistics.RESAMPLES) -> dict:
   """Compares two evaluations patient by patient.
