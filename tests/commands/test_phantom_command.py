@@ -45,7 +45,7 @@ def test_phantom_then_verify_then_read(tmp_path, capsys):
 @pytest.mark.parametrize('flags', [
     [], ['--layout=dicom', '--out=x'], ['--out=x', '--patients=many'],
     ['--out=x', '--camus_format=png'], ['--out=x', '--pat=3'],
-    ['--calibrate', '--patients=0']])
+    ['--calibrate', '--patients=0'], ['--out=x', '--traps=all']])
 def test_misuse_exits_2(flags, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(SystemExit) as stop:
@@ -58,3 +58,31 @@ def test_misuse_exits_2(flags, tmp_path, monkeypatch, capsys):
 def test_no_patients_exits_2(tmp_path, capsys):
   assert main(['phantom', f'--out={tmp_path}/x', '--patients=0']) == 2
   assert 'num_patients is 0' in capsys.readouterr().err
+
+
+def test_echonet_with_traps(tmp_path, monkeypatch, capsys):
+  from echoforge_jax.phantom import echonet_traps, echonet_writer
+  calls = []
+
+  def write(out_dir, **kwargs):
+    calls.append((out_dir, kwargs))
+    return {'planted': {name: '0X0' for name in kwargs['traps']}}
+
+  monkeypatch.setattr(echonet_writer, 'write_echonet', write)
+  flags = ['phantom', '--layout=echonet', f'--out={tmp_path}/x', '--seed=3',
+           '--patients=40', '--test=9', '--workers=2']
+  for text, wanted in (('all', list(echonet_traps.TRAPS)),
+                       ('blank, row_count', ['blank', 'row_count'])):
+    assert main([*flags, f'--traps={text}']) == 0
+    assert 'trap blank: 0X0' in capsys.readouterr().out
+    out, kwargs = calls.pop()
+    assert out == f'{tmp_path}/x' and kwargs['traps'] == wanted
+    assert [kwargs[key] for key in (
+        'num_patients', 'seed', 'num_test', 'num_workers')] == [40, 3, 9, 2]
+
+
+def test_unknown_trap_exits_2(tmp_path, capsys):
+  assert main(['phantom', '--layout=echonet', f'--out={tmp_path}/x',
+               '--traps=gremlin']) == 2
+  assert 'gremlin' in capsys.readouterr().err
+  assert not (tmp_path / 'x').exists()

@@ -69,6 +69,6 @@ def test_misuse_exits_2(raw, tmp_path, capsys):
                f'--json={tmp_path}/no/such/folder.json']) == 2
   assert 'no/such/folder.json' in capsys.readouterr().err
   with pytest.raises(SystemExit) as stop:
-    main(['verify', '--dataset=echonet', f'--raw={raw}'])
+    main(['verify', '--dataset=ted', f'--raw={raw}'])
   assert stop.value.code == 2
   assert 'camus' in capsys.readouterr().err
