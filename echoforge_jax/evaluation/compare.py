@@ -6,14 +6,23 @@ import pathlib
 
 import numpy as np
 
+from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation import results, statistics
+from echoforge_jax.evaluation.receipt import git_revision, versions
 from echoforge_jax.evaluation.run_files import (
-  HIGHER_IS_BETTER,
   EvaluationFiles,
+  Quantity,
   check_same_setting,
   read_evaluation,
   receipt_line,
+  setting_notes,
 )
+
+METHOD = (
+    'patient = mean of its clips; difference first - second over patients '
+    'with both; ci95: expanded percentile bootstrap over pairs; p: two-sided '
+    'Wilcoxon signed-rank, zero differences dropped (scipy, method auto); '
+    'p_holm: Holm over all rows')
 
 
 def compare_runs(first_dir, second_dir, *, seed: int = 0,
@@ -21,9 +30,10 @@ def compare_runs(first_dir, second_dir, *, seed: int = 0,
   """Compares two evaluations patient by patient.
 
   For every metric: the mean difference first - second over the patients that
-  both have, with a percentile bootstrap interval that resamples patients as
-  pairs; the Wilcoxon signed-rank test (two-sided, scipy); p adjusted by Holm
-  over all metrics of the table. A patient's value is the mean of its clips'.
+  both have, with a bootstrap interval that resamples patients as pairs
+  (`statistics.bootstrap_ci`); the Wilcoxon signed-rank test
+  (`statistics.wilcoxon`); p adjusted by Holm over all metrics of the table. A
+  patient's value is the mean of its clips'.
 
   Args:
     first_dir: folder of an evaluation.
@@ -32,68 +42,110 @@ def compare_runs(first_dir, second_dir, *, seed: int = 0,
     resamples: bootstrap resamples.
 
   Returns:
-    JSON-ready dict: first, second (folder, run, receipt), n_patients, seed,
-    rows (name, n, first, second, difference, ci95, p_value, p_holm, better),
-    warnings.
+    JSON-ready dict: protocol, unit, first and second (folder, run, receipt),
+    n_patients, method, rows, warnings, receipt, source (its text). A row has
+    name, label, unit, n, n_different, only_first and only_second (patients
+    that only one of them could measure, left out), first, second,
+    difference, ci95, median_difference, p_value, p_holm, smallest_p_holm,
+    better ('first', 'second', 'neither' or '' where neither direction is),
+    verdict.
 
   Raises:
     InputError: when the two differ in protocol or data, or share no patient.
   """
   runs = [read_evaluation(folder) for folder in (first_dir, second_dir)]
   check_same_setting(runs)
-  rows = []
-  for name in runs[0].values:
-    row = _row(name, *runs, seed, resamples)
-    if row:
-      rows.append(row)
-  for row, p in zip(rows, statistics.holm([r['p_value'] for r in rows])):
-    row['p_holm'] = p
-  patients = [set().union(*run.values.values()) for run in runs]
+  first, second = runs
+  common = set(first.patients) & set(second.patients)
+  if not common:
+    raise InputError(
+        f'{first.folder} and {second.folder}: found no common patient, wanted '
+        'evaluations of the same split; evaluate both alike')
+  rows = [row for quantity in first.quantities()
+          if (row := _row(quantity, first, second, common, seed, resamples))]
+  adjusted = statistics.holm([row['p_value'] for row in rows])
+  for row, p_holm in zip(rows, adjusted):
+    row['p_holm'] = p_holm
+    row['smallest_p_holm'] = min(1., len(rows) * row.pop('smallest_p'))
+    row['verdict'] = _verdict(row)
+  receipt = {'seed': seed, 'resamples': resamples,
+             'git_revision': git_revision(), 'versions': versions()}
   return results.to_json({
+      'protocol': first.metrics['protocol'], 'unit': first.metrics['unit'],
       **{side: {'folder': str(run.folder), 'run': run.label,
                 'receipt': run.receipt}
          for side, run in zip(('first', 'second'), runs)},
-      'n_patients': len(patients[0] & patients[1]),
-      'seed': seed, 'resamples': resamples, 'rows': rows,
-      'warnings': _warnings(runs, patients), 'source': receipt_line(runs)})
+      'n_patients': len(common), 'method': METHOD, 'rows': rows,
+      'warnings': _warnings(first, second, common), 'receipt': receipt,
+      'source': receipt_line(runs, receipt)})
 
 
-def _row(name, first: EvaluationFiles, second: EvaluationFiles, seed,
-         resamples) -> dict | None:
-  common = sorted(set(first.values[name]) & set(second.values.get(name, {})))
-  if not common:
+def _row(quantity: Quantity, first: EvaluationFiles, second: EvaluationFiles,
+         common: set[str], seed: int, resamples: int) -> dict | None:
+  have = [common & set(run.values[quantity.name]) for run in (first, second)]
+  both = sorted(have[0] & have[1])
+  if not both:
     return None
-  a, b = (np.array([run.values[name][p] for p in common])
+  a, b = (np.array([run.values[quantity.name][p] for p in both])
           for run in (first, second))
   test = statistics.wilcoxon(a, b)
-  ci = statistics.bootstrap_ci(a - b, lambda x: x.mean(axis=1), seed=seed,
-                               resamples=resamples)
-  metric = name.split('_', 1)[1] if name.startswith(
-      tuple(f'{c}_' for c in first.metrics['classes'])) else name
-  gain = (a - b).mean() * (1 if metric in HIGHER_IS_BETTER else -1)
-  return {'name': name, 'n': len(common), 'first': float(a.mean()),
-          'second': float(b.mean()), 'difference': float((a - b).mean()),
-          'ci95': list(ci), 'p_value': test['p_value'],
-          'n_different': test['n_different'], 'smallest_p': test['smallest_p'],
-          'better': ('neither' if gain == 0 else
-                     'first' if gain > 0 else 'second')}
+  found = statistics.estimate(a - b, seed=seed, resamples=resamples)
+  better = ''
+  if quantity.better:
+    gain = found.mean if quantity.better == 'higher' else -found.mean
+    better = ('neither' if gain == 0 else 'first' if gain > 0 else 'second')
+  return {
+      'name': quantity.name, 'label': quantity.label, 'unit': quantity.unit,
+      'n': len(both), 'n_different': test['n_different'],
+      'only_first': len(have[0] - have[1]),
+      'only_second': len(have[1] - have[0]),
+      'first': float(a.mean()), 'second': float(b.mean()),
+      'difference': found.mean, 'ci95': list(found.ci95),
+      'median_difference': test['median_difference'],
+      'p_value': test['p_value'], 'smallest_p': test['smallest_p'],
+      'better': better}
 
 
-def _warnings(runs, patients) -> list[str]:
-  first, second = (run.receipt for run in runs)
-  found = []
-  if patients[0] != patients[1]:
-    found.append(f'{len(patients[0] ^ patients[1])} patients are in one '
-                 'evaluation only and left out')
-  same = ('run', 'checkpoint_step', 'which', 'training_seed')
-  if all(first.get(k) == second.get(k) for k in same) and first.get('run'):
+def _verdict(row: dict) -> str:
+  """What may be said: nothing, where the patients cannot show anything."""
+  if not row['n_different']:
+    return 'equal'
+  if row['smallest_p_holm'] >= statistics.ALPHA:
+    return f'too few: {row["n_different"]} patients differ'
+  if row['p_holm'] >= statistics.ALPHA:
+    return 'not distinguishable'
+  if row['difference'] * row['median_difference'] < 0:
+    return 'differ; mean and median disagree'
+  if not row['better']:
+    return 'first is larger' if row['difference'] > 0 else 'second is larger'
+  return f'{row["better"]} is better'
+
+
+def _warnings(first: EvaluationFiles, second: EvaluationFiles,
+              common: set[str]) -> list[str]:
+  found = setting_notes([first, second])
+  left = len(set(first.patients) ^ set(second.patients))
+  if left:
+    found.append(f'{left} patients are in one evaluation only and left out')
+  a, b = first.receipt, second.receipt
+  def same(*keys):
+    return all(a.get(k) is not None and a.get(k) == b.get(k) for k in keys)
+  if first.folder.resolve() == second.folder.resolve():
+    found.append('both are the same evaluation')
+  elif same('run', 'config_digest', 'training_seed', 'checkpoint_step',
+            'which'):
     found.append('both are the same checkpoint of the same run')
-  steps = [r.get('checkpoint_step') or 0 for r in (first, second)]
-  if max(steps) > 1.1 * min(steps):
-    found.append(f'the checkpoints differ in steps: {steps[0]} and {steps[1]}')
-  found.append('one training run each: the test covers the choice of patients, '
-               'not the variation between training runs; aggregate several '
-               'seeds for that')
+  elif same('config_digest', 'training_seed'):
+    found.append('both are trainings of one config from one seed: expect no '
+                 'difference but that of steps or machines')
+  pairs = [(run.values['ef_reference'].get(p, math.nan)
+            for run in (first, second)) for p in common]
+  if any(abs(x - y) > .5 for x, y in pairs):
+    found.append('the reference EF of some patients differs: other masks or '
+                 'another image size')
+  found.append(
+      'one training run each: the test covers the choice of patients, not '
+      'the variation between training runs; aggregate several seeds for that')
   return found
 
 
@@ -102,12 +154,13 @@ def write_comparison(comparison: dict, out_dir) -> dict[str, pathlib.Path]:
 
   Args:
     comparison: of `compare_runs`.
-    out_dir: an existing folder.
+    out_dir: folder, made if missing.
 
   Returns:
     {'comparison': path}.
   """
   path = pathlib.Path(out_dir) / 'comparison.json'
+  path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(comparison, indent=2, allow_nan=False) + '\n')
   return {'comparison': path}
 
@@ -122,39 +175,52 @@ def comparison_table(comparison: dict) -> str:
     Lines without a trailing newline.
   """
   rows = comparison['rows']
-  lines = [f'{comparison["first"]["run"]} minus '
+  lines = [f'first {comparison["first"]["run"]} minus second '
            f'{comparison["second"]["run"]}, {comparison["n_patients"]} '
-           'patients: mean difference [95 % interval], Wilcoxon signed-rank p '
-           f'(Holm over {len(rows)} rows)']
-  table = [('', 'first', 'second', 'difference', '', 'p', 'p Holm', '')]
+           'patients: mean difference [95 % interval over patients], '
+           f'Wilcoxon signed-rank p, adjusted by Holm for {len(rows)} rows']
+  table = [('', 'first', 'second', 'difference', '', 'n', 'p', 'p Holm', '')]
   for row in rows:
-    share = row['name'].endswith(('dice', 'iou', 'share', 'roughness', 'ece'))
-    scale, unit = (100, ' %') if share else (1, '')
-    # However well all patients agree, the test could not show it.
-    few = row['smallest_p'] >= statistics.ALPHA
+    scale = 100 if row['unit'] == '%' else 1
     table.append((
-        row['name'] + unit, results.number(row['first'], 2, scale),
+        f'{row["label"]} ({row["unit"]})',
+        results.number(row['first'], 2, scale),
         results.number(row['second'], 2, scale),
         f'{row["difference"] * scale:+.2f}',
-        results.interval([math.nan if v is None else v for v in row['ci95']],
-                         2, scale),
-        _p(row['p_value']), _p(row['p_holm']),
-        _verdict(row, few)))
+        results.interval(row['ci95'], 2, scale), str(row['n']),
+        p_text(row['p_value']), p_text(row['p_holm']), row['verdict']))
   lines += results.columns(table)
+  lines += _remarks(rows)
   lines += [f'  note: {warning}' for warning in comparison['warnings']]
   lines.append(f'  {comparison["source"]}')
   return '\n'.join(lines)
 
 
-def _verdict(row: dict, few: bool) -> str:
-  if row['better'] == 'neither':
-    return 'equal'
-  if few:
-    return f'too few pairs ({row["n_different"]}) for p < .05'
-  return f'{row["better"]} is better' if row['p_holm'] < statistics.ALPHA else (
-      'not distinguishable')
+def _remarks(rows: list[dict]) -> list[str]:
+  """What the verdicts do not say."""
+  lines = []
+  if any(row['verdict'].startswith('too few') for row in rows):
+    wanted = 1 + math.ceil(math.log2(len(rows) / statistics.ALPHA) + 1e-9)
+    lines.append(f'  too few: no p below .05 is possible, whatever the data; '
+                 f'{len(rows)} rows want {wanted} differing patients')
+  for row in rows:
+    left = [(row['only_first'], 'first'), (row['only_second'], 'second')]
+    lines += [f'  {row["label"]}: {count} patients could be measured in the '
+              f'{side} only and are left out' for count, side in left if count]
+  return lines
 
 
-def _p(value) -> str:
-  return 'n/a' if value is None else (
-      '<.0001' if value < 1e-4 else f'{value:.4f}'.lstrip('0'))
+def p_text(value: float | None) -> str:
+  """A p value as text.
+
+  Args:
+    value: in [0, 1], or None.
+
+  Returns:
+    Four digits, '<.0001' below them, 'n/a' for None.
+  """
+  if value is None or not math.isfinite(value):
+    return 'n/a'
+  if value < 1e-4:
+    return '<.0001'
+  return f'{value:.4f}' if value >= 1 else f'{value:.4f}'.removeprefix('0')

@@ -1,6 +1,6 @@
 """Several training seeds of one config, evaluated alike, as one result."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import json
 import math
 import pathlib
@@ -10,14 +10,20 @@ from scipy import stats
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation import results, statistics
+from echoforge_jax.evaluation.receipt import git_revision, versions
 from echoforge_jax.evaluation.run_files import (
   EvaluationFiles,
   check_same_setting,
   read_evaluation,
   receipt_line,
+  setting_notes,
 )
 
-_CHUNK = 500
+METHOD = (
+    'patient = mean of its clips, patients with a value in every run; t_ci95: '
+    'Student t over the runs\' values, on these patients; ci95: bootstrap that '
+    'draws seeds and patients independently (2.5 and 97.5 %); sd: ddof 1')
+_CHUNK = 200  # Resamples drawn at a time, to bound memory on large sets.
 
 
 def aggregate_runs(folders: Sequence, *, seed: int = 0,
@@ -25,107 +31,149 @@ def aggregate_runs(folders: Sequence, *, seed: int = 0,
                    allow_mixed: bool = False) -> dict:
   """Aggregates evaluations of runs that differ in nothing but the seed.
 
-  For every metric: each run's value (mean over patients; for EF Pearson r and
-  bias as well), their mean, SD (ddof 1) and 95 % t-interval over seeds, which
+  For every metric: each run's value (mean over the patients that all runs
+  could measure), their mean, SD (ddof 1) and 95 % t-interval over seeds, which
   covers the variation between trainings on these patients; and a two-level
-  bootstrap interval that draws seeds, then patients, with replacement, which
-  covers both (ours; with few seeds it is too narrow).
+  bootstrap interval that draws seeds and, independently, patients, with
+  replacement, which covers both. The draws are crossed, not nested, as all
+  seeds share the patients (Owen 2007); drawing from S seeds understates their
+  variance by (S - 1) / S.
 
   Args:
     folders: of the evaluations, two or more.
     seed: of the bootstrap.
     resamples: bootstrap resamples.
-    allow_mixed: let the runs' configs differ.
+    allow_mixed: let configs, steps and networks differ, and seeds be equal.
 
   Returns:
-    JSON-ready dict: runs, n_seeds, n_patients, rows (name, values, mean, sd,
-    t_ci95, ci95, n_patients), source.
+    JSON-ready dict: protocol, unit, runs (folder, run, receipt), n_seeds,
+    n_patients, method, rows (name, label, unit, values, mean, sd, t_ci95,
+    ci95, n_patients), warnings, receipt, source (its text).
 
   Raises:
-    InputError: when protocols, data or configs differ, two runs have the same
-      seed, or there is one run only.
+    InputError: when protocols, data, patients or configs differ, two runs
+      have the same seed, or there is one run only.
   """
   runs = [read_evaluation(folder) for folder in folders]
   if len(runs) < 2:
-    raise InputError(f'found {len(runs)} evaluation, wanted two or more seeds')
+    raise InputError(f'found {len(runs)} evaluation, wanted two or more runs '
+                     'of one config; give several --workdir')
   check_same_setting(runs)
-  if not allow_mixed:
+  for run in runs[1:]:
+    if set(run.patients) != set(runs[0].patients):
+      raise InputError(
+          f'{runs[0].folder} and {run.folder} have different patients; wanted '
+          'the same; evaluate all runs on one prepared data set')
+  warnings = setting_notes(runs)
+  if allow_mixed:
+    warnings.append('configs were not compared: SD and intervals are not '
+                    'those of seeds alone')
+  else:
     _check_configs(runs)
-  rows = [row for name in runs[0].values
-          if (row := _row(name, runs, seed, resamples))]
-  for block, label in (('ef', 'ef'), ('whole_clip', 'ef_whole_clip')):
-    rows += _ef_rows(runs, block, label)
+  rows = [row for q in runs[0].quantities()
+          if (row := _row(q.label, q.unit, [r.values[q.name] for r in runs],
+                          seed, resamples, name=q.name))]
+  for column, label in (('ef_predicted', ''), ('ef_whole_clip', ' whole clip')):
+    rows += _ef_rows(runs, column, label, seed, resamples)
+  receipt = {'seed': seed, 'resamples': resamples,
+             'git_revision': git_revision(), 'versions': versions()}
   return results.to_json({
+      'protocol': runs[0].metrics['protocol'], 'unit': runs[0].metrics['unit'],
       'runs': [{'folder': str(run.folder), 'run': run.label,
                 'receipt': run.receipt} for run in runs],
-      'n_seeds': len(runs), 'n_patients': runs[0].metrics['n_patients'],
-      'protocol': runs[0].metrics['protocol'], 'seed': seed,
-      'resamples': resamples, 'rows': rows, 'source': receipt_line(runs)})
+      'n_seeds': len(runs), 'n_patients': len(runs[0].patients),
+      'method': METHOD, 'rows': rows, 'warnings': warnings,
+      'receipt': receipt, 'source': receipt_line(runs, receipt)})
 
 
 def _check_configs(runs: list[EvaluationFiles]) -> None:
-  receipts = [run.receipt for run in runs]
-  for key in ('config_digest', 'checkpoint_step', 'which'):
-    found = {str(r.get(key)) for r in receipts}
-    if len(found) > 1:
+  names = ", ".join(run.label for run in runs)
+  for key, label in (('config_digest', 'config'), ('which', 'network'),
+                     ('checkpoint_step', 'steps')):
+    found = [run.receipt.get(key) for run in runs]
+    if None in found:
       raise InputError(
-          f'the runs {", ".join(run.label for run in runs)} differ in {key} '
-          f'({", ".join(sorted(found))}); wanted runs of one config that '
-          'differ in the seed only')
-  seeds = [r.get('training_seed') for r in receipts]
+          f'{runs[found.index(None)].folder / "metrics.json"}: found no {key} '
+          'in its receipt, wanted one to see whether the runs belong '
+          'together; it is older: evaluate again')
+    if len(set(found)) > 1:
+      raise InputError(
+          f'the runs {names} differ in {label} ({key} '
+          f'{", ".join(map(str, found))}); wanted runs that differ in the '
+          'seed only')
+  seeds = [run.receipt.get('training_seed') for run in runs]
   if len(set(seeds)) < len(seeds):
     raise InputError(
-        f'the runs {", ".join(run.label for run in runs)} have the training '
-        f'seeds {seeds}; wanted different ones (--config.seed)')
+        f'the runs {names} have the training seeds '
+        f'{", ".join(map(str, seeds))}; wanted different ones (--config.seed)')
 
 
-def _row(name, runs, seed, resamples) -> dict | None:
-  common = sorted(set.intersection(*(set(r.values.get(name, {}))
-                                     for r in runs)))
+def _mean(drawn: np.ndarray) -> np.ndarray:
+  return drawn[..., 0].mean(axis=1)
+
+
+def _row(label: str, unit: str, values: Sequence[dict], seed: int,
+         resamples: int, *, name: str,
+         statistic: Callable[[np.ndarray], np.ndarray] = _mean) -> dict | None:
+  """One row: `values` maps patients to numbers or tuples, a dict a run.
+
+  `statistic` maps [R, N, K] to [R], K numbers a patient.
+  """
+  common = sorted(set.intersection(*map(set, values)))
   if not common:
     return None
-  table = np.array([[run.values[name][p] for p in common] for run in runs])
-  return {**_over_seeds(name, table.mean(axis=1)), 'n_patients': len(common),
-          'ci95': list(_two_level(table, seed, resamples))}
+  table = np.array([[v[p] for p in common] for v in values], np.float64)
+  table = table.reshape(len(values), len(common), -1)
+  each = statistic(table)
+  if not np.isfinite(each).all():
+    return None
+  mean, sd = float(each.mean()), float(each.std(ddof=1))
+  half = stats.t.ppf(1 - statistics.ALPHA / 2, len(each) - 1) * sd / math.sqrt(
+      len(each))
+  return {'name': name, 'label': label, 'unit': unit,
+          'values': each.tolist(), 'mean': mean, 'sd': sd,
+          't_ci95': [mean - half, mean + half],
+          'ci95': list(_two_level(table, statistic, seed, resamples)),
+          'n_patients': len(common)}
 
 
-def _over_seeds(name: str, values: np.ndarray) -> dict:
-  mean, sd = float(values.mean()), float(values.std(ddof=1))
-  half = stats.t.ppf(.975, len(values) - 1) * sd / math.sqrt(len(values))
-  return {'name': name, 'values': values.tolist(), 'mean': mean, 'sd': sd,
-          't_ci95': [mean - half, mean + half]}
-
-
-def _two_level(table: np.ndarray, seed: int, resamples: int):
-  """Percentiles of the mean of resampled seeds and patients [S, N]."""
+def _two_level(table: np.ndarray, statistic, seed: int, resamples: int
+               ) -> tuple[float, float]:
+  """Percentiles over draws of seeds and patients of a table [S, N, K]."""
   rng = np.random.default_rng(seed)
-  count, patients = table.shape
+  seeds, patients = table.shape[:2]
   if patients < 2:
     return math.nan, math.nan
   drawn = []
   for start in range(0, resamples, _CHUNK):
     size = min(_CHUNK, resamples - start)
-    rows = rng.integers(count, size=(size, count))
-    columns = rng.integers(patients, size=(size, patients))
-    drawn.append(table[rows[:, :, None], columns[:, None, :]].mean(
-        axis=(1, 2)))
-  low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5])
+    rows = rng.integers(seeds, size=(size, seeds, 1))
+    columns = rng.integers(patients, size=(size, 1, patients))
+    sample = table[rows, columns].reshape(size * seeds, patients, -1)
+    drawn.append(statistic(sample).reshape(size, seeds).mean(axis=1))
+  drawn = np.concatenate(drawn)
+  drawn = drawn[np.isfinite(drawn)]
+  if not drawn.size:
+    return math.nan, math.nan
+  low, high = np.percentile(drawn, [2.5, 97.5])
   return float(low), float(high)
 
 
-def _ef_rows(runs, block: str, label: str) -> list[dict]:
-  """Pearson r and bias of the EF, over seeds only."""
-  found = [run.metrics.get(block) or {} for run in runs]
-  if block == 'whole_clip':
-    found = [entry.get('ef') or {} for entry in found]
-  rows = []
-  for key in ('pearson_r', 'bias'):
-    values = [entry.get(key) for entry in found]
-    if all(isinstance(v, (int, float)) for v in values):
-      rows.append({**_over_seeds(f'{label}_{key}', np.array(values, float)),
-                   'n_patients': found[0].get('n'),
-                   'ci95': [math.nan, math.nan]})
-  return rows
+def _ef_rows(runs, column: str, suffix: str, seed: int, resamples: int
+             ) -> list[dict]:
+  """Pearson r and bias of the EF."""
+  pairs = [{p: (run.values['ef_reference'][p], value)
+            for p, value in run.values[column].items()
+            if p in run.values['ef_reference']} for run in runs]
+  key = column.replace('ef_predicted', 'ef')
+  options = dict(values=pairs, seed=seed, resamples=resamples)
+  rows = [
+      _row(f'EF{suffix} Pearson r', '', name=f'{key}_pearson_r',
+           statistic=statistics.pearson_r, **options),
+      _row(f'EF{suffix} bias', 'points', name=f'{key}_bias',
+           statistic=lambda x: (x[..., 1] - x[..., 0]).mean(axis=1),
+           **options)]
+  return [row for row in rows if row]
 
 
 def write_seeds(found: dict, out_dir) -> dict[str, pathlib.Path]:
@@ -154,21 +202,23 @@ def seeds_table(found: dict) -> str:
     Lines without a trailing newline.
   """
   lines = [f'{found["n_seeds"]} seeds, {found["n_patients"]} patients: mean, '
-           'SD and 95 % t-interval over seeds; interval over seeds and '
+           'SD and 95 % t-interval over seeds; 95 % interval over seeds and '
            'patients']
-  table = [('', 'each seed', 'mean', 'SD', 'seeds', 'seeds and patients')]
+  table = [('', 'each seed', 'mean', 'SD', 'seeds', 'seeds and patients', 'n')]
   for row in found['rows']:
-    share = row['name'].endswith(('dice', 'iou', 'share', 'roughness', 'ece'))
-    scale, unit, digits = (100, ' %', 2) if share else (1, '', 2)
-    if row['name'].endswith('pearson_r'):
-      digits = 3
-    def between(pair, digits=digits, scale=scale):
-      return results.interval(
-          [math.nan if v is None else v for v in pair], digits, scale)
+    scale = 100 if row['unit'] == '%' else 1
+    digits = 2 if row['unit'] else 3
+    unit = f' ({row["unit"]})' if row['unit'] else ''
     table.append((
-        row['name'] + unit,
+        row['label'] + unit,
         ' '.join(results.number(v, digits, scale) for v in row['values']),
         results.number(row['mean'], digits, scale),
-        results.number(row['sd'], digits, scale), between(row['t_ci95']),
-        between(row['ci95'])))
-  return '\n'.join([*lines, *results.columns(table), f'  {found["source"]}'])
+        results.number(row['sd'], digits, scale),
+        results.interval(row['t_ci95'], digits, scale),
+        results.interval(row['ci95'], digits, scale), str(row['n_patients'])))
+  lines += results.columns(table)
+  if found['n_seeds'] < 5:
+    lines.append(f'  note: {found["n_seeds"]} seeds are few: the t-interval '
+                 'is wide for that reason, the other somewhat too narrow')
+  lines += [f'  note: {warning}' for warning in found['warnings']]
+  return '\n'.join([*lines, f'  {found["source"]}'])

@@ -241,8 +241,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
   return adjusted
 
 
-def _pearson(pairs: np.ndarray) -> np.ndarray:
-  """Pearson's r of [R, N, 2] pairs; NaN where one side does not vary."""
+def pearson_r(pairs: np.ndarray) -> np.ndarray:
+  """Pearson's correlation of many sets of pairs.
+
+  Args:
+    pairs: [R, N, 2].
+
+  Returns:
+    [R]; NaN where one side does not vary.
+  """
   centred = pairs - pairs.mean(axis=1, keepdims=True)
   # Rounding leaves a constant column a variance of about eps squared.
   floor = (1e-12 * np.maximum(np.abs(pairs).max(axis=1), 1e-300))**2
@@ -254,7 +261,7 @@ def _pearson(pairs: np.ndarray) -> np.ndarray:
 
 
 _AGREEMENT = {
-    'pearson_r': _pearson,
+    'pearson_r': pearson_r,
     'bias': lambda p: (p[..., 1] - p[..., 0]).mean(axis=1),
     'mae': lambda p: np.abs(p[..., 1] - p[..., 0]).mean(axis=1),
     'rmse': lambda p: np.sqrt(((p[..., 1] - p[..., 0])**2).mean(axis=1)),

@@ -67,3 +67,37 @@ def ventricle():
 def ventricle_volume():
   """The truncated ellipsoid's exact volume in ml."""
   return _ventricle_volume
+
+
+@pytest.fixture(scope='session')
+def write_run(make_cases):
+  """Writes an evaluation's files: patient k's prediction shifted by shifts[k].
+
+  Later frames move one pixel less. Fields of the receipt may be given.
+  """
+  from echoforge_jax.evaluation import results
+  from echoforge_jax.evaluation.aggregate import score_predictions
+  from echoforge_jax.evaluation.protocols import get_protocol
+  from echoforge_jax.evaluation.receipt import versions
+
+  def write(folder, shifts, *, protocol='camus_semi', views=('2CH', '4CH'),
+            empty=(), **receipt):
+    cases = [c for c in make_cases(len(shifts), size=48, frames=3)
+             if c.view in views]
+    for case in cases:
+      k = int(case.patient[-4:]) - 1
+      for t, mask in enumerate(case.truth):
+        case.prediction[t] = np.roll(mask, max(shifts[k] - t, 0), axis=1)
+      if k in empty:
+        case.prediction[-1] = 0
+    result = score_predictions(
+        cases, get_protocol(protocol), resamples=200, receipt={
+            'run': folder.name, 'config_digest': 'd' * 16, 'which': 'teacher',
+            'checkpoint_step': 1000, 'training_seed': 0, 'dataset': 'camus',
+            'split': 'test', 'split_scheme': 'official',
+            'raw_fingerprint': 'f' * 64, 'image_size': 48,
+            'device': 'cpu: cpu', 'git_revision': 'abc1234',
+            'versions': versions(), **receipt})
+    results.write_result(result, folder)
+    return folder
+  return write
