@@ -8,7 +8,7 @@ import pathlib
 from tqdm import tqdm
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.evaluation import report, results
+from echoforge_jax.evaluation import case_files, report, results
 from echoforge_jax.evaluation.aggregate import Result, score_predictions
 from echoforge_jax.evaluation.protocols import Protocol, get_protocol
 from echoforge_jax.evaluation.receipt import make_receipt
@@ -92,13 +92,14 @@ def write_evaluation(cases: Sequence[Case], protocol: Protocol, out_dir, *,
   def bar(items, name):
     return tqdm(items, desc=name, unit='clip', disable=not progress)
   try:
+    files = case_files.CaseFiles(report_dir)
     result = score_predictions(
         bar(cases, 'ED to ES'), protocol, classes=classes, seed=seed,
-        receipt=receipt,
+        receipt=receipt, on_clip=files.add,
         whole=bar(whole, 'whole clips') if whole else ())
     paths = results.write_result(result, out_dir)
     paths['report'] = report.write_report(
-        result, cases, report_dir, log_path=log_path)
+        result, cases, report_dir, log_path=log_path, case_files=files)
   except OSError as error:
     raise InputError(
         f'--out {out_dir} cannot be written ({error.strerror or error}); '

@@ -2,25 +2,34 @@
 
 import base64
 from collections.abc import Sequence
+import json
 import math
 import pathlib
 
 import jinja2
+import markupsafe
+from plotly import offline
 
-from echoforge_jax.evaluation import figures, results
+from echoforge_jax.evaluation import figures, plots, results
 from echoforge_jax.evaluation.aggregate import Result
+from echoforge_jax.evaluation.case_files import CaseFiles, case_id
 from echoforge_jax.evaluation.scoring import Case
+
+_SORTED_BY = 3  # Dice: worst first.
 
 
 def write_report(result: Result, cases: Sequence[Case], report_dir, *,
-                 log_path=None) -> pathlib.Path:
+                 log_path=None,
+                 case_files: CaseFiles | None = None) -> pathlib.Path:
   """Writes the figures and the page.
 
   Args:
     result: the evaluation.
-    cases: the evaluated clips in the same order; overlays need their frames.
+    cases: the evaluated clips in the same order; only the few that the
+      overlay figure shows are read.
     report_dir: folder for index.html and figures/.
     log_path: a training run's metrics.jsonl, or None.
+    case_files: the clips' files, or None if there are none.
 
   Returns:
     Path of index.html.
@@ -30,8 +39,9 @@ def write_report(result: Result, cases: Sequence[Case], report_dir, *,
   drawn = {'ef': figures.ef_figure(result),
            'areas': figures.area_figure(result, indices) if indices else None,
            'training': figures.training_figure(log_path) if log_path else None}
-  if indices and all(cases[k].frames is not None for k in indices):
-    drawn['overlays'] = figures.overlay_figure(cases, result, indices)
+  shown = {k: cases[k] for k in indices}
+  if indices and all(case.frames is not None for case in shown.values()):
+    drawn['overlays'] = figures.overlay_figure(shown, result, indices)
   images = {}
   for name, figure in drawn.items():
     file = report_dir / 'figures' / f'{name}.png'
@@ -40,18 +50,20 @@ def write_report(result: Result, cases: Sequence[Case], report_dir, *,
       continue
     data = figures.save(figure, file).read_bytes()
     images[name] = 'data:image/png;base64,' + base64.b64encode(data).decode()
-  page = render_page(result, images)
+  page = render_page(result, images, case_files)
   path = report_dir / 'index.html'
   path.write_text(page)
   return path
 
 
-def render_page(result: Result, images: dict[str, str]) -> str:
-  """The page as text.
+def render_page(result: Result, images: dict[str, str],
+                case_files: CaseFiles | None = None) -> str:
+  """The page as text: styles, scripts and numbers are all inside it.
 
   Args:
     result: the evaluation.
-    images: data URIs by name: 'overlays', 'ef', 'areas', 'training'.
+    images: data URIs by name: 'overlays', 'areas', 'training'.
+    case_files: the clips' files beside the page, or None.
 
   Returns:
     HTML.
@@ -60,15 +72,38 @@ def render_page(result: Result, images: dict[str, str]) -> str:
       loader=jinja2.PackageLoader('echoforge_jax.evaluation', 'templates'),
       autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
       lstrip_blocks=True)
+  def source(name):
+    return markupsafe.Markup(environment.loader.get_source(
+        environment, name)[0])
   metrics = result.metrics
+  drawn = plots.page_plots(result)
+  columns, rows = _case_table(result)
+  data = {'plots': drawn, 'cases': {
+      case_id(r['patient'], r['view']): _facts(r, result)
+      for r in result.per_case}}
+  calibration = metrics['calibration'] or {'ece': {'mean': math.nan}}
   return environment.get_template('report.html').render(
       metrics=metrics, protocol=result.protocol, images=images,
       classes=result.classes, receipt=_receipt_rows(metrics['receipt']),
       headline=results.headline_rows(result), ef=results.ef_rows(result),
       cards=_cards(result), groups=_group_rows(result),
-      temporal=_temporal_rows(metrics['temporal']),
-      cases=_case_rows(result), notes=_notes(result),
-      synthetic=results.is_synthetic(metrics))
+      temporal=_temporal_rows(metrics['temporal']), whole=_whole_rows(result),
+      columns=columns, cases=rows, sorted_by=_SORTED_BY, plots=drawn,
+      ece=results.number(calibration['ece']['mean'], 2, 100),
+      files=case_files or {'count': 0}, notes=_notes(result),
+      synthetic=results.is_synthetic(metrics), css=source('report.css'),
+      js=source('report.js'), data=_embedded(data),
+      # The library's source holds no closing tag of its own.
+      plotly=markupsafe.Markup(offline.get_plotlyjs()))
+
+
+def _embedded(value) -> markupsafe.Markup:
+  """JSON that no text in it can end the <script> element of."""
+  text = json.dumps(results.to_json(value), allow_nan=False,
+                    separators=(',', ':'))
+  for char in '<>&':
+    text = text.replace(char, f'\\u{ord(char):04x}')
+  return markupsafe.Markup(text)
 
 
 def _cards(result: Result) -> list[tuple[str, str, str]]:
@@ -111,30 +146,102 @@ def _temporal_rows(block: dict) -> list[tuple[str, str, str, str]]:
   for label, entry, truth in (
       ('area roughness (%)', rough, rough['truth']),
       ('inconsistent frames (%)', bad, bad['truth']),
-      ('frames in one piece, no holes (%)', block['valid_share'], None)):
+      ('anatomically valid frames (%)', block['valid_share'],
+       block['valid_share']['truth'])):
     rows.append((label, results.number(entry['mean'], 2, 100),
                  results.interval(entry['ci95'], 2, 100),
                  results.number(truth['mean'], 2, 100) if truth else ''))
   return rows
 
 
-def _case_rows(result: Result) -> list[dict]:
-  name = result.classes[0]
+def _whole_rows(result: Result) -> list[tuple[str, ...]]:
+  """Known against unknown ED and ES; empty where whole clips were left out."""
+  metrics = result.metrics
+  block, name = metrics['whole_clip'], result.classes[0]
+  if not block:
+    return []
   rows = []
-  for row in sorted(result.per_case,
-                    key=lambda r: (r['patient'], r['view'])):
-    rows.append({
-        'patient': row['patient'], 'view': row['view'],
-        'quality': row['quality'],
-        'dice': results.number(row[f'{name}_dice'], 2, 100),
-        'hd': results.number(row[f'{name}_hd'], 2),
-        'asd': results.number(row[f'{name}_asd'], 2),
-        'edv': results.number(row['edv_predicted_ml'], 0),
-        'esv': results.number(row['esv_predicted_ml'], 0),
-        'ef_reference': results.number(row['ef_reference'], 1),
-        'ef_predicted': results.number(row['ef_predicted'], 1),
-        'flags': row['flags'].replace('_', ' ')})
+  for metric, digits, scale in (('dice', 2, 100), ('hd', 2, 1),
+                                ('asd', 2, 1)):
+    unit = '%' if scale == 100 else metrics['unit']
+    label = results.NAMES[metric]
+    rows.append((f'{label}, {name.upper()} ({unit})', *(
+        text for entry in (metrics['classes'][name][metric],
+                           block['classes'][name][metric])
+        for text in (results.number(entry['mean'], digits, scale),
+                     results.interval(entry['ci95'], digits, scale)))))
+  for key, label, digits in (('pearson_r', 'EF, Pearson r', 3),
+                             ('bias', 'EF bias (points)', 2),
+                             ('mae', 'EF mean absolute error (points)', 2)):
+    rows.append((label, *(
+        text for ef in (metrics['ef'], block['ef'])
+        for text in (results.number(ef[key], digits),
+                     results.interval(ef['ci95'][key], digits)))))
+  for key in ('ed', 'es'):
+    frames, ms = block[f'{key}_error_frames'], block[f'{key}_error_ms']
+    rows.append((
+        f'{key.upper()} found within (frames)', '', '',
+        f'{results.number(frames["mean"], 1)} '
+        f'({results.number(ms["mean"], 0)} ms)',
+        results.interval(frames['ci95'], 1)))
   return rows
+
+
+def _case_table(result: Result):
+  """Columns (label, numeric), rows (id, [(text, sort key)]), worst first."""
+  name, unit = result.classes[0], result.metrics['unit']
+  columns = [('patient', 'patient', None), ('view', 'view', None),
+             ('quality', 'quality', None),
+             (f'{name.upper()} Dice (%)', f'{name}_dice', (2, 100)),
+             (f'HD ({unit})', f'{name}_hd', (2, 1)),
+             (f'ASD ({unit})', f'{name}_asd', (2, 1))]
+  if unit == 'mm':
+    columns += [('EDV (ml)', 'edv_predicted_ml', (0, 1)),
+                ('ESV (ml)', 'esv_predicted_ml', (0, 1))]
+  columns += [('EF ref. (%)', 'ef_reference', (1, 1)),
+              ('EF pred. (%)', 'ef_predicted', (1, 1))]
+  if result.metrics['whole_clip']:
+    columns.append(('EF whole clip (%)', 'ef_whole_clip', (1, 1)))
+  columns += [('certainty (%)', 'confidence', (1, 100)),
+              ('flags', 'flags', None)]
+  def cell(row, key, form):
+    value = row[key]
+    if form is None:
+      text = str(value).replace('_', ' ') if key == 'flags' else str(value)
+      return text, text
+    known = math.isfinite(value)
+    return results.number(value, *form), f'{value:.6g}' if known else ''
+  def badness(row):
+    dice = row[f'{name}_dice']
+    return (not math.isfinite(dice), dice, row['patient'], row['view'])
+  rows = [(case_id(row['patient'], row['view']),
+           [cell(row, key, form) for _, key, form in columns])
+          for row in sorted(result.per_case, key=badness)]
+  return [(label, form is not None) for label, _, form in columns], rows
+
+
+def _facts(row: dict, result: Result) -> list[tuple[str, str]]:
+  """What the viewer says about a clip beside its frames."""
+  name, unit = result.classes[0], row['unit']
+  number = results.number
+  facts = [('Dice', f'{number(row[f"{name}_dice"], 2, 100)} %'),
+           ('HD, ASD', f'{number(row[f"{name}_hd"], 2)} {unit}, '
+            f'{number(row[f"{name}_asd"], 2)} {unit}'),
+           ('EF predicted, reference', f'{number(row["ef_predicted"], 1)} %, '
+            f'{number(row["ef_reference"], 1)} %')]
+  if math.isfinite(row['edv_predicted_ml']):
+    facts.append(('EDV, ESV predicted', f'{number(row["edv_predicted_ml"], 0)}'
+                  f' ml, {number(row["esv_predicted_ml"], 0)} ml'))
+  if math.isfinite(row['ef_whole_clip']):
+    facts.append(('EF, ED and ES found', f'{number(row["ef_whole_clip"], 1)} '
+                  f'% (frames {number(row["ed_found"] + 1, 0)}, '
+                  f'{number(row["es_found"] + 1, 0)} of the whole clip)'))
+  facts += [('quality', row['quality'] or 'unknown'),
+            ('flags', row['flags'].replace('_', ' ') or 'none')]
+  if row['whole_clip_flags']:
+    facts.append(('flags, whole clip',
+                  row['whole_clip_flags'].replace('_', ' ')))
+  return facts
 
 
 def _receipt_rows(receipt: dict) -> list[tuple[str, str]]:
@@ -151,12 +258,12 @@ def _notes(result: Result) -> list[str]:
   metrics = result.metrics
   ef, unit = metrics['ef'], metrics['unit']
   notes = [
-      'Intervals are 95 % percentile bootstrap intervals that resample '
+      'Intervals are 95 % bootstrap intervals that resample '
       f'patients ({metrics["receipt"]["resamples"]} resamples, seed '
       f'{metrics["receipt"]["seed"]}). They do not cover the variation '
       'between training runs.',
-      'The clip runs from the known ED to the known ES, as in the papers; in '
-      'use, these instants are not known.',
+      'Clips run from the known ED to the known ES, as in the papers; in use, '
+      'these instants are not known: see the whole clips.',
       f'Distances are in {unit}, between pixel centres of the two outlines, '
       'on the true pixel spacing.' if unit == 'mm' else
       'No pixel spacing is known: distances are in pixels of the native grid '
@@ -173,8 +280,8 @@ def _notes(result: Result) -> list[str]:
     notes.append('The EF reference is the dataset\'s value where it has one, '
                  'else measured on the true masks.')
   if metrics['n_patients'] < 30:
-    notes.append(f'Only {metrics["n_patients"]} patients: intervals this '
-                 'small a sample gives are too narrow.')
+    notes.append(f'Only {metrics["n_patients"]} patients: one patient more '
+                 'or less moves these numbers.')
   for name in result.classes:
     both, one = metrics['not_applicable'][name], metrics['one_empty'][name]
     if both or one:

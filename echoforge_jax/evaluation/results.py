@@ -10,7 +10,7 @@ import numpy as np
 
 from echoforge_jax.evaluation.aggregate import Result
 
-_NAMES = {'dice': 'Dice', 'iou': 'IoU', 'hd': 'HD', 'hd95': 'HD95',
+NAMES = {'dice': 'Dice', 'iou': 'IoU', 'hd': 'HD', 'hd95': 'HD95',
           'asd': 'ASD'}
 SYNTHETIC_NOTE = ('synthetic patients: these scores say nothing about real '
                   'ultrasound')
@@ -88,7 +88,7 @@ def headline_rows(result: Result) -> list[tuple[str, ...]]:
       share = metric in ('dice', 'iou')
       scale, digits = (100, 2) if share else (1, 2)
       rows.append((
-          name.upper(), f'{_NAMES[metric]} ({"%" if share else unit})',
+          name.upper(), f'{NAMES[metric]} ({"%" if share else unit})',
           number(entry['mean'], digits, scale),
           interval(entry['ci95'], digits, scale),
           number(entry['median'], digits, scale), str(entry['n'])))

@@ -119,8 +119,8 @@ def _sure(result: Result) -> list[str]:
   lines.append('  intervals cover the choice of patients, not the variation '
                'between training runs')
   if m['n_patients'] < _FEW:
-    lines.append(f'  {m["n_patients"]} patients are few: intervals are too '
-                 'narrow, small groups mean little')
+    lines.append(f'  {m["n_patients"]} patients are few: one more or less '
+                 'moves these numbers, small groups mean little')
   return lines
 
 
