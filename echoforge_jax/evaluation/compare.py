@@ -46,9 +46,9 @@ def compare_runs(first_dir, second_dir, *, seed: int = 0,
     n_patients, method, rows, warnings, receipt, source (its text). A row has
     name, label, unit, n, n_different, only_first and only_second (patients
     that only one of them could measure, left out), first, second,
-    difference, ci95, median_difference, p_value, p_holm, smallest_p_holm,
-    better ('first', 'second', 'neither' or '' where neither direction is),
-    verdict.
+    difference, ci95, median_difference, p_value, p_holm, smallest_p_holm (had
+    all its patients agreed), better ('first', 'second', 'neither', or ''
+    where neither direction is), verdict.
 
   Raises:
     InputError: when the two differ in protocol or data, or share no patient.
@@ -63,10 +63,11 @@ def compare_runs(first_dir, second_dir, *, seed: int = 0,
         'evaluations of the same split; evaluate both alike')
   rows = [row for quantity in first.quantities()
           if (row := _row(quantity, first, second, common, seed, resamples))]
-  adjusted = statistics.holm([row['p_value'] for row in rows])
-  for row, p_holm in zip(rows, adjusted):
-    row['p_holm'] = p_holm
-    row['smallest_p_holm'] = min(1., len(rows) * row.pop('smallest_p'))
+  p_values = [row['p_value'] for row in rows]
+  for k, row in enumerate(rows):
+    row['p_holm'] = statistics.holm(p_values)[k]
+    row['smallest_p_holm'] = statistics.holm(
+        [*p_values[:k], row.pop('smallest_p'), *p_values[k + 1:]])[k]
     row['verdict'] = _verdict(row)
   receipt = {'seed': seed, 'resamples': resamples,
              'git_revision': git_revision(), 'versions': versions()}
@@ -111,7 +112,7 @@ def _verdict(row: dict) -> str:
   if not row['n_different']:
     return 'equal'
   if row['smallest_p_holm'] >= statistics.ALPHA:
-    return f'too few: {row["n_different"]} patients differ'
+    return f'too few (differing: {row["n_different"]})'
   if row['p_holm'] >= statistics.ALPHA:
     return 'not distinguishable'
   if row['difference'] * row['median_difference'] < 0:
@@ -188,7 +189,8 @@ def comparison_table(comparison: dict) -> str:
         results.number(row['second'], 2, scale),
         f'{row["difference"] * scale:+.2f}',
         results.interval(row['ci95'], 2, scale), str(row['n']),
-        p_text(row['p_value']), p_text(row['p_holm']), row['verdict']))
+        results.p_text(row['p_value']), results.p_text(row['p_holm']),
+        row['verdict']))
   lines += results.columns(table)
   lines += _remarks(rows)
   lines += [f'  note: {warning}' for warning in comparison['warnings']]
@@ -201,26 +203,11 @@ def _remarks(rows: list[dict]) -> list[str]:
   lines = []
   if any(row['verdict'].startswith('too few') for row in rows):
     wanted = 1 + math.ceil(math.log2(len(rows) / statistics.ALPHA) + 1e-9)
-    lines.append(f'  too few: no p below .05 is possible, whatever the data; '
-                 f'{len(rows)} rows want {wanted} differing patients')
+    lines.append('  too few: no adjusted p below .05 is possible, whatever the '
+                 f'data; {wanted} differing patients always suffice')
   for row in rows:
     left = [(row['only_first'], 'first'), (row['only_second'], 'second')]
-    lines += [f'  {row["label"]}: {count} patients could be measured in the '
-              f'{side} only and are left out' for count, side in left if count]
+    lines += [f'  {row["label"]}: patients left out because only the '
+              f'{side} could measure them: {count}'
+              for count, side in left if count]
   return lines
-
-
-def p_text(value: float | None) -> str:
-  """A p value as text.
-
-  Args:
-    value: in [0, 1], or None.
-
-  Returns:
-    Four digits, '<.0001' below them, 'n/a' for None.
-  """
-  if value is None or not math.isfinite(value):
-    return 'n/a'
-  if value < 1e-4:
-    return '<.0001'
-  return f'{value:.4f}' if value >= 1 else f'{value:.4f}'.removeprefix('0')

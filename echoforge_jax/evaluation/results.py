@@ -165,6 +165,22 @@ def interval(pair, digits: int, scale: float = 1) -> str:
   return f'[{number(pair[0], digits, scale)}, {number(pair[1], digits, scale)}]'
 
 
+def p_text(value: float | None) -> str:
+  """A p value as text.
+
+  Args:
+    value: in [0, 1], or None.
+
+  Returns:
+    Four digits, '<.0001' below them, 'n/a' for None.
+  """
+  if value is None or not math.isfinite(value):
+    return 'n/a'
+  if value < 1e-4:
+    return '<.0001'
+  return f'{value:.4f}'.removeprefix('0')
+
+
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
   """Rows as left-aligned columns.
 

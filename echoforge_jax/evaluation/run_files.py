@@ -11,10 +11,9 @@ import pathlib
 import numpy as np
 
 from echoforge_jax.errors import InputError
+from echoforge_jax.evaluation.results import NAMES
 from echoforge_jax.evaluation.scoring import METRICS
 
-_LABELS = {'dice': 'Dice', 'iou': 'IoU', 'hd': 'HD', 'hd95': 'HD95',
-           'asd': 'ASD'}
 _NEEDED = ('protocol', 'n_patients', 'n_clips', 'unit', 'classes', 'ef',
            'receipt')
 _COLUMNS = ('ef_reference', 'ef_predicted', 'ef_whole_clip', 'area_roughness',
@@ -79,7 +78,7 @@ class EvaluationFiles:
   def quantities(self) -> list[Quantity]:
     """What was measured on at least one patient, in the order of tables."""
     found = [
-        Quantity(f'{name}_{metric}', f'{name.upper()} {_LABELS[metric]}',
+        Quantity(f'{name}_{metric}', f'{name.upper()} {NAMES[metric]}',
                  '%' if metric in ('dice', 'iou') else self.metrics['unit'],
                  'higher' if metric in ('dice', 'iou') else 'lower')
         for name in self.metrics['classes'] for metric in METRICS]

@@ -1,17 +1,37 @@
-"""What a terminal shows after an evaluation: numbers, doubt, flags."""
+"""What a terminal shows after an evaluation: numbers, doubt, flags.
 
+At most about forty lines: the rest is in metrics.json and the report.
+"""
+
+from collections.abc import Iterable
 import math
 
-from scipy import stats
-
-from echoforge_jax.evaluation import results, statistics
+from echoforge_jax.evaluation import results, statistics, temporal
 from echoforge_jax.evaluation.aggregate import Result
 
 _FEW = 30
+_SHOWN = 5  # Flagged patients that are listed.
+# With several classes these alone; the rest is in metrics.json.
+_SHORT = ('dice', 'hd', 'asd')
+_DOUBTS = (
+    ('no_cavity', 'no ventricle'),
+    ('es_larger_than_ed', 'a larger ventricle at ES than at ED'),
+)
+_WHOLE_DOUBTS = (
+    ('no_cavity', 'no ventricle'),
+    ('empty_frames', 'frames without a ventricle'),
+    ('es_before_ed', 'ES found before ED'),
+    ('no_contraction', 'no visible contraction'),
+    ('es_larger_than_ed', 'a larger ventricle at ES than at ED'),
+)
 
 
 def summary_text(result: Result) -> str:
   """What was measured, how sure it is, and what is to be doubted.
+
+  The tests in it are two-sided Wilcoxon signed-rank tests over patients: of
+  predicted minus reference EF, and of a prediction's roughness, inconsistent
+  and valid frames minus the truth's.
 
   Args:
     result: what `score_predictions` returned.
@@ -20,176 +40,232 @@ def summary_text(result: Result) -> str:
     Lines of text without a trailing newline.
   """
   m = result.metrics
-  lines = [f'protocol {m["protocol"]}: {m["n_patients"]} patients, '
-           f'{m["n_frames"]} frames scored; mean [95 % interval over '
-           'patients]']
+  blocks = [_overlap(result), _ejection(result), _over_time(result),
+            _trust(m), _sure(m), _flags(result), [_receipt(m)]]
+  return '\n\n'.join('\n'.join(block) for block in blocks if block)
+
+
+def _overlap(result: Result) -> list[str]:
+  """Who was scored, and the table of overlaps and distances."""
+  m, receipt = result.metrics, result.metrics['receipt']
+  lines = [f'protocol {m["protocol"]}: {_count(m["n_patients"], "patient")}, '
+           f'{_count(m["n_clips"], "clip")}, '
+           f'{_count(m["n_frames"], "frame")} scored']
+  if receipt.get('run'):
+    lines.append(f'{receipt.get("which", "network")} of {receipt["run"]} after '
+                 f'{receipt.get("checkpoint_step")} steps, on '
+                 f'{receipt.get("dataset")} {receipt.get("split")}')
   if results.is_synthetic(m):
     lines.append(results.SYNTHETIC_NOTE)
-  lines += results.columns([row[:4] for row in results.headline_rows(result)])
-  lines += ['', *_ejection(result), '', *_over_time(m)]
-  if m.get('whole_clip'):
-    lines += ['', *_whole_clip(m['whole_clip'], m['unit'])]
-  if m.get('calibration'):
-    lines += ['', *_trust(m)]
-  return '\n'.join([*lines, '', *_sure(result), '', *_flags(result), '',
-                    _receipt(m)])
+  lines.append('mean [95 % interval over patients]')
+  whole = m.get('whole_clip') or {}
+  several = len(m['classes']) > 1
+  table = [('', '', 'ED, ES known', '', *(('whole clip', '') if whole else ()))]
+  for name, entries in m['classes'].items():
+    for metric, entry in entries.items():
+      if several and metric not in _SHORT:
+        continue
+      share = metric in ('dice', 'iou')
+      scale, digits = (100, 2) if share else (1, 2)
+      row = [name.upper(), f'{results.NAMES[metric]} '
+                           f'({"%" if share else m["unit"]})']
+      for one in [entry] + ([whole['classes'][name][metric]] if whole else []):
+        row += [results.number(one['mean'], digits, scale),
+                results.interval(one['ci95'], digits, scale)]
+      table.append(tuple(row))
+  return lines + results.columns(table)
 
 
 def _ejection(result: Result) -> list[str]:
-  ef, rows = result.metrics['ef'], results.ef_rows(result)
-  if not rows:
-    return ['ejection fraction: not measurable here']
-  return [f'ejection fraction at the known ED and ES, {ef["n"]} patients '
-          f'(reference: {" and ".join(ef["reference"])})',
-          *results.columns(rows)]
+  """The EF with ED and ES known and, beside it, found by the network."""
+  m = result.metrics
+  whole = m.get('whole_clip') or {}
+  ef = [m['ef'], *([whole['ef']] if whole else [])]
+  if not any(e['n'] for e in ef):
+    return ['ejection fraction: not measurable here', *_found(whole)]
+  table = [('', 'ED, ES known', '', *(('whole clip', '') if whole else ()))]
+  for label, key, digits in (
+      ('Pearson r', 'pearson_r', 3), ('bias (points)', 'bias', 2),
+      ('MAE (points)', 'mae', 2)):
+    table.append((label, *(
+        text for e in ef for text in (
+            results.number(e[key], digits),
+            results.interval(e['ci95'][key], digits)))))
+  table.append(('95 % of differences', *(
+      text for e in ef for text in (results.interval(e['loa'], 2), ''))))
+  columns = ['ef_predicted', *(['ef_whole_clip'] if whole else [])]
+  table.append(('is the bias 0?', *(
+      text for column in columns for text in (_bias(result, column), ''))))
+  counts = ' and '.join(str(e['n']) for e in ef)
+  return [f'ejection fraction, {counts} patients '
+          f'(reference: {" and ".join(m["ef"]["reference"])})',
+          *results.columns(table), *_found(whole)]
 
 
-def _over_time(m: dict) -> list[str]:
-  rows = [('over time', 'predicted', '', 'truth')]
-  for label, key in (('area roughness (%)', 'area_roughness'),
-                     ('inconsistent frames (%)', 'inconsistent_share'),
-                     ('anatomically valid frames (%)', 'valid_share')):
-    entry = m['temporal'][key]
+def _found(whole: dict) -> list[str]:
+  """How far the instants that were found lie from the true ones."""
+  parts = []
+  for key, label in (('ed_error', 'ED'), ('es_error', 'ES')):
+    frames, ms = whole.get(f'{key}_frames'), whole.get(f'{key}_ms')
+    if frames and frames['n']:
+      time = f' ({ms["mean"]:.0f} ms)' if ms and ms['n'] else ''
+      parts.append(f'{label} {frames["mean"]:.1f} '
+                   f'{results.interval(frames["ci95"], 1)} frames{time}')
+  return [f'  found in whole clips within: {", ".join(parts)}'] if parts else []
+
+
+def _bias(result: Result, column: str) -> str:
+  pairs = {r['patient']: (r[column], r['ef_reference'])
+           for r in result.per_case}.values()
+  return _difference(pairs, 'no, overestimated', 'no, underestimated',
+                     'not distinguishable')
+
+
+def _over_time(result: Result) -> list[str]:
+  """Roughness, inconsistency and validity beside the truth's own."""
+  ranges = temporal.attribute_ranges(
+      [c.truth_attributes for c in result.clips if c.truth_attributes])
+  def inconsistent(attributes):
+    bad = (temporal.inconsistent_frames(attributes, ranges)
+           if attributes and ranges else [])
+    return sum(bad) / len(bad) if len(bad) else math.nan
+  table = [('over time', 'predicted', '', 'truth', '')]
+  for label, key, measure in (
+      ('area roughness (%)', 'area_roughness',
+       lambda c: (temporal.roughness(c.areas),
+                  temporal.roughness(c.truth_areas))),
+      ('inconsistent frames (%)', 'inconsistent_share',
+       lambda c: (inconsistent(c.attributes),
+                  inconsistent(c.truth_attributes))),
+      ('anatomically valid (%)', 'valid_share',
+       lambda c: (c.valid, c.truth_valid))):
+    entry = result.metrics['temporal'].get(key)
+    if not entry or not entry['n']:
+      continue
     truth = entry.get('truth') or {}
-    rows.append((label, results.number(entry['mean'], 2, 100),
-                 results.interval(entry['ci95'], 2, 100),
-                 results.number(truth.get('mean'), 2, 100)))
-  return [line[2:] if k == 0 else line
-          for k, line in enumerate(results.columns(rows))]
+    verdict = ''
+    if truth.get('n'):
+      verdict = _difference(
+          _patient_pairs(result, measure), 'more than the truth',
+          'less than the truth', 'not distinguishable from the truth')
+    table.append((label, results.number(entry['mean'], 2, 100),
+                  results.interval(entry['ci95'], 2, 100),
+                  results.number(truth.get('mean'), 2, 100), verdict))
+  lines = results.columns(table)
+  return [lines[0][2:], *lines[1:]] if len(lines) > 1 else []
 
 
-def _whole_clip(block: dict, unit: str) -> list[str]:
-  ef = block['ef']
-  first = next(iter(block['classes'].values()))
-  rows = [('Dice (%)', results.number(first['dice']['mean'], 2, 100),
-           results.interval(first['dice']['ci95'], 2, 100)),
-          (f'HD ({unit})', results.number(first['hd']['mean'], 2),
-           results.interval(first['hd']['ci95'], 2))]
-  for key, label in (('ed_error', 'ED found within'),
-                     ('es_error', 'ES found within')):
-    frames, ms = block[f'{key}_frames'], block[f'{key}_ms']
-    rows.append((label, f'{results.number(frames["mean"], 1)} frames',
-                 f'{results.number(ms["mean"], 0)} ms'))
-  if ef['n']:
-    rows += [('EF Pearson r', results.number(ef['pearson_r'], 3),
-              results.interval(ef['ci95']['pearson_r'], 3)),
-             ('EF bias (points)', results.number(ef['bias'], 2),
-              results.interval(ef['ci95']['bias'], 2)),
-             ('EF MAE', results.number(ef['mae'], 2),
-              results.interval(ef['ci95']['mae'], 2))]
-  return [f'whole clips, ED and ES unknown: {block["n_clips"]} clips, '
-          f'{block["n_frames"]} frames', *results.columns(rows)]
+def _patient_pairs(result: Result, measure) -> list[tuple[float, float]]:
+  """Means over each patient's clips of a pair of numbers."""
+  found: dict[str, list[tuple[float, float]]] = {}
+  for clip in result.clips:
+    pair = measure(clip)
+    if all(map(math.isfinite, pair)):
+      found.setdefault(clip.case.patient, []).append(pair)
+  return [tuple(sum(v) / len(v) for v in zip(*pairs))
+          for pairs in found.values()]
+
+
+def _difference(pairs: Iterable[tuple[float, float]], larger: str,
+                smaller: str, neither: str) -> str:
+  """What a signed-rank test of pairs may say, with its p."""
+  pairs = [p for p in pairs if all(map(math.isfinite, p))]
+  if not pairs:
+    return ''
+  test = statistics.wilcoxon(*zip(*pairs))
+  if not test['n_different']:
+    return 'equal in every patient'
+  if test['smallest_p'] >= statistics.ALPHA:
+    return f'too few patients for a test ({test["n_different"]} differ)'
+  p = results.p_text(test['p_value'])
+  if test['p_value'] >= statistics.ALPHA:
+    return f'{neither} (p {p})'
+  return f'{larger if test["median_difference"] > 0 else smaller} (p {p})'
 
 
 def _trust(m: dict) -> list[str]:
-  ece = m['calibration']['ece']
-  lines = ['calibration error near the outlines '
-           f'{results.number(ece["mean"], 2, 100)} % '
-           f'{results.interval(ece["ci95"], 2, 100)}']
+  """Calibration, and what the confidence is worth."""
+  lines = []
+  ece = (m.get('calibration') or {}).get('ece')
+  if ece and ece['n']:
+    lines.append('calibration error near the outlines '
+                 f'{results.number(ece["mean"], 2, 100)} % '
+                 f'{results.interval(ece["ci95"], 2, 100)}')
   risk = m.get('risk_coverage')
   if risk:
     lines.append(
-        f'EF error when unsure patients are withheld: {risk["aurc"]:.2f} '
-        f'points on average over coverages '
-        f'{results.interval(risk["aurc_ci95"], 2)}; at random '
-        f'{risk["aurc_random"]:.2f}, at best {risk["aurc_oracle"]:.2f}')
+        'EF error, least confident patients left out first (mean over '
+        f'shares): {results.number(risk["aurc"], 2)} points '
+        f'{results.interval(risk["aurc_ci95"], 2)}; if confidence said '
+        f'nothing {results.number(risk["aurc_random"], 2)}, if all '
+        f'{results.number(risk["aurc_oracle"], 2)}')
   return lines
 
 
-def _sure(result: Result) -> list[str]:
+def _sure(m: dict) -> list[str]:
   """What the intervals say and what they do not."""
-  m = result.metrics
-  lines = ['how sure']
-  pairs = {r['patient']: (r['ef_predicted'], r['ef_reference'])
-           for r in result.per_case}
-  pairs = [p for p in pairs.values() if all(map(math.isfinite, p))]
-  test = statistics.wilcoxon(*zip(*pairs)) if pairs else {'n': 0}
-  if test['n'] >= 6:
-    p, bias = test['p_value'], m['ef']['bias']
-    sign = 'under' if bias < 0 else 'over'
-    lines.append(
-        f'  EF is {sign}estimated: bias {bias:+.1f} points, Wilcoxon p '
-        f'{_p(p)}' if p < .05 else
-        f'  no EF bias can be told from chance: {bias:+.1f} points, Wilcoxon '
-        f'p {_p(p)}')
-  elif test['n']:
-    lines.append(f'  {test["n"]} patients with an EF: too few for a test of '
-                 'its bias')
-  lines += _unstable(result)
-  lines.append('  intervals cover the choice of patients, not the variation '
-               'between training runs')
-  if m['n_patients'] < _FEW:
-    lines.append(f'  {m["n_patients"]} patients are few: one more or less '
-                 'moves these numbers, small groups mean little')
+  n = m['n_patients']
+  lines = ['how sure',
+           '  intervals cover the choice of patients, not the variation '
+           'between training runs',
+           f'  p: Wilcoxon signed-rank over at most {n} patients, not adjusted '
+           'for the number of tests']
+  if n < 2:
+    lines.append('  one patient: no interval, no test')
+  elif n < _FEW:
+    lines.append(f'  {n} patients are few: rare failures may be absent, '
+                 'intervals somewhat too narrow')
   return lines
-
-
-def _unstable(result: Result) -> list[str]:
-  """Whether areas are rougher than the truth's, patient by patient."""
-  from echoforge_jax.evaluation.temporal import roughness
-  found: dict[str, list[float]] = {}
-  for clip in result.clips:
-    difference = roughness(clip.areas) - roughness(clip.truth_areas)
-    if math.isfinite(difference):
-      found.setdefault(clip.case.patient, []).append(difference)
-  differences = [sum(v) / len(v) for v in found.values()]
-  if len(differences) < 6 or not any(differences):
-    return []
-  p = float(stats.wilcoxon(differences).pvalue)
-  if p >= .05:
-    return [f'  areas are as smooth as the truth\'s, as far as '
-            f'{len(differences)} patients tell (Wilcoxon p {_p(p)})']
-  mean = sum(differences) / len(differences)
-  return [f'  areas are {"rougher" if mean > 0 else "smoother"} than the '
-          f'truth\'s (Wilcoxon p {_p(p)})']
 
 
 def _flags(result: Result) -> list[str]:
+  """What is to be doubted, most general first."""
   m = result.metrics
   found = []
   for name, count in m['one_empty'].items():
     if count:
-      found.append(f'{name.upper()}: {count} scored frames with only truth or '
-                   'only prediction (Dice 0)')
-  ef = m['ef']
-  for count, text in ((ef['not_measurable'],
-                       'without a measurable EF, left out of the EF rows'),
-                      (ef['out_of_range'], 'with an EF outside 0-90 %'),
-                      (m['flags'].get('es_larger_than_ed', 0),
-                       'with a larger ventricle at ES than at ED')):
+      found.append(f'{name.upper()}: {_count(count, "scored frame")} with only '
+                   'a truth or only a prediction (Dice 0)')
+  for name, count in m['not_applicable'].items():
     if count:
-      found.append(f'{count} patients {text}')
-  whole = (m.get('whole_clip') or {}).get('flags', {})
-  for flag, text in (('es_before_ed', 'in which ES would come before ED'),
-                     ('no_contraction', 'without a visible contraction'),
-                     ('empty_frames', 'with frames without a ventricle'),
-                     ('no_cavity', 'without any ventricle')):
-    if whole.get(flag):
-      found.append(f'{whole[flag]} patients {text} (whole clips)')
+      found.append(f'{name.upper()}: {_count(count, "scored frame")} with '
+                   'neither truth nor prediction, left out')
+  found += _doubts('ED, ES known', m['ef'], m['flags'], _DOUBTS)
+  if whole := m.get('whole_clip'):
+    found += _doubts('whole clip', whole['ef'], whole['flags'], _WHOLE_DOUBTS)
   rows = results.flagged_rows(result)
-  lines = ['flagged: nothing' if not (found or rows) else 'flagged']
+  lines = ['flagged' if found or rows else 'flagged: nothing']
   lines += [f'  {text}' for text in found]
   if rows:
     lines += results.columns([(p, f'EF {e} -> {q}', f)
-                              for p, e, q, f in rows[:10]])
-  if len(rows) > 10:
-    lines.append(f'  and {len(rows) - 10} more in per_case.csv')
+                              for p, e, q, f in rows[:_SHOWN]])
+  if len(rows) > _SHOWN:
+    lines.append(f'  and {len(rows) - _SHOWN} more in per_case.csv')
   return lines
+
+
+def _doubts(setting: str, ef: dict, flags: dict, texts) -> list[str]:
+  """One line that counts the patients behind each reason for doubt."""
+  found = [(ef.get('not_measurable', 0), 'no measurable EF, left out'),
+           (ef.get('out_of_range', 0), 'an EF outside 0-90 %'),
+           *((flags.get(flag, 0), text) for flag, text in texts)]
+  parts = [f'{count} {text}' for count, text in found if count]
+  return [f'patients with ({setting}): {"; ".join(parts)}'] if parts else []
 
 
 def _receipt(m: dict) -> str:
   receipt = m['receipt']
   parts = [f'n = {m["n_patients"]}', f'protocol {m["protocol"]}',
-           f'bootstrap seed {receipt["seed"]}']
+           f'bootstrap seed {receipt["seed"]} x {receipt["resamples"]}']
   for key, label in (('training_seed', 'training seed'),
-                     ('checkpoint_step', 'step'),
                      ('git_revision', 'revision')):
     if receipt.get(key) is not None:
       parts.append(f'{label} {receipt[key]}')
-  if receipt.get('versions'):
-    parts.append(f'jax {receipt["versions"]["jax"]}')
+  versions = receipt.get('versions') or {}
+  parts += [f'{name} {versions[name]}' for name in (
+      'echoforge_jax', 'jax', 'numpy', 'scipy') if name in versions]
   return ', '.join(parts)
 
 
-def _p(value: float) -> str:
-  return '< .0001' if value < 1e-4 else f'{value:.4f}'.lstrip('0')
+def _count(number: int, noun: str) -> str:
+  return f'{number} {noun}{"" if number == 1 else "s"}'
