@@ -194,11 +194,12 @@ def _trust(m: dict) -> list[str]:
   risk = m.get('risk_coverage')
   if risk:
     lines.append(
-        'EF error, least confident patients left out first (mean over '
-        f'shares): {results.number(risk["aurc"], 2)} points '
-        f'{results.interval(risk["aurc_ci95"], 2)}; if confidence said '
-        f'nothing {results.number(risk["aurc_random"], 2)}, if all '
-        f'{results.number(risk["aurc_oracle"], 2)}')
+        'EF error when the least confident are left out, mean over shares: '
+        f'{results.number(risk["aurc"], 2)} points '
+        f'{results.interval(risk["aurc_ci95"], 2)}')
+    lines.append(f'  (confidence without value: '
+                 f'{results.number(risk["aurc_random"], 2)}; perfect: '
+                 f'{results.number(risk["aurc_oracle"], 2)})')
   return lines
 
 

@@ -57,7 +57,7 @@ body.addEventListener('click', (event) => {
 
 // ---- the viewer.
 const dialog = byId('viewer'), canvas = byId('picture'), scrub = byId('scrub');
-const context = canvas.getContext('2d');
+const context = canvas.getContext('2d', {willReadFrequently: true});
 const loaded = new Map();
 let clip = null, strip = null, frame = 0, timer = null, wanted = null;
 
@@ -116,12 +116,13 @@ function show(id) {
   canvas.style.aspectRatio = clip.aspect;
   scrub.max = clip.frames - 1;
   byId('message').textContent = '';
+  frame = 0;
+  if (!dialog.open) dialog.showModal();  // The curve fits what is visible.
   drawCurve();
   strip = new Image();
   strip.onload = () => setFrame(0);
   strip.src = clip.strip;
   history.replaceState(null, '', '#' + id);
-  if (!dialog.open) dialog.showModal();
   scrub.focus();
 }
 
