@@ -10,7 +10,7 @@ from echoforge_jax.evaluation import results, statistics, temporal
 from echoforge_jax.evaluation.aggregate import Result
 
 _FEW = 30
-_SHOWN = 5  # Flagged patients that are listed.
+_SHOWN = 4  # Flagged patients that are listed.
 # With several classes these alone; the rest is in metrics.json.
 _SHORT = ('dice', 'hd', 'asd')
 _DOUBTS = (
@@ -91,10 +91,10 @@ def _ejection(result: Result) -> list[str]:
         text for e in ef for text in (
             results.number(e[key], digits),
             results.interval(e['ci95'][key], digits)))))
-  table.append(('95 % of differences', *(
+  table.append(('limits of agreement', *(
       text for e in ef for text in (results.interval(e['loa'], 2), ''))))
   columns = ['ef_predicted', *(['ef_whole_clip'] if whole else [])]
-  table.append(('is the bias 0?', *(
+  table.append(('bias is not 0', *(
       text for column in columns for text in (_bias(result, column), ''))))
   counts = ' and '.join(str(e['n']) for e in ef)
   return [f'ejection fraction, {counts} patients '
@@ -117,8 +117,7 @@ def _found(whole: dict) -> list[str]:
 def _bias(result: Result, column: str) -> str:
   pairs = {r['patient']: (r[column], r['ef_reference'])
            for r in result.per_case}.values()
-  return _difference(pairs, 'no, overestimated', 'no, underestimated',
-                     'not distinguishable')
+  return _difference(pairs, 'over', 'under', 'unclear')
 
 
 def _over_time(result: Result) -> list[str]:
@@ -174,9 +173,9 @@ def _difference(pairs: Iterable[tuple[float, float]], larger: str,
     return ''
   test = statistics.wilcoxon(*zip(*pairs))
   if not test['n_different']:
-    return 'equal in every patient'
+    return 'no difference'
   if test['smallest_p'] >= statistics.ALPHA:
-    return f'too few patients for a test ({test["n_different"]} differ)'
+    return f'too few patients ({test["n_different"]} differ)'
   p = results.p_text(test['p_value'])
   if test['p_value'] >= statistics.ALPHA:
     return f'{neither} (p {p})'
@@ -206,9 +205,8 @@ def _trust(m: dict) -> list[str]:
 def _sure(m: dict) -> list[str]:
   """What the intervals say and what they do not."""
   n = m['n_patients']
-  lines = ['how sure',
-           '  intervals cover the choice of patients, not the variation '
-           'between training runs',
+  lines = ['how sure: intervals cover the choice of patients, not the '
+           'variation between training runs',
            f'  p: Wilcoxon signed-rank over at most {n} patients, not adjusted '
            'for the number of tests']
   if n < 2:
