@@ -157,6 +157,25 @@ def parse_tracing_row(path: pathlib.Path, line: int, row: dict
           [_number(path, line, row, c) for c in ('X1', 'Y1', 'X2', 'Y2')])
 
 
+def missing_bytes(path: str | os.PathLike) -> int:
+  """How many bytes an AVI file lacks of the length in its RIFF header.
+
+  A cut file often decodes without an error, only shorter.
+
+  Args:
+    path: a readable file.
+
+  Returns:
+    0 where nothing is missing, or the header gives no length.
+  """
+  with open(path, 'rb') as file:
+    head = file.read(8)
+  if len(head) < 8 or head[:4] != b'RIFF':
+    return 0
+  wanted = 8 + int.from_bytes(head[4:], 'little')
+  return max(0, wanted - os.path.getsize(path))
+
+
 def decode_frames(path: str | os.PathLike
                   ) -> tuple[np.ndarray, Exception | None]:
   """Decodes a clip as far as it can be decoded.
@@ -203,11 +222,12 @@ def decode_video(path: str | os.PathLike) -> np.ndarray:
     InputError: when the file is absent or cannot be decoded to its end.
   """
   frames, error = decode_frames(path)
+  if missing := missing_bytes(path):
+    error = error or f'{missing} bytes are missing'
   if error:
     raise InputError(
         f'{path}: damaged after {len(frames)} frames ({error}); wanted an '
-        'MJPG AVI file that decodes to its end; fetch the file again'
-    ) from error
+        'MJPG AVI file that decodes to its end; fetch the file again')
   return frames
 
 
@@ -313,6 +333,11 @@ class Dataset:
     path = video_path(self.raw_dir, name)
     row = self.files[name]
     frames = decode_video(path)
+    if frames.shape[1:] != (row.height, row.width):
+      raise InputError(
+          f'{path}: frames are {frames.shape[1]} x {frames.shape[2]}, wanted '
+          f'{row.height} x {row.width} as {FILE_LIST} says: the tracing may '
+          'not fit; fetch the clip again, or exclude it')
     traced = self.tracings.get(name, {})
     if len(traced) != 2:
       raise InputError(

@@ -109,6 +109,8 @@ CODES = {
                     'none needed: the decoded frames count'),
     'video-undecodable': (ERROR, 'no frame can be decoded', _EXCLUDE),
     'video-damaged': (ERROR, 'the video breaks off', _EXCLUDE),
+    'video-resized': (ERROR, 'frames have another size than is listed: the '
+                      'tracing may not fit', _EXCLUDE),
     'video-size': (WARNING, 'frames are not 112 x 112',
                    'none needed: frames are squeezed to the grid asked for'),
     'interval-short': (WARNING, 'fewer than ten frames from ED to ES',

@@ -133,7 +133,7 @@ def _check_tables(root, rows, tracings) -> Iterator[Finding]:
     else:
       yield make_finding('split-unknown', path, f'{row.split!r} of {where}',
                          ', '.join(echonet.SPLITS.values()))
-    if np.isfinite(row.ef_percent) and not 0 <= row.ef_percent <= 100:
+    if not 0 <= row.ef_percent <= 100:
       yield make_finding('ef-range', path, f'EF {row.ef_percent:g} of {where}',
                          '0 to 100')
     elif row.edv_ml > 0:
@@ -174,8 +174,10 @@ def _check_clip(root, row, traced) -> tuple[list[Finding], bytes | None]:
     add('video-undecodable', path, str(wrong).split(': ', 1)[1],
         'an MJPG AVI file')
     return findings, None
-  if error:
-    add('video-damaged', path, f'{len(frames)} frames, then {error}',
+  missing = echonet.missing_bytes(path)
+  if error or missing:
+    add('video-damaged', path, f'{len(frames)} frames, then '
+        + (str(error) if error else f'{missing} bytes are missing'),
         'a file that decodes to its end')
   _check_frames(row, path, frames, add)
   _check_tracing(row, path, tables, frames, traced, add)
@@ -186,7 +188,10 @@ def _check_frames(row, path, frames, add) -> None:
   if len(frames) != row.num_frames:
     add('frame-count', path, f'{len(frames)} frames',
         f'{row.num_frames} as {echonet.FILE_LIST} says')
-  if frames.shape[1:] != (SIZE, SIZE):
+  if frames.shape[1:] != (row.height, row.width):
+    add('video-resized', path, f'{frames.shape[1]} x {frames.shape[2]}',
+        f'{row.height} x {row.width} as {echonet.FILE_LIST} says')
+  elif frames.shape[1:] != (SIZE, SIZE):
     add('video-size', path, f'{frames.shape[1]} x {frames.shape[2]}',
         f'{SIZE} x {SIZE}')
   flat = frames.reshape(len(frames), -1)

@@ -168,8 +168,23 @@ def check(traps: Sequence[str], num_patients: int) -> None:
                      'wanted fewer traps than patients, one clip each')
 
 
+def choose(truth: dict, traps: Sequence[str]) -> dict[str, str]:
+  """Which clip gets which trap: training clips as far as there are any.
+
+  Args:
+    truth: content of phantom.json; its 'patients' are all there.
+    traps: names of `TRAPS`.
+
+  Returns:
+    trap -> clip; the first clip stays whole, for comparison.
+  """
+  names = sorted(sorted(truth['patients'])[1:], key=lambda name: (
+      truth['patients'][name]['split'] != 'TRAIN', name))
+  return dict(zip((t for t in TRAPS if t in traps), names))
+
+
 def plant(root: Path, truth: dict, traps: Sequence[str]) -> dict[str, str]:
-  """Plants each trap in a training clip of its own, as far as there are any.
+  """Plants each trap in a clip of its own (`choose`).
 
   Args:
     root: a finished phantom in EchoNet's layout.
@@ -184,10 +199,7 @@ def plant(root: Path, truth: dict, traps: Sequence[str]) -> dict[str, str]:
   folder = _Folder(root, *(_read(root / name) for name in (
       echonet.FILE_LIST, echonet.TRACINGS)))
   heads = folder.files.pop(0), folder.tracings.pop(0)
-  # The first clip stays whole, for comparison; training clips go first.
-  names = sorted([row[0] for row in folder.files[1:]], key=lambda name: (
-      truth['patients'][name]['split'] != 'TRAIN', name))
-  planted = dict(zip((t for t in TRAPS if t in traps), names))
+  planted = choose(truth, traps)
   for trap, name in planted.items():
     TRAPS[trap](folder, name)
   for head, rows, name in zip(heads, (folder.files, folder.tracings), (

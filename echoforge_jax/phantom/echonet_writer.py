@@ -28,6 +28,9 @@ CHORDS = 20
 BEATS = 2
 # Quantizer of the MJPG encoder; 2 is its finest.
 _QUALITY = 2
+# Pixels by which chords end inside the outline: rounding and the polygon's own
+# border would widen the mask.
+_INSET = .15
 _NOISE = 10  # Gray levels outside the sector, at most.
 # The official counts: 7465 / 1288 / 1277 of 10,030.
 _SHARES = {'TRAIN': 7465, 'VAL': 1288, 'TEST': 1277}
@@ -72,15 +75,25 @@ def write_echonet(out_dir, *, num_patients: int, seed: int, config=None,
       config, num_patients=num_patients,
       num_test=splits.count('TEST'), seed=seed, layout='echonet',
       traps=sorted(traps)))
+  if truth.pop('planting', False):
+    # Stopped while it planted: what may have been changed is made again.
+    for name in echonet_traps.choose(truth, traps).values():
+      truth['patients'].pop(name)
   jobs = []
   for index in range(num_patients):
     name = clip_id(seed, index)
-    if name not in truth['patients']:
+    if name not in truth['patients'] or (
+        not truth.get('planted')
+        and not echonet.video_path(out_dir, name).exists()):
       jobs.append((seed, index, config, str(out_dir), splits[index], generate))
   if jobs or 'planted' not in truth:
     writing.make_patients(_write_patient, jobs, truth, out_dir,
                           num_workers=num_workers, progress=progress)
     _write_tables(out_dir, truth)
+    if traps:
+      truth['planting'] = True
+      writing.write_truth(out_dir, truth)
+    truth.pop('planting', None)
     truth['planted'] = echonet_traps.plant(out_dir, truth, traps)
     writing.write_truth(out_dir, truth)
   return truth
@@ -157,7 +170,7 @@ def trace(mask: np.ndarray) -> np.ndarray:
   for place in places:
     hit = (s <= place) != (s2 <= place)
     cross = w[hit] + (place - s[hit]) / (s2 - s)[hit] * (w2 - w)[hit]
-    ends.append((cross.min(), cross.max()))
+    ends.append((cross.min() + _INSET, cross.max() - _INSET))
   points = [[cavity.apex, cavity.base]] + [
       [cavity.apex + place * along + end * across for end in pair]
       for place, pair in zip(places, ends)]

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 from pathlib import Path
+import time
 
 import numpy as np
 from tqdm import tqdm
@@ -16,6 +17,7 @@ from echoforge_jax.data.camus import PHANTOM_FILE
 from echoforge_jax.errors import InputError
 
 TRUTH_FILE = PHANTOM_FILE
+_SECONDS_BETWEEN = 5.0
 
 
 def check_counts(num_patients: int, seed: int) -> None:
@@ -115,10 +117,17 @@ def make_patients(make: Callable[[tuple], tuple[str, dict]],
   total = truth['num_patients']
   with tqdm(total=total, initial=total - len(jobs), unit='patient',
             desc=f'phantom {out_dir}', disable=not progress) as bar:
-    for patient, facts in _run(make, jobs, num_workers):
-      truth['patients'][patient] = facts
+    written = time.monotonic()
+    try:
+      for patient, facts in _run(make, jobs, num_workers):
+        truth['patients'][patient] = facts
+        # Thousands of patients make a file that takes a while to write.
+        if time.monotonic() - written > _SECONDS_BETWEEN:
+          write_truth(out_dir, truth)
+          written = time.monotonic()
+        bar.update()
+    finally:
       write_truth(out_dir, truth)
-      bar.update()
 
 
 def _run(make, jobs, num_workers) -> Iterator[tuple[str, dict]]:

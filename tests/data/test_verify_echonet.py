@@ -34,7 +34,7 @@ EXPECTED = {
     'undecodable': {('error', 'video-undecodable', _VIDEO)},
     'cut_short': {('error', 'tracing-beyond', _TRACINGS),
                   ('warning', 'frame-count', _VIDEO)},
-    'other_size': {('warning', 'video-size', _VIDEO)},
+    'other_size': {('error', 'video-resized', _VIDEO)},
     'unknown_split': {('error', 'split-unknown', _LIST)},
     'lower_split': {('warning', 'split-case', _LIST)},
     'listed_twice': {('error', 'listed-twice', _LIST)},
@@ -216,8 +216,6 @@ def test_a_truncated_video_is_never_silent(raw, share):
   assert all(name in f.file + f.found for f in findings)
 
 
-@pytest.mark.xfail(strict=True, reason='the decoder accepts most cuts without '
-                   'an error, so that only the warning frame-count remains')
 def test_a_truncated_video_is_an_error_wherever_it_is_cut(raw):
   root, name = raw
   path = echonet.video_path(root, name)
@@ -248,8 +246,6 @@ def test_cells_of_the_list(raw, column, value, expected):
   assert len(found) == 1 and Path(found[0].file).name == _LIST
 
 
-@pytest.mark.xfail(strict=True, reason='an empty EF passes unseen: nan differs '
-                   'from the volumes by nan')
 def test_empty_ef_is_named(raw):
   root, name = raw
   _set(root, name, 1, '')

@@ -144,8 +144,6 @@ def test_the_providers_rule_gives_the_mask_back(slope, index):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason='chords end on the outline, which '
-                   "rounding and the polygon's own border widen: .962 at ES")
 def test_the_providers_rule_gives_phantoms_masks_back():
   from echoforge_jax.phantom.patient import generate_masks
   worst = 1.
@@ -204,8 +202,6 @@ def test_interrupted_run_continues(written, tmp_path):
   assert _files(tmp_path) == _files(written[0])
 
 
-@pytest.mark.xfail(strict=True, reason='the truth file alone decides what is '
-                   'done; a video that went missing stays missing')
 def test_missing_video_is_made_again(written, tmp_path):
   _write(tmp_path)
   next((tmp_path / 'Videos').glob('*.avi')).unlink()
@@ -275,13 +271,7 @@ def test_traps_take_a_clip_each_and_change_no_other(tmp_path):
   assert {row[0] for row in rows[0] ^ rows[1]} <= set(planted.values())
 
 
-@pytest.mark.parametrize('trap', [
-    pytest.param(trap, marks=pytest.mark.xfail(
-        strict=True, reason='planted a second time into what the first time '
-        'changed')
-        if trap in ('orphan_tracing', 'missing_video', 'ed_after_es',
-                    'short_interval', 'cut_short', 'other_size') else ())
-    for trap in echonet_traps.TRAPS])
+@pytest.mark.parametrize('trap', sorted(echonet_traps.TRAPS))
 def test_interrupted_planting_continues(tmp_path, monkeypatch, trap):
   kwargs = dict(num_patients=3, traps=[trap],
                 config=beating.Config(height=100, width=112))
