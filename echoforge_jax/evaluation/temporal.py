@@ -83,22 +83,22 @@ def attributes(cavities: Sequence[Cavity | None], myo: np.ndarray | None,
     spacing: size of a pixel (row, column).
 
   Returns:
-    [T] arrays by name: area, base_width, length, orientation (radians from
-    vertical) and, with a myocardium, myo_area and the epicardium's centre as
-    a share of the image; NaN where a frame has no cavity.
+    [T] arrays by name: area, base_width, length, orientation (of the
+    principal axis, radians from vertical) and, with a myocardium, myo_area and
+    the epicardium's centre as a share of the image; NaN where a frame has no
+    cavity.
   """
   rows = {'area': [], 'base_width': [], 'length': [], 'orientation': []}
-  for cavity in cavities:
+  for cavity, mask in zip(cavities, lv):
     if cavity is None:
       for values in rows.values():
         values.append(math.nan)
       continue
-    axis = cavity.apex - cavity.base
     rows['area'].append(cavity.area)
     rows['base_width'].append(
         float(np.linalg.norm(cavity.base_ends[1] - cavity.base_ends[0])))
     rows['length'].append(cavity.length)
-    rows['orientation'].append(math.atan2(axis[1], -axis[0]))
+    rows['orientation'].append(_orientation(mask, spacing))
   if myo is not None:
     rows['myo_area'] = myo.sum(axis=(1, 2)) * spacing[0] * spacing[1]
     centres = [ndimage.center_of_mass(m) if m.any() else (math.nan,) * 2
@@ -107,6 +107,18 @@ def attributes(cavities: Sequence[Cavity | None], myo: np.ndarray | None,
     centre = np.asarray(centres) / size
     rows['centre_y'], rows['centre_x'] = centre[:, 0], centre[:, 1]
   return {name: np.asarray(v, np.float64) for name, v in rows.items()}
+
+
+def _orientation(mask: np.ndarray, spacing: tuple[float, float]) -> float:
+  """Principal axis of a mask's pixels, radians from vertical.
+
+  The axis from base to apex jumps with the base's end points by a few degrees
+  from frame to frame, even where the motion is smooth; second moments do not.
+  """
+  points = np.argwhere(mask) * np.asarray(spacing)
+  rows, columns = (points - points.mean(axis=0)).T
+  return 0.5 * math.atan2(-2 * float(rows @ columns),
+                          float(rows @ rows - columns @ columns))
 
 
 def attribute_ranges(
