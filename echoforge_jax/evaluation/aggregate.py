@@ -174,12 +174,8 @@ def _metric(patients, name: str, metric: str, protocol: Protocol,
 
 def _inconsistent(clip: ClipScore, ranges) -> tuple[float, float]:
   """(prediction's, truth's) share of inconsistent frames."""
-  pair = []
-  for attributes in (clip.attributes, clip.truth_attributes):
-    bad = (temporal.inconsistent_frames(attributes, ranges)
-           if attributes and ranges else np.zeros(0, bool))
-    pair.append(float(bad.mean()) if bad.size else math.nan)
-  return pair[0], pair[1]
+  return (temporal.inconsistent_share(clip.attributes, ranges),
+          temporal.inconsistent_share(clip.complete_truth, ranges))
 
 
 def _whole_block(wholes: dict, found, classes, options) -> dict | None:
@@ -273,7 +269,7 @@ def _temporal_block(patients, shares, ranges, options) -> dict:
             'truth': _pool(patients, truth, options)}
   deviations = {
       id(c): [temporal.attribute_deviations(a, ranges) if a and ranges else {}
-              for a in (c.attributes, c.truth_attributes)]
+              for a in (c.attributes, c.complete_truth)]
       for clips in patients.values() for c in clips}
   return {
       'area_roughness': both(lambda c: temporal.roughness(c.areas),

@@ -99,7 +99,7 @@ class ClipScore:
     areas: [T] predicted cavity areas in unit^2; truth_areas NaN if unlabeled.
     truth_areas: [T] true cavity areas.
     attributes: temporal attributes of the prediction.
-    truth_attributes: of the truth; empty unless every frame is labeled.
+    truth_attributes: of the truth; NaN on frames without a label.
     valid: share of frames whose prediction is anatomically valid.
     truth_valid: the same of the truth; NaN unless every frame is labeled.
     reliability: counts of the first class's probability; None if unknown.
@@ -119,6 +119,12 @@ class ClipScore:
   truth_valid: float = math.nan
   reliability: calibration.Bins | None = None
   confidence: float = math.nan
+
+  @property
+  def complete_truth(self) -> dict[str, np.ndarray]:
+    """The truth's attributes; empty unless every frame is labeled."""
+    complete = bool(np.isfinite(self.truth_areas).all())
+    return self.truth_attributes if complete else {}
 
 
 def score_clip(case: Case, protocol: Protocol,
@@ -168,7 +174,6 @@ def score_clip(case: Case, protocol: Protocol,
   lv = classes.index('lv') + 1
   predicted, attributes = _follow(case.prediction, classes, spacing)
   truth, truth_attributes = _follow(case.truth, classes, spacing)
-  pixel = spacing[0] * spacing[1]
   return ClipScore(
       truth_ends=tuple(truth[t] if labeled[t] else None for t in (0, -1)),
       predicted_ends=(predicted[0], predicted[-1]),
@@ -176,7 +181,9 @@ def score_clip(case: Case, protocol: Protocol,
       truth_areas=np.where(
           labeled, (case.truth == lv).sum(axis=(1, 2)) * pixel, math.nan),
       attributes=attributes,
-      truth_attributes=truth_attributes if labeled.all() else {}, **common)
+      truth_attributes={name: np.where(labeled, series, math.nan)
+                        for name, series in truth_attributes.items()},
+      **common)
 
 
 def _trust(case: Case, labeled) -> dict:

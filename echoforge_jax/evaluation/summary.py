@@ -124,18 +124,14 @@ def _over_time(result: Result) -> list[str]:
   """Roughness, inconsistency and validity beside the truth's own."""
   ranges = temporal.attribute_ranges(
       [c.truth_attributes for c in result.clips if c.truth_attributes])
-  def inconsistent(attributes):
-    bad = (temporal.inconsistent_frames(attributes, ranges)
-           if attributes and ranges else [])
-    return sum(bad) / len(bad) if len(bad) else math.nan
   table = [('over time', 'predicted', '', 'truth', '')]
   for label, key, measure in (
       ('area roughness (%)', 'area_roughness',
        lambda c: (temporal.roughness(c.areas),
                   temporal.roughness(c.truth_areas))),
       ('inconsistent frames (%)', 'inconsistent_share',
-       lambda c: (inconsistent(c.attributes),
-                  inconsistent(c.truth_attributes))),
+       lambda c: (temporal.inconsistent_share(c.attributes, ranges),
+                  temporal.inconsistent_share(c.complete_truth, ranges))),
       ('anatomically valid (%)', 'valid_share',
        lambda c: (c.valid, c.truth_valid))):
     entry = result.metrics['temporal'].get(key)

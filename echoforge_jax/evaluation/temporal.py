@@ -159,6 +159,21 @@ def inconsistent_frames(clip: Mapping[str, np.ndarray],
   return bad
 
 
+def inconsistent_share(clip: Mapping[str, np.ndarray],
+                       ranges: Mapping[str, float]) -> float:
+  """Share of a clip's inner frames that are inconsistent.
+
+  Args:
+    clip: `attributes` of a clip; may be empty.
+    ranges: `attribute_ranges` of the truth.
+
+  Returns:
+    A share in [0, 1]; NaN without attributes, ranges or three frames.
+  """
+  bad = inconsistent_frames(clip, ranges) if clip and ranges else np.zeros(0)
+  return float(bad.mean()) if bad.size else math.nan
+
+
 def attribute_deviations(clip: Mapping[str, np.ndarray],
                          ranges: Mapping[str, float]) -> dict[str, float]:
   """Mean absolute deviation from the neighbours, scaled by the range.

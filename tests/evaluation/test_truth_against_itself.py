@@ -49,6 +49,23 @@ def test_a_jump_is_inconsistent(ventricle):
   assert share['mean'] >= 1 / 58 and share['truth']['mean'] == 0
 
 
+def test_two_labeled_frames_give_the_range_and_no_share_of_their_own(
+    ventricle):
+  cases = []
+  for case in cohort(ventricle):
+    labeled = np.zeros(60, bool)
+    labeled[[0, -1]] = True
+    case.prediction[30] = np.roll(case.prediction[10], 6, axis=1)
+    # What lies under a missing label must not count.
+    truth = np.where(labeled[:, None, None], case.truth, 0)
+    cases.append(dataclasses.replace(case, truth=truth, labeled=labeled))
+  block = score_predictions(cases, FULL, resamples=50).metrics['temporal']
+  share = block['inconsistent_share']
+  assert 1 / 58 <= share['mean'] < .2
+  assert share['n'] == 3 and share['truth']['n'] == 0
+  assert block['attributes']['area']['truth']['n'] == 0
+
+
 @pytest.mark.parametrize('axis,length,across', [(1, 30, 20), (2, 20, 30)])
 @pytest.mark.parametrize('unit', ['mm', 'px'])
 def test_shifted_by_one_pixel(make_cases, axis, length, across, unit):
