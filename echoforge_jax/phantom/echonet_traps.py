@@ -38,6 +38,19 @@ def _no_tracing(folder, name):
   folder.drop(folder.rows(name))
 
 
+def _known_no_tracing(folder, name):
+  """One of the six clips that the release lists but never traced."""
+  folder.drop(folder.rows(name))
+  return _rename(folder, name, echonet.DEFAULT_EXCLUDED[0])
+
+
+def _known_orphan(folder, name):
+  """The one tracing of the release that has no clip."""
+  name = _rename(folder, name, echonet.KNOWN_ORPHAN)
+  _orphan_tracing(folder, name)
+  return name
+
+
 def _orphan_tracing(folder, name):
   folder.files.remove(folder.line(name))
   echonet.video_path(folder.root, name).unlink()
@@ -141,10 +154,12 @@ def _bad_number(folder, name):
   folder.rows(name)[3][1] = 'nan'
 
 
-# Name -> what it does to a clip. Noise outside the sector is in every clip,
-# and no EF follows from one plane: those two need no planting.
-TRAPS: dict[str, Callable[[_Folder, str], None]] = {
+# Name -> what it does to a clip; returns the clip's name if it is another
+# afterwards. Noise outside the sector is in every
+# clip, and no EF follows from one plane: those two need no planting.
+TRAPS: dict[str, Callable[[_Folder, str], str | None]] = {
     'no_tracing': _no_tracing, 'orphan_tracing': _orphan_tracing,
+    'known_no_tracing': _known_no_tracing, 'known_orphan': _known_orphan,
     'missing_video': _missing_video, 'row_count': _row_count,
     'frame_count': _frame_count, 'ed_after_es': _ed_after_es,
     'short_interval': _short_interval, 'undecodable': _truncated,
@@ -192,7 +207,7 @@ def plant(root: Path, truth: dict, traps: Sequence[str]) -> dict[str, str]:
     traps: names of `TRAPS`.
 
   Returns:
-    trap -> clip.
+    trap -> clip, by its name afterwards.
   """
   if not traps:
     return {}
@@ -201,7 +216,7 @@ def plant(root: Path, truth: dict, traps: Sequence[str]) -> dict[str, str]:
   heads = folder.files.pop(0), folder.tracings.pop(0)
   planted = choose(truth, traps)
   for trap, name in planted.items():
-    TRAPS[trap](folder, name)
+    planted[trap] = TRAPS[trap](folder, name) or name
   for head, rows, name in zip(heads, (folder.files, folder.tracings), (
       echonet.FILE_LIST, echonet.TRACINGS)):
     writing.write_atomically(
@@ -213,6 +228,15 @@ def plant(root: Path, truth: dict, traps: Sequence[str]) -> dict[str, str]:
 def _read(path: Path) -> list[list[str]]:
   with path.open(newline='') as file:
     return list(csv.reader(file))
+
+
+def _rename(folder: _Folder, old: str, new: str) -> str:
+  for row in folder.rows(old):
+    row[0] = f'{new}.avi'
+  folder.line(old)[0] = new
+  echonet.video_path(folder.root, old).replace(
+      echonet.video_path(folder.root, new))
+  return new
 
 
 def _rewrite(folder: _Folder, name: str, change) -> None:

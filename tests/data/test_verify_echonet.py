@@ -26,6 +26,8 @@ _VIDEO, _LIST, _TRACINGS = 'Videos', echonet.FILE_LIST, echonet.TRACINGS
 EXPECTED = {
     'no_tracing': {('error', 'tracing-frames', _TRACINGS)},
     'orphan_tracing': {('warning', 'tracing-unlisted', _TRACINGS)},
+    'known_no_tracing': {('warning', 'tracing-known-missing', _TRACINGS)},
+    'known_orphan': {('warning', 'tracing-unlisted', _TRACINGS)},
     'missing_video': {('error', 'missing-file', _VIDEO)},
     'row_count': {('warning', 'tracing-rows', _TRACINGS)},
     'frame_count': {('warning', 'frame-count', _VIDEO)},
@@ -151,8 +153,10 @@ def test_errors_are_what_the_reader_refuses_or_misreads(tmp_path, trap):
   dataset = echonet.Dataset(tmp_path)
   errors = {wanted[1] for wanted in EXPECTED[trap] if wanted[0] == 'error'}
   misread = {'ef-range', 'duplicate-images'}
-  if trap == 'orphan_tracing':
+  if trap in ('orphan_tracing', 'known_orphan'):
     assert name not in dataset.files
+  elif trap == 'known_no_tracing':  # Left out by default, so only a warning.
+    assert name in echonet.DEFAULT_EXCLUDED and not dataset.tracings.get(name)
   elif errors - misread:
     with pytest.raises(InputError, match=f'{name}|line'):
       dataset.read_clip(name)
