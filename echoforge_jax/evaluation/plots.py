@@ -46,7 +46,8 @@ def page_plots(result: Result) -> dict[str, dict]:
 def _figure(traces, x: str, y: str, **layout) -> go.Figure:
   grid = dict(gridcolor='rgba(128,140,150,.22)', zeroline=False,
               linecolor='rgba(128,140,150,.6)', ticks='outside',
-              tickcolor='rgba(128,140,150,.6)')
+              tickcolor='rgba(128,140,150,.6)', automargin=True,
+              title_font_size=13, title_standoff=8)
   figure = go.Figure(traces)
   figure.update_layout(
       template=None, height=340, margin=dict(l=58, r=14, t=14, b=48),
@@ -99,14 +100,15 @@ def _regression(pairs: Sequence[tuple], ef: dict) -> go.Figure | None:
                         color=_ORANGE, width=2))
   figure = _figure([*traces, _points(x, y, pairs)], 'EF, reference (%)',
                    'EF, predicted (%)')
-  figure.update_xaxes(range=[low, high])
-  figure.update_yaxes(range=[low, high], scaleanchor='x')
+  # The axes give way, not the ranges: no EF below zero is drawn.
+  figure.update_xaxes(range=[low, high], constrain='domain')
+  figure.update_yaxes(range=[low, high], scaleanchor='x', constrain='domain')
   text = f'r = {ef["pearson_r"]:.3f}<br>n = {ef["n"]}'
   if math.isfinite(ef['slope']):
     text += f'<br>y = {ef["slope"]:.2f} x {ef["intercept"]:+.1f}'
-  figure.add_annotation(text=text, x=.02, y=.98, xref='paper', yref='paper',
-                        showarrow=False, align='left', xanchor='left',
-                        yanchor='top')
+  figure.add_annotation(text=text, x=.03, y=.98, xref='x domain',
+                        yref='y domain', showarrow=False, align='left',
+                        xanchor='left', yanchor='top')
   return figure
 
 
@@ -117,20 +119,22 @@ def _bland_altman(pairs: Sequence[tuple], ef: dict) -> go.Figure | None:
   y = np.array([p[1] - p[0] for p in pairs])
   figure = _figure([_points(x, y, pairs)],
                    'mean of reference and prediction (%)',
-                   'prediction minus reference (points)')
+                   'prediction − reference (points)')
   low, high = ef['ci95']['bias']
   if math.isfinite(low):
     figure.add_hrect(y0=low, y1=high, fillcolor=_BAND, line_width=0,
                      layer='below')
+  figure.update_layout(margin_r=76)
   figure.add_hline(y=0, line=dict(color=_GRAY, width=1, dash='dot'))
   for value, name, dash in ((ef['bias'], 'bias', 'solid'),
-                            (ef['loa'][0], '-1.96 SD', 'dash'),
+                            (ef['loa'][0], '−1.96 SD', 'dash'),
                             (ef['loa'][1], '+1.96 SD', 'dash')):
     if math.isfinite(value):
-      figure.add_hline(
-          y=value, line=dict(color=_ORANGE, width=1.5, dash=dash),
-          annotation_text=f'{name} {value:+.1f}',
-          annotation_position='top right')
+      figure.add_hline(y=value, line=dict(color=_ORANGE, width=1.5, dash=dash))
+      # Beside the plot, where no point or line can lie under it.
+      figure.add_annotation(
+          text=f'{name}<br>{value:+.1f}'.replace('-', '−'), x=1.01, y=value,
+          xref='paper', xanchor='left', align='left', showarrow=False)
   return figure
 
 
@@ -170,7 +174,7 @@ def _groups(result: Result, kind: str, order: Sequence[str]
   for key in keys:
     own = [r for r in rows if r[kind] == key]
     traces.append(go.Box(
-        y=[100 * r[name] for r in own], name=f'{key} (n = {len(own)})',
+        y=[100 * r[name] for r in own], name=f'{key}<br>n = {len(own)}',
         boxpoints='all', jitter=.45, pointpos=0, fillcolor=_BAND,
         line=dict(color=_GRAY, width=1.2),
         marker=dict(color=_BLUE, size=6, opacity=.7),

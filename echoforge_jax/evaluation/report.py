@@ -16,6 +16,7 @@ from echoforge_jax.evaluation.case_files import CaseFiles, case_id
 from echoforge_jax.evaluation.scoring import Case
 
 _SORTED_BY = 3  # Dice: worst first.
+_GRADES = ('Good', 'Medium', 'Poor')
 
 
 def write_report(result: Result, cases: Sequence[Case], report_dir, *,
@@ -130,7 +131,8 @@ def _group_rows(result: Result) -> list[tuple[str, ...]]:
   """Dice and HD of the first class by view, quality and phase."""
   name, rows = result.classes[0], []
   for kind, groups in result.metrics['groups'].items():
-    for key, entries in groups.items():
+    for key, entries in sorted(groups.items(), key=lambda g: (
+        _GRADES.index(g[0]) if g[0] in _GRADES else len(_GRADES), g[0])):
       dice, hd = entries[name]['dice'], entries[name]['hd']
       rows.append((kind, key, str(dice['n']),
                    results.number(dice['mean'], 2, 100),
@@ -207,7 +209,7 @@ def _case_table(result: Result):
   def cell(row, key, form):
     value = row[key]
     if form is None:
-      text = str(value).replace('_', ' ') if key == 'flags' else str(value)
+      text = _flags(value) if key == 'flags' else str(value)
       return text, text
     known = math.isfinite(value)
     return results.number(value, *form), f'{value:.6g}' if known else ''
@@ -237,11 +239,15 @@ def _facts(row: dict, result: Result) -> list[tuple[str, str]]:
                   f'% (frames {number(row["ed_found"] + 1, 0)}, '
                   f'{number(row["es_found"] + 1, 0)} of the whole clip)'))
   facts += [('quality', row['quality'] or 'unknown'),
-            ('flags', row['flags'].replace('_', ' ') or 'none')]
+            ('flags', _flags(row['flags']) or 'none')]
   if row['whole_clip_flags']:
-    facts.append(('flags, whole clip',
-                  row['whole_clip_flags'].replace('_', ' ')))
+    facts.append(('flags, whole clip', _flags(row['whole_clip_flags'])))
   return facts
+
+
+def _flags(text: str) -> str:
+  """'no_cavity holes' -> 'no cavity, holes'."""
+  return ', '.join(text.split()).replace('_', ' ')
 
 
 def _receipt_rows(receipt: dict) -> list[tuple[str, str]]:
@@ -263,7 +269,8 @@ def _notes(result: Result) -> list[str]:
       f'{metrics["receipt"]["seed"]}). They do not cover the variation '
       'between training runs.',
       'Clips run from the known ED to the known ES, as in the papers; in use, '
-      'these instants are not known: see the whole clips.',
+      'these instants are not known'
+      + (': see the whole clips.' if metrics['whole_clip'] else '.'),
       f'Distances are in {unit}, between pixel centres of the two outlines, '
       'on the true pixel spacing.' if unit == 'mm' else
       'No pixel spacing is known: distances are in pixels of the native grid '

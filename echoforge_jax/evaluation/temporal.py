@@ -16,7 +16,6 @@ import numpy as np
 from scipy import ndimage
 
 from echoforge_jax.evaluation.ejection import Cavity
-from echoforge_jax.evaluation.surface import crop
 
 THRESHOLDS = {
     'area': .016, 'base_width': .0969, 'length': .0262, 'orientation': .0229,
@@ -52,23 +51,6 @@ def roughness(series) -> float:
   if not deviation.size or not np.isfinite(mean) or mean <= 0:
     return math.nan
   return float(np.sqrt(np.mean(deviation**2)) / mean)
-
-
-def is_valid(mask: np.ndarray) -> bool:
-  """Whether a structure is one four-connected component without holes.
-
-  Args:
-    mask: bool [H, W].
-
-  Returns:
-    False for an empty mask.
-  """
-  if not mask.any():
-    return False
-  mask, _ = crop(mask)
-  _, count = ndimage.label(mask)
-  return bool(count == 1
-              and ndimage.binary_fill_holes(mask).sum() == mask.sum())
 
 
 def attributes(cavities: Sequence[Cavity | None], myo: np.ndarray | None,

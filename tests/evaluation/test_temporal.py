@@ -22,18 +22,6 @@ def test_roughness_is_zero_on_a_line_and_relative():
   assert math.isnan(temporal.roughness([0., 0., 0.]))
 
 
-def test_validity():
-  mask = np.zeros((9, 9), bool)
-  assert not temporal.is_valid(mask)
-  mask[2:7, 2:7] = True
-  assert temporal.is_valid(mask)
-  hole = mask.copy()
-  hole[4, 4] = False
-  assert not temporal.is_valid(hole)
-  mask[0, 0] = True
-  assert not temporal.is_valid(mask)
-
-
 def test_a_jump_is_inconsistent_and_a_line_is_not():
   smooth = {'area': np.linspace(0., 1., 8), 'length': np.linspace(2., 1., 8)}
   ranges = temporal.attribute_ranges([smooth])
@@ -60,4 +48,5 @@ def test_attributes_of_masks():
   assert found['area'] == pytest.approx(np.full(3, 400.), rel=.02)
   assert found['myo_area'].tolist() == [2. * (24 * 14 - 200)] * 3
   assert found['centre_y'] == pytest.approx(np.full(3, 19.5 / 40))
+  assert found['centre_x'] == pytest.approx(np.full(3, 19.5 / 40))
   assert found['base_width'] == pytest.approx(np.full(3, 20.), rel=.15)

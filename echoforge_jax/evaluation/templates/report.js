@@ -191,13 +191,14 @@ function drawCurve() {
   const x = clip.areas.map((_, k) => k + 1);
   const trace = (y, name, color) => ({x, y, name, mode: 'lines+markers',
     line: {color, width: 2}, marker: {size: 5, color},
-    hovertemplate: name + ' %{y:.0f}<extra></extra>'});
+    hovertemplate: name + ' %{y:.3~g}<extra></extra>'});
   const note = (at, text) => ({x: at, y: 1.02, yref: 'paper', yanchor: 'bottom',
     text, showarrow: false});
   const axis = {gridcolor: 'rgba(128,140,150,.22)', zeroline: false};
-  const square = clip.unit === 'mm' ? 'mm²' : 'px²';
-  Plotly.react('areas', [trace(clip.truth_areas, 'truth', '#26be54'),
-    trace(clip.areas, 'prediction', '#e63935')], {
+  const [square, scale] = clip.unit === 'mm' ? ['cm²', .01] : ['px²', 1];
+  const scaled = (areas) => areas.map((a) => a === null ? null : scale * a);
+  Plotly.react('areas', [trace(scaled(clip.truth_areas), 'truth', '#26be54'),
+    trace(scaled(clip.areas), 'prediction', '#e63935')], {
     height: 240, margin: {l: 58, r: 10, t: 24, b: 40}, showlegend: true,
     legend: {orientation: 'h', y: 1.02, yanchor: 'bottom', x: .5, xanchor: 'center'},
     paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
