@@ -41,6 +41,7 @@ LIST_COLUMNS = ('FileName', 'EF', 'ESV', 'EDV', 'FrameHeight', 'FrameWidth',
 TRACING_COLUMNS = ('FileName', 'X1', 'Y1', 'X2', 'Y2', 'Frame')
 # The axis and two chords: fewer span no area.
 MIN_ROWS = 3
+_FAR = 1e5  # Pixels.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,12 +132,21 @@ def parse_file_row(path: pathlib.Path, line: int, row: dict) -> FileRow:
   """One line of FileList.csv.
 
   Raises:
-    InputError: naming line and column of what is no number.
+    InputError: naming line and column of what is no number, or no name.
   """
   def number(column, **options):
     return _number(path, line, row, column, **options)
+  name = clip_name(row['FileName'] or '')
+  if not name or '/' in name or '\\' in name:
+    raise InputError(
+        f'{path}: line {line}: FileName is {name!r}, wanted the name of a clip '
+        f'in {VIDEOS}/; correct the line, or fetch the file again')
+  if None in row:  # A decimal comma moves every later column.
+    raise InputError(
+        f'{path}: line {line}: {len(row[None])} fields more than columns, '
+        'wanted one a column; correct the line, or fetch the file again')
   return FileRow(
-      name=clip_name(row['FileName'] or ''),
+      name=name,
       ef_percent=number('EF', optional=True),
       esv_ml=number('ESV', optional=True), edv_ml=number('EDV', optional=True),
       height=number('FrameHeight', whole=True),
@@ -251,6 +261,8 @@ def tracing_mask(rows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
   if len(rows) < MIN_ROWS:
     raise ValueError(f'found {len(rows)} tracing rows, wanted {MIN_ROWS} or '
                      'more: the long axis and its chords')
+  # Points far outside would overflow; the border cuts the polygon anyhow.
+  rows = np.clip(rows, -_FAR, _FAR)
   x = np.concatenate([rows[1:, 0], rows[:0:-1, 2]])
   y = np.concatenate([rows[1:, 1], rows[:0:-1, 3]])
   mask = np.zeros(shape, np.uint8)

@@ -97,6 +97,9 @@ CODES = {
     'tracing-short': (ERROR, 'too few rows to span an area', _EXCLUDE),
     'tracing-rows': (WARNING, 'a tracing of other than 21 rows',
                      'none needed: its polygon is used as it is'),
+    'tracing-outside': (WARNING, 'traced points lie outside the frame',
+                        'none needed: the polygon is cut at the border; look '
+                        'at the clip'),
     'tracing-beyond': (ERROR, 'the traced frame does not exist', _EXCLUDE),
     'split-unknown': (ERROR, 'the split is none of TRAIN, VAL, TEST',
                       'correct the line, or leave the clip out with '

@@ -78,6 +78,12 @@ def verify_echonet(raw_dir, *, progress: bool = False,
   return findings
 
 
+def _fault(error: InputError, path: Path) -> str:
+  """What the reader found, without the path, what it wanted, the remedy."""
+  text = str(error).removeprefix(f'{path}: ')
+  return text.split('; ')[0].split(', wanted')[0]
+
+
 def _read_list(root: Path) -> tuple[dict[str, echonet.FileRow], list[Finding]]:
   path = root / echonet.FILE_LIST
   rows, findings = {}, []
@@ -85,8 +91,10 @@ def _read_list(root: Path) -> tuple[dict[str, echonet.FileRow], list[Finding]]:
     try:
       entry = echonet.parse_file_row(path, line, row)
     except InputError as error:
-      findings.append(make_finding('csv-line', path, str(error).split(': ', 1)[
-          1], 'numbers in every column'))
+      findings.append(make_finding(
+          'csv-line', path, _fault(error, path)
+          + f' ({echonet.clip_name(row["FileName"] or "")})',
+          'a number there'))
       continue
     if entry.name in rows:
       findings.append(make_finding(
@@ -105,8 +113,10 @@ def _read_tracings(root: Path):
     try:
       name, frame, ends = echonet.parse_tracing_row(path, line, row)
     except InputError as error:
-      findings.append(make_finding('csv-line', path, str(error).split(': ', 1)[
-          1], 'numbers in every column'))
+      findings.append(make_finding(
+          'csv-line', path, _fault(error, path)
+          + f' ({echonet.clip_name(row["FileName"] or "")})',
+          'a number there'))
       continue
     found.setdefault(name, {}).setdefault(frame, []).append(ends)
   return {name: {frame: np.asarray(rows) for frame, rows in frames.items()}
@@ -171,8 +181,7 @@ def _check_clip(root, row, traced) -> tuple[list[Finding], bytes | None]:
   try:
     frames, error = echonet.decode_frames(path)
   except InputError as wrong:
-    add('video-undecodable', path, str(wrong).split(': ', 1)[1],
-        'an MJPG AVI file')
+    add('video-undecodable', path, _fault(wrong, path), 'an MJPG AVI file')
     return findings, None
   missing = echonet.missing_bytes(path)
   if error or missing:
@@ -199,6 +208,13 @@ def _check_frames(row, path, frames, add) -> None:
     add('image-blank', path, 'a frame of a single gray level', 'ultrasound')
 
 
+def _num_outside(rows: np.ndarray, shape: tuple[int, int]) -> int:
+  """How many of the tracing's points [R, 4] lie outside the frame."""
+  x, y = rows[1:, ::2], rows[1:, 1::2]
+  height, width = shape
+  return int(((x < -.5) | (x > width) | (y < -.5) | (y > height)).sum())
+
+
 def _check_tracing(row, path, tables, frames, traced, add) -> None:
   """Rows, places and areas of the traced frames."""
   areas = {}
@@ -216,6 +232,9 @@ def _check_tracing(row, path, tables, frames, traced, add) -> None:
     areas[frame] = int(echonet.tracing_mask(rows, frames.shape[1:]).sum())
     if not areas[frame]:
       add('lv-empty', tables, f'an empty polygon, {what}', 'a ventricle')
+    elif outside := _num_outside(rows, frames.shape[1:]):
+      add('tracing-outside', tables, f'{outside} points of {what}',
+          f'points within {frames.shape[1]} x {frames.shape[2]} pixels')
   if len(areas) != 2 or not all(areas.values()):
     return
   early, late = areas

@@ -123,8 +123,7 @@ def test_a_trap_is_found_and_nothing_else(tmp_path, trap):
   assert {(f.severity, f.code, _place(f)) for f in findings} == EXPECTED[trap]
   assert len(findings) == len(EXPECTED[trap])
   for finding in findings:
-    if finding.code != 'csv-line':  # Names the line instead.
-      assert name in finding.file + finding.found
+    assert name in finding.file + finding.found
     assert Path(finding.file).parent.is_dir()
     assert finding.wanted and finding.remedy == CODES[finding.code][2]
 
@@ -134,16 +133,12 @@ def test_all_traps_are_told_apart(tmp_path):
   findings = verify_echonet(tmp_path / 'raw')
   named = {}
   for finding in findings:
-    if finding.code == 'csv-line':
-      continue
     owner, = (name for name in truth['planted'].values()
               if name in finding.file + finding.found)
     named.setdefault(owner, set()).add(
         (finding.severity, finding.code, _place(finding)))
   assert named == {
-      name: {wanted for wanted in EXPECTED[trap] if wanted[1] != 'csv-line'}
-      for trap, name in truth['planted'].items()}
-  assert sum(finding.code == 'csv-line' for finding in findings) == 1
+      name: EXPECTED[trap] for trap, name in truth['planted'].items()}
 
 
 @pytest.mark.parametrize('trap', EXPECTED)
@@ -271,6 +266,38 @@ def test_tracings_off_the_image_or_of_two_rows(raw):
   path.write_text(text)
   _edit(path, name, lambda lines: lines[:2] + lines[21:])
   assert _codes(verify_echonet(root)) == [('error', 'tracing-short')]
+
+
+@pytest.mark.parametrize('far', ['130', '1e300'])
+def test_a_tracing_partly_off_the_image(raw, far, recwarn):
+  root, name = raw
+
+  def move(lines):
+    cells = lines[5].split(',')
+    return [*lines[:5], ','.join([*cells[:3], far, *cells[4:]]), *lines[6:]]
+
+  _edit(root / _TRACINGS, name, move)
+  finding, = verify_echonet(root)
+  assert (finding.severity, finding.code) == ('warning', 'tracing-outside')
+  assert finding.found.startswith('1 points') and name in finding.found
+  assert echonet.read_clip(root, name).labeled.sum() == 2
+  assert not recwarn.list
+
+
+@pytest.mark.parametrize('change, found', [
+    (lambda line: line.replace(line.split(',')[0], ''), "FileName is ''"),
+    (lambda line: '../' + line, 'FileName is'),
+    (lambda line: line.replace('.', ',', 1), 'fields more')])
+def test_broken_lines_of_the_list_are_named(raw, change, found):
+  root, name = raw
+  _edit(root / _LIST, name, lambda lines: [change(lines[0])])
+  finding, = (f for f in verify_echonet(root) if f.code == 'csv-line')
+  line = len((root / _LIST).read_text().splitlines())
+  assert f'line {line}' in finding.found and found in finding.found
+  assert finding.wanted not in finding.found and ';' not in finding.found
+  clip = change(f'{name},1.5').split(',')[0]
+  with pytest.raises(InputError, match=f'line {line}.*correct the line'):
+    echonet.Dataset(root).read_clip(clip)
 
 
 def test_three_traced_frames(raw):
