@@ -71,7 +71,8 @@ def test_report_without_anything_to_draw(make_cases, tmp_path):
     case.truth[:] = 0
   done = write_evaluation(cases, get_protocol('camus_semi'), tmp_path)
   page = done.paths['report'].read_text()
-  assert 'n/a' in page and '<img' not in page
+  assert 'n/a' in page and '<img' not in page and 'class="plot"' not in page
+  assert 'Where and when' not in page
   assert done.result.metrics['classes']['lv']['dice']['n'] == 0
 
 
