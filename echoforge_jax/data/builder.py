@@ -188,8 +188,17 @@ def _list_splits(
   if scheme not in reader.schemes:
     raise InputError(f'split_scheme: found {scheme!r}, wanted one of '
                      f'{list(reader.schemes)}')
-  splits = {s: [clip for clip in reader.list_clips(raw_dir, s, scheme)
-                if clip[0] not in excluded] for s in SPLITS}
+  listed = {s: reader.list_clips(raw_dir, s, scheme) for s in SPLITS}
+  # A misspelt name would leave the clip in.
+  unknown = sorted(excluded - set(reader.excluded) - {
+      patient for clips in listed.values() for patient, _ in clips})
+  if unknown:
+    raise InputError(
+        f'exclude: found {", ".join(map(repr, unknown[:3]))}'
+        f'{f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""}, '
+        f'wanted names that {raw_dir} lists; correct the names')
+  splits = {s: [clip for clip in clips if clip[0] not in excluded]
+            for s, clips in listed.items()}
   if not splits['train']:
     raise InputError(f'{raw_dir}: no patient in the split \'train\' of the '
                      f'scheme {scheme!r}; wanted at least one')
@@ -261,7 +270,8 @@ def prepare(
   """Squeezes a raw dataset to one grid and writes it as ArrayRecord.
 
   May be interrupted and started again at any time; the same raw files give the
-  same bytes.
+  same records in the same order (their compressed bytes may differ in files of
+  several megabytes, which array_record compresses in threads).
 
   Args:
     dataset: a key of `raw.DATASETS`.

@@ -190,7 +190,7 @@ def test_unreadable_clips_cost_themselves_only(cohort, capsys, monkeypatch):
   assert not read_index(data / 'echonet/official_32/1.0.0')['skipped']
 
 
-def test_exclusions(cohort, tmp_path):
+def test_exclusions(cohort, tmp_path, capsys):
   root, data = cohort
   names = tmp_path / 'names.txt'
   names.write_text('0XA.avi  # blurred\n\n')
@@ -203,6 +203,12 @@ def test_exclusions(cohort, tmp_path):
   assert main(flags) == 2  # Another list wants --overwrite.
   assert main([*flags, '--exclude=none', '--overwrite']) == 0
   assert main([*flags, '--exclude=absent.txt']) == 2
+  # The release's own untraced clips may be named wherever they are absent.
+  names.write_text(f'{echonet.DEFAULT_EXCLUDED[0]}\n0XTYPO\n')
+  capsys.readouterr()
+  assert main([*flags, '--overwrite', f'--exclude={names}']) == 2
+  error = capsys.readouterr().err
+  assert "found '0XTYPO', wanted names that" in error
 
 
 def test_skips_are_refused_by_default(cohort):
