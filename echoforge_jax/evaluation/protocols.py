@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 
+from echoforge_jax.data.raw import DATASETS
 from echoforge_jax.errors import InputError
 
 _CHOICES = {
@@ -121,11 +122,17 @@ def _read_protocol(path: pathlib.Path) -> Protocol:
   if protocol.name in PROTOCOLS:
     raise InputError(f'{path}: the name {protocol.name!r} belongs to a '
                      'built-in protocol; give yours another')
-  for field, choices in _CHOICES.items():
+  for field, kind in (('name', str), ('description', str),
+                      ('metric_spacing', bool)):
+    value = getattr(protocol, field)
+    if not isinstance(value, kind):
+      raise InputError(f'{path}: {field} is {value!r}, wanted '
+                       f'{"true or false" if kind is bool else "a text"}')
+  for field, choices in {**_CHOICES, 'dataset': ('', *DATASETS)}.items():
     value = getattr(protocol, field)
     if value not in choices:
       raise InputError(f'{path}: {field} is {value!r}, wanted one of '
-                       f'{", ".join(choices)}')
+                       f'{", ".join(c or repr(c) for c in choices)}')
   number = (int, float)
   if not (isinstance(protocol.num_frames, int) and protocol.num_frames >= 2
           and isinstance(protocol.threshold, number)

@@ -47,6 +47,8 @@ def test_a_file_gives_a_protocol(tmp_path):
 @pytest.mark.parametrize('changes,said', [
     ({'name': 'camus_semi'}, 'built-in'), ({'sampler': 'random'}, 'linspace'),
     ({'num_frames': 1}, '2 or more'), ({'threshold': 1.0}, 'between 0 and 1'),
+    ({'dataset': 'mars'}, "mars', wanted one of '', camus, echonet"),
+    ({'metric_spacing': 'no'}, 'true or false'), ({'name': 7}, 'a text'),
     ({'framez': 3}, 'framez'), ({'ef_method': 'ellipse'}, 'area_length')])
 def test_a_wrong_file_says_what_is_wrong(tmp_path, changes, said):
   with pytest.raises(InputError, match=said):
