@@ -21,7 +21,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from echoforge_jax.data.transforms import AugmentConfig
-from echoforge_jax.training.ablation import apply_variant
+from echoforge_jax.training.variants import apply_variant
 
 
 def get_config(arg: str = '') -> ConfigDict:
@@ -111,7 +111,8 @@ def get_config(arg: str = '') -> ConfigDict:
   config.optimizer.clip_norm = 1.0
 
   config.objective = ConfigDict()
-  # A name of `training.objective.OBJECTIVES`.
+  # A name of `training.objectives.OBJECTIVES`; the fields below are its
+  # settings.
   config.objective.name = 'echoforge'
   # Weight of BCE + Dice on labeled frames.
   config.objective.supervised_weight = 1.0
@@ -119,13 +120,15 @@ def get_config(arg: str = '') -> ConfigDict:
   config.objective.coarse_weight = 0.4
   # Weight of the episodic CPR loss (ours).
   config.objective.episodic_weight = 0.4
+  # Pseudo-labels: 'reforged' (CPR) or 'plain' (the teacher's own masks).
+  config.objective.pseudo_labels = 'reforged'
 
   config.semi = ConfigDict()
-  # 'reforged' (CPR), 'plain' (the teacher's own masks) or 'none'.
-  config.semi.pseudo_labels = 'reforged'
   # Decay of the mean teacher in the long run (ours).
   config.semi.ema_decay = 0.99
   config.semi.flame_rise = ConfigDict()
+  # How lambda rises: 'linear' (paper) or 'gaussian', exp(-5 (1 - r)^2).
+  config.semi.flame_rise.shape = 'linear'
   # E0 as a share of training (ours).
   config.semi.flame_rise.start = 0.1
   # E1 as a share of training (ours).

@@ -16,11 +16,11 @@ import optax
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.parallel import mesh as mesh_lib
-from echoforge_jax.training import objective as objective_lib
+from echoforge_jax.training import objectives, schedules, steps
 from echoforge_jax.training import optimizer as optimizer_lib
-from echoforge_jax.training import schedules, steps
 from echoforge_jax.training import state as state_lib
 from echoforge_jax.training import validation as validation_lib
+from echoforge_jax.training.objective import Objective
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
@@ -72,17 +72,17 @@ def make_optimizer(config: ConfigDict) -> tuple[
       num_steps=config.num_steps, **config.optimizer.to_dict())
 
 
-def make_objective(config: ConfigDict) -> objective_lib.Objective:
-  """Builds `config.objective` with `config.semi.pseudo_labels`."""
+def make_objective(config: ConfigDict) -> Objective:
+  """Builds `config.objective`."""
   options = config.objective.to_dict()
   name = options.pop('name')
   # A sparsely labeled clip always has two labeled frames; only a clip without
   # any label needs pseudo-labels for all of its frames.
   sparse = (config.data.supervision == 'sparse'
             and not config.unlabeled_batch_size)
-  return objective_lib.make_objective(
-      name, pseudo_labels=config.semi.pseudo_labels,
-      num_unlabeled=config.data.num_frames - 2 if sparse else None, **options)
+  return objectives.make_objective(
+      name, num_unlabeled=config.data.num_frames - 2 if sparse else None,
+      **options)
 
 
 def make_schedule(config: ConfigDict) -> Callable[
@@ -102,7 +102,7 @@ def make_parts(config: ConfigDict, model: nn.Module | None = None) -> Parts:
     config: a config of `configs/`.
     model: used in place of `config.model`.
   """
-  _check(config)
+  check(config)
   model = model or make_model(config)
   tx, learning_rate = make_optimizer(config)
   objective = make_objective(config)
@@ -124,8 +124,12 @@ def make_parts(config: ConfigDict, model: nn.Module | None = None) -> Parts:
       batch_keys=objective.batch_keys)
 
 
-def _check(config: ConfigDict) -> None:
-  """Raises `InputError` for values that no later stage would name."""
+def check(config: ConfigDict) -> None:
+  """Raises `InputError` for values that no later stage would name.
+
+  Args:
+    config: a config of `configs/`.
+  """
   for name, least in (('num_steps', 1), ('batch_size', 1),
                       ('unlabeled_batch_size', 0), ('log_every', 1),
                       ('checkpoint_every', 1), ('keep_checkpoints', 1),
@@ -148,14 +152,14 @@ def _check(config: ConfigDict) -> None:
   if not 0 <= config.semi.ema_decay < 1:
     raise InputError(f'config.semi.ema_decay is {config.semi.ema_decay}; '
                      'wanted a number in [0, 1)')
-  if (not config.model.get('use_cpr', True)
-      and (config.semi.pseudo_labels == 'reforged'
-           or config.objective.get('episodic_weight', 0.0))):
+  goal = config.objective
+  if goal.name == 'echoforge' and not config.model.get('use_cpr', False) and (
+      goal.pseudo_labels == 'reforged' or goal.episodic_weight):
     raise InputError(
-        'config.model.use_cpr is False but config.semi.pseudo_labels is '
-        f'{config.semi.pseudo_labels!r} and config.objective.episodic_weight '
-        f'is {config.objective.get("episodic_weight", 0.0)}; without CPR set '
-        'them to plain or none, and to 0')
+        'config.objective.pseudo_labels is '
+        f'{goal.pseudo_labels!r} and config.objective.episodic_weight is '
+        f'{goal.episodic_weight} for a model without CPR (config.model.use_cpr)'
+        '; set them to plain and to 0, or choose another objective')
   if not config.data.classes:
     raise InputError('config.data.classes is empty; name at least one of lv, '
                      'myo, la')

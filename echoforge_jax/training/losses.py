@@ -205,6 +205,31 @@ def pseudo_label_loss(
                     candidates.astype(jnp.float32).sum())
 
 
+def consistency_loss(
+    logits: Logits, teacher_logits: Logits,
+    frames: Bool[Array, 'b t']) -> Term:
+  """Mean squared distance of probabilities (mean teacher; SSCF).
+
+  mean (sigmoid(z) - sigmoid(z_teacher))^2 over all pixels of the frames that
+  count. The teacher is a constant here: no gradient reaches it.
+
+  Args:
+    logits: float [B, F, H, W, K], z, the student's.
+    teacher_logits: float [B, F, H, W, K] of the same frames.
+    frames: bool [B, F], True for unlabeled frames; others do not count.
+
+  Returns:
+    Term, 0 where no frame counts.
+  """
+  teacher_logits = jax.lax.stop_gradient(teacher_logits.astype(jnp.float32))
+  distance = (jax.nn.sigmoid(logits.astype(jnp.float32))
+              - jax.nn.sigmoid(teacher_logits))**2
+  weights = frames.astype(jnp.float32)
+  count = weights.sum()
+  return Term((distance.mean((2, 3, 4)) * weights).sum()
+              / jnp.maximum(count, 1.0), count)
+
+
 def hard_dice(logits: Logits, masks: Masks) -> tuple[
     Float[Array, 'b t k'], Float[Array, 'b t k']]:
   """Unsmoothed Dice of the masks [z >= 0] per frame and class.

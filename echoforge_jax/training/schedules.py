@@ -14,6 +14,9 @@ import optax
 
 from echoforge_jax.errors import InputError
 
+# How the unsupervised weight rises.
+SHAPES = ('linear', 'gaussian')
+
 
 class ScheduleValues(NamedTuple):
   """What the schedules say about one step.
@@ -41,24 +44,32 @@ class FlameRise:
   of training that is done matters and not the length of an epoch. The defaults
   are ours; the paper gives none. E0 = E1 is a jump at E0.
 
+  The shape 'gaussian' replaces r by exp(-5 (1 - r)^2) from E0 on, the ramp of
+  the mean teacher's consistency (Laine and Aila 2017).
+
   Attributes:
     start: E0 as a share of training, in [0, 1].
     end: E1 as a share of training, in [start, 1].
     weight_max: lambda_max; 0 switches the unsupervised loss off for good.
     threshold_start: tau_0 in [0.5, 1].
     threshold_end: tau_1 in [0.5, 1].
+    shape: 'linear' (paper) or 'gaussian'.
   """
   start: float = 0.1
   end: float = 0.6
   weight_max: float = 1.0
   threshold_start: float = 0.95
   threshold_end: float = 0.75
+  shape: str = 'linear'
 
   def __post_init__(self):
     if not 0 <= self.start <= self.end <= 1:
       raise ValueError(
           f'FlameRise starts at {self.start} and ends at {self.end} of '
           'training; wanted 0 <= start <= end <= 1')
+    if self.shape not in SHAPES:
+      raise ValueError(f'FlameRise shape is {self.shape!r}; choose one of '
+                       f'{", ".join(SHAPES)}')
     if self.weight_max < 0:
       raise ValueError(f'FlameRise weight_max is {self.weight_max}; wanted '
                        'a number >= 0')
@@ -81,6 +92,9 @@ class FlameRise:
       rise = jnp.clip((fraction - self.start) / span, 0.0, 1.0)
     else:
       rise = (fraction >= self.start).astype(jnp.float32)
+    if self.shape == 'gaussian':
+      rise = jnp.where(fraction < self.start, 0.0,
+                       jnp.exp(-5.0 * (1.0 - rise)**2))
     return ScheduleValues(
         fraction=fraction,
         weight=self.weight_max * rise,

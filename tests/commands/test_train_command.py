@@ -104,7 +104,7 @@ def test_trains_validates_resumes_and_restores(train, tmp_path, capsys):
     (('--config.eval.best_metric=dice',), ("'dice'", 'dice_teacher')),
     (('--config.batch_size=99', '--config.eval.every=0'),
      ('8 labeled clips', 'at least 99')),
-    (('--config.model.use_cpr=false',), ('use_cpr', 'plain or none')),
+    (('--config.model.use_cpr=false',), ('use_cpr', 'to plain and to 0')),
     (('--config.semi.flame_rise.end=2',), ('semi.flame_rise', '<= 1')),
     (('--config.data.data_dir=/nowhere',), ('/nowhere', 'prepare')),
     (('--config.data.image_size=64',), ('64', 'prepare')),

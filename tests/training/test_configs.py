@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.training import ablation, build
+from echoforge_jax.training import build, variants
 
 FOLDER = Path(__file__).parents[2] / 'configs'
 NAMES = sorted(path.stem for path in FOLDER.glob('[a-z]*.py'))
@@ -39,20 +39,35 @@ def test_every_config_builds(name, get_config):
   assert {'loss', 'loss_supervised', 'loss_unsupervised'} <= set(logged)
 
 
-@pytest.mark.parametrize('variant', sorted(ablation.VARIANTS))
+@pytest.mark.parametrize('variant', sorted(variants.VARIANTS))
 def test_every_variant_builds(variant, get_config):
   config = get_config('tiny', variant)
   parts = build.make_parts(config)
   names = set(jax.eval_shape(parts.create_state).params)
-  tsf, arc, cpr = ablation.VARIANTS[variant]
-  assert ('tsf' in names, 'arc' in names, 'cpr' in names) == (tsf, arc, cpr)
-  assert ('video_weak' in parts.batch_keys) == cpr
+  row = variants.VARIANTS[variant]
+  assert ('tsf' in names, 'arc' in names, 'cpr' in names) == (
+      row.tsf, row.arc, row.cpr)
+  assert ('video_weak' in parts.batch_keys) == (row.objective != 'supervised')
+  steps = jnp.array([0, config.num_steps // 2, config.num_steps - 1])
+  values = jax.vmap(build.make_schedule(config))(steps)
+  if variant == 'fixmatch':
+    assert values.weight.tolist() == [1.0] * 3
+    assert len(set(values.threshold.tolist())) == 1
+  if variant == 'mean_teacher':
+    assert 0 < values.weight[0] < 0.1 < 1 < values.weight[-1]
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_an_unknown_variant_lists_the_choices(name, get_config):
-  with pytest.raises(InputError, match='baseline, tsf, tsf_arc, all'):
+  choices = 'supervised' if 'sscf' in name else 'baseline, tsf, tsf_arc, all'
+  with pytest.raises(InputError, match=choices):
     get_config(name, 'most')
+
+
+def test_sscf_learns_from_labels_alone_if_asked_to(get_config):
+  config = get_config('phantom_sscf_lite', 'supervised')
+  assert build.make_objective(config).teacher is None
+  assert build.make_objective(get_config('phantom_sscf_lite')).teacher
 
 
 @pytest.mark.parametrize('name', NAMES)

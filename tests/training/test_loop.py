@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.training import checkpoint, loop, objective, writers
+from echoforge_jax.training import (
+    checkpoint,
+    loop,
+    objective,
+    objectives,
+    writers,
+)
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -181,7 +187,7 @@ def test_validation_scores_student_and_teacher(
 def test_a_loss_that_is_not_finite_stops_the_run_naming_the_step(
     run, tiny_config, tmp_path, monkeypatch):
   def explodes(**options):
-    inner = objective.echoforge_objective(**options)
+    inner = objectives.echoforge(**options)
 
     def loss(outputs, teacher, batch, values):
       value, logged = inner.loss(outputs, teacher, batch, values)
@@ -190,7 +196,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_the_step(
 
     return objective.Objective(inner.student, inner.teacher, loss)
 
-  monkeypatch.setitem(objective.OBJECTIVES, 'explodes', explodes)
+  monkeypatch.setitem(objectives.OBJECTIVES, 'explodes', explodes)
   config = tiny_config.copy_and_resolve_references()
   with config.unlocked():
     config.objective.name = 'explodes'

@@ -145,6 +145,34 @@ def test_pseudo_labels_count_where_confident(case, threshold):
   assert float(term.candidates) == 4 * 4 * 5 * 2
 
 
+def test_consistency_is_the_squared_distance_of_the_frames_that_count(case):
+  logits, _ = case
+  teacher = np.random.default_rng(3).normal(0, 2, logits.shape)
+  teacher = teacher.astype(np.float32)
+  frames = np.array([[True, False, False], [False, True, True]])
+  wanted = ((sigmoid(logits) - sigmoid(teacher))**2)[frames].mean()
+  term = losses.consistency_loss(
+      jnp.asarray(logits), jnp.asarray(teacher), jnp.asarray(frames))
+  np.testing.assert_allclose(term.value, wanted, rtol=1e-5)
+  assert float(term.count) == 3
+  none = losses.consistency_loss(
+      jnp.asarray(logits), jnp.asarray(teacher), jnp.zeros((2, 3), bool))
+  assert float(none.value) == float(none.count) == 0
+
+
+def test_no_gradient_of_the_consistency_reaches_the_teacher(case):
+  logits, _ = case
+  frames = jnp.ones((2, 3), bool)
+
+  def loss(z, teacher):
+    return losses.consistency_loss(z, teacher, frames).value
+
+  to_student, to_teacher = jax.grad(loss, (0, 1))(
+      jnp.asarray(logits), jnp.asarray(logits) + 1)
+  assert float(jnp.abs(to_student).sum()) > 0
+  assert float(jnp.abs(to_teacher).sum()) == 0
+
+
 def test_hard_dice_counts_labeled_frames(case):
   logits, masks = case
   y, w = hand_targets(masks)

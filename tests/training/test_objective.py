@@ -1,12 +1,15 @@
 """What the objective asks of student and teacher, and what it adds up."""
 
+from pathlib import Path
+import re
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from echoforge_jax.data.clip import IGNORE
 from echoforge_jax.errors import InputError
-from echoforge_jax.training import losses, objective, schedules
+from echoforge_jax.training import losses, objective, objectives, schedules
 
 LABELED = np.array([[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]],
                    bool)
@@ -68,7 +71,7 @@ def values(weight):
 
 def test_student_sees_strong_and_teacher_weak(batch):
   calls = []
-  goal = objective.echoforge_objective(num_unlabeled=2)
+  goal = objectives.echoforge(num_unlabeled=2)
   goal.student(fake_apply(calls), batch)
   goal.teacher(fake_apply(calls), batch)
   (strong, student_inputs), (weak, teacher_inputs) = calls
@@ -78,7 +81,7 @@ def test_student_sees_strong_and_teacher_weak(batch):
 
 
 def test_pseudo_labels_are_the_reforged_ones_of_unlabeled_frames(batch):
-  goal = objective.echoforge_objective(num_unlabeled=2)
+  goal = objectives.echoforge(num_unlabeled=2)
   logits = goal.teacher(fake_apply([]), batch)
   wanted = -(np.asarray(batch['video_weak'])[:, 1:3] / 64 - 2)
   np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-6)
@@ -86,7 +89,7 @@ def test_pseudo_labels_are_the_reforged_ones_of_unlabeled_frames(batch):
 
 def test_plain_pseudo_labels_need_no_cpr(batch):
   calls = []
-  goal = objective.echoforge_objective(
+  goal = objectives.echoforge(
       pseudo_labels='plain', episodic_weight=0.0)
   goal.student(fake_apply(calls), batch)
   logits = goal.teacher(fake_apply(calls), batch)
@@ -96,14 +99,14 @@ def test_plain_pseudo_labels_need_no_cpr(batch):
 
 def test_a_batch_without_labels_falls_back_to_plain_logits(batch):
   batch = batch | {'labeled': jnp.zeros((2, 4), bool)}
-  goal = objective.echoforge_objective()
+  goal = objectives.echoforge()
   logits = goal.teacher(fake_apply([]), batch)
   np.testing.assert_allclose(
       logits, np.asarray(batch['video_weak']) / 64 - 2, rtol=1e-5, atol=1e-6)
 
 
 def test_the_terms_add_up(batch):
-  goal = objective.echoforge_objective(
+  goal = objectives.echoforge(
       supervised_weight=2.0, coarse_weight=0.3, episodic_weight=0.5,
       num_unlabeled=2)
   outputs = goal.student(fake_apply([]), batch)
@@ -125,24 +128,94 @@ def test_the_terms_add_up(batch):
 
 
 def test_the_unsupervised_term_is_logged_only_while_it_counts(batch):
-  goal = objective.echoforge_objective()
+  goal = objectives.echoforge()
   outputs = goal.student(fake_apply([]), batch)
   teacher = goal.teacher(fake_apply([]), batch)
   total, logged = goal.loss(outputs, teacher, batch, values(0.0))
   assert float(logged['loss_unsupervised'].count) == 0
-  supervised, _ = goal.loss(outputs, None, batch, values(0.0))
+  supervised = (losses.supervised_loss(outputs['logits'], batch['masks']).value
+                + 0.4 * losses.coarse_loss(
+                    outputs['coarse_logits'], batch['masks']).value
+                + 0.4 * losses.supervised_loss(
+                    outputs['reforged_logits'],
+                    batch['masks'][:, jnp.array([0, 3])]).value)
   np.testing.assert_allclose(total, supervised, rtol=1e-6)
 
 
-def test_supervised_training_needs_no_weak_view():
-  goal = objective.echoforge_objective(pseudo_labels='none')
+def test_supervised_training_needs_no_weak_view(batch):
+  goal = objectives.supervised(supervised_weight=2.0, coarse_weight=0.3)
   assert goal.teacher is None
   assert 'video_weak' not in goal.batch_keys
+  outputs = goal.student(fake_apply([]), batch)
+  total, _ = goal.loss(outputs, None, batch, values(1.0))
+  wanted = (2 * losses.supervised_loss(outputs['logits'], batch['masks']).value
+            + 0.3 * losses.coarse_loss(
+                outputs['coarse_logits'], batch['masks']).value)
+  np.testing.assert_allclose(total, wanted, rtol=1e-5)
+
+
+def outputs_of(goal, batch):
+  calls = []
+  outputs = goal.student(fake_apply(calls), batch)
+  teacher = goal.teacher(fake_apply(calls), batch)
+  assert calls[0][0] is batch['video_strong']
+  assert calls[1][0] is batch['video_weak']
+  assert not calls[0][1] and not calls[1][1]  # Nothing of EchoForge's own.
+  return outputs, teacher
+
+
+def test_mean_teacher_adds_the_distance_on_unlabeled_frames(batch):
+  goal = objectives.mean_teacher(coarse_weight=0.0, num_unlabeled=2)
+  outputs, teacher = outputs_of(goal, batch)
+  total, logged = goal.loss(outputs, teacher, batch, values(0.7))
+
+  def probabilities(video):
+    logits = np.asarray(video, np.float64)[:, 1:3] / 64 - 2
+    return 1 / (1 + np.exp(-logits))
+
+  wanted = np.mean((probabilities(batch['video_strong'])
+                    - probabilities(batch['video_weak']))**2)
+  np.testing.assert_allclose(
+      logged['loss_unsupervised'].compute(), wanted, rtol=1e-5)
+  supervised = losses.supervised_loss(outputs['logits'], batch['masks']).value
+  np.testing.assert_allclose(total, supervised + 0.7 * wanted, rtol=1e-5)
+
+
+def test_fixmatch_learns_where_the_weak_view_is_confident(batch):
+  goal = objectives.fixmatch(coarse_weight=0.0, num_unlabeled=2)
+  outputs, teacher = outputs_of(goal, batch)
+  total, logged = goal.loss(outputs, teacher, batch, values(0.7))
+  pseudo = losses.pseudo_label_loss(
+      outputs['logits'][:, 1:3], teacher, jnp.ones((2, 2), bool), 0.7)
+  supervised = losses.supervised_loss(outputs['logits'], batch['masks']).value
+  np.testing.assert_allclose(total, supervised + 0.7 * pseudo.value, rtol=1e-5)
+  np.testing.assert_allclose(
+      logged['confident_share'].compute(),
+      pseudo.confident / pseudo.candidates, rtol=1e-5)
 
 
 @pytest.mark.parametrize('name, options, text', [
-    ('fixmatch', {}, "'fixmatch'; choose one of echoforge"),
-    ('echoforge', {'pseudo_labels': 'soft'}, 'reforged, plain, none')])
+    ('mixmatch', {}, "'mixmatch'; choose one of echoforge"),
+    ('supervised', {'episodic_weight': 0.4},
+     'episodic_weight is no setting .* supervised_weight, coarse_weight'),
+    ('echoforge', {'pseudo_labels': 'soft'}, 'reforged, plain')])
 def test_refuses(name, options, text):
   with pytest.raises(InputError, match=text):
-    objective.make_objective(name, **options)
+    objectives.make_objective(name, **options)
+
+
+def test_the_documented_example_is_an_objective(batch):
+  """docs/training.md shows how to add one: that very code runs."""
+  text = (Path(__file__).parents[2] / 'docs' / 'training.md').read_text()
+  code = re.search(r'```python\n(# echoforge_jax/training/objectives/.*?)```',
+                   text, re.S).group(1)
+  space = {}
+  exec(code, space)
+  goal = space['smooth'](num_unlabeled=2)
+  outputs = goal.student(fake_apply([]), batch)
+  total, logged = goal.loss(outputs, None, batch, values(0.5))
+  p = 1 / (1 + np.exp(-(np.asarray(batch['video_strong'], float) / 64 - 2)))
+  bend = np.mean((p[:, 1:-1] - (p[:, :-2] + p[:, 2:]) / 2)**2)
+  np.testing.assert_allclose(logged['bend'].compute(), bend, rtol=1e-5)
+  supervised = losses.supervised_loss(outputs['logits'], batch['masks']).value
+  np.testing.assert_allclose(total, supervised + 0.5 * bend, rtol=1e-5)

@@ -28,6 +28,15 @@ def test_flame_rise_is_linear_within_an_epoch():
   np.testing.assert_allclose(values.threshold, 0.95 - 0.2 * wanted, atol=1e-6)
 
 
+def test_gaussian_ramp():
+  rise = schedules.FlameRise(start=0.2, end=0.7, weight_max=3.0,
+                             shape='gaussian')
+  steps = np.array([0, 199, 200, 450, 700, 1000])
+  values = rise(jnp.asarray(steps), num_steps=1000)
+  wanted = [0, 0, 3 * np.exp(-5), 3 * np.exp(-5 / 4), 3, 3]
+  np.testing.assert_allclose(values.weight, wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_flame_rise_may_jump():
   flame_rise = schedules.FlameRise(start=0.5, end=0.5)
   weights = [float(flame_rise(jnp.asarray(s), num_steps=4).weight)
@@ -38,6 +47,7 @@ def test_flame_rise_may_jump():
 @pytest.mark.parametrize('options, text', [
     ({'start': 0.7, 'end': 0.6}, 'start <= end'),
     ({'weight_max': -1}, 'weight_max'),
+    ({'shape': 'cosine'}, 'linear, gaussian'),
     ({'threshold_end': 0.4}, 'threshold_end')])
 def test_flame_rise_refuses(options, text):
   with pytest.raises(ValueError, match=text):
