@@ -123,7 +123,8 @@ class WholeClips:
   """Whole clips with their prediction, of any length, compiled once.
 
   Frames pass in the order of time, a few at a time, with the memory carried
-  on: no frame sees a later one, and nothing knows of ED or ES. As in
+  on: no frame sees one later than the model's `delay`, and nothing knows of
+  ED or ES. As in
   `inference`, frames that lie about as far apart as in training share a
   memory (`models.memory.stride_of`).
   """
@@ -133,14 +134,14 @@ class WholeClips:
     """Predicts nothing yet.
 
     Args:
-      model: with `init_memory` and the method `resume`.
+      model: with `init_memory`, the method `resume` and its `delay`.
       variables: its variables.
       clips: of `data.pipeline.eval_clips(sampler='all')`.
       threshold: as in `make_predictor`.
     """
     self._variables = jax.device_put(variables, jax.local_devices()[0])
     self._clips = clips
-    self._empty = model.init_memory(1)
+    self._model = model
     cut = _cut(threshold)
 
     @jax.jit
@@ -167,14 +168,21 @@ class WholeClips:
 
   def _follow(self, video, members, masks, likely) -> None:
     """Predicts the frames that share a memory, into `masks` and `likely`."""
-    memory = self._empty
-    for start in range(0, len(members), CHUNK):
-      part = members[start:start + CHUNK]
+    memory = self._model.init_memory(1, video.shape[1:3])
+    # The last frame repeats until its own mask has come; owners are the frames
+    # that the outputs belong to, -1 for none.
+    lag = self._model.delay
+    track = np.concatenate([members, np.repeat(members[-1:], lag)])
+    owners = np.concatenate([np.full(lag, -1), members])
+    for start in range(0, len(track), CHUNK):
+      part = track[start:start + CHUNK]
       # The padding of the last part comes after all that counts.
       frames = np.pad(video[part], [(0, CHUNK - len(part))] + [(0, 0)] * 3)
       *found, memory = self._run(self._variables, frames, memory)
+      owner = owners[start:start + len(part)]
+      real = owner >= 0
       for kept, new in zip((masks, likely), jax.device_get(found)):
-        kept[part] = new[:len(part)]
+        kept[owner[real]] = new[:len(part)][real]
 
 
 def make_case(clip: Mapping[str, Any], prediction: np.ndarray,

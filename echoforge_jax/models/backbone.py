@@ -115,11 +115,16 @@ class ResNet(nn.Module):
     norm: 'batch', 'frozen' or 'group'.
     remat: recompute each block in the backward pass to save memory.
     dtype: compute dtype; parameters are float32.
+    width: channels of the stem; torchvision's is 64.
+    max_pool: whether the stem pools, as torchvision's does; without it all
+      strides are halved.
   """
   variant: str = 'resnet50'
   norm: str = 'batch'
   remat: bool = False
   dtype: Dtype = jnp.float32
+  width: int = 64
+  max_pool: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, ...]:
@@ -137,16 +142,17 @@ class ResNet(nn.Module):
     block: Callable = Bottleneck if bottleneck else BasicBlock
     if self.remat:
       block = nn.remat(block)
-    x = _conv(64, 7, 2, self.dtype, 'conv1')(x)
+    x = _conv(self.width, 7, 2, self.dtype, 'conv1')(x)
     x = nn.relu(
         make_norm(self.norm, train=train, dtype=self.dtype, name='bn1')(x))
-    x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1)] * 2)
+    if self.max_pool:
+      x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1)] * 2)
     outputs = []
     for stage, depth in enumerate(depths):
       for index in range(depth):
         stride = 2 if stage and not index else 1
-        x = block(64 * 2 ** stage, stride, self.norm, train, self.dtype,
-                  name=f'layer{stage + 1}_{index}')(x)
+        x = block(self.width * 2 ** stage, stride, self.norm, train,
+                  self.dtype, name=f'layer{stage + 1}_{index}')(x)
       outputs.append(x)
     return tuple(outputs)
 

@@ -14,6 +14,7 @@ from echoforge_jax.models.backbone import BACKBONES, make_backbone
 from echoforge_jax.models.decoder import Decoder
 from echoforge_jax.models.layers import NORMS, Dtype
 from echoforge_jax.models.neck import Neck
+from echoforge_jax.models.options import make_checked
 from echoforge_jax.models.tsf import TemporalSemanticFusion
 
 # Mean and deviation of ImageNet's gray levels, which pretrained stems expect.
@@ -108,9 +109,19 @@ class EchoForge(nn.Module):
       self.cpr = cpr_lib.PseudoLabelReforging(dtype=self.dtype)
     self.decoder = Decoder(self.num_classes, self.decoder_dim, self.dtype)
 
+  @property
+  def delay(self) -> int:
+    """Frames that the outputs of `resume` and `step` lag behind."""
+    return 0
+
   @nn.nowrap
-  def init_memory(self, batch: int) -> memory_lib.TokenMemory:
-    """The memory of `batch` streams before their first frame."""
+  def init_memory(self, batch: int, image_size: tuple[int, int]
+                  ) -> memory_lib.TokenMemory:
+    """The memory of `batch` streams before their first frame.
+
+    Tokens do not depend on the frames' size (H, W); other models' memories do.
+    """
+    del image_size
     return memory_lib.empty(
         batch, self.memory_frames, self.num_classes + 1, self.dim)
 
@@ -188,7 +199,8 @@ class EchoForge(nn.Module):
         or CPR.
     """
     b, t = video.shape[:2]
-    outputs, skip, _ = self._trunk(video, self.init_memory(b), train)
+    outputs, skip, _ = self._trunk(
+        video, self.init_memory(b, video.shape[2:4]), train)
     features = outputs['features']
     outputs['logits'] = self._decode(features, skip)
     if self.use_cpr and self.is_initializing():
@@ -261,22 +273,7 @@ def make_echoforge(**options: Any) -> EchoForge:
   """
   if options.get('backbone') == 'lite':
     options = LITE | options
-  known = [f for f in EchoForge.__dataclass_fields__
-           if f not in ('parent', 'name')]
-  unknown = sorted(set(options) - set(known))
-  if unknown:
-    raise InputError(
-        f'model echoforge: unknown option {", ".join(unknown)}; choose from '
-        f'{", ".join(known)}')
-  model = EchoForge(**options)
-  for option, choices in CHOICES.items():
-    if getattr(model, option) not in choices:
-      raise InputError(
-          f'model option {option}: found {getattr(model, option)!r}, wanted '
-          f'one of {", ".join(map(str, choices))}')
-  if model.num_classes < 1:
-    raise InputError(f'model option num_classes: found {model.num_classes}, '
-                     'wanted at least 1')
+  model = make_checked('echoforge', EchoForge, options, CHOICES)
   if model.dim % model.heads:
     raise InputError(f'model option heads: found {model.heads}, wanted a '
                      f'divisor of dim, {model.dim}')

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.models.echoforge import make_echoforge
+from echoforge_jax.models.sscf import make_sscf
 
-MODELS = {'echoforge': make_echoforge}
+MODELS = {'echoforge': make_echoforge, 'sscf': make_sscf}
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from echoforge_jax.evaluation import predict
+from echoforge_jax.models import build_model
 
 
 class Bright(nn.Module):
@@ -25,6 +26,15 @@ def clip(name, value, frames=3, size=8):
           'patient': name, 'view': '4CH', 'ef_percent': np.float32(55),
           'spacing_mm': np.array([.5, .6], np.float32),
           'native_size': np.array([40, 48], np.int32), 'quality': 'Good'}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def cheap_compilation():
+  """Optimised code would compile for longer than these tests run."""
+  before = jax.config.read('jax_disable_most_optimizations')
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)
 
 
 @pytest.fixture
@@ -74,7 +84,10 @@ def test_threshold(bright):
 class Memory(nn.Module):
   """Adds the frames seen before: what a call gets depends on the order."""
 
-  def init_memory(self, batch):
+  delay = 0
+
+  def init_memory(self, batch, image_size):
+    assert image_size == (8, 8)
     return jnp.zeros((batch, 1))
 
   @nn.compact
@@ -100,6 +113,36 @@ def test_whole_clips_carry_the_memory_over_chunks(fps, stride):
         1 / (1 + np.exp(-expected)), abs=2e-3)
     assert (case.ed, case.es) == (4, 1)
   assert whole._run._cache_size() == 1
+
+
+def test_whole_clips_of_a_model_that_looks_ahead():
+  """An SSCF, whose outputs lag one frame, equals its windows by hand."""
+  model = build_model('sscf', width=4, norm='group')
+  shapes = jax.eval_shape(model.init, jax.random.key(0),
+                          jax.ShapeDtypeStruct((1, 3, 64, 64, 1), jnp.float32))
+  rng = np.random.default_rng(0)
+  variables = jax.tree.map(lambda x: rng.normal(
+      x.ndim < 2, .3 / np.sqrt(x.size / x.shape[-1]), x.shape).astype(
+          np.float32), shapes)
+  run = jax.jit(model.apply)
+  clips = []
+  for count, fps in ((1, 54.), (predict.CHUNK, 27.), (predict.CHUNK + 3, 54.)):
+    video = rng.integers(0, 256, (count, 64, 64, 1), dtype=np.uint8)
+    clips.append(clip('p', 0, frames=count) | {
+        'video': video, 'fps': fps, 'ed': 0, 'es': 0})
+  for case, source in zip(predict.WholeClips(model, variables, clips), clips):
+    video, stride = source['video'], predict.stride_of(source['fps'])
+    for turn in range(min(stride, len(video))):
+      part = video[turn::stride]
+      # One window at a time compiles once.
+      order = np.clip(np.arange(len(part))[:, None] + np.arange(-1, 2), 0,
+                      len(part) - 1)
+      logits = np.concatenate([
+          run(variables, part[window][None] / np.float32(255))['logits']
+          for window in order])[..., 0]
+      assert case.probability[turn::stride] == pytest.approx(
+          1 / (1 + np.exp(-logits)), abs=2e-3)
+      assert np.std(logits) > 0.01
 
 
 def test_predicted_clips_are_predicted_when_read(bright):

@@ -151,7 +151,7 @@ def test_stream_equals_clip(model, forward, variables):
   clip = forward(variables, video)
   step = jax.jit(lambda v, frame, memory: model.apply(
       v, frame, memory, method='step'))
-  memory = model.init_memory(B)
+  memory = model.init_memory(B, (64, 64))
   for t in range(T):
     out, memory = step(variables, video[:, t], memory)
     assert set(out) == set(clip)

@@ -1,0 +1,309 @@
+"""SSCF: the mask of a frame from the frame, its past and its future.
+
+Three encoders (TCE), calibration of both neighbours by the target (ASSC) and
+fusion (BSSF) at four levels, a LinkNet decoder. Medical Image Analysis 2022;
+the published PyTorch module is the reference for structure and numbers, and
+`models.weights` maps its parameters to these.
+"""
+
+from typing import Any
+
+from flax import linen as nn
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from echoforge_jax.errors import InputError
+from echoforge_jax.models.backbone import ResNet
+from echoforge_jax.models.layers import NORMS, Dtype, make_norm
+from echoforge_jax.models.options import make_checked
+
+POOLS = (1, 3, 5, 7)
+LEVELS = 4
+# torch's default for convolutions, which the published module keeps.
+_INIT = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+
+
+def _windows_max(x: jax.Array, axis: int, size: int) -> jax.Array:
+  """Maxima of `size` windows floor(i n / size) .. ceil((i + 1) n / size)."""
+  n = x.shape[axis]
+  return jnp.stack([
+      jnp.max(jax.lax.slice_in_dim(
+          x, i * n // size, -(-(i + 1) * n // size), axis=axis), axis=axis)
+      for i in range(size)], axis=axis)
+
+
+def pyramid_pool(x: jax.Array, sizes: tuple[int, ...] = POOLS) -> jax.Array:
+  """Adaptive max pooling to several grids, as torch defines its windows.
+
+  Windows overlap where a side does not divide evenly, and where it is shorter
+  than the grid. Rows first, then columns: two thirds of the comparisons at
+  the finest grid are made on maps that have shrunk to seven rows.
+
+  Args:
+    x: [N, h, w, C].
+    sizes: sides of the square grids.
+
+  Returns:
+    [N, sum of sizes squared, C], grid after grid, row by row.
+  """
+  n, _, _, c = x.shape
+  return jnp.concatenate([
+      _windows_max(_windows_max(x, 1, size), 2, size).reshape(n, size**2, c)
+      for size in sizes], axis=1)
+
+
+def calibrate(query: jax.Array, key: jax.Array,
+              convolved: jax.Array) -> jax.Array:
+  """ASSC: a neighbour, convolved by a kernel that belongs to this pair alone.
+
+  The paper's kernel of output channel q is sum_k A[q, k] condition[k] with
+  A = sigmoid(Q K^T). Convolution is linear in its kernel, so the neighbours
+  of the whole batch are convolved with `condition` once and the results mixed
+  by A: no convolution has weights of its own for each sample.
+
+  Args:
+    query: [N, P, C] summary of the neighbour.
+    key: [N, P, C] summary of the target.
+    convolved: [N, h, w, C] the neighbour, convolved with `condition`.
+
+  Returns:
+    [N, h, w, C], same dtype. A is computed in float32.
+  """
+  attention = jax.nn.sigmoid(jnp.einsum(
+      'npq,npk->nqk', query, key, preferred_element_type=jnp.float32))
+  return jnp.einsum('nqk,nhwk->nhwq', attention.astype(convolved.dtype),
+                    convolved)
+
+
+class Fusion(nn.Module):
+  """ASSC of both neighbours and BSSF: three maps become one.
+
+  Attributes:
+    norm: 'batch', 'frozen' or 'group'.
+    train: whether the model trains.
+    dtype: compute dtype.
+  """
+  norm: str
+  train: bool
+  dtype: Dtype
+
+  @nn.compact
+  def __call__(self, previous: jax.Array, target: jax.Array,
+               following: jax.Array) -> jax.Array:
+    """Fuses three maps [N, h, w, C] into one of that shape."""
+    c = target.shape[-1]
+
+    def summarised(x, name):
+      return nn.Conv(c, (3, 3), padding='VALID', kernel_init=_INIT,
+                     dtype=self.dtype, name=name)(x)
+
+    def conditioned(x, name):
+      return nn.Conv(c, (3, 3), padding=[(1, 1)] * 2, use_bias=False,
+                     kernel_init=nn.initializers.ones, dtype=self.dtype,
+                     name=name)(x)
+
+    # Pooled together: a fourth of the operations to compile.
+    summaries = jnp.split(pyramid_pool(jnp.concatenate([
+        summarised(previous, 'forward_query'),
+        summarised(target, 'forward_key'),
+        summarised(following, 'backward_query'),
+        summarised(target, 'backward_key')], axis=-1)), 4, axis=-1)
+    x = jnp.concatenate([
+        calibrate(*summaries[:2], conditioned(previous, 'forward_condition')),
+        target,
+        calibrate(*summaries[2:], conditioned(following, 'backward_condition')),
+    ], axis=-1)
+    x = nn.Conv(c, (1, 1), use_bias=False, kernel_init=_INIT,
+                dtype=self.dtype, name='out')(x)
+    return make_norm(self.norm, train=self.train, dtype=self.dtype,
+                     name='out_norm')(x)
+
+
+class DecoderBlock(nn.Module):
+  """LinkNet block: narrow to a quarter, double the sides, halve the channels.
+
+  Attributes:
+    norm: 'batch', 'frozen' or 'group'.
+    train: whether the model trains.
+    dtype: compute dtype.
+  """
+  norm: str
+  train: bool
+  dtype: Dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [N, h, w, C] to [N, 2h, 2w, C / 2]."""
+    c = x.shape[-1]
+    options = {'kernel_init': _INIT, 'dtype': self.dtype}
+
+    def normed(x, name):
+      return nn.relu(make_norm(self.norm, train=self.train, dtype=self.dtype,
+                               name=name)(x))
+
+    x = normed(nn.Conv(c // 4, (1, 1), name='conv1', **options)(x), 'norm1')
+    # torch's padding 1 and output padding 1, as padding of the dilated map.
+    x = nn.ConvTranspose(c // 4, (3, 3), (2, 2), [(1, 2)] * 2, name='deconv2',
+                         **options)(x)
+    x = normed(x, 'norm2')
+    return normed(nn.Conv(c // 2, (1, 1), name='conv3', **options)(x), 'norm3')
+
+
+@struct.dataclass
+class FrameMemory:
+  """The last two frames of a stream.
+
+  Attributes:
+    frames: float32 [B, 2, H, W, 1], the older first.
+    begun: bool [B], False before the first frame.
+  """
+  frames: jax.Array
+  begun: jax.Array
+
+
+class SSCF(nn.Module):
+  """Semi-supervised segmentation with both neighbours, see docs/method.md.
+
+  Attributes:
+    num_classes: K foreground classes, one sigmoid logit each.
+    width: channels at stride 2, doubled at each further level (paper: 64).
+    norm: of all normalisations: 'batch' (paper) | 'frozen' | 'group'.
+    clips: whether a call takes clips of any length instead of windows.
+    remat: recompute blocks in the backward pass to save memory.
+    dtype: compute dtype; parameters and logits are float32.
+  """
+  num_classes: int = 1
+  width: int = 64
+  norm: str = 'batch'
+  clips: bool = False
+  remat: bool = False
+  dtype: Dtype = jnp.float32
+
+  @property
+  def delay(self) -> int:
+    """Frames that the outputs of `resume` and `step` lag behind."""
+    return 1
+
+  @nn.nowrap
+  def init_memory(self, batch: int, image_size: tuple[int, int]
+                  ) -> FrameMemory:
+    """The memory of `batch` streams of frames (H, W) before their first."""
+    return FrameMemory(
+        frames=jnp.zeros((batch, 2, *image_size, 1), jnp.float32),
+        begun=jnp.zeros((batch,), bool))
+
+  @nn.compact
+  def _segment(self, track: jax.Array, train: bool) -> jax.Array:
+    """Logits [B, T, H, W, K] of all but the ends of track [B, T + 2, ...]."""
+    b, t = track.shape[0], track.shape[1] - 2
+    if track.shape[-1] != 1 or any(
+        n % 32 or n < 64 for n in track.shape[2:4]):
+      raise InputError(
+          f'video: found frames of {"x".join(map(str, track.shape[2:]))}, '
+          'wanted one channel and sides that are multiples of 32, at least '
+          '64; resize or pad the frames')
+    # A frame passes each encoder once: as a past, a target and a future.
+    maps = []
+    for offset, role in enumerate(('previous', 'target', 'next')):
+      frames = track[:, offset:offset + t].reshape(b * t, *track.shape[2:])
+      encoder = ResNet(
+          variant='resnet18', norm=self.norm, remat=self.remat,
+          dtype=self.dtype, width=self.width, max_pool=False,
+          name=f'encoder_{role}')
+      maps.append(encoder(frames.astype(self.dtype), train))
+
+    def block(kind, name):
+      kind = nn.remat(kind) if self.remat else kind
+      return kind(self.norm, train, self.dtype, name=name)
+
+    fused = [block(Fusion, f'fusion{level + 1}')(*(m[level] for m in maps))
+             for level in range(LEVELS)]
+    x = fused.pop()
+    while fused:
+      x = block(DecoderBlock, f'decoder{len(fused) + 1}')(x) + fused.pop()
+    x = block(DecoderBlock, 'decoder1')(x)
+
+    def final(x, features, dtype, name):
+      return nn.Conv(features, (3, 3), padding=[(1, 1)] * 2, dtype=dtype,
+                     kernel_init=_INIT, name=name)(x)
+
+    x = nn.relu(final(x, x.shape[-1], self.dtype, 'final2'))
+    x = final(x, self.num_classes, jnp.float32, 'final3')
+    return x.reshape(b, t, *x.shape[1:])
+
+  def __call__(self, video: jax.Array, train: bool = False
+               ) -> dict[str, jax.Array]:
+    """Segments the middle frame of windows, or every frame of clips.
+
+    Args:
+      video: float [B, 3, H, W, 1] in [0, 1], previous, target and next frame;
+        with `clips`, [B, T, H, W, 1] of any length: each frame is a target in
+        turn and its neighbours are those in the clip, whose ends repeat
+        themselves. H and W multiples of 32, at least 64.
+      train: batch norm uses the batch's statistics.
+
+    Returns:
+      logits: float32 [B, H, W, K]; with `clips` [B, T, H, W, K].
+
+    Raises:
+      InputError: the video's shape does not fit.
+    """
+    if self.clips:
+      track = jnp.concatenate([video[:, :1], video, video[:, -1:]], axis=1)
+      return {'logits': self._segment(track, train)}
+    if video.shape[1] != 3:
+      raise InputError(
+          f'video: found {video.shape[1]} frames, wanted a window of three '
+          '(previous, target, next); for clips of any length build the model '
+          'with clips=True')
+    return {'logits': self._segment(video, train)[:, 0]}
+
+  def resume(self, video: jax.Array, memory: FrameMemory
+             ) -> tuple[dict[str, jax.Array], FrameMemory]:
+    """Segments B streams, one frame behind; equals the clips' result.
+
+    The future of a stream's last frame is unknown: feeding that frame once
+    more gives its mask, as in a clip that ends there.
+
+    Args:
+      video: float [B, T, H, W, 1] in [0, 1], the next frames.
+      memory: of `init_memory` or of the call before.
+
+    Returns:
+      logits: float32 [B, T, H, W, K] of the frames before those of `video`;
+      of no meaning where there is none, before a stream's first frame. And
+      the memory for the frames that follow.
+    """
+    video = video.astype(jnp.float32)
+    # A clip's first frame is its own past.
+    begun = memory.begun[:, None, None, None, None]
+    past = jnp.where(begun, memory.frames, video[:, :1])
+    track = jnp.concatenate([past, video], axis=1)
+    memory = FrameMemory(track[:, -2:], jnp.ones_like(memory.begun))
+    return {'logits': self._segment(track, False)}, memory
+
+  def step(self, frame: jax.Array, memory: FrameMemory
+           ) -> tuple[dict[str, jax.Array], FrameMemory]:
+    """As `resume`, for one frame [B, H, W, 1] and logits [B, H, W, K]."""
+    outputs, memory = self.resume(frame[:, None], memory)
+    return {k: v[:, 0] for k, v in outputs.items()}, memory
+
+
+def make_sscf(**options: Any) -> SSCF:
+  """SSCF with checked options.
+
+  Args:
+    **options: fields of `SSCF`.
+
+  Returns:
+    The module.
+
+  Raises:
+    InputError: an option is unknown or out of range.
+  """
+  model = make_checked('sscf', SSCF, options, {'norm': NORMS})
+  if model.width < 4 or model.width % 4:
+    raise InputError(f'model option width: found {model.width}, wanted a '
+                     'multiple of 4')
+  return model
