@@ -5,7 +5,10 @@ give the same masks bit for bit, any number of frames compiles once, and a
 clip of hours needs no more accelerator memory than one frame.
 """
 
+import collections
+from collections.abc import Iterator
 import functools
+import itertools
 import math
 import pathlib
 
@@ -74,7 +77,8 @@ class Segmenter:
     """Wraps a model.
 
     Args:
-      model: a Linen module with `init_memory` and the method `step`.
+      model: a Linen module with `init_memory`, the method `step` and its
+        `delay`.
       variables: its {'params': ..., ...}.
       classes: foreground classes in the order of the model's channels, names
         of `data.clip.LABELS`.
@@ -112,11 +116,13 @@ class Segmenter:
       sector = self.locate(video, spacing_mm)
     stream = self.stream(fps=fps, sector=sector)
     masks = np.zeros(video.shape, np.uint8)
-    pending = []
-    for index, frame in enumerate(video):
-      pending.append((index, stream.advance(frame)))
+    pending = collections.deque()
+    outputs = itertools.chain(map(stream.advance, video), stream.drain())
+    ready = (logits for logits in outputs if logits is not None)
+    for index, logits in enumerate(ready):
+      pending.append((index, logits))
       if len(pending) == _IN_FLIGHT:
-        first, logits = pending.pop(0)
+        first, logits = pending.popleft()
         masks[first] = stream.mask(logits)
     for index, logits in pending:
       masks[index] = stream.mask(logits)
@@ -152,35 +158,80 @@ class Segmenter:
 
 
 class Stream:
-  """A clip in progress: the sector, and the memory of what was seen."""
+  """A clip in progress: the sector, and the memory of what was seen.
+
+  Attributes:
+    sector: where the ultrasound lies; None before the first frame.
+    delay: frames that masks lag behind. 0 for a causal model (EchoForge); a
+      model that looks at the next frame (SSCF) gives a frame's mask when that
+      has come, and the stride apart, so that `delay` is the stride.
+  """
 
   def __init__(self, segmenter: Segmenter, stride: int,
                sector: sectors.Sector | None):
     self.sector = sector
+    self.delay = segmenter._model.delay * stride
     self._segmenter = segmenter
     # Frames t, t + stride, t + 2 stride, ... share a memory.
+    size = (segmenter.image_size,) * 2
     self._memories = jax.device_put(
-        [segmenter._model.init_memory(1) for _ in range(stride)],
+        [segmenter._model.init_memory(1, size) for _ in range(stride)],
         segmenter._device)
+    self._last: list[np.ndarray | None] = [None] * stride
     self._shape: tuple[int, int] | None = None
     self._count = 0
+    self._ended = False
 
   def step(self, frame) -> np.ndarray:
-    """Segments the next frame.
+    """Takes the next frame; segments the one `delay` frames before it.
 
     Args:
       frame: uint8 [H, W], the same size throughout.
 
     Returns:
-      uint8 [H, W] label values of `data.clip.LABELS`.
+      uint8 [H, W] label values of `data.clip.LABELS` of frame t - delay, t
+      being this one; all zero for the first `delay` calls.
 
     Raises:
-      InputError: the frame is not uint8 [H, W], or its size changed.
+      InputError: the frame is not uint8 [H, W], its size changed, or the
+        stream has ended.
     """
-    return self.mask(self.advance(_checked(frame, 2, '[H, W]')))
+    logits = self.advance(_checked(frame, 2, '[H, W]'))
+    if logits is None:
+      return np.zeros(self._shape, np.uint8)
+    return self.mask(logits)
 
-  def advance(self, frame: np.ndarray) -> jax.Array:
-    """Feeds a frame; returns its logits [S, S, K], perhaps not yet ready."""
+  def flush(self) -> np.ndarray:
+    """Ends the stream: the masks that `step` still owes.
+
+    The last frame stands for the ones that it can no longer see, as at the
+    end of a clip.
+
+    Returns:
+      uint8 [n, H, W], oldest first, of the last n = `delay` frames (of all if
+      there were fewer); n is 0 for a causal model.
+    """
+    masks = [self.mask(logits) for logits in self.drain()]
+    if not masks:
+      return np.zeros((0, *(self._shape or (0, 0))), np.uint8)
+    return np.stack(masks)
+
+  def drain(self) -> Iterator[jax.Array]:
+    """Ends the stream; yields the logits [S, S, K] still owed."""
+    self._ended = True
+    for owner in range(max(self._count - self.delay, 0), self._count):
+      turn = owner % len(self._memories)
+      yield self._run(turn, self._last[turn])
+
+  def advance(self, frame: np.ndarray) -> jax.Array | None:
+    """Feeds a frame.
+
+    Returns:
+      Logits [S, S, K] of the frame `delay` earlier, perhaps still being
+      computed; None where there is no such frame.
+    """
+    if self._ended:
+      raise InputError('the stream was flushed and has ended; start a new one')
     if self._shape is None:
       self._shape = frame.shape
     if frame.shape != self._shape:
@@ -192,10 +243,15 @@ class Stream:
     small = squeeze.squeeze_frames(
         self.sector.crop(frame)[None], self._segmenter.image_size)[0]
     turn = self._count % len(self._memories)
+    self._last[turn] = small
+    self._count += 1
+    logits = self._run(turn, small)
+    return logits if self._count > self.delay else None
+
+  def _run(self, turn: int, small: np.ndarray) -> jax.Array:
     logits, self._memories[turn] = _step(
         self._segmenter._model, self._segmenter._variables, small,
         self._memories[turn])
-    self._count += 1
     return logits
 
   def mask(self, logits) -> np.ndarray:

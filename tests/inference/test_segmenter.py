@@ -10,6 +10,7 @@ from echoforge_jax import inference
 from echoforge_jax.errors import InputError
 from echoforge_jax.inference import sector as sectors
 from echoforge_jax.inference import segmenter as segmenters
+from echoforge_jax.models import build_model
 
 
 def clip(frames=7, shape=(60, 76), seed=0):
@@ -161,3 +162,55 @@ def test_load_says_what_is_missing(tmp_path):
     inference.load(tmp_path / 'none')
   with pytest.raises(InputError, match='config.json'):
     inference.load(tmp_path)
+
+
+@pytest.fixture(scope='module')
+def looking_ahead(tree_of):
+  """A Segmenter with an SSCF, whose masks lag one frame behind."""
+  model = build_model('sscf', width=8, clips=True, norm='group')
+  shapes = jax.eval_shape(model.init, jax.random.key(0),
+                          jax.ShapeDtypeStruct((1, 3, 64, 64, 1), np.float32))
+  return segmenters.Segmenter(
+      model, tree_of(shapes), classes=('lv',), image_size=64)
+
+
+@pytest.mark.parametrize('fps', [math.nan, 60.0])
+def test_delayed_masks_belong_to_their_frames(looking_ahead, fps):
+  video = clip(frames=7)
+  whole = sectors.whole_image(video.shape[1:])
+  stride = segmenters.stride_of(fps)
+  masks = looking_ahead.segment(video, fps=fps, sector=whole)
+  wanted = np.zeros_like(masks)
+  for turn in range(stride):
+    logits = native_logits(looking_ahead._model, looking_ahead._variables,
+                           video[turn::stride], 64)
+    wanted[turn::stride] = np.stack([
+        segmenters.labels_of(frame, video.shape[1:], np.asarray([1], np.uint8))
+        for frame in logits])
+  assert 0.001 < (masks > 0).mean() < 0.999
+  assert (masks != wanted).mean() < 1e-3
+  assert (masks[1:] != wanted[:-1]).mean() > 1e-3  # A slip would show.
+
+
+@pytest.mark.parametrize('frames, fps', [(7, math.nan), (7, 60.0), (1, 60.0)])
+def test_a_delayed_stream_owes_its_last_masks(looking_ahead, frames, fps):
+  video = clip(frames=frames)
+  whole = sectors.whole_image(video.shape[1:])
+  stream = looking_ahead.stream(fps=fps, sector=whole)
+  assert stream.delay == segmenters.stride_of(fps)
+  streamed = np.stack([stream.step(frame) for frame in video])
+  assert not streamed[:stream.delay].any()
+  rest = stream.flush()
+  assert len(rest) == min(stream.delay, frames)
+  np.testing.assert_array_equal(
+      np.concatenate([streamed[stream.delay:], rest]),
+      looking_ahead.segment(video, fps=fps, sector=whole))
+  with pytest.raises(InputError, match='has ended'):
+    stream.step(video[0])
+
+
+def test_a_causal_stream_owes_nothing(segmenter):
+  stream = segmenter.stream()
+  assert stream.delay == 0
+  stream.step(clip()[0])
+  assert stream.flush().shape == (0, 60, 76)
