@@ -4,7 +4,7 @@ import argparse
 import pathlib
 import sys
 
-from echoforge_jax.evaluation.protocols import PROTOCOLS
+from echoforge_jax.evaluation.protocols import PROTOCOLS, get_protocol
 
 _TEXT = """\
 Scores a trained model on a prepared split: from the known ED to the known ES,
@@ -69,9 +69,15 @@ def main(argv: list[str]) -> int:
         whole_clip=not flags.skip_whole_clip, progress=sys.stderr.isatty())
     print(summary.summary_text(done.result) + '\n')
     return done.paths
+  def receipt(workdir):
+    return evaluate.predict_split(
+        workdir, flags.split, get_protocol(flags.protocol),
+        data_dir=flags.data_dir, which=flags.which).receipt
   out = pathlib.Path(flags.out)
   if len(flags.workdir) > 1:
     folders = evaluate.folders_of_runs(flags.workdir, out)
+    # The second run's fault is known before the first has been evaluated.
+    seeds.check_receipts({workdir: receipt(workdir) for workdir in folders})
     for workdir, folder in folders.items():
       print(f'== {workdir} ==')
       run(workdir, folder)
@@ -81,6 +87,7 @@ def main(argv: list[str]) -> int:
   else:
     other = flags.compare and pathlib.Path(flags.compare)
     if other and not (other / 'metrics.json').exists():
+      receipt(flags.workdir[0])
       print(f'== {other} ==')
       run(other, out / 'compared')
       other = out / 'compared'

@@ -1,6 +1,6 @@
 """Several training seeds of one config, evaluated alike, as one result."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import json
 import math
 import pathlib
@@ -12,7 +12,6 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation import results, statistics
 from echoforge_jax.evaluation.receipt import git_revision, versions
 from echoforge_jax.evaluation.run_files import (
-  EvaluationFiles,
   check_same_setting,
   read_evaluation,
   receipt_line,
@@ -69,7 +68,7 @@ def aggregate_runs(folders: Sequence, *, seed: int = 0,
     warnings.append('configs were not compared: SD and intervals are not '
                     'those of seeds alone')
   else:
-    _check_configs(runs)
+    check_receipts({str(run.folder): run.receipt for run in runs})
   rows = [row for q in runs[0].quantities()
           if (row := _row(q.label, q.unit, [r.values[q.name] for r in runs],
                           seed, resamples, name=q.name))]
@@ -86,22 +85,31 @@ def aggregate_runs(folders: Sequence, *, seed: int = 0,
       'receipt': receipt, 'source': receipt_line(runs, receipt)})
 
 
-def _check_configs(runs: list[EvaluationFiles]) -> None:
-  names = ", ".join(run.label for run in runs)
+def check_receipts(receipts: Mapping[str, Mapping]) -> None:
+  """Raises unless runs differ in nothing but the training seed.
+
+  Args:
+    receipts: name of a run -> its receipt.
+
+  Raises:
+    InputError: where config, network or steps differ, a receipt does not say,
+      or two runs have the same seed.
+  """
+  names = ', '.join(receipts)
   for key, label in (('config_digest', 'config'), ('which', 'network'),
                      ('checkpoint_step', 'steps')):
-    found = [run.receipt.get(key) for run in runs]
+    found = [receipt.get(key) for receipt in receipts.values()]
     if None in found:
       raise InputError(
-          f'{runs[found.index(None)].folder / "metrics.json"}: found no {key} '
-          'in its receipt, wanted one to see whether the runs belong '
-          'together; it is older: evaluate again')
+          f'{list(receipts)[found.index(None)]}: found no {key} in its '
+          'receipt, wanted one to see whether the runs belong together; it is '
+          'older: evaluate again')
     if len(set(found)) > 1:
       raise InputError(
           f'the runs {names} differ in {label} ({key} '
           f'{", ".join(map(str, found))}); wanted runs that differ in the '
           'seed only')
-  seeds = [run.receipt.get('training_seed') for run in runs]
+  seeds = [receipt.get('training_seed') for receipt in receipts.values()]
   if len(set(seeds)) < len(seeds):
     raise InputError(
         f'the runs {names} have the training seeds '
@@ -133,13 +141,24 @@ def _row(label: str, unit: str, values: Sequence[dict], seed: int,
   return {'name': name, 'label': label, 'unit': unit,
           'values': each.tolist(), 'mean': mean, 'sd': sd,
           't_ci95': [mean - half, mean + half],
-          'ci95': list(_two_level(table, statistic, seed, resamples)),
+          'ci95': list(two_level(table, statistic, seed, resamples)),
           'n_patients': len(common)}
 
 
-def _two_level(table: np.ndarray, statistic, seed: int, resamples: int
-               ) -> tuple[float, float]:
-  """Percentiles over draws of seeds and patients of a table [S, N, K]."""
+def two_level(table: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray],
+              seed: int, resamples: int) -> tuple[float, float]:
+  """95 % interval over draws of seeds and, independently, patients.
+
+  Args:
+    table: [S, N, K], K numbers of each patient in each run.
+    statistic: maps [R, N, K] to [R].
+    seed: of the draws.
+    resamples: draws.
+
+  Returns:
+    2.5 and 97.5 percentiles of the mean over seeds of the statistic; NaN with
+    fewer than two patients.
+  """
   rng = np.random.default_rng(seed)
   seeds, patients = table.shape[:2]
   if patients < 2:

@@ -1,6 +1,7 @@
 """The verb from a run's workdir to its report, on an untrained network."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -128,3 +129,17 @@ def test_an_output_that_cannot_be_written_exits_2(run, tmp_path, capsys):
   assert evaluate(run, '--split=validation', '--protocol=camus_semi',
                   f'--out={tmp_path / "file" / "out"}') == 2
   assert 'cannot be written' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('second,said', [
+    ('absent', 'absent'), ('copy', 'training seeds 0, 0')])
+def test_several_runs_are_checked_before_any_is_evaluated(
+    run, tmp_path, capsys, second, said):
+  if second == 'copy':
+    shutil.copytree(run / 'work', tmp_path / second)
+  out = tmp_path / 'out'
+  assert entry.main([
+      'evaluate', '--workdir', str(run / 'work'), str(tmp_path / second),
+      '--protocol=camus_semi', f'--out={out}']) == 2
+  assert said in capsys.readouterr().err
+  assert not out.exists()
