@@ -231,7 +231,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *,
       workdir, keep=config.keep_checkpoints,
       best_metric=config.eval.best_metric)
   state, step = _first_state(create_state, checkpointer, iterator, sharding,
-                             config.init_from, console)
+                             config.init_from, parts.model, console)
   _describe_parameters(state.params, workdir, console)
   validator = _make_validator(config, parts, validation, sharding)
   writers = writers_lib.MetricWriters(
@@ -245,11 +245,12 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *,
 
 
 def _first_state(create_state, checkpointer: checkpoint.Checkpointer,
-                 iterator: Any, sharding, init_from: str, console: _Console):
+                 iterator: Any, sharding, init_from: str, model: nn.Module,
+                 console: _Console):
   """The state to start from.
 
-  In this order: the latest checkpoint of the workdir; another run's weights;
-  random weights.
+  In this order: the latest checkpoint of the workdir; another run's weights or
+  a file's; random weights.
   """
   step = checkpointer.latest_step()
   if step is not None:
@@ -264,7 +265,8 @@ def _first_state(create_state, checkpointer: checkpoint.Checkpointer,
              if jax.default_backend() == 'cpu' else None)
   state = create_state.lower().compile(compiler_options=options)()
   if init_from:
-    state = warm_start.from_run(state, init_from, sharding=sharding)
+    state = warm_start.from_path(state, init_from, model=model,
+                                 sharding=sharding)
     console.say(f'weights of {init_from}')
   return state, 0
 

@@ -3,17 +3,24 @@
 import os
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from echoforge_jax.errors import InputError
+from echoforge_jax.models import weight_files, weights
+from echoforge_jax.models.backbone import RESNETS
+from echoforge_jax.models.echoforge import EchoForge
+from echoforge_jax.models.sscf import SSCF
 from echoforge_jax.training import checkpoint
 from echoforge_jax.training.state import TrainState
 
+_SAME_MODEL = 'Use the config.model it was trained with'
+
 
 def replace_weights(state: TrainState, variables: dict, *, source: str,
-                    sharding: Any) -> TrainState:
+                    sharding: Any, remedy: str = _SAME_MODEL) -> TrainState:
   """Puts given weights into student and teacher; the rest stays new.
 
   Args:
@@ -22,6 +29,7 @@ def replace_weights(state: TrainState, variables: dict, *, source: str,
       the model's variables, such as that of the backbone alone.
     source: where they come from, for messages.
     sharding: sharding of the state.
+    remedy: what to do where they do not fit, for messages.
 
   Returns:
     The state; student and teacher hold separate copies.
@@ -36,7 +44,7 @@ def replace_weights(state: TrainState, variables: dict, *, source: str,
   for name, old in (('params', state.params),
                     ('batch_stats', state.batch_stats)):
     values = jax.tree.map(np.asarray, variables.get(name, {}))
-    _check(source, name, values, old)
+    _check(source, name, values, old, remedy)
     teacher = f'teacher_{name}'
     new[name] = _merge(old, copy(values))
     new[teacher] = _merge(getattr(state, teacher), copy(values))
@@ -50,7 +58,8 @@ def _merge(old: Any, new: Any) -> Any:
           for key, value in old.items()}
 
 
-def _check(source: str, name: str, values: dict, old: dict) -> None:
+def _check(source: str, name: str, values: dict, old: dict,
+           remedy: str) -> None:
   known = {jax.tree_util.keystr(path, simple=True, separator='/'): leaf.shape
            for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
   problems = []
@@ -65,7 +74,7 @@ def _check(source: str, name: str, values: dict, old: dict) -> None:
     more = f' (and {len(problems) - 4} more)' if len(problems) > 4 else ''
     raise InputError(
         f'{source} does not fit config.model: {"; ".join(problems[:4])}{more}. '
-        'Use the config.model it was trained with')
+        f'{remedy}')
 
 
 def from_run(state: TrainState, workdir: str | os.PathLike, *,
@@ -79,3 +88,58 @@ def from_run(state: TrainState, workdir: str | os.PathLike, *,
   return replace_weights(
       state, variables, sharding=sharding,
       source=f'config.init_from={workdir} (step {step})')
+
+
+def from_file(state: TrainState, path: str | os.PathLike, *, model: nn.Module,
+              sharding: Any) -> TrainState:
+  """Starts from published weights in a file.
+
+  Weights of a residual network go into the backbone of an EchoForge that has
+  this backbone, those of a ResNet-18 into all three encoders of an SSCF, those
+  of the whole published SSCF module into an SSCF.
+
+  Args:
+    state: a state before its first update.
+    path: a file of `models.weight_files`.
+    model: the model that is trained.
+    sharding: sharding of the state.
+
+  Raises:
+    InputError: the file cannot be read, or does not fit the model.
+  """
+  source = f'config.init_from={os.fspath(path)}'
+  found = weight_files.read_weights(path)
+  whole = any(name.removeprefix('module.').startswith('TCE.')
+              for name in found)
+  if isinstance(model, SSCF):
+    name = 'sscf' if whole else 'resnet18'
+    places = () if whole else (
+        'encoder_previous', 'encoder_target', 'encoder_next')
+  elif isinstance(model, EchoForge) and model.backbone in RESNETS and not whole:
+    name, places = model.backbone, ('backbone',)
+  else:
+    kind = getattr(model, 'backbone', type(model).__name__)
+    raise InputError(
+        f'{source} holds {"a whole SSCF" if whole else "other arrays"} and '
+        f'the model is {type(model).__name__} ({kind}); weights of a residual '
+        'network fit an EchoForge whose config.model.backbone names it, or '
+        'sscf (resnet18); those of an SSCF fit config.model.name sscf alone')
+  try:
+    variables = weights.from_torch(name, found)
+  except InputError as error:
+    raise InputError(f'{source}: {error}') from error
+  if places:
+    variables = {part: dict.fromkeys(places, tree)
+                 for part, tree in variables.items()}
+  return replace_weights(
+      state, variables, source=source, sharding=sharding,
+      remedy="Published weights need config.model.norm 'batch' or 'frozen', "
+             'and an SSCF the width and classes of the file')
+
+
+def from_path(state: TrainState, path: str | os.PathLike, *, model: nn.Module,
+              sharding: Any) -> TrainState:
+  """Starts from `config.init_from`: a file of weights or another run."""
+  if weight_files.is_weight_file(path) and not os.path.isdir(path):
+    return from_file(state, path, model=model, sharding=sharding)
+  return from_run(state, path, sharding=sharding)

@@ -1,0 +1,118 @@
+"""Weights from files: where they go, and files that do not fit."""
+
+import json
+import pathlib
+import runpy
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from echoforge_jax.errors import InputError
+from echoforge_jax.models import build_model, weights
+from echoforge_jax.training import warm_start
+from echoforge_jax.training.state import TrainState
+
+GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
+
+
+def state_of(model, frames):
+  """A state of zeros: nothing is compiled."""
+  shapes = jax.eval_shape(
+      model.init, jax.random.key(0),
+      jax.ShapeDtypeStruct((1, frames, 64, 64, 1), np.float32))
+  def zeros(name):
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype),
+                        dict(shapes).get(name, {}))
+  fields = {name: None for name in TrainState.__dataclass_fields__}
+  return TrainState(**fields | {
+      'params': zeros('params'), 'teacher_params': zeros('params'),
+      'batch_stats': zeros('batch_stats'),
+      'teacher_batch_stats': zeros('batch_stats')})
+
+
+@pytest.fixture(scope='module')
+def load():
+  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return types.SimpleNamespace(
+      path=lambda model, path, frames=3: warm_start.from_path(
+          state_of(model, frames), path, model=model, sharding=sharding))
+
+
+@pytest.fixture(scope='module')
+def resnet18(tmp_path_factory):
+  make = runpy.run_path(str(GOLDEN / 'make_golden.py'))['make_weights']
+  with np.load(GOLDEN / 'resnet18.npz') as arrays:
+    state = make(json.loads(arrays['shapes'].item()))
+  path = tmp_path_factory.mktemp('weights') / 'resnet18.npz'
+  np.savez(path, **state)
+  return path, weights.from_torch('resnet18', state)
+
+
+def small_sscf(path, width=8):
+  state = {weights.torch_name('sscf', key[1:]): np.full(
+      weights._torch_shape(key, shape), .5, np.float32)
+           for key, shape in weights._wanted('sscf', width, 1).items()}
+  np.savez(path, **state)
+  return path
+
+
+def equal(left, right):
+  jax.tree.map(np.testing.assert_array_equal, dict(left), dict(right))
+
+
+@pytest.mark.parametrize('norm', ['batch', 'frozen'])
+def test_a_residual_network_becomes_the_backbone(load, resnet18, norm):
+  path, variables = resnet18
+  model = build_model('echoforge', backbone='resnet18', dim=32, norm=norm)
+  state = load.path(model, path)
+  for prefix in ('', 'teacher_'):
+    for part in ('params', 'batch_stats'):
+      equal(getattr(state, prefix + part)['backbone'], variables[part])
+  assert not any(leaf.any() for leaf in jax.tree.leaves(state.params['neck']))
+  mine, other = (tree['backbone']['conv1']['kernel']
+                 for tree in (state.params, state.teacher_params))
+  assert mine.unsafe_buffer_pointer() != other.unsafe_buffer_pointer()
+
+
+def test_a_resnet18_becomes_all_encoders_of_an_sscf(load, resnet18):
+  path, variables = resnet18
+  state = load.path(build_model('sscf'), path)
+  pointers = set()
+  for role in ('previous', 'target', 'next'):
+    equal(state.params[f'encoder_{role}'], variables['params'])
+    equal(state.batch_stats[f'encoder_{role}'], variables['batch_stats'])
+    for tree in (state.params, state.teacher_params):
+      pointers.add(tree[f'encoder_{role}']['conv1'][
+          'kernel'].unsafe_buffer_pointer())
+  assert len(pointers) == 6  # Donated buffers may not be shared.
+  assert not any(
+      leaf.any() for leaf in jax.tree.leaves(state.params['fusion1']))
+
+
+def test_a_whole_sscf(load, tmp_path):
+  state = load.path(build_model('sscf', width=8), small_sscf(
+      tmp_path / 'sscf.npz'))
+  assert {float(x.min()) for x in jax.tree.leaves(
+      (state.params, state.teacher_batch_stats))} == {.5}
+
+
+def test_files_that_do_not_fit(load, resnet18, tmp_path):
+  path, _ = resnet18
+  whole = small_sscf(tmp_path / 'sscf.npz')
+  for model, file, message in (
+      (build_model('echoforge', backbone='resnet34'), path,
+       r'resnet18.npz: these are not the weights of resnet34.*layer1\.2'),
+      (build_model('echoforge', backbone='lite'), path,
+       r'the model is EchoForge \(lite\)'),
+      (build_model('echoforge', backbone='resnet18'), whole,
+       r'holds a whole SSCF and the model is EchoForge \(resnet18\)'),
+      (build_model('sscf', width=16), whole,
+       'does not fit config.model: params/decoder1/.*width and classes'),
+      (build_model('echoforge', backbone='resnet18', norm='group'), path,
+       "batch_stats/backbone/.*norm 'batch' or 'frozen'"),
+      (build_model('sscf'), tmp_path / 'none.npz', 'no such file'),
+      (build_model('sscf'), tmp_path / 'run', 'wanted the workdir')):
+    with pytest.raises(InputError, match=f'(?s){message}'):
+      load.path(model, file)
