@@ -13,6 +13,8 @@ from echoforge_jax.evaluation.case_files import case_id
 
 _BLUE, _ORANGE, _GRAY = '#2f6db3', '#c8641e', '#8a94a0'
 _BAND = 'rgba(47,109,179,.13)'
+_MANY = 100  # More points than this are drawn smaller and fainter.
+_SUREST = .05  # The risk of fewer patients says nothing.
 
 
 def page_plots(result: Result) -> dict[str, dict]:
@@ -78,7 +80,7 @@ def _points(x, y, pairs, color=_BLUE) -> go.Scatter:
   return go.Scatter(
       x=list(x), y=list(y), mode='markers', text=[p[2] for p in pairs],
       customdata=[p[3] for p in pairs], hovertemplate='%{text}<extra></extra>',
-      marker=dict(size=8, color=color, opacity=.75,
+      marker=dict(size=5 if len(pairs) > _MANY else 8, color=color, opacity=.75,
                   line=dict(width=.5, color='white')))
 
 
@@ -106,9 +108,9 @@ def _regression(pairs: Sequence[tuple], ef: dict) -> go.Figure | None:
   text = f'r = {ef["pearson_r"]:.3f}<br>n = {ef["n"]}'
   if math.isfinite(ef['slope']):
     text += f'<br>y = {ef["slope"]:.2f} x {ef["intercept"]:+.1f}'
-  figure.add_annotation(text=text, x=.03, y=.98, xref='x domain',
-                        yref='y domain', showarrow=False, align='left',
-                        xanchor='left', yanchor='top')
+  figure.add_annotation(text=text.replace('-', '−'), x=.03, y=.98,
+                        xref='x domain', yref='y domain', showarrow=False,
+                        align='left', xanchor='left', yanchor='top')
   return figure
 
 
@@ -177,7 +179,8 @@ def _groups(result: Result, kind: str, order: Sequence[str]
         y=[100 * r[name] for r in own], name=f'{key}<br>n = {len(own)}',
         boxpoints='all', jitter=.45, pointpos=0, fillcolor=_BAND,
         line=dict(color=_GRAY, width=1.2),
-        marker=dict(color=_BLUE, size=6, opacity=.7),
+        marker=dict(color=_BLUE, size=3 if len(own) > _MANY else 6,
+                    opacity=.4 if len(own) > _MANY else .7),
         text=[html.escape(f'{r["patient"]} {r["view"]}') for r in own],
         customdata=[case_id(r['patient'], r['view']) for r in own],
         hoveron='points', hovertemplate='%{text}: %{y:.2f} %<extra></extra>'))
@@ -206,15 +209,17 @@ def _reliability(bins: Sequence[dict]) -> go.Figure | None:
 
 
 def _risk(block: dict) -> go.Figure:
-  x = [p['coverage'] for p in block['curve']]
+  curve = [p for p in block['curve'] if p['coverage'] >= _SUREST]
+  x = [p['coverage'] for p in curve]
   figure = _figure([
       _line([min(x), 1], [block['aurc_random']] * 2, 'dot'),
-      go.Scatter(x=x, y=[p['risk'] for p in block['curve']],
-                 mode='lines+markers', line=dict(color=_BLUE, width=2),
+      go.Scatter(x=x, y=[p['risk'] for p in curve],
+                 mode='lines' if len(x) > _MANY else 'lines+markers',
+                 line=dict(color=_BLUE, width=2),
                  marker=dict(size=5),
                  hovertemplate='the surest %{x:.0%}: %{y:.2f} points'
                  '<extra></extra>')],
       'share of the patients, surest first', 'mean EF error (points)')
-  figure.update_xaxes(tickformat='.0%')
+  figure.update_xaxes(tickformat='.0%', range=[0, 1.03])
   figure.update_yaxes(rangemode='tozero')
   return figure

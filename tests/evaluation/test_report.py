@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from echoforge_jax.evaluation import figures
+from echoforge_jax.evaluation import figures, plots
 from echoforge_jax.evaluation.evaluate import write_evaluation
 from echoforge_jax.evaluation.protocols import get_protocol
 from echoforge_jax.evaluation.summary import summary_text
@@ -108,6 +108,32 @@ def test_frames_are_drawn_in_true_proportion(make_cases):
   figure = figures.overlay_figure(cases, result, [0])
   left, right, bottom, top = figure.axes[0].images[0].get_extent()
   assert (right - left) / (bottom - top) == pytest.approx(150 / 140)
+
+
+def test_plots_of_the_page(make_cases):
+  from echoforge_jax.evaluation.aggregate import score_predictions
+  cases = make_cases(3, predict=lambda m: np.roll(m, 1, axis=2))
+  for case, grade in zip(cases, ('Poor', 'Good', 'Medium') * 2):
+    object.__setattr__(case, 'quality', grade)
+  result = score_predictions(cases, get_protocol('camus_full'), resamples=10)
+  drawn = plots.page_plots(result)
+  assert [t['name'] for t in drawn['quality']['data']] == [
+      f'{grade}<br>n = 2' for grade in ('Good', 'Medium', 'Poor')]
+  assert [len(t['y']) for t in drawn['view']['data']] == [3, 3]
+  axis = drawn['regression']['layout']['xaxis']
+  assert axis['range'][0] > 0 and axis['constrain'] == 'domain'
+  texts = [a['text'] for a in drawn['bland_altman']['layout']['annotations']]
+  assert [t.split('<br>')[0] for t in texts] == [
+      'bias', '−1.96 SD', '+1.96 SD']
+  places = drawn['positions']['data'][0]['x']
+  assert np.allclose(_numbers(places), [0, 1 / 3, 2 / 3, 1], atol=1e-5)
+
+
+def _numbers(values):
+  """Plotly's numbers, packed or not."""
+  if isinstance(values, dict):
+    return np.frombuffer(base64.b64decode(values['bdata']), values['dtype'])
+  return values
 
 
 def test_training_figure_needs_a_log(tmp_path):
