@@ -3,12 +3,14 @@
   python benchmarks/evaluation_speed.py [--patients 25 100 400]
 
 Each size runs in a process of its own: one clip a patient, 10 frames of 256 x
-256 with a probability map, streamed. Lines go to
-benchmarks/results/evaluation_speed.jsonl.
+256 with a probability map, streamed. Making the clips counts as well. CPU
+seconds, imports included, are what other programs on the machine disturb least.
+Lines go to benchmarks/results/evaluation_speed.jsonl.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import resource
 import subprocess
@@ -51,6 +53,8 @@ def measure(count: int) -> dict:
   result = score_predictions(cases(count), get_protocol('camus_full'))
   return {'patients': count, 'clips': count, 'frames': 10 * count,
           'seconds': round(time.perf_counter() - start, 2),
+          'cpu_seconds': round(time.process_time(), 2),
+          'load_average': round(os.getloadavg()[0], 1),
           'peak_rss_mb': round(resource.getrusage(
               resource.RUSAGE_SELF).ru_maxrss / 1024),
           'dice': result.metrics['classes']['lv']['dice']['mean'],
