@@ -136,7 +136,7 @@ def _warnings(first: EvaluationFiles, second: EvaluationFiles,
   elif same('run', 'config_digest', 'training_seed', 'checkpoint_step',
             'which'):
     found.append('both are the same checkpoint of the same run')
-  elif same('config_digest', 'training_seed'):
+  elif same('config_digest', 'training_seed', 'which'):
     found.append('both are trainings of one config from one seed: expect no '
                  'difference but that of steps or machines')
   pairs = [(run.values['ef_reference'].get(p, math.nan)

@@ -178,6 +178,13 @@ def test_warns(folders, write_run, tmp_path, options, message):
   assert any(re.search(message, warning) for warning in found['warnings'])
 
 
+def test_teacher_and_student_of_a_run_may_differ(
+    folders, write_run, tmp_path):
+  other = write_run(tmp_path / 'other', BAD, which='student')
+  found = compare.compare_runs(folders[0], other, resamples=20)
+  assert not any('expect no difference' in w for w in found['warnings'])
+
+
 def test_no_warning_without_a_cause(found):
   assert len(found['warnings']) == 1  # one training run each
 
