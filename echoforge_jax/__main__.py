@@ -14,6 +14,7 @@ VERBS = {
     'train': 'train a config; resumes from its workdir',
     'evaluate': 'score a trained model: metrics, tables, figures, report',
     'segment': 'masks, overlay, areas and EF for any clip',
+    'bench': 'studies (ablation) and what a model costs',
 }
 
 

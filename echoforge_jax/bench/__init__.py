@@ -1,0 +1,1 @@
+"""Benchmarks and studies: what `echoforge bench` runs."""

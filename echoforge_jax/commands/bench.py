@@ -1,0 +1,133 @@
+"""bench ablation | cost: studies of many trainings; what a model costs."""
+
+import argparse
+from pathlib import Path
+import sys
+
+from echoforge_jax.errors import InputError
+
+_TEXT = """\
+  bench cost --config=configs/camus_echoforge.py    parameters, GFLOP, frames/s
+  bench ablation --out=DIR                          train and compare many rows
+"""
+_ABLATION = """\
+Trains every row of a study with several seeds, evaluates it on test patients,
+and writes DIR/STUDY.{md,json,png}. Without --data_dir it makes phantom patients
+first. The same command continues what was interrupted; a finished run is a line
+of DIR/results.jsonl. --config.FIELD=VALUE holds for every row.
+"""
+# A study's size unless flags say otherwise; chosen for two CPU cores.
+PATIENTS, TEST, SEED, IMAGE_SIZE = 130, 40, 3, 96
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+      prog='echoforge bench', allow_abbrev=False, description=_TEXT,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  kinds = parser.add_subparsers(dest='kind', required=True, metavar='KIND')
+  cost = kinds.add_parser('cost', allow_abbrev=False,
+                          help='parameters, operations, frames per second')
+  cost.add_argument('--config', required=True, metavar='FILE[:ARG]')
+  cost.add_argument('--frames', type=int, default=10)
+  cost.add_argument('--image_size', type=int, default=0,
+                    help="side of a frame (default: the config's)")
+  cost.add_argument('--repeats', type=int, default=5,
+                    help='timed calls; 0: count only')
+  study = kinds.add_parser(
+      'ablation', allow_abbrev=False, help='train and compare rows',
+      description=_ABLATION,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  study.add_argument('--out', required=True, metavar='DIR', type=Path)
+  study.add_argument('--study', default='rows',
+                     help='rows, anchors, labels or supervision')
+  study.add_argument('--rows', default='', metavar='A,B',
+                     help='only these rows, and the reference')
+  study.add_argument('--seeds', type=int, default=3, metavar='N')
+  study.add_argument('--jobs', type=int, default=1, help='runs at a time')
+  study.add_argument('--config', default='phantom_lite.py',
+                     help='a file of configs/')
+  study.add_argument('--data_dir', type=Path, metavar='DIR',
+                     help='prepared data (default: makes phantoms)')
+  study.add_argument('--protocol', default='camus_full')
+  study.add_argument('--no_cost', action='store_true',
+                     help='leave parameters, GFLOP and frames/s out')
+  return parser
+
+
+def main(argv: list[str]) -> int:
+  """Runs a benchmark.
+
+  Args:
+    argv: flags after the verb.
+
+  Returns:
+    0, or 1 where runs of a study failed.
+  """
+  fields = [flag for flag in argv if flag.startswith('--config.')]
+  args = _parser().parse_args([flag for flag in argv if flag not in fields])
+  if args.kind == 'cost':
+    return _cost(args, fields)
+  from echoforge_jax.bench import runner
+  try:
+    return _ablation(args, fields)
+  except runner.RunFailed as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+
+
+def _cost(args, fields: list[str]) -> int:
+  if args.frames < 1 or args.repeats < 0 or args.image_size < 0:
+    raise InputError('bench cost: wanted --frames of at least 1, --repeats and '
+                     '--image_size of at least 0')
+  from echoforge_jax.bench import cost
+  from echoforge_jax.commands.train import parse_config
+  config = parse_config([f'--config={args.config}', *fields])
+  print(cost.cost_text(args.config, cost.of_config(
+      config, frames=args.frames, image_size=args.image_size,
+      repeats=args.repeats)))
+  return 0
+
+
+def _ablation(args, fields: list[str]) -> int:
+  from echoforge_jax.bench import runner, study, tables
+  if args.seeds < 1 or args.jobs < 1:
+    raise InputError(f'--seeds={args.seeds} --jobs={args.jobs}: wanted at '
+                     'least 1 of each')
+  rows = [name for name in args.rows.split(',') if name]
+  chosen = study.get_study(args.study, rows)
+  if not (runner.CONFIGS / args.config).is_file():
+    raise InputError(f'--config={args.config}: no such file in configs/, which '
+                     'comes with the repository')
+  overrides = tuple(tuple(flag.removeprefix('--config.').split('=', 1))
+                    for flag in fields)
+  if args.data_dir is None:
+    overrides = (('data.image_size', IMAGE_SIZE), *overrides)
+  settings = runner.Settings(
+      out_dir=args.out, data_dir=(args.data_dir or args.out / 'data').resolve(),
+      config=args.config, overrides=overrides, protocol=args.protocol,
+      jobs=args.jobs)
+  # A flag that no config takes stops here, not in every run.
+  configs = runner.check(chosen, settings)
+  if args.data_dir is None:
+    _make_phantoms(args.out)
+  lines = runner.run_study(chosen, range(args.seeds), settings)
+  costs = None
+  if not args.no_cost:
+    from echoforge_jax.bench import cost
+    costs = {name: cost.of_config(config) for name, config in configs.items()}
+  found = tables.summarise(chosen, lines)
+  written = tables.write(found, args.out, costs)
+  print(tables.markdown(found, costs))
+  print('\n'.join(map(str, written)))
+  return 0
+
+
+def _make_phantoms(out_dir: Path) -> None:
+  from echoforge_jax.data import builder
+  from echoforge_jax.phantom import camus_writer
+  progress = sys.stderr.isatty()
+  camus_writer.write_camus(
+      out_dir / 'raw', num_patients=PATIENTS, num_test=TEST, seed=SEED,
+      num_workers=1, progress=progress)
+  builder.prepare('camus', out_dir / 'raw', out_dir / 'data', IMAGE_SIZE,
+                  progress=progress)

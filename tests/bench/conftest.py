@@ -1,0 +1,30 @@
+"""Lines of a study with known values, as the runner writes them."""
+
+import pytest
+
+from echoforge_jax.bench import study as study_lib
+
+
+def make_line(row, seed, gain, patients=12, study='rows'):
+  """A run whose patients have the Dice .8 + gain + something of their own."""
+  values = {}
+  for k in range(patients):
+    dice = 0.8 + gain + 0.01 * (k % 4) + 0.001 * seed
+    values[f'p{k}'] = {
+        'dice': dice, 'iou': dice / (2 - dice), 'hd': 5., 'hd95': 4. - gain,
+        'asd': 2. - gain, 'ef_reference': 40. + k, 'ef_predicted': 38. + k,
+        'inconsistent': 0.2 - gain, 'roughness': .01, 'valid': 1.}
+  mean = sum(v['dice'] for v in values.values()) / patients
+  return {'study': study, 'row': row, 'seed': seed, 'label': row,
+          'flags': [], 'dice': mean, 'train_seconds': 60. + seed,
+          'patients': values, 'receipt': {}}
+
+
+@pytest.fixture
+def line():
+  return make_line
+
+
+@pytest.fixture
+def small_study():
+  return study_lib.get_study('rows', ['baseline', 'all'])
