@@ -1,7 +1,8 @@
 """EchoForge on CAMUS in the paper's setting: ED and ES labeled, class lv.
 
 One difference: the paper starts from ImageNet weights, this config from random
-ones, or from another run's (`config.init_from`).
+ones. --config.init_from=resnet50.safetensors, a file of torchvision's or timm's
+weights, starts as the paper does.
 
   python -m echoforge_jax prepare --dataset=camus --raw=DIR --data_dir=DATA \\
       --image_size=256
@@ -43,8 +44,9 @@ def get_config(arg: str = '') -> ConfigDict:
   config.num_steps = 50 * TRAIN_CLIPS // config.batch_size
   # Compute dtype, 'float32' or 'bfloat16'; parameters and loss are float32.
   config.dtype = 'float32'
-  # Workdir of a run of the same model whose teacher gives the first weights,
-  # such as one on the phantom; '': random weights (paper: ImageNet's).
+  # First weights: workdir of a run of the same model, such as one on the
+  # phantom, or a file of published weights (docs/training.md); '': random
+  # ones (paper: ImageNet's).
   config.init_from = ''
   # Devices to use; 0: all.
   config.num_devices = 0

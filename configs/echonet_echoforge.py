@@ -46,8 +46,9 @@ def get_config(arg: str = '') -> ConfigDict:
   config.num_steps = 50 * TRAIN_CLIPS // config.batch_size
   # Compute dtype, 'float32' or 'bfloat16'; parameters and loss are float32.
   config.dtype = 'float32'
-  # Workdir of a run of the same model whose teacher gives the first weights,
-  # such as one on the phantom; '': random weights (paper: ImageNet's).
+  # First weights: workdir of a run of the same model, such as one on the
+  # phantom, or a file of published weights (docs/training.md); '': random
+  # ones (paper: ImageNet's).
   config.init_from = ''
   # Devices to use; 0: all.
   config.num_devices = 0
