@@ -1,7 +1,8 @@
 """EchoForge on EchoNet-Dynamic in the paper's setting: class lv.
 
 One difference: the paper starts from ImageNet weights, this config from random
-ones, or from another run's (`config.init_from`).
+ones. --config.init_from=resnet50.safetensors, a file of torchvision's or timm's
+weights, starts as the paper does.
 
   python -m echoforge_jax prepare --dataset=echonet --raw=DIR --data_dir=DATA \\
       --image_size=128
