@@ -149,8 +149,9 @@ def _positions(entries: Sequence[dict]) -> go.Figure | None:
             for e, m in zip(entries, means)]
   x = [e['position'] for e in entries]
   figure = _figure([go.Scatter(
-      x=x, y=means, mode='lines+markers', line=dict(color=_BLUE, width=2),
-      marker=dict(size=7),
+      # A line between ED and ES alone would claim what nobody labeled.
+      x=x, y=means, mode='lines+markers' if len(x) > 2 else 'markers',
+      line=dict(color=_BLUE, width=2), marker=dict(size=7, color=_BLUE),
       error_y=dict(type='data', symmetric=False, color=_BLUE, thickness=1.2,
                    array=[b[1] - m for b, m in zip(bounds, means)],
                    arrayminus=[m - b[0] for b, m in zip(bounds, means)]),

@@ -15,7 +15,6 @@ from echoforge_jax.evaluation.aggregate import Result
 from echoforge_jax.evaluation.case_files import CaseFiles, case_id
 from echoforge_jax.evaluation.scoring import Case
 
-_SORTED_BY = 3  # Dice: worst first.
 _GRADES = ('Good', 'Medium', 'Poor')
 
 
@@ -78,7 +77,7 @@ def render_page(result: Result, images: dict[str, str],
         environment, name)[0])
   metrics = result.metrics
   drawn = plots.page_plots(result)
-  columns, rows = _case_table(result)
+  columns, rows, worst_by = _case_table(result)
   data = {'plots': drawn, 'cases': {
       case_id(r['patient'], r['view']): _facts(r, result)
       for r in result.per_case}}
@@ -89,7 +88,7 @@ def render_page(result: Result, images: dict[str, str],
       headline=results.headline_rows(result), ef=results.ef_rows(result),
       cards=_cards(result), groups=_group_rows(result),
       temporal=_temporal_rows(metrics['temporal']), whole=_whole_rows(result),
-      columns=columns, cases=rows, sorted_by=_SORTED_BY, plots=drawn,
+      columns=columns, cases=rows, sorted_by=worst_by, plots=drawn,
       ece=results.number(calibration['ece']['mean'], 2, 100),
       files=case_files or {'count': 0}, notes=_notes(result),
       synthetic=results.is_synthetic(metrics), css=source('report.css'),
@@ -190,13 +189,18 @@ def _whole_rows(result: Result) -> list[tuple[str, ...]]:
 
 
 def _case_table(result: Result):
-  """Columns (label, numeric), rows (id, [(text, sort key)]), worst first."""
+  """Columns (label, numeric), rows (id, [(text, sort key)]), Dice's column.
+
+  The worst come first.
+  """
   name, unit = result.classes[0], result.metrics['unit']
-  columns = [('patient', 'patient', None), ('view', 'view', None),
-             ('quality', 'quality', None),
-             (f'{name.upper()} Dice (%)', f'{name}_dice', (2, 100)),
-             (f'HD ({unit})', f'{name}_hd', (2, 1)),
-             (f'ASD ({unit})', f'{name}_asd', (2, 1))]
+  columns = [('patient', 'patient', None), ('view', 'view', None)]
+  if any(row['quality'] for row in result.per_case):
+    columns.append(('quality', 'quality', None))
+  worst_by = len(columns)
+  columns += [(f'{name.upper()} Dice (%)', f'{name}_dice', (2, 100)),
+              (f'HD ({unit})', f'{name}_hd', (2, 1)),
+              (f'ASD ({unit})', f'{name}_asd', (2, 1))]
   if unit == 'mm':
     columns += [('EDV (ml)', 'edv_predicted_ml', (0, 1)),
                 ('ESV (ml)', 'esv_predicted_ml', (0, 1))]
@@ -219,7 +223,8 @@ def _case_table(result: Result):
   rows = [(case_id(row['patient'], row['view']),
            [cell(row, key, form) for _, key, form in columns])
           for row in sorted(result.per_case, key=badness)]
-  return [(label, form is not None) for label, _, form in columns], rows
+  return ([(label, form is not None) for label, _, form in columns], rows,
+          worst_by)
 
 
 def _facts(row: dict, result: Result) -> list[tuple[str, str]]:
@@ -286,6 +291,12 @@ def _notes(result: Result) -> list[str]:
   elif ef['reference']:
     notes.append('The EF reference is the dataset\'s value where it has one, '
                  'else measured on the true masks.')
+  share = metrics['temporal']['inconsistent_share']
+  if share['n'] and not share['truth']['n']:
+    notes.append(
+        'No clip has a truth on every frame: how many of its frames the '
+        'thresholds would call inconsistent, the floor of that share, is not '
+        'known.')
   if metrics['n_patients'] < 30:
     notes.append(f'Only {metrics["n_patients"]} patients: one patient more '
                  'or less moves these numbers.')

@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import json
 import re
 
@@ -127,6 +128,17 @@ def test_plots_of_the_page(make_cases):
       'bias', '−1.96 SD', '+1.96 SD']
   places = drawn['positions']['data'][0]['x']
   assert np.allclose(_numbers(places), [0, 1 / 3, 2 / 3, 1], atol=1e-5)
+
+
+def test_two_labeled_frames_are_no_curve_and_no_floor(make_cases, tmp_path):
+  cases = [dataclasses.replace(c, labeled=np.array([1, 0, 0, 1], bool),
+                               quality='') for c in make_cases(2)]
+  done = write_evaluation(cases, get_protocol('camus_semi'), tmp_path)
+  drawn = plots.page_plots(done.result)
+  assert drawn['positions']['data'][0]['mode'] == 'markers'
+  assert 'quality' not in drawn
+  page = done.paths['report'].read_text()
+  assert 'the floor of that share' in page and '>quality</button>' not in page
 
 
 def _numbers(values):
