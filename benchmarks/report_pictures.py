@@ -53,7 +53,7 @@ def main() -> None:
     page.click('#cases tbody tr >> nth=0')
     page.wait_for_function(
         "document.querySelector('#frame').textContent.includes('frame 1')")
-    page.keyboard.press('ArrowRight')
+    page.keyboard.press('ArrowLeft')  # The last frame, ES.
     page.wait_for_timeout(500)
     save('viewer', page.locator('#viewer').screenshot())
     browser.close()
