@@ -273,7 +273,12 @@ def claim_workdir(workdir: str | os.PathLike, config: ConfigDict) -> None:
   """
   path = Path(workdir) / CONFIG_FILE
   try:
-    resumes = path.is_file() and _holds_a_checkpoint(path.parent)
+    resumes = _holds_a_checkpoint(path.parent)
+    if resumes and not path.is_file():
+      raise InputError(
+          f'{path}: not there, but {path.parent / DIRECTORY} holds checkpoints '
+          'of some run; wanted both or neither: restore config.json, or start '
+          'in another --workdir')
   except OSError as error:
     raise InputError(
         f'--workdir {workdir} cannot be read ({error.strerror or error}); '

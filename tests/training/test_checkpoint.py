@@ -201,6 +201,13 @@ def test_a_run_that_saved_nothing_gives_its_workdir_away(tmp_path):
   assert checkpoint.read_config(tmp_path).init_from == '/right'
 
 
+def test_checkpoints_of_an_unknown_run_are_not_continued(tmp_path):
+  (tmp_path / 'checkpoints' / '5').mkdir(parents=True)
+  with pytest.raises(InputError, match='config.json: not there, but .*--workd'):
+    checkpoint.claim_workdir(tmp_path, ConfigDict({'seed': 0}))
+  assert not (tmp_path / 'config.json').exists()
+
+
 def test_a_workdir_that_cannot_be_read(tmp_path):
   with pytest.raises(InputError, match='cannot be read .*too long'):
     checkpoint.claim_workdir(tmp_path / ('x' * 300), ConfigDict({'a': 1}))
