@@ -48,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
                      help='a file of configs/')
   study.add_argument('--data_dir', type=Path, metavar='DIR',
                      help='prepared data (default: makes phantoms)')
+  study.add_argument('--style', choices=['camus', 'randomized'],
+                     default='randomized', help='of the phantoms')
   study.add_argument('--protocol', default='camus_full')
   study.add_argument('--no_cost', action='store_true',
                      help='leave parameters, GFLOP and frames/s out')
@@ -109,7 +111,7 @@ def _ablation(args, fields: list[str]) -> int:
   # A flag that no config takes stops here, not in every run.
   configs = runner.check(chosen, settings)
   if args.data_dir is None:
-    _make_phantoms(args.out)
+    _make_phantoms(args.out, args.style)
   lines = runner.run_study(chosen, range(args.seeds), settings)
   costs = None
   if not args.no_cost:
@@ -122,12 +124,13 @@ def _ablation(args, fields: list[str]) -> int:
   return 0
 
 
-def _make_phantoms(out_dir: Path) -> None:
+def _make_phantoms(out_dir: Path, style: str) -> None:
   from echoforge_jax.data import builder
   from echoforge_jax.phantom import camus_writer
+  from echoforge_jax.phantom.config import PhantomConfig
   progress = sys.stderr.isatty()
   camus_writer.write_camus(
       out_dir / 'raw', num_patients=PATIENTS, num_test=TEST, seed=SEED,
-      num_workers=1, progress=progress)
+      config=PhantomConfig.named(style), num_workers=1, progress=progress)
   builder.prepare('camus', out_dir / 'raw', out_dir / 'data', IMAGE_SIZE,
                   progress=progress)
