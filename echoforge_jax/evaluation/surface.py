@@ -27,7 +27,6 @@ import numpy as np
 from scipy import spatial
 
 
-
 @dataclasses.dataclass(frozen=True)
 class SurfaceDistances:
   """Outline distances of one frame, in mm or, without a spacing, in pixels.
