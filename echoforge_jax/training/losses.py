@@ -17,6 +17,8 @@ from echoforge_jax.data.clip import IGNORE
 # Added to both sides of the Dice fraction, in pixels (ours): an empty target
 # met by an empty prediction costs nothing.
 DICE_SMOOTH = 1.0
+# Share of either side of a pseudo-label that has to be confident (ours).
+LEAST_CONFIDENT = 0.1
 
 Scalar = Float[Array, '']
 Logits = Float[Array, 'b t h w k']
@@ -176,14 +178,47 @@ class PseudoTerm(NamedTuple):
   candidates: Scalar
 
 
+def balanced_weights(targets: Logits, confident: Bool[Array, 'b t h w k'],
+                     least: float = LEAST_CONFIDENT) -> Logits:
+  """Weights of confident pixels that keep both sides of a mask in balance.
+
+  Background becomes confident long before a structure does. If every
+  confident pixel weighed the same, such a frame would teach that there is no
+  structure, the teacher would follow, and soon find none: measured, that loop
+  emptied the masks (docs/ablation.md). So, per frame and class (ours),
+
+  * the confident pixels of either side weigh together as much as all pixels
+    of that side of the pseudo-label: n_side / n_confident,side each;
+  * a frame counts only where at least the share `least` of either side is
+    confident: no weight exceeds 1 / least, and a mask that shows no structure
+    is no evidence that there is none.
+
+  Args:
+    targets: float [B, F, H, W, K], the pseudo-labels, 0 or 1.
+    confident: bool [B, F, H, W, K].
+    least: in (0, 1].
+
+  Returns:
+    float32 [B, F, H, W, K]; 0 where a pixel does not count.
+  """
+  weights, counts = [], []
+  for side in (targets > 0, targets <= 0):
+    counted = (side & confident).astype(jnp.float32)
+    size = side.sum((2, 3), keepdims=True, dtype=jnp.float32)
+    found = counted.sum((2, 3), keepdims=True)
+    weights.append(counted * size / jnp.maximum(found, 1.0))
+    counts.append((size > 0) & (found >= least * size))
+  return jnp.where(counts[0] & counts[1], weights[0] + weights[1], 0.0)
+
+
 def pseudo_label_loss(
     logits: Logits, teacher_logits: Logits, frames: Bool[Array, 'b t'],
     threshold: Scalar | float) -> PseudoTerm:
   """BCE + Dice against confident pseudo-labels (paper section 3, FlameRise).
 
   With p = sigmoid(teacher logits) the pseudo-label is [p >= 1/2]; a pixel
-  counts for a class where max(p, 1 - p) >= tau. The teacher is a constant
-  here: no gradient reaches it.
+  counts for a class where max(p, 1 - p) >= tau, with `balanced_weights`. The
+  teacher is a constant here: no gradient reaches it.
 
   Args:
     logits: float [B, F, H, W, K], the student's.
@@ -192,17 +227,17 @@ def pseudo_label_loss(
     threshold: tau in [0.5, 1].
 
   Returns:
-    PseudoTerm, 0 where no pixel is confident.
+    PseudoTerm, 0 where no frame counts.
   """
   teacher_logits = jax.lax.stop_gradient(teacher_logits.astype(jnp.float32))
   probabilities = jax.nn.sigmoid(teacher_logits)
   targets = (probabilities >= 0.5).astype(jnp.float32)
   confident = jnp.maximum(probabilities, 1 - probabilities) >= threshold
   candidates = jnp.broadcast_to(frames[:, :, None, None, None], logits.shape)
-  weights = (confident & candidates).astype(jnp.float32)
+  weights = balanced_weights(targets, confident) * candidates
   value, count = _bce_dice(logits, targets, weights)
-  return PseudoTerm(value, count, weights.sum(),
-                    candidates.astype(jnp.float32).sum())
+  return PseudoTerm(value, count, (weights > 0).sum(dtype=jnp.float32),
+                    candidates.sum(dtype=jnp.float32))
 
 
 def consistency_loss(

@@ -127,22 +127,61 @@ def test_coarse_loss_names_sizes_that_do_not_divide():
                        jnp.zeros((1, 1, 10, 10), jnp.uint8))
 
 
-@pytest.mark.parametrize('threshold', [0.5, 0.8, 0.99])
+def balanced_by_hand(y, confident, least=0.1):
+  w = np.zeros(y.shape)
+  for b, t, k in np.ndindex(y.shape[0], y.shape[1], y.shape[4]):
+    own, sure = y[b, t, ..., k] > 0, confident[b, t, ..., k]
+    sides = [own, ~own]
+    if all(s.sum() and (s & sure).sum() >= least * s.sum() for s in sides):
+      for s in sides:
+        w[b, t, ..., k][s & sure] = s.sum() / (s & sure).sum()
+  return w
+
+
+@pytest.mark.parametrize('threshold', [0.5, 0.8, 0.97])
 def test_pseudo_labels_count_where_confident(case, threshold):
   logits, _ = case
   teacher = np.random.default_rng(2).normal(0, 3, logits.shape)
   teacher = teacher.astype(np.float32)
   frames = np.array([[True, True, False], [False, True, True]])
   p = sigmoid(teacher)
-  w = (np.maximum(p, 1 - p) >= threshold) * frames[:, :, None, None, None]
   y = (p >= 0.5).astype(float)
+  w = balanced_by_hand(y, np.maximum(p, 1 - p) >= threshold)
+  w = w * frames[:, :, None, None, None]
+  assert w.any()
   term = losses.pseudo_label_loss(
       jnp.asarray(logits), jnp.asarray(teacher), jnp.asarray(frames),
       threshold)
   wanted = bce_by_hand(logits, y, w) + dice_by_hand(logits, y, w)
   np.testing.assert_allclose(term.value, wanted, rtol=1e-5)
-  assert float(term.confident) == w.sum()
+  assert float(term.confident) == (w > 0).sum()
   assert float(term.candidates) == 4 * 4 * 5 * 2
+
+
+def test_a_frame_counts_only_where_both_sides_are_confident():
+  """A structure of ten pixels in a hundred, ever more of it confident."""
+  y = np.zeros((1, 1, 10, 10, 1), np.float32)
+  y[0, 0, 0] = 1
+  sure = y == 0
+  sure[0, 0, 9] = False  # And a tenth of the background is not.
+  for known in range(11):
+    sure[0, 0, 0] = (np.arange(10) < known)[:, None]
+    w = np.asarray(losses.balanced_weights(
+        jnp.asarray(y), jnp.asarray(sure), least=0.25))
+    if known < 3:
+      assert not w.any()
+    else:
+      # Each side weighs as much as its pixels, whatever is known of it.
+      np.testing.assert_allclose(w[0, 0, 0].sum(), 10, rtol=1e-6)
+      np.testing.assert_allclose(w[0, 0, 1:].sum(), 90, rtol=1e-6)
+      assert (w > 0).sum() == known + 80
+
+
+def test_pseudo_labels_without_a_structure_teach_nothing():
+  empty = jnp.full((1, 2, 8, 8, 1), -9.0)
+  term = losses.pseudo_label_loss(
+      jnp.zeros(empty.shape), empty, jnp.ones((1, 2), bool), 0.75)
+  assert float(term.value) == float(term.count) == float(term.confident) == 0
 
 
 def test_consistency_is_the_squared_distance_of_the_frames_that_count(case):
