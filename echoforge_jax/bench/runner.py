@@ -255,6 +255,7 @@ def execute_run(run: Run, settings: Settings) -> dict:
   folder = settings.out_dir / 'runs' / run.study / (
       f'{run.row.name}_seed{run.seed}')
   folder.mkdir(parents=True, exist_ok=True)
+  revision = receipts.git_revision()  # Of the code that trains.
   start = time.perf_counter()
   _command(['train', *train_flags(run, settings), f'--workdir={folder}'],
            folder / 'train.log')
@@ -264,18 +265,20 @@ def execute_run(run: Run, settings: Settings) -> dict:
             f'--protocol={settings.protocol}', f'--out={report}',
             f'--data_dir={settings.data_dir}', '--skip_whole_clip'],
            folder / 'evaluate.log')
-  return make_line(run, settings, report, seconds)
+  return make_line(run, settings, report, seconds, revision)
 
 
 def make_line(run: Run, settings: Settings, report: pathlib.Path,
-              seconds: float) -> dict:
+              seconds: float, revision: str | None) -> dict:
   """The line of an evaluated run.
 
   Args:
     run: row and seed.
     settings: of the study.
     report: folder of the evaluation.
-    seconds: of the training, compiling and validation included.
+    seconds: of the training, compiling and validation included; of its last
+      part, where it was interrupted.
+    revision: git revision that trained.
 
   Returns:
     JSON-ready dict, see `execute_run`.
@@ -293,7 +296,7 @@ def make_line(run: Run, settings: Settings, report: pathlib.Path,
   return {'study': run.study, 'row': run.row.name, 'seed': run.seed,
           'label': run.row.label, 'flags': _identity(run, settings), **means,
           'train_seconds': round(seconds, 1), 'patients': patients,
-          'receipt': found.receipt | {'study_git': receipts.git_revision()}}
+          'receipt': found.receipt | {'trained_at': revision}}
 
 
 def _command(arguments: list[str], log: pathlib.Path) -> None:

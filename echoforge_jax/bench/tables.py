@@ -54,7 +54,8 @@ def summarise(study: Study, lines: Sequence[Mapping], *, seed: int = 0,
     resamples: of the bootstrap.
 
   Returns:
-    JSON-ready dict: study, title, reference, method, seeds, n_patients, rows.
+    JSON-ready dict: study, title, reference, method, seeds, n_patients,
+    source (data, protocol, revisions and versions), rows.
     A row has name, label, n_seeds, ef_pearson_r and ef_bias (values, mean,
     sd), train_seconds (median) and, by column: values, mean, sd, ci95,
     difference, difference_ci95, p_value, p_holm.
@@ -73,7 +74,28 @@ def summarise(study: Study, lines: Sequence[Mapping], *, seed: int = 0,
   return results.to_json({
       'study': study.name, 'title': study.title, 'reference': study.reference,
       'method': METHOD, 'seeds': seeds, 'n_patients': len(patients),
-      'rows': rows})
+      'source': _source(lines, seed, resamples), 'rows': rows})
+
+
+def _source(lines: Sequence[Mapping], seed: int, resamples: int) -> str:
+  """The receipt of a table, in a line: data, protocol, code, versions."""
+
+  def listed(values) -> str:
+    return ', '.join(sorted({str(v) for v in values})) or 'unknown'
+
+  receipts = [line['receipt'] for line in lines]
+  protocol = listed(r.get('protocol', {}).get('name') for r in receipts)
+  raw = listed(str(r.get('raw_fingerprint'))[:8] for r in receipts)
+  kind = 'synthetic' if all(r.get('synthetic') for r in receipts) else 'real'
+  packages = listed(
+      f'{name} {r["versions"][name]}' for r in receipts
+      for name in ('jax', 'flax', 'numpy') if name in r.get('versions', {}))
+  return (
+      f'protocol {protocol} on {listed(r.get("dataset") for r in receipts)} '
+      f'{listed(r.get("split") for r in receipts)} ({kind}, raw files {raw}); '
+      f'bootstrap seed {seed} x {resamples}; revision '
+      f'{listed(r.get("trained_at", r.get("study_git")) for r in receipts)}; '
+      f'{packages}; {listed(r.get("device") for r in receipts)}')
 
 
 def _values(lines: Sequence[Mapping], name: str, patients) -> np.ndarray:
@@ -172,7 +194,8 @@ def markdown(summary: Mapping, costs: Mapping[str, Cost] | None = None) -> str:
           f'{cost.total_parameters / 1e6:.2f}', f'{cost.gflop:.2f}',
           f'{cost.frames_per_second:.0f}']
     lines.append(_line(cells))
-  return '\n'.join([*lines, '', f'{summary["method"]}.']) + '\n'
+  return '\n'.join([*lines, '', f'{summary["method"]}.', '',
+                    f'{summary["source"]}.']) + '\n'
 
 
 def _line(cells: Sequence[str]) -> str:

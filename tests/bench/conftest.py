@@ -5,6 +5,12 @@ import pytest
 from echoforge_jax.bench import study as study_lib
 
 
+RECEIPT = {
+    'protocol': {'name': 'camus_full'}, 'dataset': 'camus', 'split': 'test',
+    'synthetic': True, 'raw_fingerprint': '0123abcd' * 8, 'device': 'cpu: cpu',
+    'trained_at': 'abc1234', 'versions': {'jax': '0.10.2'}}
+
+
 def make_line(row, seed, gain, patients=12, study='rows'):
   """A run whose patients have the Dice .8 + gain + something of their own."""
   values = {}
@@ -17,7 +23,7 @@ def make_line(row, seed, gain, patients=12, study='rows'):
   mean = sum(v['dice'] for v in values.values()) / patients
   return {'study': study, 'row': row, 'seed': seed, 'label': row,
           'flags': [], 'dice': mean, 'train_seconds': 60. + seed,
-          'patients': values, 'receipt': {}}
+          'patients': values, 'receipt': RECEIPT}
 
 
 @pytest.fixture

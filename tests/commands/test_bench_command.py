@@ -35,7 +35,7 @@ def test_a_tiny_study(tmp_path, monkeypatch, capsys):
   assert '(`baseline`)' in printed and 'GFLOP' in printed
   results = tmp_path / 'out' / 'results.jsonl'
   (line,) = [json.loads(x) for x in results.read_text().splitlines()]
-  assert line['row'] == 'baseline' and line['receipt']['git_revision']
+  assert line['row'] == 'baseline' and line['receipt']['trained_at']
   assert len(line['patients']) == 2
   assert '--config.num_steps=4' in line['flags']
   assert not any(str(tmp_path) in flag for flag in line['flags'])
