@@ -4,7 +4,6 @@ import pytest
 
 from echoforge_jax.bench import study as study_lib
 
-
 RECEIPT = {
     'protocol': {'name': 'camus_full'}, 'dataset': 'camus', 'split': 'test',
     'synthetic': True, 'raw_fingerprint': '0123abcd' * 8, 'device': 'cpu: cpu',
