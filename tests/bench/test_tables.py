@@ -45,8 +45,7 @@ def test_files(summary, tmp_path):
   (row,) = [x for x in text.splitlines() if '(`all`)' in x]
   assert '| 84.60 [' in row and '| +3.00 [3.00, 3.00] | .0005 |' in row
   assert row.endswith('| 2.50 | 12.50 | 80 |')
-  assert 'protocol camus_full on camus test (synthetic, raw files 0123abcd)' in (
-      text)
+  assert 'camus_full on camus test (synthetic, raw files 0123abcd)' in text
   assert 'revision abc1234; jax 0.10.2' in text
   found = json.loads((tmp_path / 'rows.json').read_text())
   assert found['costs']['all']['gflop'] == 12.5
