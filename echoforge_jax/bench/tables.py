@@ -170,7 +170,7 @@ def markdown(summary: Mapping, costs: Mapping[str, Cost] | None = None) -> str:
            'HD95 (mm)', 'inconsistent frames (%)', 'p', 'EF r', 'EF bias']
   if costs:
     heads += ['M parameters', 'GFLOP', 'frames/s']
-  lines = [f'**{summary["title"]}.** {len(summary["seeds"])} seeds, '
+  lines = [f'**{summary["title"]}.** {_seeds(summary)}, '
            f'{summary["n_patients"]} test patients; differences from '
            f'`{summary["reference"]}`.', '', _line(heads),
            _line(['---', *['---:'] * (len(heads) - 1)])]
@@ -196,6 +196,11 @@ def markdown(summary: Mapping, costs: Mapping[str, Cost] | None = None) -> str:
     lines.append(_line(cells))
   return '\n'.join([*lines, '', f'{summary["method"]}.', '',
                     f'{summary["source"]}.']) + '\n'
+
+
+def _seeds(summary: Mapping) -> str:
+  count = len(summary['seeds'])
+  return f'{count} seed{"s"[:count > 1]}'
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -242,8 +247,9 @@ def plot(summary: Mapping, path: pathlib.Path) -> None:
     axis.grid(axis='x', color='0.9')
     axis.spines[['top', 'right']].set_visible(False)
   axes[0].set_yticks(places, [row['label'] for row in rows])
+  axes[0].set_ylim(-0.6, len(rows) - 0.4)
   figure.suptitle(
-      f'{summary["title"]}\n{len(summary["seeds"])} seeds (circles), mean '
+      f'{summary["title"]}\n{_seeds(summary)} (circles), mean '
       f'(diamond), 95 % interval over seeds and {summary["n_patients"]} '
       'patients', fontsize=10)
   figure.savefig(path, dpi=150)
