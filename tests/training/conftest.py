@@ -50,6 +50,7 @@ class TinyModel(nn.Module):
   """Obeys the models' contract with two convolutions and batch norm."""
   features: int = 8
   gain: float = 1.0
+  offset: float = 0.0
 
   @nn.compact
   def __call__(self, video, train=False, labeled=None, reforge=False,
@@ -71,7 +72,8 @@ class TinyModel(nn.Module):
 
     def masks(x):
       return jax.image.resize(
-          self.gain * head(x), (b, x.shape[1], h, w, 1), 'bilinear')
+          self.gain * head(x) + self.offset, (b, x.shape[1], h, w, 1),
+          'bilinear')
 
     outputs = {'logits': masks(features), 'coarse_logits': head(features),
                'features': features}

@@ -136,9 +136,9 @@ def test_a_tree_that_does_not_fit_names_its_paths(tmp_path, make_iterator):
 
 @pytest.mark.parametrize('which', ['teacher', 'student'])
 def test_inference_gets_one_network(tmp_path, make_iterator, which):
-  save(tmp_path, make_iterator())
   config = ConfigDict({'data': {'classes': ('lv', 'myo')}, 'seed': 3})
   checkpoint.claim_workdir(tmp_path, config)
+  save(tmp_path, make_iterator())
   found, variables, step = checkpoint.restore_for_inference(tmp_path, which)
   factor = 2 if which == 'teacher' else 1
   np.testing.assert_array_equal(
@@ -160,8 +160,8 @@ def test_inference_without_a_run_says_so(tmp_path):
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path, make_iterator):
-  save(tmp_path, make_iterator())
   checkpoint.claim_workdir(tmp_path, ConfigDict({'seed': 3}))
+  save(tmp_path, make_iterator())
   folder = tmp_path / 'checkpoints' / '4' / 'teacher'
   for path in folder.rglob('*'):
     if path.is_file():

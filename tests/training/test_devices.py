@@ -33,8 +33,9 @@ def test_one_device_equals_eight(get_config, tiny_model, make_iterator):
     config.batch_size = 8
     config.optimizer.warmup_steps = 1
   # A confident model: a pixel that lies on the threshold to within rounding
-  # would count on one device and not on eight.
-  parts = build.make_parts(config, tiny_model.clone(gain=20.0))
+  # would count on one device and not on eight. The offset gives its masks an
+  # inside and an outside; a frame without both does not count.
+  parts = build.make_parts(config, tiny_model.clone(gain=60.0, offset=20.0))
   iterator = make_iterator(batch=8)
   batches = [{key: value for key, value in next(iterator).items()
               if key in parts.batch_keys} for _ in range(STEPS)]
