@@ -50,6 +50,9 @@ def get_config(arg: str = '') -> ConfigDict:
   config.init_from = ''
   # Devices to use; 0: all.
   config.num_devices = 0
+  # Devices that share one copy of parameters, averages and optimizer state;
+  # 1: every device holds them whole. It saves memory and costs traffic.
+  config.fsdp = 1
   # Devices that a CPU is split into; accelerators are as they are.
   config.cpu_devices = 1
 

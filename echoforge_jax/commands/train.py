@@ -1,8 +1,10 @@
 """train --config=configs/X.py[:arg] --workdir=DIR [--config.field=value]."""
 
 import argparse
+import os
 from pathlib import Path
 import sys
+from typing import NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -13,8 +15,8 @@ _EPILOG = """\
 any field of the config can be set: --config.batch_size=8
 --config.optimizer.learning_rate=3e-4. The same command continues a run that
 was interrupted, bit for bit. exit status: 0 done, 1 diverged (loss not
-finite), 2 misuse, 143 stopped by SIGTERM and 130 by SIGINT, both with a
-checkpoint.
+finite), 2 misuse, 3 a checkpoint could not be written, 143 stopped by SIGTERM
+and 130 by SIGINT, both with a checkpoint.
 """
 
 
@@ -81,7 +83,14 @@ def _check_config_file(argv: list[str]) -> Path:
 
 
 def main(argv: list[str]) -> int:
-  """Trains; returns 0 done, 1 diverged, 128 + n stopped by signal n."""
+  """Trains.
+
+  Args:
+    argv: flags after the verb.
+
+  Returns:
+    0 done, 1 diverged, 3 not saved, 128 + n stopped by signal n.
+  """
   parser = argparse.ArgumentParser(
       prog='echoforge train', allow_abbrev=False, epilog=_EPILOG,
       usage='echoforge train --config=FILE[:ARG] --workdir=DIR '
@@ -92,34 +101,67 @@ def main(argv: list[str]) -> int:
                       help='config, checkpoints and metrics of the run')
   parser.add_argument('--config', metavar='FILE[:ARG]', dest='unused_config',
                       help='config file and its argument')
+  parser.add_argument('--multihost', action='store_true',
+                      help='one of several processes that train together; '
+                      'finds the others on Cloud TPU, GKE and Slurm')
+  parser.add_argument('--coordinator_address', metavar='HOST:PORT',
+                      help='elsewhere: of process 0')
+  parser.add_argument('--num_processes', type=int, metavar='N',
+                      help='elsewhere: how many there are')
+  parser.add_argument('--process_id', type=int, metavar='I',
+                      help='elsewhere: which of them this is, from 0')
   if {'-h', '--help'} & set(argv):
     parser.parse_args(['--help'])
   arguments, rest = _split(parser, argv)
   config = parse_config(rest)
+  place = (arguments.coordinator_address, arguments.num_processes,
+           arguments.process_id)
+  if not arguments.multihost and place != (None, None, None):
+    raise InputError('--coordinator_address, --num_processes and --process_id '
+                     'say where a process belongs that has --multihost; add it')
 
   import jax
 
-  from echoforge_jax.parallel import mesh
-  from echoforge_jax.training import loop
+  from echoforge_jax.parallel import mesh, multihost
+  from echoforge_jax.training import checkpoint, loop
   mesh.split_cpu(config.cpu_devices)
+  if arguments.multihost:
+    multihost.start(*place)
   if config.compilation_cache:
-    jax.config.update('jax_compilation_cache_dir',
-                      str(Path(arguments.workdir) / 'compilation_cache'))
+    jax.config.update('jax_compilation_cache_dir', str(
+        checkpoint.workdir_path(arguments.workdir) / 'compilation_cache'))
   try:
     outcome = loop.train(config, arguments.workdir)
   except loop.DivergenceError as error:
     print(f'error: {error}', file=sys.stderr)
     return 1
-  return 128 + outcome.signal if outcome.signal else 0
+  except checkpoint.SaveError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 3
+  code = 128 + outcome.signal if outcome.signal else 0
+  if outcome.compiling:
+    _leave(code)
+  return code
+
+
+def _leave(code: int) -> NoReturn:
+  """Ends at once: Python would wait for the compiler, or crash in it."""
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
 
 
 def _split(parser: argparse.ArgumentParser,
            argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-  """Takes --workdir for argparse, leaves the rest for the config's flags."""
+  """Takes our own flags for argparse, leaves the rest for the config's."""
   own, rest = [], []
   arguments = iter(argv)
   for argument in arguments:
-    if argument.partition('=')[0] == '--workdir':
+    name = argument.partition('=')[0]
+    if name == '--multihost':
+      own.append(argument)
+    elif name in ('--workdir', '--coordinator_address', '--num_processes',
+                  '--process_id'):
       own.append(argument)
       if '=' not in argument:
         own += [value for value in [next(arguments, None)] if value]

@@ -1,18 +1,20 @@
 """Prepared clips -> batches: deterministic, restorable, sharded by process.
 
-    clip numbers, shuffled by epoch -> read and augment -> shard -> batch
+    clip numbers, shuffled by epoch -> read and augment -> own rows -> batch
 
-The stream before the shard is the same on every process, so the clips of a
-step and their augmentation depend on the seed and the step only, not on how
-many processes share them or how many workers read ahead. The state of an
-iterator is a position in that stream.
+The stream before the rows are divided is the same on every process, and every
+process takes a block of each batch: the clips of a step, their augmentation and
+their order depend on the seed and the step only, not on how many processes
+share them or how many workers read ahead. The state of an iterator is the
+number of batches it gave, so it fits any number of either.
 
 The only file that uses grain's experimental names.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
+import math
 import os
 
 import grain
@@ -109,10 +111,41 @@ class _TrainClip(grain.transforms.RandomMap):
     }
 
 
-def _concatenate(batches: tuple[Batch, ...]) -> Batch:
-  """Joins the batches of several streams along the clips."""
-  return {name: np.concatenate([batch[name] for batch in batches])
-          for name in batches[0]}
+class _OwnRows(grain.MapDataset):
+  """The rows of one process: a block of every batch, from some batch on."""
+
+  def __init__(self, parent: grain.MapDataset, *, size: int, index: int,
+               count: int, first_batch: int):
+    super().__init__(parent)
+    self._examples = parent
+    self._size, self._index, self._count = size, index, count
+    self._first_batch = first_batch
+
+  def __len__(self) -> int:
+    return len(self._examples) // self._count
+
+  def __getitem__(self, position):
+    if isinstance(position, slice):
+      return self.slice(position)
+    batch, row = divmod(position, self._size)
+    block = (self._first_batch + batch) * self._count + self._index
+    return self._examples[block * self._size + row]
+
+
+def _interleave(batches: tuple[Batch, ...]) -> Batch:
+  """Joins labeled and unlabeled clips, evenly mixed.
+
+  However many processes divide a batch, its rows are in the same order, and
+  every device gets clips of both kinds where there are enough.
+  """
+  groups = math.gcd(*(len(batch['labeled']) for batch in batches))
+  joined = {}
+  for name in batches[0]:
+    parts = [batch[name].reshape(groups, -1, *batch[name].shape[1:])
+             for batch in batches]
+    mixed = np.concatenate(parts, axis=1)
+    joined[name] = mixed.reshape(-1, *mixed.shape[2:])
+  return joined
 
 
 def _check_numbers(
@@ -163,6 +196,7 @@ def make_train_dataset(
     split_scheme: str = 'official',
     process_index: int = 0,
     process_count: int = 1,
+    first_batch: int = 0,
     num_workers: int = 0,
     num_threads: int | None = None,
 ) -> grain.IterDataset:
@@ -185,6 +219,7 @@ def make_train_dataset(
     split_scheme: which split files decided.
     process_index: which of the processes this is.
     process_count: how many processes share the stream.
+    first_batch: batches to leave out, at no cost.
     num_workers: processes that read ahead; 0 reads in threads of this one.
       A script that asks for workers guards its start with
       `if __name__ == '__main__'`.
@@ -193,10 +228,10 @@ def make_train_dataset(
 
   Returns:
     A grain dataset of batches, B = batch_size + unlabeled_batch_size, labeled
-    clips first: video_weak, video_strong uint8 [B, T, S, S, 1]; masks uint8
-    [B, T, S, S] with class ids, `IGNORE` on all frames whose label training
-    does not see; labeled bool [B, T]; spacing_mm float32 [B, 2] mm per pixel
-    (row, column) of the augmented frames, NaN where unknown.
+    and unlabeled clips in turn: video_weak, video_strong uint8 [B, T, S, S,
+    1]; masks uint8 [B, T, S, S] with class ids, `IGNORE` on all frames whose
+    label training does not see; labeled bool [B, T]; spacing_mm float32 [B, 2]
+    mm per pixel (row, column) of the augmented frames, NaN where unknown.
 
   Raises:
     InputError: when an argument is out of range, or there are fewer clips than
@@ -221,14 +256,15 @@ def make_train_dataset(
     own_seed = _stream_seed(seed, number)
     numbers = grain.MapDataset.source(_Order(clips, own_seed))
     examples = numbers.seed(own_seed).random_map(transform)
-    shard = examples[process_index::process_count]
-    return shard.batch(size).to_iter_dataset(options)
+    rows = _OwnRows(examples, size=size, index=process_index,
+                    count=process_count, first_batch=first_batch)
+    return rows.batch(size).to_iter_dataset(options)
 
   batches = stream('labeled', labeled, batch_size, 0, supervision)
   if unlabeled_batch_size:
     rest = stream('unlabeled', unlabeled, unlabeled_batch_size, 1, 'none')
     batches = grain.experimental.ZipIterDataset([batches, rest])
-    batches = batches.map(_concatenate)
+    batches = batches.map(_interleave)
   if not num_workers:
     return batches
   return _with_workers(batches, num_workers)
@@ -251,17 +287,70 @@ def _with_workers(
       num_workers=num_workers, per_worker_buffer_size=2))
 
 
-def make_train_iterator(**kwargs) -> grain.DatasetIterator:
+class TrainIterator:
+  """Endless training batches; its state is the number of batches given.
+
+  The state is the same in every process and fits an iterator with any number of
+  processes, workers and threads: it goes on with the very next clip.
+  """
+
+  def __init__(self, make_dataset: Callable[[int], grain.IterDataset]):
+    """Starts at the first batch.
+
+    Args:
+      make_dataset: number of the first batch -> the dataset from there on.
+    """
+    self._make_dataset = make_dataset
+    self._given = 0
+    self._iterator = iter(make_dataset(0))
+
+  def __iter__(self) -> 'TrainIterator':
+    return self
+
+  def __next__(self) -> Batch:
+    batch = next(self._iterator)
+    self._given += 1
+    return batch
+
+  def get_state(self) -> dict[str, int]:
+    """How far it is, as JSON takes it."""
+    return {'batches': self._given}
+
+  def set_state(self, state: Mapping[str, int]) -> None:
+    """Goes to where another iterator was.
+
+    Args:
+      state: of `get_state`.
+
+    Raises:
+      InputError: for anything else.
+    """
+    given = state.get('batches') if isinstance(state, Mapping) else None
+    if not isinstance(given, int) or given < 0:
+      raise InputError(
+          f'position in the data: found {state!r}, wanted the number of '
+          "batches that were read, {'batches': N}")
+    self.close()
+    self._given = given
+    self._iterator = iter(self._make_dataset(given))
+
+  def close(self) -> None:
+    """Ends the threads and workers that read ahead."""
+    self._iterator.close()
+
+
+def make_train_iterator(**kwargs) -> TrainIterator:
   """Starts the stream of training batches.
 
   Args:
-    **kwargs: see `make_train_dataset`.
+    **kwargs: see `make_train_dataset`, but `first_batch`.
 
   Returns:
-    Infinite iterator over batches with `get_state()` and `set_state()`. A
-    state fits every iterator with the same `num_workers`.
+    Endless iterator over batches with `get_state()` and `set_state()`.
   """
-  return iter(make_train_dataset(**kwargs))
+  def make_dataset(first_batch: int) -> grain.IterDataset:
+    return make_train_dataset(first_batch=first_batch, **kwargs)
+  return TrainIterator(make_dataset)
 
 
 class EvalClips:

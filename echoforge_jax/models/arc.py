@@ -97,7 +97,7 @@ def nearest_bias(pixels: jax.Array, anchors: jax.Array, neighbours: int,
     pixels: [N, P, C].
     anchors: [N, A, C].
     neighbours: K; P if larger.
-    knn: 'exact' (`jax.lax.top_k`) or 'approx' (`jax.lax.approx_max_k`, fast on
+    knn: 'exact' (a sort) or 'approx' (`jax.lax.approx_max_k`, fast on
       TPUs).
 
   Returns:
@@ -111,13 +111,14 @@ def nearest_bias(pixels: jax.Array, anchors: jax.Array, neighbours: int,
       preferred_element_type=jnp.float32) - norms[:, None]
   k = min(neighbours, pixels.shape[1])
   if knn == 'exact':
-    best = jax.lax.top_k(closeness, k)[0]
+    # Not top_k: devices that share a batch would gather it whole for that.
+    threshold = jax.lax.sort(closeness)[..., -k][..., None]
   elif knn == 'approx':
     best = jax.lax.approx_max_k(closeness, k)[0]
+    threshold = jnp.min(best, axis=-1, keepdims=True)
   else:
     raise InputError(f'model option knn: found {knn!r}, wanted one of '
                      f'{", ".join(KNN)}')
-  threshold = jnp.min(best, axis=-1, keepdims=True)
   return jnp.where(closeness >= threshold, 0.0, MASKED)
 
 

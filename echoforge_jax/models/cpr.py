@@ -12,8 +12,10 @@ def reference_features(features: jax.Array, labeled: jax.Array,
   """F^L for each target frame: the mean over labelled frames other than it.
 
   A clip without another labelled frame borrows the mean of the other clips'
-  labelled frames, each clip weighing as many frames as it has (ours). Zero
-  weights are exact: no frame ever contributes to its own reference.
+  labelled frames, each clip weighing as many frames as it has (ours): the sum
+  over the batch less the clip's own, so devices that share a batch exchange
+  one frame's features and not every clip's. Within a clip no frame contributes
+  to its own reference at all, across clips to float32 rounding.
 
   Args:
     features: [B, T, h, w, C].
@@ -34,11 +36,13 @@ def reference_features(features: jax.Array, labeled: jax.Array,
       (own / jnp.maximum(own_count, 1.0)[..., None]).astype(dtype), features)
 
   known = labeled.astype(jnp.float32)
-  clip_sum = jnp.einsum('bt,bthwc->bhwc', known.astype(dtype), features)
-  rest = 1.0 - jnp.eye(b)
-  rest_count = rest @ jnp.sum(known, -1)
-  rest = rest / jnp.maximum(rest_count, 1.0)[:, None]
-  far = jnp.einsum('bd,dhwc->bhwc', rest.astype(dtype), clip_sum)
+  clip_sum = jnp.einsum('bt,bthwc->bhwc', known, features,
+                        preferred_element_type=jnp.float32)
+  clip_count = jnp.sum(known, -1)
+  rest_count = jnp.sum(clip_count) - clip_count
+  far = (jnp.sum(clip_sum, 0)[None] - clip_sum) / jnp.maximum(
+      rest_count, 1.0)[:, None, None, None]
+  far = far.astype(dtype)
   has_own = own_count > 0
   references = jnp.where(
       has_own[..., None, None, None], near, far[:, None])

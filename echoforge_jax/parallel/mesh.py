@@ -1,7 +1,9 @@
-"""The data mesh and its shardings: the only place that names mesh axes."""
+"""The mesh and its shardings: the only place that names mesh axes."""
 
 from collections.abc import Mapping, Sequence
+import math
 import os
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -10,6 +12,10 @@ import numpy as np
 from echoforge_jax.errors import InputError
 
 DATA_AXIS = 'data'
+FSDP_AXIS = 'fsdp'
+# Leaves with fewer numbers are whole on every device (ours): a collective costs
+# more than their memory.
+SPLIT_AT_LEAST = 4096
 
 
 def split_cpu(num_devices: int) -> None:
@@ -38,19 +44,24 @@ def split_cpu(num_devices: int) -> None:
     pass
 
 
-def make_data_mesh(num_devices: int = 0, *,
-                   devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """A one-dimensional mesh for data parallelism.
+def make_mesh(num_devices: int = 0, fsdp: int = 1, *,
+              devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A mesh for data parallelism, with the state whole or in shares.
+
+  A batch is divided over all devices. Groups of `fsdp` devices hold one copy of
+  the state between them; with 1 every device holds it whole.
 
   Args:
     num_devices: how many devices to use; 0: all of them.
+    fsdp: devices that share one copy of the state.
     devices: the devices to choose from; None: all devices of all processes.
 
   Returns:
-    Mesh with the axis 'data' (automatic sharding propagation).
+    Mesh with the axes 'data' and 'fsdp' (automatic sharding propagation).
 
   Raises:
-    InputError: where there are fewer devices than asked for.
+    InputError: where there are fewer devices than asked for, or `fsdp` does not
+      divide them.
   """
   devices = list(jax.devices() if devices is None else devices)
   count = num_devices or len(devices)
@@ -63,18 +74,63 @@ def make_data_mesh(num_devices: int = 0, *,
         f'config.num_devices is {num_devices} in a run of '
         f'{jax.process_count()} processes; every process must take part: '
         'set config.num_devices to 0')
-  return jax.make_mesh((count,), (DATA_AXIS,),
-                       axis_types=(AxisType.Auto,), devices=devices[:count])
+  if fsdp < 1 or count % fsdp:
+    fits = [str(n) for n in range(1, count + 1) if count % n == 0]
+    raise InputError(
+        f'config.fsdp is {fsdp}, which does not divide {count} devices; '
+        f'wanted one of {", ".join(fits)}')
+  return jax.make_mesh((count // fsdp, fsdp), (DATA_AXIS, FSDP_AXIS),
+                       axis_types=(AxisType.Auto,) * 2,
+                       devices=devices[:count])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Sharding of the state: whole on every device."""
+  """Sharding of what is whole on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Sharding of a batch: its leading dimension over the data axis."""
-  return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+  """Sharding of a batch: its leading dimension over all devices."""
+  return NamedSharding(mesh, PartitionSpec((DATA_AXIS, FSDP_AXIS)))
+
+
+def state_sharding(state: Any, mesh: Mesh) -> Any:
+  """Shardings of a training state, or of any tree of the same kinds of leaves.
+
+  A leaf is divided over 'fsdp' along its longest dimension that divides, so
+  parameters, their averages and their optimizer moments are divided alike.
+  Small leaves, and all where that axis is 1, are whole.
+
+  Args:
+    state: tree with shapes as leaves.
+    mesh: from `make_mesh`.
+
+  Returns:
+    A tree of NamedSharding.
+  """
+  shares = mesh.shape[FSDP_AXIS]
+
+  def leaf_sharding(leaf: Any) -> NamedSharding:
+    shape = tuple(leaf.shape)
+    dividing = [axis for axis, size in enumerate(shape) if size % shares == 0]
+    if shares == 1 or math.prod(shape) < SPLIT_AT_LEAST or not dividing:
+      return replicated(mesh)
+    longest = max(dividing, key=lambda axis: shape[axis])
+    return NamedSharding(
+        mesh, PartitionSpec(*(FSDP_AXIS if axis == longest else None
+                              for axis in range(longest + 1))))
+
+  return jax.tree.map(leaf_sharding, state)
+
+
+def gather(tree: Any, mesh: Mesh) -> Any:
+  """Inside jit: the same values, whole on every device."""
+  return jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+
+def scatter(tree: Any, mesh: Mesh) -> Any:
+  """Inside jit: the same values, divided as `state_sharding` says."""
+  return jax.lax.with_sharding_constraint(tree, state_sharding(tree, mesh))
 
 
 def local_batch_size(name: str, size: int, process_count: int) -> int:
@@ -100,7 +156,7 @@ def local_batch_size(name: str, size: int, process_count: int) -> int:
 
 def check_batch(size: int, mesh: Mesh) -> None:
   """Raises `InputError` unless `size` clips divide over the mesh's devices."""
-  count = mesh.shape[DATA_AXIS]
+  count = mesh.size
   if size % count:
     below = size // count * count
     nearest = f'{below} or {below + count}' if below else str(count)
@@ -111,14 +167,29 @@ def check_batch(size: int, mesh: Mesh) -> None:
         f'make it {nearest}, or set config.num_devices to {usable}')
 
 
+def process_place(mesh: Mesh) -> tuple[int, int]:
+  """Which block of a batch this process loads.
+
+  Blocks follow the mesh, whose order of devices need not be that of the
+  processes.
+
+  Args:
+    mesh: from `make_mesh`.
+
+  Returns:
+    Its place, and the number of processes.
+  """
+  order = list(dict.fromkeys(d.process_index for d in mesh.devices.flat))
+  return order.index(jax.process_index()), len(order)
+
+
 def put_batch(batch: Mapping[str, np.ndarray],
               sharding: NamedSharding) -> dict[str, jax.Array]:
   """Puts each process's clips on its devices, as one global batch.
 
   Args:
     batch: numpy arrays [local batch, ...].
-    sharding: `batch_sharding` or, for the same batch in every process,
-      `replicated`.
+    sharding: of `batch_sharding`.
 
   Returns:
     Global arrays [global batch, ...].
@@ -127,3 +198,21 @@ def put_batch(batch: Mapping[str, np.ndarray],
       key: jax.make_array_from_process_local_data(sharding, np.asarray(value))
       for key, value in batch.items()
   }
+
+
+def put_same(batch: Mapping[str, np.ndarray],
+             sharding: NamedSharding) -> dict[str, jax.Array]:
+  """Puts a batch that every process holds whole on the devices.
+
+  Args:
+    batch: numpy arrays [B, ...], the same in every process.
+    sharding: of `batch_sharding` or `replicated`.
+
+  Returns:
+    Global arrays [B, ...].
+  """
+  def put(value: np.ndarray) -> jax.Array:
+    return jax.make_array_from_callback(
+        value.shape, sharding, lambda index: value[index])
+  with jax.transfer_guard('allow'):  # Meant, and asked for here.
+    return {key: put(np.asarray(value)) for key, value in batch.items()}

@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 from jax import Array
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import optax
 
@@ -95,12 +96,14 @@ def make_schedule(config: ConfigDict) -> Callable[
   return functools.partial(flame_rise, num_steps=config.num_steps)
 
 
-def make_parts(config: ConfigDict, model: nn.Module | None = None) -> Parts:
+def make_parts(config: ConfigDict, model: nn.Module | None = None,
+               mesh: Mesh | None = None) -> Parts:
   """Builds everything that is jitted.
 
   Args:
     config: a config of `configs/`.
     model: used in place of `config.model`.
+    mesh: devices of the run, where they share the state (`config.fsdp`).
   """
   check(config)
   model = model or make_model(config)
@@ -119,8 +122,8 @@ def make_parts(config: ConfigDict, model: nn.Module | None = None) -> Parts:
           schedule=make_schedule(config),
           ema=functools.partial(schedules.ema_decay,
                                 decay=config.semi.ema_decay),
-          learning_rate=learning_rate),
-      eval_step=steps.make_eval_step(model=model),
+          learning_rate=learning_rate, mesh=mesh),
+      eval_step=steps.make_eval_step(model=model, mesh=mesh),
       batch_keys=objective.batch_keys)
 
 

@@ -3,22 +3,29 @@
 A workdir holds `config.json` (the resolved config) and `checkpoints/STEP/`
 with four items each: `student` and `teacher` (parameters and batch statistics:
 all that inference needs), `training` (step, optimizer state, root key) and
-`data` (one iterator state per process). Orbax writes a step into a temporary
-directory and renames it when every item is there.
+`data` (the position in the data, the same for every process). Orbax writes a
+step into a temporary directory and renames it when every item is there.
+
+A workdir may be a bucket (`gs://...`): every path goes through epath.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
+import errno
+import hashlib
 import json
+import logging as logging_lib
+import math
 import os
-from pathlib import Path
+import shutil
 from typing import Any
 
 from absl import logging
 from etils import epath
-from grain import checkpoint as grain_checkpoint
 import jax
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
+import numpy as np
 import orbax.checkpoint as ocp
 
 from echoforge_jax.errors import InputError
@@ -32,9 +39,27 @@ _COMPLETE = '_CHECKPOINT_METADATA'
 # Fields that do not change what is learned; they may differ on resume.
 RUNTIME_FIELDS = ('log_every', 'checkpoint_every', 'keep_checkpoints',
                   'compilation_cache', 'cpu_devices', 'eval',
-                  'num_devices')
+                  'num_devices', 'fsdp', 'data.num_workers')
 
-def _is_complete(directory: Path) -> bool:
+
+class SaveError(RuntimeError):
+  """A checkpoint that could not be written; the message says what is left."""
+
+
+def workdir_path(workdir: epath.PathLike) -> epath.Path:
+  """A workdir as a path: absolute, or a bucket's address as it is.
+
+  Args:
+    workdir: directory, or `gs://bucket/folder`.
+
+  Returns:
+    The path.
+  """
+  path = epath.Path(workdir)
+  return path if '://' in str(path) else epath.Path(path.absolute())
+
+
+def _is_complete(directory: epath.Path) -> bool:
   return (directory / _COMPLETE).is_file() and all(
       (directory / item).is_dir() for item in ITEMS)
 
@@ -52,7 +77,7 @@ def _as_items(state: TrainState) -> dict[str, dict]:
 class Checkpointer:
   """Saves and restores a training state and its data iterator together."""
 
-  def __init__(self, workdir: str | os.PathLike, *, keep: int = 2,
+  def __init__(self, workdir: epath.PathLike, *, keep: int = 2,
                best_metric: str = ''):
     """Opens `workdir/checkpoints`, creating it.
 
@@ -65,7 +90,7 @@ class Checkpointer:
       best_metric: also keep the checkpoint with the largest value of this
         metric (see `save`); '' keeps none for its score.
     """
-    root = Path(workdir).absolute() / DIRECTORY
+    root = workdir_path(workdir) / DIRECTORY
     if root.is_dir() and jax.process_index() == 0:
       _set_aside_incomplete(root)
     managers = ocp.checkpoint_managers
@@ -74,6 +99,7 @@ class Checkpointer:
       policies.append(managers.BestN(
           get_metric_fn=lambda metrics: metrics[best_metric], n=1,
           keep_checkpoints_without_metrics=False))
+    _keep_orbax_quiet()
     self._root = root
     self._manager = ocp.CheckpointManager(
         root, options=ocp.CheckpointManagerOptions(
@@ -92,16 +118,23 @@ class Checkpointer:
     Args:
       step: updates done; saving the same step again does nothing.
       state: the state; it may be donated as soon as this returns.
-      iterator: grain iterator, advanced exactly `step` times.
+      iterator: advanced exactly `step` times; its `get_state()` is the same in
+        every process, and JSON.
       metrics: scores of this state, for `best_metric`.
+
+    Raises:
+      SaveError: where this checkpoint, or the one before it, which was still
+        being written, could not be.
     """
     if step in self._manager.all_steps():
       return
+    self._check_space(state)
     items = {name: ocp.args.StandardSave(tree)
              for name, tree in _as_items(state).items()}
-    items['data'] = grain_checkpoint.CheckpointSave(iterator)
-    self._manager.save(step, args=ocp.args.Composite(**items),
-                       metrics=dict(metrics) if metrics else None)
+    items['data'] = ocp.args.JsonSave(iterator.get_state())
+    with self._saving():
+      self._manager.save(step, args=ocp.args.Composite(**items),
+                         metrics=dict(metrics) if metrics else None)
 
   def restore(self, step: int, abstract_state: TrainState,
               iterator: Any) -> TrainState:
@@ -110,7 +143,7 @@ class Checkpointer:
     Args:
       step: a step that was saved.
       abstract_state: `jax.ShapeDtypeStruct` leaves with the wanted shardings.
-      iterator: fresh grain iterator of the same pipeline.
+      iterator: of the same pipeline; any number of processes and workers.
 
     Returns:
       The state, bit for bit as it was saved.
@@ -126,14 +159,15 @@ class Checkpointer:
     items = {name: ocp.args.StandardRestore(tree)
              for name, tree in wanted.items()}
     restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-    data = grain_checkpoint.CheckpointRestore(iterator)
     try:
-      self._manager.restore(step, args=ocp.args.Composite(data=data))
-    except (KeyError, TypeError, ValueError) as error:
+      data = self._manager.restore(step, args=ocp.args.Composite(
+          data=ocp.args.JsonRestore()))['data']
+      iterator.set_state(data)
+    except (KeyError, OSError, TypeError, ValueError) as error:
       raise InputError(
-          f'{self._root / str(step) / "data"}: this iterator state does not '
-          f'fit the input pipeline ({error}); resume with the same number of '
-          'processes and the same version, or start a new workdir') from error
+          f'{self._root / str(step) / "data"}: this position in the data does '
+          f'not fit the input pipeline ({error}); resume with the version that '
+          'saved it, or start a new workdir') from error
     student, teacher = restored['student'], restored['teacher']
     return abstract_state.replace(
         params=student['params'], batch_stats=student['batch_stats'],
@@ -145,15 +179,72 @@ class Checkpointer:
     return self._manager.reached_preemption(step)
 
   def wait(self) -> None:
-    """Waits until the checkpoint being written is complete."""
-    self._manager.wait_until_finished()
+    """Waits until the checkpoint being written is complete.
+
+    Raises:
+      SaveError: where it could not be written.
+    """
+    with self._saving():
+      self._manager.wait_until_finished()
+
+  def _check_space(self, state: TrainState) -> None:
+    """Stops before a write that cannot succeed: it would leave half of it."""
+    if '://' in str(self._root):
+      return
+    needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize
+                 for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(self._root).free
+    if free < needed:
+      raise self._save_error(
+          f'{needed / 1e6:.1f} MB wanted, {free / 1e6:.1f} MB free')
+
+  def _save_error(self, reason: str) -> SaveError:
+    whole = sorted(int(path.name) for path in self._root.iterdir()
+                   if path.name.isdigit() and _is_complete(path))
+    kept = (f'step {whole[-1]} is the last whole checkpoint' if whole
+            else 'there is no whole checkpoint yet')
+    return SaveError(
+        f'{self._root}: a checkpoint could not be written ({reason}); {kept}. '
+        'Free space, or make it writable, and run the same command again')
+
+  @contextlib.contextmanager
+  def _saving(self) -> Iterator[None]:
+    """Tells a failed write, whatever orbax makes of it, in one sentence."""
+    try:
+      yield
+    except (OSError, ValueError, RuntimeError) as error:
+      raise self._save_error(_reason(error)) from error
 
   def close(self) -> None:
     """Waits, then releases the manager's threads."""
-    self._manager.close()
+    with self._saving():
+      self._manager.close()
 
 
-def _set_aside_incomplete(root: Path) -> None:
+class _WithoutTracebacks(logging_lib.Filter):
+  """Drops what orbax's threads log of an error that is raised as well."""
+
+  def filter(self, record: logging_lib.LogRecord) -> bool:
+    return not ('orbax' in record.pathname and record.exc_info)
+
+
+def _keep_orbax_quiet() -> None:
+  logger = logging.get_absl_logger()
+  if not any(isinstance(f, _WithoutTracebacks) for f in logger.filters):
+    logger.addFilter(_WithoutTracebacks())
+
+
+def _reason(error: BaseException) -> str:
+  """The system's own words where an exception has them, in one line."""
+  text = str(error)
+  for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS,
+               errno.EACCES, errno.EIO):
+    if os.strerror(code) in text:
+      return os.strerror(code)
+  return next(iter(text.strip().splitlines()), type(error).__name__)[:200]
+
+
+def _set_aside_incomplete(root: epath.Path) -> None:
   for directory in root.iterdir():
     if directory.name.isdigit() and not _is_complete(directory):
       aside = root / f'incomplete_{directory.name}'
@@ -177,13 +268,13 @@ def _key_name(key: Any) -> str:
   return str(key)
 
 
-def _saved_tree(root: Path, step: int, item: str) -> Any:
+def _saved_tree(root: epath.Path, step: int, item: str) -> Any:
   """Shapes and dtypes of a saved item, as nested dictionaries."""
   return ocp.StandardCheckpointHandler().metadata(
-      epath.Path(root) / str(step) / item).tree
+      root / str(step) / item).tree
 
 
-def _check_tree(where: Path, wanted: Any, saved: Any) -> None:
+def _check_tree(where: epath.Path, wanted: Any, saved: Any) -> None:
   """Raises an `InputError` naming what differs between two trees."""
   wanted, saved = _flat(wanted), _flat(saved)
   problems = [f'{path}: not in the checkpoint'
@@ -218,13 +309,13 @@ def _tuples(value: Any) -> Any:
   return value
 
 
-def read_config(workdir: str | os.PathLike) -> ConfigDict:
+def read_config(workdir: epath.PathLike) -> ConfigDict:
   """Reads `workdir/config.json`, locked.
 
   Raises:
     InputError: where there is none, it is not JSON, or it is not a config.
   """
-  path = Path(workdir) / CONFIG_FILE
+  path = workdir_path(workdir) / CONFIG_FILE
   try:
     text = path.read_text()
   except OSError as error:
@@ -252,12 +343,12 @@ def _flat_config(value: Mapping, prefix: str = '') -> dict[str, Any]:
   return flat
 
 
-def _holds_a_checkpoint(workdir: Path) -> bool:
+def _holds_a_checkpoint(workdir: epath.Path) -> bool:
   root = workdir / DIRECTORY
   return root.is_dir() and any(path.name.isdigit() for path in root.iterdir())
 
 
-def claim_workdir(workdir: str | os.PathLike, config: ConfigDict) -> None:
+def claim_workdir(workdir: epath.PathLike, config: ConfigDict) -> None:
   """Writes the config into a new workdir, or checks it against the old one.
 
   A run that ended before its first checkpoint, on a wrong `init_from` for
@@ -271,7 +362,7 @@ def claim_workdir(workdir: str | os.PathLike, config: ConfigDict) -> None:
     InputError: where the workdir cannot be used or belongs to a run whose
       config differs in more than `RUNTIME_FIELDS`, naming the fields.
   """
-  path = Path(workdir) / CONFIG_FILE
+  path = workdir_path(workdir) / CONFIG_FILE
   try:
     resumes = _holds_a_checkpoint(path.parent)
     if resumes and not path.is_file():
@@ -291,7 +382,7 @@ def claim_workdir(workdir: str | os.PathLike, config: ConfigDict) -> None:
         f'{wanted.get(name, "absent")!r} now'
         for name in sorted(found.keys() | wanted.keys())
         if found.get(name, 'absent') != wanted.get(name, 'absent')
-        and name.split('.')[0] not in RUNTIME_FIELDS]
+        and not {name, name.split('.')[0]} & {*RUNTIME_FIELDS}]
     if differing:
       raise InputError(
           f'{path} belongs to a run with another config: '
@@ -310,8 +401,51 @@ def claim_workdir(workdir: str | os.PathLike, config: ConfigDict) -> None:
         'choose a directory you may write to') from error
 
 
+def fingerprint(workdir: epath.PathLike) -> tuple[int, str]:
+  """What the latest whole checkpoint of a run holds, in one number.
+
+  Args:
+    workdir: the run's directory.
+
+  Returns:
+    step: updates done.
+    digest: SHA-256 over paths, dtypes, shapes and bytes of every array of
+      student, teacher and training (optimizer, step, root key), and over the
+      position in the data. Equal digests are equal bits.
+
+  Raises:
+    InputError: where there is no whole checkpoint.
+  """
+  root = workdir_path(workdir) / DIRECTORY
+  step = _latest(root, ITEMS)
+  digest = hashlib.sha256()
+  for item in ITEMS[:-1]:
+    tree = ocp.StandardCheckpointHandler().restore(root / str(step) / item)
+    for path, leaf in sorted(_flat(tree).items()):
+      if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+      array = np.asarray(leaf)
+      digest.update(f'{item}/{path} {array.dtype} {array.shape}'.encode())
+      digest.update(array.tobytes())
+  data = ocp.JsonCheckpointHandler().restore(root / str(step) / ITEMS[-1])
+  digest.update(json.dumps(data, sort_keys=True).encode())
+  return step, digest.hexdigest()
+
+
+def _latest(root: epath.Path, items: tuple[str, ...]) -> int:
+  """The latest step that is whole and has these items."""
+  steps = [int(path.name) for path in root.iterdir()
+           if path.name.isdigit() and (path / _COMPLETE).is_file()
+           and all((path / item).is_dir() for item in items)
+           ] if root.is_dir() else []
+  if not steps:
+    raise InputError(f'{root} holds no complete checkpoint; train until the '
+                     'first one is saved (config.checkpoint_every)')
+  return max(steps)
+
+
 def restore_for_inference(
-    workdir: str | os.PathLike, which: str = 'teacher'
+    workdir: epath.PathLike, which: str = 'teacher'
 ) -> tuple[ConfigDict, dict, int]:
   """Restores one network of a run, without its optimizer.
 
@@ -331,14 +465,8 @@ def restore_for_inference(
   if which not in ('teacher', 'student'):
     raise InputError(f'which is {which!r}; choose teacher or student')
   config = read_config(workdir)
-  root = Path(workdir).absolute() / DIRECTORY
-  steps = [int(path.name) for path in root.iterdir()
-           if path.name.isdigit() and (path / _COMPLETE).is_file()
-           and (path / which).is_dir()] if root.is_dir() else []
-  if not steps:
-    raise InputError(f'{root} holds no complete checkpoint; train until the '
-                     'first one is saved (config.checkpoint_every)')
-  step = max(steps)
+  root = workdir_path(workdir) / DIRECTORY
+  step = _latest(root, (which,))
   folder = root / str(step) / which
   sharding = SingleDeviceSharding(jax.local_devices()[0])
   try:
@@ -347,7 +475,7 @@ def restore_for_inference(
                                           sharding=sharding),
         _saved_tree(root, step, which))
     tree = ocp.StandardCheckpointHandler().restore(
-        epath.Path(folder), args=ocp.args.StandardRestore(abstract))
+        folder, args=ocp.args.StandardRestore(abstract))
   except Exception as error:  # Whatever the reading library makes of damage.
     raise InputError(
         f'{folder}: cannot be read ({str(error).strip().splitlines()[0][:200]}'

@@ -1,22 +1,22 @@
 """The training loop: compile once, step, log, validate, save, stop."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+import concurrent.futures
 import dataclasses
 import math
-import os
-from pathlib import Path
 import signal
 import threading
 import time
 from typing import Any
 
 from clu import parameter_overview
+from etils import epath
 import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
 from echoforge_jax.parallel import mesh as mesh_lib
-from echoforge_jax.training import build, checkpoint, warm_start
+from echoforge_jax.training import build, checkpoint, steps, warm_start
 from echoforge_jax.training import validation as validation_lib
 from echoforge_jax.training import writers as writers_lib
 
@@ -37,11 +37,14 @@ class Outcome:
     signal: the signal that stopped it early, or None.
     scores: the last validation's scores.
     state: the final state, on the devices.
+    compiling: the signal came while the step was being compiled, which cannot
+      be interrupted: a thread of this process is still busy with it.
   """
   step: int
   signal: int | None
   scores: dict[str, float]
   state: Any
+  compiling: bool = False
 
 
 class _StopSignals:
@@ -60,6 +63,10 @@ class _StopSignals:
     if self.received is not None:
       raise KeyboardInterrupt
     self.received = number
+
+  def stopped(self) -> bool:
+    """Whether a signal came; of several processes never."""
+    return self.received is not None
 
   def __enter__(self) -> '_StopSignals':
     # Python allows handlers in the main thread only.
@@ -159,7 +166,7 @@ class _Console:
     self.say('  '.join(parts))
 
 
-def _describe_parameters(params: Any, workdir: Path, console: _Console):
+def _describe_parameters(params: Any, workdir: epath.Path, console: _Console):
   """Writes clu's table to `parameters.txt`; prints one line a module."""
   def count(tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
@@ -174,18 +181,39 @@ def _describe_parameters(params: Any, workdir: Path, console: _Console):
               f'listed in {workdir / "parameters.txt"}')
 
 
+def _in_background(work: Callable[[], Any],
+                   stopped: Callable[[], bool]) -> Any:
+  """Runs something long that Python cannot interrupt; None if stopped."""
+  future = concurrent.futures.Future()
+
+  def run():
+    try:
+      future.set_result(work())
+    except BaseException as error:  # Raised again where it is waited for.
+      future.set_exception(error)
+
+  # Signals are handled between the main thread's own instructions only.
+  threading.Thread(target=run, daemon=True).start()
+  while not stopped():
+    done, _ = concurrent.futures.wait([future], timeout=0.2)
+    if done:
+      return future.result()
+  return None
+
+
 def _compile(train_step, state, batch, sharding, batch_sharding,
-             console: _Console):
+             console: _Console, stopped: Callable[[], bool]):
   """Compiles the step ahead of time, so that it can never trace again."""
   start = time.perf_counter()
-  compiled = jax.jit(
-      train_step, in_shardings=(sharding, batch_sharding),
-      out_shardings=sharding, donate_argnums=0).lower(state, batch).compile()
-  console.say(f'compiled in {time.perf_counter() - start:.1f} s')
+  lowered = steps.jit_train_step(train_step, sharding, batch_sharding).lower(
+      state, batch)
+  compiled = _in_background(lowered.compile, stopped)
+  if compiled is not None:
+    console.say(f'compiled in {time.perf_counter() - start:.1f} s')
   return compiled
 
 
-def train(config: ConfigDict, workdir: str | os.PathLike, *,
+def train(config: ConfigDict, workdir: epath.PathLike, *,
           model: nn.Module | None = None, iterator: Any = None,
           validation: Iterable[Mapping[str, Any]] | None = None,
           verbose: bool = True) -> Outcome:
@@ -196,7 +224,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *,
 
   Args:
     config: a config of `configs/`.
-    workdir: directory of config, checkpoints and metrics; created.
+    workdir: directory of config, checkpoints and metrics, or a bucket's
+      address (`gs://...`); created.
     model: used in place of `config.model`.
     iterator: used in place of the pipeline's iterator; has `get_state` and
       `set_state`.
@@ -204,28 +233,31 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *,
     verbose: print progress.
 
   Returns:
-    Outcome. A SIGTERM or SIGINT ends the run early with a checkpoint.
+    Outcome. A SIGTERM or SIGINT ends the run early with a checkpoint; of
+    several processes, a SIGTERM to any of them ends all at the same step.
 
   Raises:
     InputError: for a config, data or workdir that cannot be used.
     DivergenceError: at the first loss or gradient that is not finite.
+    SaveError: where a checkpoint cannot be written.
   """
-  mesh = mesh_lib.make_data_mesh(config.num_devices)
+  # Configs of older runs lack the field.
+  mesh = mesh_lib.make_mesh(config.num_devices, config.get('fsdp', 1))
   clips_per_step = config.batch_size + config.unlabeled_batch_size
   mesh_lib.check_batch(clips_per_step, mesh)
-  sharding = mesh_lib.replicated(mesh)
   batch_sharding = mesh_lib.batch_sharding(mesh)
   primary = jax.process_index() == 0
   console = _Console(enabled=verbose and primary, num_steps=config.num_steps,
                      clips_per_step=clips_per_step)
-  parts = build.make_parts(config, model)
+  parts = build.make_parts(config, model, mesh)
+  sharding = mesh_lib.state_sharding(jax.eval_shape(parts.create_state), mesh)
   # Traced before anything is written: an option that does not fit stops here.
   create_state = jax.jit(parts.create_state, out_shardings=sharding).trace()
   if iterator is None:
-    iterator = build.make_iterator(
-        config, process_index=jax.process_index(),
-        process_count=jax.process_count())
-  workdir = Path(workdir)
+    place, count = mesh_lib.process_place(mesh)
+    iterator = build.make_iterator(config, process_index=place,
+                                   process_count=count)
+  workdir = checkpoint.workdir_path(workdir)
   checkpoint.claim_workdir(workdir, config)
   checkpointer = checkpoint.Checkpointer(
       workdir, keep=config.keep_checkpoints,
@@ -233,15 +265,15 @@ def train(config: ConfigDict, workdir: str | os.PathLike, *,
   state, step = _first_state(create_state, checkpointer, iterator, sharding,
                              config.init_from, parts.model, console)
   _describe_parameters(state.params, workdir, console)
-  validator = _make_validator(config, parts, validation, sharding)
+  validator = _make_validator(config, parts, validation, mesh, sharding)
   writers = writers_lib.MetricWriters(
       workdir, start_step=step, is_primary=primary)
   try:
     return _run(config, parts, state, step, iterator, sharding,
                 batch_sharding, checkpointer, validator, writers, console)
   finally:
-    checkpointer.close()
     writers.close()
+    checkpointer.close()
 
 
 def _first_state(create_state, checkpointer: checkpoint.Checkpointer,
@@ -255,8 +287,8 @@ def _first_state(create_state, checkpointer: checkpoint.Checkpointer,
   step = checkpointer.latest_step()
   if step is not None:
     abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        create_state.out_info)
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        create_state.out_info, sharding)
     state = checkpointer.restore(step, abstract, iterator)
     console.say(f'resumed at step {step}')
     return state, step
@@ -265,23 +297,23 @@ def _first_state(create_state, checkpointer: checkpoint.Checkpointer,
              if jax.default_backend() == 'cpu' else None)
   state = create_state.lower().compile(compiler_options=options)()
   if init_from:
-    state = warm_start.from_path(state, init_from, model=model,
-                                 sharding=sharding)
+    state = warm_start.from_path(state, init_from, model=model)
     console.say(f'weights of {init_from}')
   return state, 0
 
 
-def _make_validator(config: ConfigDict, parts: build.Parts, clips,
+def _make_validator(config: ConfigDict, parts: build.Parts, clips, mesh,
                     sharding) -> validation_lib.Validator | None:
   if not config.eval.every:
     return None
   if clips is None:
     clips = build.make_validation(config)
+  # As many clips on every device; the last batch is padded.
+  batch_size = -(-config.eval.batch_size // mesh.size) * mesh.size
   batches = validation_lib.stack_clips(
-      clips, batch_size=config.eval.batch_size,
-      max_clips=config.eval.max_clips)
+      clips, batch_size=batch_size, max_clips=config.eval.max_clips)
   return validation_lib.Validator(
-      parts.eval_step, batches, tuple(config.data.classes), sharding)
+      parts.eval_step, batches, tuple(config.data.classes), mesh, sharding)
 
 
 def _run(config, parts, state, step, iterator, sharding, batch_sharding,
@@ -310,7 +342,11 @@ def _run(config, parts, state, step, iterator, sharding, batch_sharding,
       batch = next_batch()
       if compiled is None:
         compiled = _compile(parts.train_step, state, batch, sharding,
-                            batch_sharding, console)
+                            batch_sharding, console, stop.stopped)
+        if compiled is None:
+          console.say(f'stopped at step {step} before the step was compiled; '
+                      'run the same command to go on')
+          return Outcome(step, stop.received, {}, state, compiling=True)
         console.start(step)
       state, metrics = compiled(state, batch)
       step += 1
@@ -322,12 +358,14 @@ def _run(config, parts, state, step, iterator, sharding, batch_sharding,
       last = step == config.num_steps
       if validator and (last or step % config.eval.every == 0):
         write_log(step)
-        scores = scores_now = validator(state)
+        scores_now = validator(state, stop.stopped)
+      if scores_now:
+        scores = scores_now
         writers.write(step, 'eval', scores)
         console.say(f'step {step}  validation  ' + '  '.join(
             f'{name} {value:.4f}' for name, value in scores.items()))
       stopping = (checkpointer.reached_preemption(step)
-                  if jax.process_count() > 1 else stop.received is not None)
+                  if jax.process_count() > 1 else stop.stopped())
       if last or stopping or step % config.checkpoint_every == 0:
         save(scores_now)
       if stopping and not last:

@@ -1,13 +1,16 @@
 """One training step and one evaluation step, as pure functions."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 from jax import Array
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 import optax
 
+from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.training import losses, schedules
 from echoforge_jax.training import objective as objective_lib
 from echoforge_jax.training.state import TrainState, stream_key
@@ -27,8 +30,13 @@ def _variables(params: dict, batch_stats: dict) -> dict:
   return {'params': params} | stats
 
 
+def _whole(tree: dict, mesh: Mesh | None) -> dict:
+  return tree if mesh is None else mesh_lib.gather(tree, mesh)
+
+
 def _teacher_outputs(model: nn.Module, objective: objective_lib.Objective,
-                     state: TrainState, batch: Batch, weight: Array):
+                     params: dict, batch_stats: dict, batch: Batch,
+                     weight: Array):
   """The teacher's outputs, or zeros while their weight is zero.
 
   The condition skips the forward pass while FlameRise has not begun; shapes
@@ -36,7 +44,7 @@ def _teacher_outputs(model: nn.Module, objective: objective_lib.Objective,
   """
   if objective.teacher is None:
     return None
-  variables = _variables(state.teacher_params, state.teacher_batch_stats)
+  variables = _variables(params, batch_stats)
 
   def apply(video: Array, **inputs):
     return model.apply(variables, to_float(video), train=False, **inputs)
@@ -56,6 +64,7 @@ def make_train_step(
     schedule: Callable[[Array], schedules.ScheduleValues],
     ema: Callable[[Array], Array],
     learning_rate: Callable[[Array], Array] | None = None,
+    mesh: Mesh | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, objective_lib.Metrics]]:
   """Builds the training step.
 
@@ -75,6 +84,10 @@ def make_train_step(
     schedule: step -> `ScheduleValues`.
     ema: step -> decay of the teacher.
     learning_rate: step -> learning rate, for the log only.
+    mesh: whose 'fsdp' axis divides the state. Both networks run on parameters
+      gathered at the start of the step, gradients are divided before the
+      optimizer sees them, and each device updates its own share. None: the
+      state is whole everywhere.
 
   Returns:
     train_step(state, batch) -> (state, metrics). Pure and jittable; batch as
@@ -101,10 +114,13 @@ def make_train_step(
   def train_step(state: TrainState, batch: Batch):
     values = schedule(state.step)
     teacher_outputs = _teacher_outputs(
-        model, objective, state, batch, values.weight)
+        model, objective, _whole(state.teacher_params, mesh),
+        state.teacher_batch_stats, batch, values.weight)
     (_, (logged, batch_stats)), grads = jax.value_and_grad(
         loss_fn, has_aux=True)(
-            state.params, state, batch, teacher_outputs, values)
+            _whole(state.params, mesh), state, batch, teacher_outputs, values)
+    if mesh is not None:
+      grads = mesh_lib.scatter(grads, mesh)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     step_size = 1 - ema(state.step)
@@ -127,11 +143,30 @@ def make_train_step(
   return train_step
 
 
-def make_eval_step(*, model: nn.Module) -> Callable[[TrainState, Batch], dict]:
+def jit_train_step(train_step: Callable, state_sharding: Any,
+                   batch_sharding: NamedSharding) -> Any:
+  """The step as it is compiled, here and in plans for other machines.
+
+  Args:
+    train_step: of `make_train_step`.
+    state_sharding: of `mesh.state_sharding`; the state is donated.
+    batch_sharding: of `mesh.batch_sharding`.
+
+  Returns:
+    The jitted step; metrics are whole on every device.
+  """
+  metrics = mesh_lib.replicated(batch_sharding.mesh)
+  return jax.jit(train_step, in_shardings=(state_sharding, batch_sharding),
+                 out_shardings=(state_sharding, metrics), donate_argnums=0)
+
+
+def make_eval_step(*, model: nn.Module, mesh: Mesh | None = None
+                   ) -> Callable[[TrainState, Batch], dict]:
   """Builds the validation step: hard Dice of student and teacher.
 
   Args:
     model: called as `model.apply(variables, video, train=False)`.
+    mesh: as in `make_train_step`.
 
   Returns:
     eval_step(state, batch) -> {'dice_student', 'dice_teacher'}, each the pair
@@ -146,7 +181,8 @@ def make_eval_step(*, model: nn.Module) -> Callable[[TrainState, Batch], dict]:
         ('student', _variables(state.params, state.batch_stats)),
         ('teacher', _variables(state.teacher_params,
                                state.teacher_batch_stats))):
-      logits = model.apply(variables, video, train=False)['logits']
+      logits = model.apply(
+          _whole(variables, mesh), video, train=False)['logits']
       dice, counted = losses.hard_dice(logits, batch['masks'])
       result[f'dice_{who}'] = (
           (dice * counted).sum((0, 1)), counted.sum((0, 1)))

@@ -5,7 +5,7 @@ import itertools
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh
 import numpy as np
 
 from echoforge_jax.data.clip import IGNORE
@@ -57,32 +57,45 @@ class Validator:
 
   def __init__(self, eval_step: Callable[..., dict],
                batches: list[dict[str, np.ndarray]],
-               classes: tuple[str, ...], sharding: NamedSharding):
+               classes: tuple[str, ...], mesh: Mesh,
+               state_sharding: Any = None):
     """Keeps the clips on the host.
 
     Args:
       eval_step: of `steps.make_eval_step`.
-      batches: of `stack_clips`, the same in every process.
+      batches: of `stack_clips`, the same in every process; their size divides
+        by the number of devices.
       classes: names of the foreground classes.
-      sharding: the replicated sharding of the state.
+      mesh: devices that share the clips.
+      state_sharding: of the state; None: whole on every device.
     """
+    whole = mesh_lib.replicated(mesh)
+    self._sharding = mesh_lib.batch_sharding(mesh)
     self._eval_step = jax.jit(
-        eval_step, in_shardings=(sharding, sharding), out_shardings=sharding)
+        eval_step, in_shardings=(state_sharding or whole, self._sharding),
+        out_shardings=whole)
     self._batches = batches
     self._classes = classes
-    self._sharding = sharding
 
-  def __call__(self, state: Any) -> dict[str, float]:
+  def __call__(self, state: Any,
+               stopped: Callable[[], bool] = lambda: False
+               ) -> dict[str, float]:
     """Mean Dice over frames, of student and teacher.
+
+    Args:
+      state: a training state.
+      stopped: asked before every batch whether to give up.
 
     Returns:
       'dice_student', 'dice_teacher' (means over classes) and, with several
-      classes, 'dice_teacher_NAME', each in [0, 1].
+      classes, 'dice_teacher_NAME', each in [0, 1]. Empty if it gave up.
     """
     sums: dict[str, list[np.ndarray]] = {}
     for batch in self._batches:
+      if stopped():
+        return {}
       result = jax.device_get(self._eval_step(
-          state, mesh_lib.put_batch(batch, self._sharding)))
+          state, mesh_lib.put_same(batch, self._sharding)))
       for name, (total, count) in result.items():
         pair = sums.setdefault(name, [np.zeros(()), np.zeros(())])
         pair[0], pair[1] = pair[0] + total, pair[1] + count

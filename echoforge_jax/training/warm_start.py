@@ -20,7 +20,7 @@ _SAME_MODEL = 'Use the config.model it was trained with'
 
 
 def replace_weights(state: TrainState, variables: dict, *, source: str,
-                    sharding: Any, remedy: str = _SAME_MODEL) -> TrainState:
+                    remedy: str = _SAME_MODEL) -> TrainState:
   """Puts given weights into student and teacher; the rest stays new.
 
   Args:
@@ -28,7 +28,6 @@ def replace_weights(state: TrainState, variables: dict, *, source: str,
     variables: {'params': ...} and perhaps {'batch_stats': ...}; any subtree of
       the model's variables, such as that of the backbone alone.
     source: where they come from, for messages.
-    sharding: sharding of the state.
     remedy: what to do where they do not fit, for messages.
 
   Returns:
@@ -37,18 +36,24 @@ def replace_weights(state: TrainState, variables: dict, *, source: str,
   Raises:
     InputError: where a weight has no place in the model or another shape.
   """
-  # A copy for each network: they are donated, and may share no buffer.
-  copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree),
-                 out_shardings=sharding)
   new = {}
   for name, old in (('params', state.params),
                     ('batch_stats', state.batch_stats)):
     values = jax.tree.map(np.asarray, variables.get(name, {}))
     _check(source, name, values, old, remedy)
+    # A copy for each network: they are donated, and may share no buffer.
+    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree),
+                   out_shardings=_shardings(old, values))
     teacher = f'teacher_{name}'
     new[name] = _merge(old, copy(values))
     new[teacher] = _merge(getattr(state, teacher), copy(values))
   return state.replace(**new)
+
+
+def _shardings(old: Any, new: Any) -> Any:
+  if not isinstance(new, dict):
+    return old.sharding
+  return {key: _shardings(old[key], value) for key, value in new.items()}
 
 
 def _merge(old: Any, new: Any) -> Any:
@@ -77,8 +82,7 @@ def _check(source: str, name: str, values: dict, old: dict,
         f'{remedy}')
 
 
-def from_run(state: TrainState, workdir: str | os.PathLike, *,
-             sharding: Any) -> TrainState:
+def from_run(state: TrainState, workdir: str | os.PathLike) -> TrainState:
   """Starts from the teacher of another run, such as one on the phantom.
 
   Raises:
@@ -86,12 +90,11 @@ def from_run(state: TrainState, workdir: str | os.PathLike, *,
   """
   _, variables, step = checkpoint.restore_for_inference(workdir, 'teacher')
   return replace_weights(
-      state, variables, sharding=sharding,
-      source=f'config.init_from={workdir} (step {step})')
+      state, variables, source=f'config.init_from={workdir} (step {step})')
 
 
-def from_file(state: TrainState, path: str | os.PathLike, *, model: nn.Module,
-              sharding: Any) -> TrainState:
+def from_file(state: TrainState, path: str | os.PathLike, *, model: nn.Module
+              ) -> TrainState:
   """Starts from published weights in a file.
 
   Weights of a residual network go into the backbone of an EchoForge that has
@@ -102,7 +105,6 @@ def from_file(state: TrainState, path: str | os.PathLike, *, model: nn.Module,
     state: a state before its first update.
     path: a file of `models.weight_files`.
     model: the model that is trained.
-    sharding: sharding of the state.
 
   Raises:
     InputError: the file cannot be read, or does not fit the model.
@@ -132,14 +134,14 @@ def from_file(state: TrainState, path: str | os.PathLike, *, model: nn.Module,
     variables = {part: dict.fromkeys(places, tree)
                  for part, tree in variables.items()}
   return replace_weights(
-      state, variables, source=source, sharding=sharding,
+      state, variables, source=source,
       remedy="Published weights need config.model.norm 'batch' or 'frozen', "
              'and an SSCF the width and classes of the file')
 
 
-def from_path(state: TrainState, path: str | os.PathLike, *, model: nn.Module,
-              sharding: Any) -> TrainState:
+def from_path(state: TrainState, path: str | os.PathLike, *, model: nn.Module
+              ) -> TrainState:
   """Starts from `config.init_from`: a file of weights or another run."""
   if weight_files.is_weight_file(path) and not os.path.isdir(path):
-    return from_file(state, path, model=model, sharding=sharding)
-  return from_run(state, path, sharding=sharding)
+    return from_file(state, path, model=model)
+  return from_run(state, path)

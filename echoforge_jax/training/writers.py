@@ -3,54 +3,64 @@
 from collections.abc import Mapping
 import importlib.util
 import json
-import os
-from pathlib import Path
+
+from etils import epath
 
 METRICS_FILE = 'metrics.jsonl'
 
 
 class JsonLinesWriter:
-  """Appends one JSON object a line to `workdir/metrics.jsonl`."""
+  """Adds one JSON object a line to `workdir/metrics.jsonl`."""
 
-  def __init__(self, workdir: str | os.PathLike, *, start_step: int = 0):
+  def __init__(self, workdir: epath.PathLike, *, start_step: int = 0):
     """Opens the file; drops lines a resumed run will write again.
 
     Args:
-      workdir: the run's directory.
+      workdir: the run's directory, or a bucket's address.
       start_step: updates already done; later lines and a torn last line go.
     """
-    path = Path(workdir) / METRICS_FILE
-    kept = []
-    if path.is_file():
-      for line in path.read_text().splitlines():
+    self._path = epath.Path(workdir) / METRICS_FILE
+    # Objects in a bucket cannot grow: there, each line writes the file anew.
+    self._in_bucket = '://' in str(workdir)
+    self._lines = []
+    if self._path.exists():
+      for line in self._path.read_text().splitlines():
         try:
           if json.loads(line)['step'] <= start_step:
-            kept.append(line + '\n')
+            self._lines.append(line + '\n')
         except (ValueError, KeyError, TypeError):
           continue
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(''.join(kept))
-    temporary.replace(path)
-    self._file = path.open('a')
+    if self._in_bucket:
+      return
+    temporary = self._path.with_name(self._path.name + '.tmp')
+    temporary.write_text(''.join(self._lines))
+    temporary.replace(self._path)
+    self._file = self._path.open('a')
 
   def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
     """Writes one line: {"step", "kind", name: value, ...}."""
-    self._file.write(json.dumps({'step': step, 'kind': kind} | scalars) + '\n')
-    self._file.flush()
+    line = json.dumps({'step': step, 'kind': kind} | scalars) + '\n'
+    if self._in_bucket:
+      self._lines.append(line)
+      self._path.write_text(''.join(self._lines))
+    else:
+      self._file.write(line)
+      self._file.flush()
 
   def close(self) -> None:
     """Closes the file."""
-    self._file.close()
+    if not self._in_bucket:
+      self._file.close()
 
 
 class TensorBoardWriter:
   """Writes the same scalars as TensorBoard events, through clu."""
 
-  def __init__(self, workdir: str | os.PathLike):
+  def __init__(self, workdir: epath.PathLike):
     """Opens `workdir/tensorboard`; needs TensorFlow and TensorBoard."""
     from clu import metric_writers  # Needs TensorFlow, which is optional.
     self._writer = metric_writers.SummaryWriter(
-        str(Path(workdir) / 'tensorboard'))
+        str(epath.Path(workdir) / 'tensorboard'))
 
   def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
     """Writes scalars under 'kind/name'."""
@@ -66,7 +76,7 @@ class TensorBoardWriter:
 class MetricWriters:
   """All writers of a run behind one `write`; none but in process 0."""
 
-  def __init__(self, workdir: str | os.PathLike, *, start_step: int,
+  def __init__(self, workdir: epath.PathLike, *, start_step: int,
                is_primary: bool):
     """Opens what is available.
 

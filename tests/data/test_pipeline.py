@@ -63,14 +63,21 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture
-def make(data_dir):
-  def make(**kwargs):
-    defaults = dict(
-        data_dir=data_dir, dataset='camus', image_size=SIZE,
-        num_frames=NUM_FRAMES, batch_size=4, seed=7,
-        augmentation=AugmentConfig.none(), num_threads=0)
-    return pipeline.make_train_dataset(**defaults | kwargs)
-  return make
+def defaults(data_dir):
+  return dict(
+      data_dir=data_dir, dataset='camus', image_size=SIZE,
+      num_frames=NUM_FRAMES, batch_size=4, seed=7,
+      augmentation=AugmentConfig.none(), num_threads=0)
+
+
+@pytest.fixture
+def make(defaults):
+  return lambda **kwargs: pipeline.make_train_dataset(**defaults | kwargs)
+
+
+@pytest.fixture
+def start(defaults):
+  return lambda **kwargs: pipeline.make_train_iterator(**defaults | kwargs)
 
 
 def take(dataset, count):
@@ -98,8 +105,8 @@ def test_batch_is_what_the_contract_says(make):
       'labeled': ((6, 5), np.bool_),
       'spacing_mm': ((6, 2), np.float32),
   }
-  assert batch['labeled'].tolist() == [[True, False, False, False, True]] * 4 \
-      + [[False] * 5] * 2
+  pair = [[True, False, False, False, True]] * 2
+  assert batch['labeled'].tolist() == 2 * [*pair, [False] * 5]
 
 
 def test_same_seed_and_step_give_the_same_batch(make):
@@ -114,10 +121,10 @@ def test_same_seed_and_step_give_the_same_batch(make):
 
 
 @pytest.mark.slow
-def test_workers_do_not_change_the_stream(make):
+def test_workers_do_not_change_the_stream(make, start):
   """Also restores in the middle, from the state of an iterator with workers."""
   reference = take(make(**FULL), 7)
-  iterator = iter(make(num_workers=2, **FULL))
+  iterator = start(num_workers=2, **FULL)
   batches = [next(iterator) for _ in range(3)]
   state = iterator.get_state()
   batches += [next(iterator) for _ in range(4)]
@@ -125,6 +132,10 @@ def test_workers_do_not_change_the_stream(make):
   iterator.set_state(state)
   assert_same(reference[3:], [next(iterator) for _ in range(4)])
   iterator.close()
+  # Another number of workers, none here, goes on with the very next clip.
+  iterator = start(**FULL)
+  iterator.set_state(state)
+  assert_same(reference[3:], [next(iterator) for _ in range(4)])
 
 
 @pytest.mark.parametrize('num_threads', [0, 2])
@@ -135,12 +146,38 @@ def test_restores_at_every_state(make, extra, num_threads):
   grain.experimental.assert_equal_output_after_checkpoint(limited)
 
 
-def test_iterator_is_the_dataset_started(data_dir, make):
-  iterator = pipeline.make_train_iterator(
-      data_dir=data_dir, dataset='camus', image_size=SIZE, batch_size=4,
-      num_frames=NUM_FRAMES, seed=7, augmentation={'preset': 'none'})
+def test_iterator_is_the_dataset_started(start, make):
+  iterator = start(augmentation={'preset': 'none'})
   assert_same(take(make(), 3), [next(iterator) for _ in range(3)])
-  assert isinstance(iterator, grain.DatasetIterator)
+  assert_same(take(make(first_batch=5), 2), take(make(), 7)[5:])
+
+
+@pytest.mark.parametrize('state', [{}, {'batches': -1}, {'batches': '3'}, 3,
+                                   {'next_index': 3}])
+def test_a_position_of_something_else_is_refused(start, state):
+  with pytest.raises(InputError, match='position in the data: found'):
+    start().set_state(state)
+
+
+@pytest.mark.parametrize('process_count', [1, 2, 3])
+def test_goes_on_with_another_number_of_processes(start, process_count):
+  """One process reads four batches, then several share the rest."""
+  kwargs = FULL | dict(batch_size=6, unlabeled_batch_size=6)
+  whole = start(**kwargs)
+  for _ in range(4):
+    next(whole)
+  size = 6 // process_count
+  parts = [start(**kwargs | dict(
+      batch_size=size, unlabeled_batch_size=size, process_index=index,
+      process_count=process_count)) for index in range(process_count)]
+  for part in parts:
+    part.set_state(whole.get_state())
+  for _ in range(5):
+    batches = [next(part) for part in parts]
+    joined = {name: np.concatenate([batch[name] for batch in batches])
+              for name in batches[0]}
+    assert_same([next(whole)], [joined])
+  assert {part.get_state()['batches'] for part in parts} == {9}
 
 
 def test_epoch_holds_every_labeled_clip_once(make):
@@ -157,13 +194,13 @@ def test_shards_are_disjoint_and_complete(make, process_count):
       take(make(batch_size=2, process_index=index,
                 process_count=process_count), 22)
       for index in range(process_count)]
-  # Round robin over the shards is the stream of a single process.
+  # The shards one behind the other are the batch of a single process.
   stream = take(make(batch_size=2 * process_count), 22)
+  epoch = []
   for step, whole in enumerate(stream):
     parts = [clip_numbers(shard[step]) for shard in shards]
-    assert sorted(sum(parts, [])) == sorted(clip_numbers(whole))
-  epoch = [number for step in zip(*shards) for pair in zip(
-      *map(clip_numbers, step)) for number in pair]
+    assert sum(parts, []) == clip_numbers(whole)
+    epoch += sum(parts, [])
   assert sorted(epoch[:22]) == list(range(2, 24))
 
 
@@ -173,12 +210,8 @@ def test_step_does_not_depend_on_the_number_of_processes(make):
                      **FULL | {'unlabeled_batch_size': 1}), 3) for i in (0, 1)]
   for step in range(3):
     for name in whole[0]:
-      pair = [part[step][name] for part in parts]
-      joined = np.stack([p[:3] for p in pair], 1).reshape(
-          6, *pair[0].shape[1:])
-      np.testing.assert_array_equal(whole[step][name][:6], joined)
       np.testing.assert_array_equal(
-          whole[step][name][6:], np.concatenate([p[3:] for p in pair]))
+          whole[step][name], np.concatenate([p[step][name] for p in parts]))
 
 
 def test_splits_share_no_patient(data_dir):
@@ -212,9 +245,8 @@ def test_labeled_and_unlabeled_clips_come_from_different_patients(make):
   kwargs = dict(label_fraction=0.5, unlabeled_batch_size=3, batch_size=2)
   labeled, unlabeled = set(), set()
   for batch in take(make(**kwargs), 30):
-    numbers = [number // 2 for number in clip_numbers(batch)]
-    labeled |= set(numbers[:2])
-    unlabeled |= set(numbers[2:])
+    for number, known in zip(clip_numbers(batch), batch['labeled'].any(1)):
+      (labeled if known else unlabeled).add(number // 2)
   assert not labeled & unlabeled
   assert labeled | unlabeled == set(range(12))
   assert len(labeled) == 6
@@ -227,8 +259,9 @@ def test_hidden_truth_never_leaks(make, supervision):
     assert (masks[~labeled] == IGNORE).all()
     assert not (masks[labeled] == IGNORE).any()
     assert set(np.unique(masks[labeled])) == {0, 1}
-    assert not labeled[4:].any()
-    assert (labeled[:4] == (supervision == 'full')
+    known = np.array(2 * [True, True, False])
+    assert not labeled[~known].any()
+    assert (labeled[known] == (supervision == 'full')
             | np.eye(5, dtype=bool)[[0, 4]].any(0)).all()
 
 

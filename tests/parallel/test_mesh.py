@@ -16,16 +16,18 @@ pytestmark = pytest.mark.skipif(
     jax.device_count() < 8, reason='needs eight devices')
 
 
-def test_the_mesh_has_one_automatic_axis():
-  mesh = mesh_lib.make_data_mesh(4)
-  assert dict(mesh.shape) == {'data': 4}
-  assert mesh.axis_types == (AxisType.Auto,)
-  assert mesh_lib.make_data_mesh().size == jax.device_count()
+def test_the_mesh_has_two_automatic_axes():
+  mesh = mesh_lib.make_mesh(4)
+  assert dict(mesh.shape) == {'data': 4, 'fsdp': 1}
+  assert mesh.axis_types == (AxisType.Auto,) * 2
+  assert dict(mesh_lib.make_mesh(8, 4).shape) == {'data': 2, 'fsdp': 4}
+  assert mesh_lib.make_mesh().size == jax.device_count()
   assert mesh_lib.replicated(mesh).spec == PartitionSpec()
 
 
-def test_a_batch_is_split_over_its_clips():
-  mesh = mesh_lib.make_data_mesh(8)
+@pytest.mark.parametrize('fsdp', [1, 4])
+def test_a_batch_is_split_over_its_clips(fsdp):
+  mesh = mesh_lib.make_mesh(8, fsdp)
   video = np.arange(16 * 3, dtype=np.uint8).reshape(16, 3)
   placed = mesh_lib.put_batch({'video': video}, mesh_lib.batch_sharding(mesh))
   shards = placed['video'].addressable_shards
@@ -38,7 +40,7 @@ def test_a_batch_is_split_over_its_clips():
      r'config.num_devices to 6'),
     (4, r'4 clips .* 8 devices; make it 8, or set config.num_devices to 4')])
 def test_a_batch_that_does_not_divide(size, text):
-  mesh = mesh_lib.make_data_mesh(8)
+  mesh = mesh_lib.make_mesh(8)
   with pytest.raises(InputError, match=text):
     mesh_lib.check_batch(size, mesh)
   mesh_lib.check_batch(16, mesh)
@@ -46,7 +48,28 @@ def test_a_batch_that_does_not_divide(size, text):
 
 def test_more_devices_than_there_are():
   with pytest.raises(InputError, match='asks for 99 devices but'):
-    mesh_lib.make_data_mesh(99)
+    mesh_lib.make_mesh(99)
+
+
+@pytest.mark.parametrize('fsdp', [0, 3, 16])
+def test_shares_that_do_not_divide(fsdp):
+  with pytest.raises(InputError, match=rf'fsdp is {fsdp}, .* of 1, 2, 4, 8'):
+    mesh_lib.make_mesh(8, fsdp)
+
+
+def test_large_leaves_are_divided_along_their_longest_axis():
+  state = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in {
+      'kernel': (3, 3, 64, 128), 'odd': (7, 999), 'tall': (4096, 3),
+      'square': (64, 64), 'bias': (128,), 'step': ()}.items()}
+  specs = {name: sharding.spec for name, sharding in mesh_lib.state_sharding(
+      state, mesh_lib.make_mesh(8, 4)).items()}
+  assert specs == {
+      'kernel': PartitionSpec(None, None, None, 'fsdp'),
+      'odd': PartitionSpec(), 'tall': PartitionSpec('fsdp'),
+      'square': PartitionSpec('fsdp'), 'bias': PartitionSpec(),
+      'step': PartitionSpec()}
+  whole = mesh_lib.state_sharding(state, mesh_lib.make_mesh(8))
+  assert all(s.spec == PartitionSpec() for s in whole.values())
 
 
 def test_processes_share_a_batch_equally():

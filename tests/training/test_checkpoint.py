@@ -1,6 +1,12 @@
 """Checkpoints: exact, whole, and clear about what does not fit."""
 
 import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +126,87 @@ def test_a_half_written_checkpoint_is_never_picked_up(
   assert (root / 'incomplete_9').is_dir() and (root / 'incomplete_9_').is_dir()
 
 
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, make_iterator,
+                                                monkeypatch):
+  checkpointer = checkpoint.Checkpointer(tmp_path)
+  checkpointer.save(4, make_state(), make_iterator())
+  checkpointer.wait()
+  before = checkpoint.fingerprint(tmp_path)
+  monkeypatch.setattr(checkpoint.shutil, 'disk_usage',
+                      lambda path: SimpleNamespace(free=50))
+  with pytest.raises(checkpoint.SaveError, match='50|0.0 MB free') as error:
+    checkpointer.save(8, make_state(), make_iterator())
+  assert 'step 4 is the last whole checkpoint' in str(error.value)
+  checkpointer.close()
+  assert checkpoint.fingerprint(tmp_path) == before
+
+
+FULL_DISK = """
+import resource
+import sys
+sys.path.insert(0, {folder!r})
+import test_checkpoint as this
+from echoforge_jax.training import checkpoint
+
+class Position:
+  def get_state(self):
+    return {{'batches': 1}}
+
+state = this.make_state(size=300_000)
+checkpointer = checkpoint.Checkpointer(sys.argv[1])
+checkpointer.save(4, state, Position())
+checkpointer.wait()
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+  checkpointer.save(8, state, Position())
+  checkpointer.wait()
+except checkpoint.SaveError as error:
+  print('said:', error)
+"""
+
+
+def test_a_write_that_fails_is_told(tmp_path, make_iterator):
+  """The system refuses in the middle of a file, in a thread of orbax."""
+  script = tmp_path / 'script.py'
+  script.write_text(FULL_DISK.format(folder=str(Path(__file__).parent)))
+  workdir = tmp_path / 'run'
+  done = subprocess.run(
+      [sys.executable, str(script), str(workdir)], capture_output=True,
+      text=True, timeout=200, env=os.environ | {'JAX_PLATFORMS': 'cpu'})
+  assert 'said: ' in done.stdout, done.stderr
+  assert 'could not be written (File too large); step 4 is' in done.stdout
+  assert checkpoint.fingerprint(workdir)[0] == 4
+  # The half-written one is gone once the run is started again.
+  checkpointer = checkpoint.Checkpointer(workdir)
+  assert checkpointer.latest_step() == 4
+  deadline = time.monotonic() + 60
+  while any('tmp' in path.name
+            for path in (workdir / 'checkpoints').iterdir()):
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+  checkpointer.close()
+
+
+def test_a_fingerprint_tells_bits_apart(tmp_path, make_iterator):
+  iterator = make_iterator()
+  for name in ('one', 'two'):
+    save(tmp_path / name, iterator)
+  first = checkpoint.fingerprint(tmp_path / 'one')
+  assert first == checkpoint.fingerprint(tmp_path / 'two')
+  next(iterator)
+  save(tmp_path / 'moved', iterator)
+  assert checkpoint.fingerprint(tmp_path / 'moved') != first
+  other = checkpoint.Checkpointer(tmp_path / 'bit')
+  state = make_state()
+  kernel = state.params['conv']['kernel']
+  state.params['conv']['kernel'] = jnp.nextafter(kernel, kernel + 1)
+  other.save(4, state, make_iterator())
+  other.close()
+  assert checkpoint.fingerprint(tmp_path / 'bit') != first
+  with pytest.raises(InputError, match='no complete checkpoint'):
+    checkpoint.fingerprint(tmp_path / 'nothing')
+
+
 def test_a_tree_that_does_not_fit_names_its_paths(tmp_path, make_iterator):
   save(tmp_path, make_iterator())
   wanted = make_state(size=5)
@@ -209,7 +296,7 @@ def test_checkpoints_of_an_unknown_run_are_not_continued(tmp_path):
 
 
 def test_a_workdir_that_cannot_be_read(tmp_path):
-  with pytest.raises(InputError, match='cannot be read .*too long'):
+  with pytest.raises(InputError, match='cannot be .*too long'):
     checkpoint.claim_workdir(tmp_path / ('x' * 300), ConfigDict({'a': 1}))
 
 
@@ -222,9 +309,9 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
 def test_another_run_gives_the_first_weights(tmp_path, make_iterator):
   save(tmp_path, make_iterator())
   (tmp_path / 'config.json').write_text('{}')
-  sharding = mesh_lib.replicated(mesh_lib.make_data_mesh())
+  sharding = mesh_lib.replicated(mesh_lib.make_mesh())
   fresh = jax.device_put(make_state(seed=5), sharding)
-  started = warm_start.from_run(fresh, tmp_path, sharding=sharding)
+  started = warm_start.from_run(fresh, tmp_path)
   teacher = make_state().teacher_params
   jax.tree.map(np.testing.assert_array_equal, started.params, teacher)
   jax.tree.map(np.testing.assert_array_equal, started.teacher_params, teacher)
@@ -235,16 +322,14 @@ def test_another_run_gives_the_first_weights(tmp_path, make_iterator):
             != b.addressable_data(0).unsafe_buffer_pointer())
   assert_same(started.opt_state, fresh.opt_state)
   with pytest.raises(InputError) as error:
-    warm_start.from_run(make_state(size=6), tmp_path, sharding=sharding)
+    warm_start.from_run(make_state(size=6), tmp_path)
   assert 'params/conv/bias: shape (3,) there, (6,)' in str(error.value)
 
 
 def test_part_of_the_weights_may_be_given():
-  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   bias = np.arange(3, dtype=np.float32)
   started = warm_start.replace_weights(
-      make_state(), {'params': {'conv': {'bias': bias}}}, source='a file',
-      sharding=sharding)
+      make_state(), {'params': {'conv': {'bias': bias}}}, source='a file')
   for params, before in ((started.params, make_state().params),
                          (started.teacher_params,
                           make_state().teacher_params)):
@@ -253,5 +338,4 @@ def test_part_of_the_weights_may_be_given():
                                   before['conv']['kernel'])
   with pytest.raises(InputError, match='a file .*params/stem: not in the mod'):
     warm_start.replace_weights(
-        make_state(), {'params': {'stem': bias}}, source='a file',
-        sharding=sharding)
+        make_state(), {'params': {'stem': bias}}, source='a file')

@@ -1,52 +1,119 @@
-"""One device and eight give the same numbers."""
+"""One device and eight give the same numbers, and say no more than needed."""
 
 import jax
 import numpy as np
 import pytest
 
+from echoforge_jax.parallel import collectives
 from echoforge_jax.parallel import mesh as mesh_lib
-from echoforge_jax.training import build
+from echoforge_jax.training import build, steps
 
-STEPS = 4
+pytestmark = pytest.mark.skipif(
+    jax.device_count() < 8, reason='needs eight devices')
+STEPS = 50
 
 
-def run(parts, batches, num_devices):
+def compile_step(config, model, mesh, batch, **options):
+  """The step as the loop compiles it, and shapes and places of its state."""
+  parts = build.make_parts(config, model, mesh)
+  shapes = jax.eval_shape(parts.create_state)
+  state = jax.tree.map(
+      lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+      shapes, mesh_lib.state_sharding(shapes, mesh))
+  places = jax.tree.map(lambda x: x.sharding, state)
+  split = mesh_lib.batch_sharding(mesh)
+  batch = mesh_lib.put_batch(
+      {key: batch[key] for key in parts.batch_keys}, split)
+  step = steps.jit_train_step(parts.train_step, places, split).lower(
+      state, batch).compile(options)
+  return parts, state, step
+
+
+def run(config, model, batches, num_devices, fsdp):
   """Trains under shardings, donation and the transfer guard."""
-  mesh = mesh_lib.make_data_mesh(num_devices)
-  whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
-  state = jax.jit(parts.create_state, out_shardings=whole)()
-  step = jax.jit(parts.train_step, in_shardings=(whole, split),
-                 out_shardings=whole, donate_argnums=0)
+  mesh = mesh_lib.make_mesh(num_devices, fsdp)
+  parts, shapes, step = compile_step(config, model, mesh, batches[0])
+  state = jax.jit(parts.create_state, out_shardings=jax.tree.map(
+      lambda x: x.sharding, shapes))()
+  split = mesh_lib.batch_sharding(mesh)
   history = []
   with jax.transfer_guard('disallow'):
     for batch in batches:
-      state, logged = step(state, mesh_lib.put_batch(batch, split))
+      state, logged = step(state, mesh_lib.put_batch(
+          {key: batch[key] for key in parts.batch_keys}, split))
       history.append(jax.device_get(logged))
-  return history, jax.device_get(state.teacher_params)
+  return history, state
 
 
-@pytest.mark.skipif(jax.device_count() < 8, reason='needs eight devices')
-def test_one_device_equals_eight(get_config, tiny_model, make_iterator):
+@pytest.fixture(scope='module')
+def config(get_config):
   config = get_config('tiny').copy_and_resolve_references()
   with config.unlocked():
     config.num_steps = STEPS
     config.batch_size = 8
     config.optimizer.warmup_steps = 1
+    config.optimizer.learning_rate = 1e-3
+  return config
+
+
+def test_one_device_equals_eight(config, tiny_model, make_iterator,
+                                 monkeypatch):
+  # Every leaf that divides is divided: the tiny model has no large ones.
+  monkeypatch.setattr(mesh_lib, 'SPLIT_AT_LEAST', 8)
   # A confident model: a pixel that lies on the threshold to within rounding
   # would count on one device and not on eight. The offset gives its masks an
   # inside and an outside; a frame without both does not count.
-  parts = build.make_parts(config, tiny_model.clone(gain=60.0, offset=20.0))
+  model = tiny_model.clone(gain=60.0, offset=20.0)
   iterator = make_iterator(batch=8)
-  batches = [{key: value for key, value in next(iterator).items()
-              if key in parts.batch_keys} for _ in range(STEPS)]
-  one, params_one = run(parts, batches, 1)
-  eight, params_eight = run(parts, batches, 8)
-  for a, b in zip(one, eight):
-    for name in a:
-      np.testing.assert_allclose(
-          [a[name].total, a[name].count], [b[name].total, b[name].count],
-          rtol=1e-5, err_msg=name)
-  assert one[-1]['confident_share'].total > 1000
-  # Adam divides by small numbers: parameters agree less tightly than losses.
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
-               params_one, params_eight)
+  batches = [next(iterator) for _ in range(STEPS)]
+  one, state_one = run(config, model, batches, 1, 1)
+  for fsdp in (1, 4):
+    eight, state_eight = run(config, model, batches, 8, fsdp)
+    if fsdp > 1:
+      kernel = state_eight.params['Conv_1']['kernel']
+      assert kernel.sharding.shard_shape(kernel.shape) != kernel.shape
+    for a, b in zip(one, eight):
+      for name in a:
+        np.testing.assert_allclose(
+            [a[name].total, a[name].count], [b[name].total, b[name].count],
+            rtol=1e-5, err_msg=name)
+    assert one[-1]['confident_share'].total > 1000
+    for tree in ('params', 'teacher_params', 'batch_stats'):
+      jax.tree.map(
+          lambda a, b: np.testing.assert_array_less(
+              np.linalg.norm(a - b), 1e-5 * np.linalg.norm(a) + 1e-8),
+          jax.device_get(getattr(state_one, tree)),
+          jax.device_get(getattr(state_eight, tree)))
+
+
+@pytest.fixture(scope='module')
+def traffic(config, make_iterator):
+  """fsdp -> bytes of parameters, and the collectives of EchoForge's step."""
+  def measure(fsdp):
+    mesh = mesh_lib.make_mesh(8, fsdp)
+    _, state, step = compile_step(
+        config, None, mesh, next(make_iterator(batch=8)),
+        xla_backend_optimization_level=0)  # Never run: half the time.
+    return (sum(4 * leaf.size for leaf in jax.tree.leaves(state.params)),
+            collectives.find_collectives(step.as_text()))
+  return measure
+
+
+def test_devices_exchange_gradients_and_little_else(traffic):
+  parameters, found = traffic(1)
+  # The sums of batch norm, of CPR's references and of the losses are small:
+  # nothing the size of a batch's features ever leaves a device.
+  totals = collectives.total_bytes(found)
+  assert set(totals) == {'all-reduce'}
+  assert parameters <= totals['all-reduce'] <= 1.1 * parameters
+
+
+def test_shares_are_gathered_once_a_network(traffic):
+  parameters, found = traffic(4)
+  totals = collectives.total_bytes(found)
+  assert set(totals) <= {'all-reduce', 'all-gather', 'reduce-scatter'}
+  # Student and teacher.
+  assert totals['all-gather'] <= 2 * 1.1 * parameters
+  # Whole within the group that shares a copy, a share of it across groups.
+  assert totals['all-reduce'] + totals.get('reduce-scatter', 0) <= (
+      1.1 * (1 + 1 / 4) * parameters)

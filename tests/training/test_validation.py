@@ -42,12 +42,12 @@ def test_the_mean_is_over_labeled_frames_whatever_the_batch(batch_size):
   clips = [clip(4, 4), clip(2, 4), clip(4, 4), clip(4, 2), clip(8, 8)]
   batches = validation.stack_clips(clips, batch_size=batch_size, max_clips=3)
   assert all(len(batch['video']) == batch_size for batch in batches)
-  sharding = mesh_lib.replicated(mesh_lib.make_data_mesh(1))
+  mesh = mesh_lib.make_mesh(1)
   validator = validation.Validator(
-      steps.make_eval_step(model=Threshold()), batches, ('lv',), sharding)
+      steps.make_eval_step(model=Threshold()), batches, ('lv',), mesh)
   state = jax.device_put(State(params={'level': jnp.float32(0.5)},
                                teacher_params={'level': jnp.float32(0.9)}),
-                         sharding)
+                         mesh_lib.replicated(mesh))
   scores = validator(state)
   assert set(scores) == set(validation.score_names(('lv',)))
   # 2 x 2 / (2 + 4) where half is found; the last two clips are not asked for.
@@ -58,7 +58,7 @@ def test_the_mean_is_over_labeled_frames_whatever_the_batch(batch_size):
 
 def test_several_classes_are_scored_one_by_one():
   clips = [clip(4, 4)]
-  sharding = mesh_lib.replicated(mesh_lib.make_data_mesh(1))
+  mesh = mesh_lib.make_mesh(1)
 
   class Both(Threshold):
     """The bright columns as the first class, never the second."""
@@ -70,11 +70,11 @@ def test_several_classes_are_scored_one_by_one():
   clips[0]['masks'][0, 0, 7] = 2  # One frame shows the second class.
   state = jax.device_put(State(params={'level': jnp.float32(0.5)},
                                teacher_params={'level': jnp.float32(0.5)}),
-                         sharding)
+                         mesh_lib.replicated(mesh))
   scores = validation.Validator(
       steps.make_eval_step(model=Both()),
       validation.stack_clips(clips, batch_size=1, max_clips=0),
-      ('lv', 'myo'), sharding)(state)
+      ('lv', 'myo'), mesh)(state)
   assert set(scores) == set(validation.score_names(('lv', 'myo')))
   np.testing.assert_allclose(scores['dice_teacher_lv'], 1, rtol=1e-6)
   np.testing.assert_allclose(scores['dice_teacher_myo'], 0.5, rtol=1e-6)

@@ -6,6 +6,7 @@ import runpy
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,7 +24,7 @@ def state_of(model, frames):
       model.init, jax.random.key(0),
       jax.ShapeDtypeStruct((1, frames, 64, 64, 1), np.float32))
   def zeros(name):
-    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype),
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype),
                         dict(shapes).get(name, {}))
   fields = {name: None for name in TrainState.__dataclass_fields__}
   return TrainState(**fields | {
@@ -34,10 +35,9 @@ def state_of(model, frames):
 
 @pytest.fixture(scope='module')
 def load():
-  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   return types.SimpleNamespace(
       path=lambda model, path, frames=3: warm_start.from_path(
-          state_of(model, frames), path, model=model, sharding=sharding))
+          state_of(model, frames), path, model=model))
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,116 @@
+"""Two processes train as one: same numbers, one writer, one step to stop at."""
+
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from echoforge_jax.training import checkpoint
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIG = f'--config={REPOSITORY / "configs" / "tiny.py"}'
+STEPS = 40
+
+
+@pytest.fixture(scope='module')
+def start(disc_data_dir, tmp_path_factory):
+  """Starts a training in other processes; compiled programs are shared."""
+  cache = tmp_path_factory.mktemp('cache')
+
+  def start(workdir, *flags, processes=1, devices=1):
+    command = (['launch/local.py', f'--processes={processes}',
+                f'--devices={devices}', '--'] if processes > 1
+               else ['-m', 'echoforge_jax'])
+    own = [f'--config.cpu_devices={devices}'] if processes == 1 else []
+    environment = {key: value for key, value in os.environ.items()
+                   if key != 'XLA_FLAGS'}
+    return subprocess.Popen(
+        [sys.executable, *command, 'train', CONFIG, f'--workdir={workdir}',
+         f'--config.data.data_dir={disc_data_dir}', '--config.batch_size=4',
+         f'--config.num_steps={STEPS}', '--config.num_devices=0',
+         '--config.log_every=1', '--config.checkpoint_every=10',
+         f'--config.eval.every={STEPS}', *own, *flags],
+        cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, env=environment | {
+            'JAX_COMPILATION_CACHE_DIR': str(cache),
+            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'})
+  return start
+
+
+def end(process, code=0):
+  output, _ = process.communicate(timeout=400)
+  assert process.returncode == code, output
+  return output
+
+
+def lines(workdir):
+  path = Path(workdir) / 'metrics.jsonl'
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def distance(one, two):
+  """Of two networks, relative to the size of each array."""
+  import jax
+  pairs = zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)
+  return max(np.linalg.norm(np.asarray(a) - np.asarray(b))
+             / (np.linalg.norm(np.asarray(a)) + 1e-6) for a, b in pairs)
+
+
+@pytest.fixture(scope='module')
+def whole(start, tmp_path_factory):
+  """A run of one process with four devices."""
+  workdir = tmp_path_factory.mktemp('whole')
+  end(start(workdir, devices=4))
+  return workdir
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(start, whole, tmp_path):
+  """Interrupted in the middle, and ended with half as many devices."""
+  process = start(tmp_path, '--config.fsdp=2', processes=2, devices=2)
+  deadline = time.monotonic() + 300
+  while not (tmp_path / 'metrics.jsonl').exists() or len(lines(tmp_path)) < 3:
+    assert process.poll() is None, process.communicate()[0]
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
+  process.send_signal(signal.SIGTERM)
+  output = end(process, code=128 + signal.SIGTERM)
+  assert output.count('stopped at step') == 1  # One process speaks.
+  _, _, stopped = checkpoint.restore_for_inference(tmp_path)
+  assert 3 <= stopped < STEPS and f'stopped at step {stopped}' in output
+
+  output = end(start(tmp_path, devices=2))
+  assert f'resumed at step {stopped}' in output
+  ours, theirs = lines(tmp_path), lines(whole)
+  assert [(line['step'], line['kind']) for line in ours] == [
+      (line['step'], line['kind']) for line in theirs]
+  for one, other in zip(ours, theirs):
+    for name in one.keys() - {'kind'}:
+      np.testing.assert_allclose(one[name], other[name], rtol=1e-4, atol=1e-6,
+                                 err_msg=f'{name} of step {one["step"]}')
+  for which in ('student', 'teacher'):
+    networks = [checkpoint.restore_for_inference(workdir, which)[1]
+                for workdir in (tmp_path, whole)]
+    assert distance(*networks) < 1e-4
+
+
+@pytest.mark.parametrize('flags, words', [
+    (('--num_processes=2',), '--multihost; add it'),
+    (('--multihost', '--num_processes=2'), 'wanted all three'),
+    (('--multihost', '--num_processes=2', '--process_id=2',
+      '--coordinator_address=localhost:1'), 'wanted 0 to 1'),
+    (('--multihost', '--num_processes=2', '--process_id=0',
+      '--coordinator_address=localhost'), 'HOST:PORT'),
+    (('--multihost',), 'no cluster was found'),
+])
+def test_misuse_is_one_clear_line(tmp_path, capsys, flags, words):
+  from echoforge_jax.__main__ import main
+  assert main(['train', CONFIG, f'--workdir={tmp_path}', *flags]) == 2
+  error = capsys.readouterr().err
+  assert words in error and len(error.splitlines()) == 1
