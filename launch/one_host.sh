@@ -4,7 +4,8 @@
 # usage: launch/one_host.sh [--dry_run] RAW_DIR WORKDIR [CONFIG [--config.x=y]...]
 #
 #   RAW_DIR  a raw CAMUS tree (database_nifti/ and database_split/ inside)
-#   WORKDIR  checkpoints, metrics and report; run again to resume
+#   WORKDIR  checkpoints, metrics and report; run again to resume. It may be a
+#            bucket (gs://...): data/ and reports/ are then in the repository
 #   CONFIG   default configs/camus_echoforge.py
 #
 # ACCELERATOR=cuda13|cuda12|tpu|cpu (default cuda13) chooses the jax extra that
@@ -17,7 +18,7 @@ run() { echo "+ $*" >&2; if [[ -z "${dry_run}" ]]; then "$@"; fi; }
 dry_run=''
 if [[ "${1:-}" == '--dry_run' ]]; then dry_run=1; shift; fi
 if (( $# < 2 )); then
-  sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 raw=$1 workdir=$2
@@ -25,7 +26,11 @@ shift 2
 config=${1:-configs/camus_echoforge.py}
 if (( $# > 0 )); then shift; fi
 accelerator=${ACCELERATOR:-cuda13}
-prepared=${DATA_DIR:-${workdir}/data}
+# Prepared data and reports are files of this host.
+reports=${workdir} prepared=${DATA_DIR:-${workdir}/data}
+if [[ "${workdir}" == gs://* ]]; then
+  reports=reports/${workdir##*/} prepared=${DATA_DIR:-data}
+fi
 image_size=${IMAGE_SIZE:-256}
 
 run make .venv/.installed
@@ -33,6 +38,9 @@ if [[ "${accelerator}" != cpu ]]; then
   # The newest jax that the ranges allow for this Python: not the CPU lock.
   run .venv/bin/python -m pip install --quiet --upgrade \
     -r requirements.txt "jax[${accelerator}]"
+fi
+if [[ "${workdir}" == gs://* ]]; then
+  run .venv/bin/python -m pip install --quiet 'etils[epath-gcs]'
 fi
 python=(.venv/bin/python -m echoforge_jax)
 run "${python[@]}" verify --dataset=camus --raw="${raw}"
@@ -42,5 +50,5 @@ run "${python[@]}" train --config="${config}" --workdir="${workdir}" \
   --config.data.data_dir="${prepared}" "$@"
 for protocol in camus_semi camus_full; do
   run "${python[@]}" evaluate --workdir="${workdir}" --split=test \
-    --protocol="${protocol}" --out="${workdir}/${protocol}"
+    --protocol="${protocol}" --out="${reports}/${protocol}"
 done

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import pathlib
 
+from etils import epath
 from tqdm import tqdm
 
 from echoforge_jax.errors import InputError
@@ -60,7 +61,7 @@ def evaluate(workdir, split: str, protocol: str, out_dir,
   return write_evaluation(
       predicted.cases, chosen, out_dir, classes=predicted.classes, seed=seed,
       receipt=predicted.receipt, whole=predicted.whole if whole_clip else (),
-      log_path=pathlib.Path(workdir) / 'metrics.jsonl', progress=progress)
+      log_path=epath.Path(workdir) / 'metrics.jsonl', progress=progress)
 
 
 def write_evaluation(cases: Sequence[Case], protocol: Protocol, out_dir, *,

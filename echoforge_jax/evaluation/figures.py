@@ -8,6 +8,7 @@ import json
 import math
 import pathlib
 
+from etils import epath
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -213,7 +214,7 @@ def training_figure(log_path) -> Figure | None:
   Returns:
     The figure, or None where there is nothing to draw.
   """
-  curves = _read_curves(pathlib.Path(log_path))
+  curves = _read_curves(epath.Path(log_path))
   if not curves:
     return None
   columns = min(len(curves), 3)
@@ -324,7 +325,7 @@ def _annotate_dice(axes, result: Result, index: int, frame: int) -> None:
             transform=axes.transAxes, fontsize=9, color='white')
 
 
-def _read_curves(path: pathlib.Path) -> dict[str, dict[str, list]]:
+def _read_curves(path: epath.Path) -> dict[str, dict[str, list]]:
   """name -> kind -> [(step, value)], torn or foreign lines left out."""
   curves: dict[str, dict[str, list]] = {}
   if not path.is_file():

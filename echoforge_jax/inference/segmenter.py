@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import functools
 import itertools
 import math
-import pathlib
 
 import cv2
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,7 +45,7 @@ def load(checkpoint_dir, which: str = 'teacher') -> 'Segmenter':
     raise InputError(
         '--checkpoint=default: no default model is shipped with the package '
         'yet; pass the workdir of a training run (`echoforge demo` makes one)')
-  if not pathlib.Path(checkpoint_dir).is_dir():
+  if not epath.Path(checkpoint_dir).is_dir():
     raise InputError(
         f'{checkpoint_dir}: no such directory; wanted the workdir of a '
         'training run')

@@ -178,6 +178,15 @@ class Checkpointer:
     """True once every process of a run has learned of a preemption."""
     return self._manager.reached_preemption(step)
 
+  def preempted_before(self, step: int) -> bool:
+    """Whether processes that start at `step` learned of a preemption already.
+
+    JAX chooses the step after the last one that any process asked about, and
+    tells at that very step only: a run that starts later would never hear.
+    """
+    return jax.process_count() > 1 and any(
+        self.reached_preemption(earlier) for earlier in range(step + 1))
+
   def wait(self) -> None:
     """Waits until the checkpoint being written is complete.
 

@@ -337,6 +337,9 @@ def _run(config, parts, state, step, iterator, sharding, batch_sharding,
     with jax.transfer_guard('allow'):
       checkpointer.save(step, state, iterator, scores_now)
 
+  if checkpointer.preempted_before(step):
+    console.say(f'stopped at step {step}; run the same command to go on')
+    return Outcome(step, signal.SIGTERM, {}, state)
   with _StopSignals() as stop, jax.transfer_guard('disallow'):
     while step < config.num_steps:
       batch = next_batch()
