@@ -133,12 +133,15 @@ def main() -> int:
     print(f'uninterrupted: step {wanted[0]}, {wanted[1][:16]}, '
           f'{seconds:.0f} s', flush=True)
     for trial in range(flags.trials):
-      workdir = folder / f'trial{trial}'
-      run = Run(workdir, data_dir, cache)
-      in_save = trial % 2 == 1
-      killed = interrupt(run, rng, seconds, in_save)
+      attempts = 0
+      while True:  # A run that ends before its moment is not a trial.
+        workdir = folder / f'trial{trial}_{attempts}'
+        run = Run(workdir, data_dir, cache)
+        if interrupt(run, rng, seconds, in_save=trial % 2 == 1):
+          break
+        attempts += 1
       line = {
-          'trial': trial, 'killed': killed,
+          'trial': trial,
           'after_seconds': round(run.seconds, 2),
           'in_save': run.is_writing(),
           'checkpoints': run.whole_checkpoints()}

@@ -1,6 +1,8 @@
-"""bench ablation | cost: studies of many trainings; what a model costs."""
+"""bench ablation | cost | stream: studies; what a model costs; latency."""
 
 import argparse
+import json
+import math
 from pathlib import Path
 import sys
 
@@ -8,6 +10,7 @@ from echoforge_jax.errors import InputError
 
 _TEXT = """\
   bench cost --config=configs/camus_echoforge.py    parameters, GFLOP, frames/s
+  bench stream --checkpoint=RUN                     latency from frame to mask
   bench ablation --out=DIR                          train and compare many rows
 """
 _ABLATION = """\
@@ -33,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
                     help="side of a frame (default: the config's)")
   cost.add_argument('--repeats', type=int, default=5,
                     help='timed calls; 0: count only')
+  _add_stream(kinds)
   study = kinds.add_parser(
       'ablation', allow_abbrev=False, help='train and compare rows',
       description=_ABLATION,
@@ -56,6 +60,26 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
+def _add_stream(kinds) -> None:
+  stream = kinds.add_parser(
+      'stream', allow_abbrev=False, help='latency from a frame to its mask',
+      description='Times one frame after another, as a live stream would come; '
+      'decoding is not part of it, compiling is timed apart.')
+  model = stream.add_mutually_exclusive_group(required=True)
+  model.add_argument('--checkpoint', metavar='DIR',
+                     help='workdir of a training run')
+  model.add_argument('--config', metavar='FILE[:ARG]',
+                     help='a config, untrained: as fast')
+  stream.add_argument('--frames', type=int, default=10_000)
+  stream.add_argument('--size', default='480x640', metavar='HxW',
+                      help='of a native frame (default: 480x640)')
+  stream.add_argument('--fps', type=float, default=math.nan, metavar='N',
+                      help='for the pace of the memory (default: unknown)')
+  stream.add_argument('--lag', type=int, default=0, metavar='L',
+                      help='frames to wait for smoother masks (default: 0)')
+  stream.add_argument('--json', metavar='FILE', type=Path)
+
+
 def main(argv: list[str]) -> int:
   """Runs a benchmark.
 
@@ -69,6 +93,8 @@ def main(argv: list[str]) -> int:
   args = _parser().parse_args([flag for flag in argv if flag not in fields])
   if args.kind == 'cost':
     return _cost(args, fields)
+  if args.kind == 'stream':
+    return _stream(args, fields)
   from echoforge_jax.bench import runner
   try:
     return _ablation(args, fields)
@@ -87,6 +113,37 @@ def _cost(args, fields: list[str]) -> int:
   print(cost.cost_text(args.config, cost.of_config(
       config, frames=args.frames, image_size=args.image_size,
       repeats=args.repeats)))
+  return 0
+
+
+def _stream(args, fields: list[str]) -> int:
+  rows, _, columns = args.size.partition('x')
+  size = tuple(int(n) if n.isdecimal() else 0 for n in (rows, columns))
+  if min(size) < 16:
+    raise InputError(f'--size={args.size}: wanted HxW, at least 16x16')
+  if args.frames < 1:
+    raise InputError(f'--frames={args.frames}: wanted at least 1')
+  if args.json and not args.json.resolve().parent.is_dir():
+    raise InputError(f'--json={args.json}: no such folder; make it first')
+  if args.checkpoint and fields:
+    raise InputError(f'{fields[0]}: a checkpoint has its own config; wanted '
+                     'this with --config only')
+  from echoforge_jax import inference
+  from echoforge_jax.bench import latency
+  from echoforge_jax.inference import lag
+  lag.check(args.lag)
+  if args.checkpoint:
+    name, segmenter = args.checkpoint, inference.load(args.checkpoint)
+  else:
+    from echoforge_jax.commands.train import parse_config
+    name = args.config
+    segmenter = latency.untrained(
+        parse_config([f'--config={args.config}', *fields]))
+  found = latency.measure_stream(
+      segmenter, frames=args.frames, size=size, fps=args.fps, lag=args.lag)
+  print(latency.latency_text(name, found))
+  if args.json:
+    args.json.write_text(json.dumps(found, indent=2, allow_nan=False) + '\n')
   return 0
 
 

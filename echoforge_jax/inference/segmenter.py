@@ -13,6 +13,7 @@ import math
 
 import cv2
 from etils import epath
+from flax import errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from echoforge_jax.data import squeeze
 from echoforge_jax.data.clip import LABELS
 from echoforge_jax.errors import InputError
+from echoforge_jax.inference import lag as lags
 from echoforge_jax.inference import receipt as receipts
 from echoforge_jax.inference import sector as sectors
 from echoforge_jax.models.memory import stride_of
@@ -39,7 +41,8 @@ def load(checkpoint_dir, which: str = 'teacher') -> 'Segmenter':
     The segmenter.
 
   Raises:
-    InputError: no checkpoint there, or 'default' was asked for.
+    InputError: no checkpoint there, its parameters are of another version's
+      model, or 'default' was asked for.
   """
   if str(checkpoint_dir) == 'default':
     raise InputError(
@@ -52,17 +55,32 @@ def load(checkpoint_dir, which: str = 'teacher') -> 'Segmenter':
   from echoforge_jax.training import build, checkpoint  # Slow to import.
   config, variables, step = checkpoint.restore_for_inference(
       checkpoint_dir, which)
-  return Segmenter(
+  segmenter = Segmenter(
       build.make_model(config), variables,
       classes=tuple(config.data.classes), image_size=config.data.image_size,
       receipt=receipts.model_receipt(config, variables, step, which))
+  try:
+    segmenter.trace()
+  except errors.FlaxError as error:
+    raise InputError(
+        f'{checkpoint_dir}: step {step} does not fit the model as it is now '
+        f'({str(error).splitlines()[0][:200]}); use the version that trained '
+        'it, or train again') from error
+  return segmenter
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _step(model, variables, frame, memory):
-  """uint8 [S, S] and a memory -> logits [S, S, K] and the memory after.
+def frame_step(model, variables, frame, memory):
+  """One frame of one clip; compiled once a model, whatever the clips.
 
-  Compiled once a model, whatever the number and size of the clips.
+  Args:
+    model: a Linen module with the method `step`.
+    variables: its {'params': ..., ...}.
+    frame: uint8 [S, S] gray levels.
+    memory: of the frames before, as `model.init_memory(1, (S, S))` begins it.
+
+  Returns:
+    Logits [S, S, K] and the memory after.
   """
   frame = frame.astype(jnp.float32)[None, :, :, None] / 255.0
   outputs, memory = model.apply(variables, frame, memory, method='step')
@@ -94,8 +112,21 @@ class Segmenter:
     self._variables = jax.device_put(variables, self._device)
     self._labels = np.asarray([LABELS[name] for name in classes], np.uint8)
 
+  def trace(self) -> None:
+    """Traces the step, which would be done at the first frame otherwise.
+
+    Raises:
+      FlaxError: the variables are not the model's.
+    """
+    side = self.image_size
+    frame_step.eval_shape(
+        self._model, self._variables,
+        jax.ShapeDtypeStruct((side, side), np.uint8),
+        self._model.init_memory(1, (side, side)))
+
   def segment(self, video, spacing_mm=None, *, fps: float = math.nan,
-              sector: sectors.Sector | None = None) -> np.ndarray:
+              sector: sectors.Sector | None = None,
+              lag: int = 0) -> np.ndarray:
     """Segments one clip.
 
     Args:
@@ -104,17 +135,18 @@ class Segmenter:
         what training knows. None or NaN where unknown.
       fps: frames per second, for the pace of the memory; NaN where unknown.
       sector: where the ultrasound lies; None finds it.
+      lag: frames on either side to average with, see `stream`.
 
     Returns:
       uint8 [T, H, W] label values of `data.clip.LABELS`.
 
     Raises:
-      InputError: the video is not uint8 [T, H, W].
+      InputError: the video is not uint8 [T, H, W], or the lag is none.
     """
     video = _checked(video, 3, '[T, H, W]')
     if sector is None:
       sector = self.locate(video, spacing_mm)
-    stream = self.stream(fps=fps, sector=sector)
+    stream = self.stream(fps=fps, sector=sector, lag=lag)
     masks = np.zeros(video.shape, np.uint8)
     pending = collections.deque()
     outputs = itertools.chain(map(stream.advance, video), stream.drain())
@@ -143,18 +175,24 @@ class Segmenter:
     return sectors.limit_depth(sectors.find_sector(video, region), row_mm)
 
   def stream(self, *, fps: float = math.nan,
-             sector: sectors.Sector | None = None) -> 'Stream':
+             sector: sectors.Sector | None = None, lag: int = 0) -> 'Stream':
     """Starts a stream; see `Stream.step`.
 
     Args:
       fps: frames per second; NaN where unknown.
       sector: where the ultrasound lies; None finds it in the first frame,
         by light alone.
+      lag: L frames to wait for smoother masks: the logits of a frame are
+        averaged with those of L frames before and L after, with triangular
+        weights (ours). 0: every mask at once.
 
     Returns:
       The stream, with an empty memory.
+
+    Raises:
+      InputError: the lag is not a whole number from 0 to `lag.MAX_LAG`.
     """
-    return Stream(self, stride_of(fps), sector)
+    return Stream(self, stride_of(fps), sector, lags.check(lag))
 
 
 class Stream:
@@ -164,13 +202,16 @@ class Stream:
     sector: where the ultrasound lies; None before the first frame.
     delay: frames that masks lag behind. 0 for a causal model (EchoForge); a
       model that looks at the next frame (SSCF) gives a frame's mask when that
-      has come, and the stride apart, so that `delay` is the stride.
+      has come, and the stride apart, so that `delay` is the stride. A fixed
+      lag adds to it.
   """
 
   def __init__(self, segmenter: Segmenter, stride: int,
-               sector: sectors.Sector | None):
+               sector: sectors.Sector | None, lag: int = 0):
     self.sector = sector
-    self.delay = segmenter._model.delay * stride
+    self._behind = segmenter._model.delay * stride
+    self.delay = self._behind + lag
+    self._lag = lags.FixedLag(lag) if lag else None
     self._segmenter = segmenter
     # Frames t, t + stride, t + 2 stride, ... share a memory.
     size = (segmenter.image_size,) * 2
@@ -219,9 +260,13 @@ class Stream:
   def drain(self) -> Iterator[jax.Array]:
     """Ends the stream; yields the logits [S, S, K] still owed."""
     self._ended = True
-    for owner in range(max(self._count - self.delay, 0), self._count):
+    for owner in range(max(self._count - self._behind, 0), self._count):
       turn = owner % len(self._memories)
-      yield self._run(turn, self._last[turn])
+      logits = self._smooth(self._run(turn, self._last[turn]))
+      if logits is not None:
+        yield logits
+    if self._lag:
+      yield from self._lag.drain()
 
   def advance(self, frame: np.ndarray) -> jax.Array | None:
     """Feeds a frame.
@@ -246,10 +291,13 @@ class Stream:
     self._last[turn] = small
     self._count += 1
     logits = self._run(turn, small)
-    return logits if self._count > self.delay else None
+    return self._smooth(logits) if self._count > self._behind else None
+
+  def _smooth(self, logits: jax.Array) -> jax.Array | None:
+    return self._lag.push(logits) if self._lag else logits
 
   def _run(self, turn: int, small: np.ndarray) -> jax.Array:
-    logits, self._memories[turn] = _step(
+    logits, self._memories[turn] = frame_step(
         self._segmenter._model, self._segmenter._variables, small,
         self._memories[turn])
     return logits

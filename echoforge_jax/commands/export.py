@@ -1,0 +1,39 @@
+"""echoforge export: one file that runs with JAX alone, and its model card."""
+
+import argparse
+
+
+def main(argv: list[str]) -> int:
+  """Runs the verb.
+
+  Args:
+    argv: flags after the verb.
+
+  Returns:
+    0.
+  """
+  parser = argparse.ArgumentParser(
+      prog='echoforge export', allow_abbrev=False,
+      description='Writes one file: serialized programs with the parameters '
+      'inside, float32 and bfloat16, a whole clip and one step of a stream, '
+      'for CPU, CUDA and TPU; and FILE.md, the model card. '
+      'docs/examples/run_exported.py runs it with jax and numpy.')
+  parser.add_argument('--checkpoint', required=True, metavar='DIR',
+                      help='workdir of a training run')
+  parser.add_argument('--out', required=True, metavar='FILE')
+  parser.add_argument('--which', choices=('teacher', 'student'),
+                      default='teacher', help='which parameters to use')
+  parser.add_argument('--frames', type=int, default=10, metavar='T',
+                      help='of the clip programs (default: 10)')
+  parser.add_argument('--metrics', metavar='PATH',
+                      help='metrics.json of an evaluation of this checkpoint, '
+                      'for the model card')
+  parser.add_argument('--no_check', action='store_true',
+                      help='do not run the programs once to compare them')
+  args = parser.parse_args(argv)
+  from echoforge_jax.inference import export, receipt
+  print(receipt.DISCLAIMER)
+  export.export_run(
+      args.checkpoint, args.out, which=args.which, frames=args.frames,
+      metrics=args.metrics, check=not args.no_check)
+  return 0

@@ -1,0 +1,174 @@
+"""A run -> one file: programs with their parameters, manifest, model card.
+
+The file is an uncompressed zip: `clip_float32.jaxexp`, `step_float32.jaxexp`,
+the same in bfloat16, `manifest.json` and `README.md`, the model card. Equal
+checkpoints give equal bytes.
+"""
+
+from collections.abc import Callable
+import json
+import os
+import pathlib
+import zipfile
+
+import jax
+import numpy as np
+
+from echoforge_jax.bench.latency import frames_of
+from echoforge_jax.data.clip import LABELS
+from echoforge_jax.errors import InputError
+from echoforge_jax.evaluation.receipt import config_digest
+from echoforge_jax.evaluation.results import to_json
+from echoforge_jax.inference import model_card, programs
+from echoforge_jax.inference import receipt as receipts
+from echoforge_jax.inference.segmenter import Segmenter, load
+from echoforge_jax.models.memory import TRAINED_INTERVAL_S
+from echoforge_jax.training import checkpoint
+
+FORMAT, FORMAT_VERSION = 'echoforge-export', 1
+
+
+def export_run(checkpoint_dir, out, *, which: str = 'teacher',
+               frames: int = 10, metrics=None, check: bool = True,
+               report: Callable[[str], None] = print) -> dict:
+  """Exports a run's latest checkpoint into one file, and its card beside it.
+
+  Args:
+    checkpoint_dir: the workdir of a training run.
+    out: file to write; replaced. `out` + '.md' gets the model card.
+    which: 'teacher' or 'student'.
+    frames: T of the clip programs.
+    metrics: metrics.json of an evaluation of this very checkpoint, or None.
+    check: run each program from its bytes and record how far it is from the
+      segmenter.
+    report: told what happens.
+
+  Returns:
+    The manifest.
+
+  Raises:
+    InputError: no checkpoint, `out` cannot be written, the metrics are of
+      another model, or `frames` is below 1.
+  """
+  out = _checked_out(out)
+  if frames < 1:
+    raise InputError(f'--frames={frames}: wanted at least 1')
+  segmenter = load(checkpoint_dir, which)
+  config = checkpoint.read_config(checkpoint_dir)
+  scores = None if metrics is None else _read_metrics(
+      metrics, config, segmenter.receipt)
+  made, parity = [], {}
+  for program in programs.make_programs(segmenter, frames):
+    made.append(program)
+    if check:
+      parity[program.name] = programs.parity(
+          segmenter, program, _check_clip(segmenter.image_size, frames))
+    report(f'{program.name}: {len(program.serialized) / 1e6:.1f} MB'
+           + (f', probabilities within {_most(parity[program.name])} of '
+              'the segmenter' if check else ''))
+  manifest = to_json(_manifest(segmenter, config, made, frames, parity))
+  card = model_card.text(manifest, model_card.public_config(config), scores,
+                         out.name)
+  _write(out, made, manifest, card)
+  report(f'{out} ({out.stat().st_size / 1e6:.1f} MB) and {out.name}.md')
+  return manifest
+
+
+def _most(parity: dict) -> str:
+  return f'{parity["probabilities"]:.1e}'
+
+
+def _check_clip(size: int, frames: int) -> np.ndarray:
+  """Speckle in a sector: uint8 [T, S, S]."""
+  clip = frames_of((size, size))
+  return clip[np.arange(frames) % len(clip)]
+
+
+def _checked_out(out) -> pathlib.Path:
+  out = pathlib.Path(out)
+  if out.is_dir() or not out.name:
+    raise InputError(f'--out={out}: this is a folder; wanted a file, such as '
+                     f'{out / "model.echoforge"}')
+  if not out.resolve().parent.is_dir():
+    raise InputError(f'--out={out}: no folder {out.parent}; make it first')
+  if not os.access(out.resolve().parent, os.W_OK):
+    raise InputError(f'--out={out}: the folder cannot be written to')
+  return out
+
+
+def _read_metrics(path, config, receipt: dict) -> dict:
+  """The metrics of an evaluation, if it was of this very checkpoint."""
+  try:
+    scores = json.loads(pathlib.Path(path).read_text())
+    found = dict(scores['receipt'])
+    scores['classes'], scores['protocol']  # noqa: B018
+  except OSError as error:
+    raise InputError(f'--metrics={path}: {error.strerror or error}; wanted '
+                     'the metrics.json of an evaluation') from error
+  except (ValueError, KeyError, TypeError) as error:
+    raise InputError(
+        f'--metrics={path}: not the metrics.json of an evaluation '
+        f'({type(error).__name__}: {error})') from error
+  wanted = {'config_digest': config_digest(config), 'which': receipt['which'],
+            'checkpoint_step': receipt['step'],
+            'training_seed': receipt['training_seed']}
+  for name, value in wanted.items():
+    if found.get(name) != value:
+      raise InputError(
+          f'--metrics={path}: an evaluation of another model: {name} is '
+          f'{found.get(name)!r} there and {value!r} here; evaluate this one')
+  return scores
+
+
+def _manifest(segmenter: Segmenter, config, made, frames: int,
+              parity: dict) -> dict:
+  memory = programs.memory_fields(segmenter._model, segmenter.image_size)
+  assert not any(value.any() for _, value in memory), 'memory begins as zeros'
+  size = segmenter.image_size
+  return {
+      'format': FORMAT, 'format_version': FORMAT_VERSION,
+      'programs': {program.name: program.entry() for program in made},
+      'platforms': list(programs.PLATFORMS),
+      'image_size': size, 'frames': frames,
+      'classes': [{'name': name, 'label': LABELS[name]}
+                  for name in segmenter.classes],
+      'delay': segmenter._model.delay,
+      'memory': [{'name': name, 'shape': list(value.shape),
+                  'dtype': value.dtype.name, 'initial': 'zeros'}
+                 for name, value in memory],
+      'preprocess': {
+          'gray': 'uint8, one channel, 0 black',
+          'crop': 'to the ultrasound sector: apex at the top center, sides '
+                  'touching; black outside',
+          'squeeze': f'each frame to {size}x{size}, whatever its proportions: '
+                     'area average where an axis shrinks, linear where it '
+                     'grows, rounded to uint8',
+          'scale': 'none: the program divides by 255 itself',
+          'interval_s': TRAINED_INTERVAL_S},
+      'postprocess': {
+          'logits': 'interpolate bilinearly to the native size first',
+          'mask': 'label of the largest logit where it is above 0, else 0'},
+      'parity': {'clip': f'{frames} frames of speckle in a sector',
+                 'device': str(segmenter._device.platform),
+                 'largest_difference': parity} if parity else None,
+      'model': segmenter.receipt | {'config_digest': config_digest(config)},
+      'jax': jax.__version__, 'disclaimer': receipts.DISCLAIMER,
+  }
+
+
+def _write(out: pathlib.Path, made, manifest: dict, card: str) -> None:
+  entries = {f'{program.name}.jaxexp': program.serialized for program in made}
+  entries['manifest.json'] = (
+      json.dumps(manifest, indent=2, allow_nan=False) + '\n').encode()
+  entries['README.md'] = card.encode()
+  temporary = out.with_name(out.name + '.tmp')
+  try:
+    with zipfile.ZipFile(temporary, 'w', zipfile.ZIP_STORED) as bundle:
+      for name, content in entries.items():
+        bundle.writestr(zipfile.ZipInfo(name), content)  # Without a date.
+    temporary.replace(out)
+    out.with_name(out.name + '.md').write_text(card)
+  except OSError as error:
+    temporary.unlink(missing_ok=True)
+    raise InputError(f'--out={out}: cannot be written '
+                     f'({error.strerror or error})') from error
