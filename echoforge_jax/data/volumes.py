@@ -11,6 +11,7 @@ import gzip
 import math
 from pathlib import Path
 import struct
+from typing import BinaryIO
 import zlib
 
 import numpy as np
@@ -26,6 +27,10 @@ _META_BYTES = {
 # NIfTI codes of floating-point voxels.
 _NIFTI_FLOATS = {16: 'f4', 64: 'f8'}
 _NOT_FINITE = 'found NaN or infinite values, wanted whole numbers in 0..255'
+# A small gzip file may unpack to very much: not beyond what anyone can use.
+MAX_VOXEL_BYTES = 8 * 2**30
+_MAX_SURPLUS = 2**20
+_MAX_HEADER_LINES, _MAX_LINE = 500, 2**16
 _FETCH = 'fetch the file again from its provider'
 
 
@@ -111,7 +116,7 @@ def check_file(path) -> np.ndarray:
   """Compares a file with its own header; no voxel is decoded.
 
   Args:
-    path: `.nii`, `.nii.gz` or `.mhd`.
+    path: `.nii`, `.nii.gz`, `.mhd` or `.mha`.
 
   Returns:
     float32 [2] spacing (row, column), NaN where the header has none.
@@ -124,7 +129,7 @@ def check_file(path) -> np.ndarray:
   if not path.is_file():
     raise MissingFileError(path, 'file not found; wanted a NIfTI or MetaImage '
                            'volume')
-  if path.name.lower().endswith('.mhd'):
+  if path.name.lower().endswith(('.mhd', '.mha')):
     return _check_metaimage(path)
   return _check_nifti(path)
 
@@ -156,37 +161,56 @@ def as_uint8(array: np.ndarray, path: Path) -> np.ndarray:
 
 def _check_nifti(path: Path) -> np.ndarray:
   """Checks gzip checksum, header and length; returns the spacing."""
-  payload = path.read_bytes()
-  if payload[:2] == b'\x1f\x8b':
-    try:
-      payload = gzip.decompress(payload)
-    except EOFError as error:
-      raise TruncatedFileError(path, 'the gzip stream ends early; wanted a '
-                               'whole file') from error
-    except (OSError, zlib.error) as error:
-      raise VolumeError(path, f'damaged gzip stream ({error}); wanted an '
-                        'intact file') from error
+  with open(path, 'rb') as file:
+    packed = file.read(2) == b'\x1f\x8b'
+  try:
+    with (gzip.open if packed else open)(path, 'rb') as file:
+      return _check_nifti_stream(path, file)
+  except EOFError as error:
+    raise TruncatedFileError(path, 'the gzip stream ends early; wanted a '
+                             'whole file') from error
+  except (gzip.BadGzipFile, zlib.error) as error:
+    raise VolumeError(path, f'damaged gzip stream ({error}); wanted an '
+                      'intact file') from error
+
+
+def _check_nifti_stream(path: Path, file: BinaryIO) -> np.ndarray:
+  """The same, of the unpacked bytes; never holds more than the header says."""
+  header = file.read(352)
   order = '<'
-  if len(payload) >= 348 and struct.unpack('>i', payload[:4])[0] == 348:
+  if len(header) >= 348 and struct.unpack('>i', header[:4])[0] == 348:
     order = '>'
-  if len(payload) < 348 or struct.unpack(order + 'i', payload[:4])[0] != 348:
+  if len(header) < 348 or struct.unpack(order + 'i', header[:4])[0] != 348:
     raise VolumeError(path, 'no NIfTI-1 header found')
-  dims = struct.unpack(order + '8h', payload[40:56])
-  datatype, bits = struct.unpack(order + '2h', payload[70:74])
-  pixdim = struct.unpack(order + '8f', payload[76:108])
-  offset = struct.unpack(order + 'f', payload[108:112])[0]
+  dims = struct.unpack(order + '8h', header[40:56])
+  datatype, bits = struct.unpack(order + '2h', header[70:74])
+  pixdim = struct.unpack(order + '8f', header[76:108])
+  offset = struct.unpack(order + 'f', header[108:112])[0]
   sizes = dims[1:1 + dims[0]] if 1 <= dims[0] <= 7 else ()
-  if not sizes or min(sizes) < 1 or bits < 8 or not 348 <= offset < 1e9:
+  floats = _NIFTI_FLOATS.get(datatype)
+  if (not sizes or min(sizes) < 1 or bits < 8 or not 348 <= offset < 1e9
+      or floats and bits != 8 * np.dtype(floats).itemsize):
     raise VolumeError(path, f'senseless NIfTI header (dim {dims}, bitpix '
                       f'{bits}, vox_offset {offset:g})')
-  wanted = int(offset) + math.prod(sizes) * bits // 8
-  if len(payload) < wanted:
+  voxels = math.prod(sizes) * bits // 8
+  if voxels > MAX_VOXEL_BYTES:
+    raise VolumeError(
+        path, f'its header announces {voxels / 2**30:.1f} GiB of voxels (size '
+        f'{sizes}); wanted at most {MAX_VOXEL_BYTES / 2**30:.0f} GiB',
+        'cut the clip into shorter ones, as uint8')
+  payload = header[int(offset):]
+  file.read(max(int(offset) - len(header), 0))
+  payload += file.read(voxels - len(payload))
+  if len(payload) < voxels:
     raise TruncatedFileError(
-        path, f'found {len(payload)} bytes of header and voxels, wanted '
-        f'{wanted} for the size {sizes} in its header')
-  if datatype in _NIFTI_FLOATS and not np.isfinite(np.frombuffer(
-      payload, order + _NIFTI_FLOATS[datatype], math.prod(sizes),
-      int(offset))).all():
+        path, f'found {int(offset) + len(payload)} bytes of header and voxels, '
+        f'wanted {int(offset) + voxels} for the size {sizes} in its header')
+  if len(file.read(_MAX_SURPLUS + 1)) > _MAX_SURPLUS:  # To the checksum.
+    raise TruncatedFileError(
+        path, f'found more than {int(offset) + voxels + _MAX_SURPLUS} bytes, '
+        f'wanted {int(offset) + voxels} for the size {sizes} in its header')
+  if floats and not np.isfinite(
+      np.frombuffer(payload, order + floats, math.prod(sizes))).all():
     raise VoxelError(path, _NOT_FINITE)
   return _spacing(pixdim[2], pixdim[1])
 
@@ -194,12 +218,15 @@ def _check_nifti(path: Path) -> np.ndarray:
 def _check_metaimage(path: Path) -> np.ndarray:
   """Checks the header and the length of its data file; returns the spacing."""
   header = {}
-  for line in path.read_bytes().decode('latin-1').splitlines():
-    key, found, value = line.partition('=')
-    if found:
-      header[key.strip()] = value.strip()
-    if key.strip() == 'ElementDataFile':
-      break
+  with open(path, 'rb') as file:
+    for _ in range(_MAX_HEADER_LINES):
+      line = file.readline(_MAX_LINE).decode('latin-1')
+      key, found, value = line.partition('=')
+      if found:
+        header[key.strip()] = value.strip()
+      if not line or key.strip() == 'ElementDataFile':
+        break
+    start = file.tell()
   try:
     sizes = [int(size) for size in header['DimSize'].split()]
     element, data_name = header['ElementType'], header['ElementDataFile']
@@ -209,19 +236,21 @@ def _check_metaimage(path: Path) -> np.ndarray:
   except (KeyError, ValueError) as error:
     raise VolumeError(path, f'not a MetaImage header ({error!r}); wanted '
                       'DimSize, ElementType and ElementDataFile') from error
-  data_file = path.parent / data_name
-  if data_name != 'LOCAL':
+  if data_name == 'LOCAL':
+    data_file, found = path, path.stat().st_size - start
+  else:
+    data_file = path.parent / data_name
     if not data_file.is_file():
       raise MissingFileError(data_file, f'file not found; {path.name} keeps '
                              'its voxels there')
-    packed = header.get('CompressedData', 'False').lower() == 'true'
-    if not packed and element in _META_BYTES:
-      wanted = math.prod(sizes) * channels * _META_BYTES[element]
-      found = data_file.stat().st_size
-      if found != wanted:
-        raise TruncatedFileError(
-            data_file, f'found {found} bytes, wanted {wanted} for the size '
-            f'{tuple(sizes)} in {path.name}')
+    found = data_file.stat().st_size
+  packed = header.get('CompressedData', 'False').lower() == 'true'
+  if not packed and element in _META_BYTES:
+    wanted = math.prod(sizes) * channels * _META_BYTES[element]
+    if found != wanted:
+      raise TruncatedFileError(
+          data_file, f'found {found} bytes of voxels, wanted {wanted} for the '
+          f'size {tuple(sizes)} in {path.name}')
   if len(steps) < 2:
     return np.full(2, np.nan, np.float32)
   return _spacing(steps[1], steps[0])

@@ -41,6 +41,20 @@ FLAGS = {
     'region_unusable': 'the calibrated region exceeds the image; ignored',
     'fewer_frames': 'fewer frames decode than the file announces',
     'duplicate_frames': 'some frames repeat the one before',
+    'still_image': 'nothing moves: one frame, or one frame many times; no ED, '
+                   'ES or EF',
+    'few_frames': 'fewer than 10 frames: hardly a beat; training saw 10 from '
+                  'ED to ES',
+    'uneven_frames': 'the frames are unevenly spaced in time, or their times '
+                     'go backwards; an even rate was taken',
+    'spacing_implausible': 'the stated mm per pixel cannot be; taken as '
+                           'unknown',
+    'fps_implausible': 'the stated frame rate cannot be; taken as unknown',
+    'not_a_sector': 'what moves is not shaped like a sector: perhaps a linear '
+                    'probe or another view; wanted an apical view',
+    'bright_background': 'the image is bright around the sector: perhaps '
+                         'inverted; wanted black',
+    'low_contrast': 'the sector is almost black, white or of one gray',
 }
 _JITTER = 0.06
 _EDV_RANGE, _LENGTH_RANGE = (20.0, 500.0), (40.0, 130.0)
@@ -73,7 +87,7 @@ class Cycle:
 
 
 def measure(masks: np.ndarray, spacing_mm=(math.nan, math.nan),
-            fps: float = math.nan, box=None) -> Cycle:
+            fps: float = math.nan, box=None, still: bool = False) -> Cycle:
   """Areas, ED, ES, volumes and flags of one clip.
 
   Args:
@@ -81,6 +95,7 @@ def measure(masks: np.ndarray, spacing_mm=(math.nan, math.nan),
     spacing_mm: mm per pixel (row, column); NaN where unknown.
     fps: frames per second; NaN where unknown.
     box: (top, left, bottom, right) of what the network saw; None if all.
+    still: nothing moves: areas only, neither ED nor ES.
 
   Returns:
     The measurements.
@@ -98,6 +113,9 @@ def measure(masks: np.ndarray, spacing_mm=(math.nan, math.nan),
   flags += ['empty_masks'] if empty.any() else []
   flags += _shape_flags(lv, box or (0, 0, *lv.shape[1:]))
   area = pixels * scale
+  if still or len(masks) == 1:
+    return Cycle(area, area, None, None, (), math.nan, math.nan, math.nan, '',
+                 tuple(flags))
   smooth = smooth_curve(area, empty, fps)
   beats, beat_flags = find_beats(smooth, fps)
   flags += beat_flags

@@ -1,19 +1,23 @@
-"""Multi-frame ultrasound DICOM: frames, calibrated region, frame rate."""
+"""Ultrasound DICOM: frames, calibrated region, frame rate."""
 
+import io
 import math
 import pathlib
 
 import numpy as np
 import pydicom
-from pydicom import pixels
+from pydicom import encaps, pixels, uid
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.inference import raw_clip, sector
+from echoforge_jax.inference import raw_clip, sector, video
+from echoforge_jax.inference.color import ColorSeen
 
-# Regions (DICOM C.8.5.5): spatial format 1 is a two-dimensional image, the
-# unit code 3 is centimeters.
-_TWO_DIMENSIONAL, _CENTIMETERS = 1, 3
+# Regions (DICOM C.8.5.5): spatial formats 1 (two-dimensional image), 2
+# (M-mode) and 3 (spectral Doppler); the unit code 3 is centimeters.
+_TWO_DIMENSIONAL, _NO_IMAGE, _CENTIMETERS = 1, (2, 3), 3
 _MODALITIES = ('US', 'OT', 'SC', '')
+# Bytes above which an element stays in the file until it is asked for.
+_DEFER = 2**20
 # A region past the image's edge is taken for one of a larger original only
 # if, divided by a whole factor, it encloses the moving sector this well, and
 # any other factor clearly worse.
@@ -31,83 +35,129 @@ def read_dicom(path: pathlib.Path) -> raw_clip.RawClip:
   """Reads one ultrasound cine loop.
 
   Args:
-    path: a DICOM file of any transfer syntax that pydicom's plugins decode.
+    path: a DICOM file of any transfer syntax that pydicom's plugins decode,
+      or MPEG-2, MPEG-4 or HEVC video.
 
   Returns:
     The clip; `region` is the largest two-dimensional calibrated region.
 
   Raises:
-    InputError: not DICOM, another modality, damaged, a still image.
+    InputError: not DICOM, another modality, damaged, M-mode or spectral
+      Doppler only.
   """
   try:
-    dataset = pydicom.dcmread(path)
+    dataset = pydicom.dcmread(path, defer_size=_DEFER)
   except Exception as error:  # Damaged headers raise a dozen kinds.
     raise InputError(
-        f'{path}: cannot be read as DICOM, damaged or of another kind '
-        f'({_line(error)})') from error
+        f'{path}: cannot be read as DICOM, damaged, cut short or of another '
+        f'kind ({_line(error)}); fetch it again') from error
   modality = str(dataset.get('Modality', '') or '')
   if modality not in _MODALITIES:
     raise InputError(
-        f'{path}: found modality {modality}; wanted an ultrasound clip (US)')
+        f'{path}: found modality {modality[:16]}; wanted an ultrasound clip '
+        '(US)')
   try:
-    frames = _frames(path, dataset)
+    _check_regions(path, dataset)
+    frames, color, decoded_flags = _frames(path, dataset)
+    fps, time_flags = _frame_rate(dataset)
     region, spacing, notes, flags = _calibration(dataset, frames)
     return raw_clip.RawClip(
-        frames, spacing, _frame_rate(dataset), region, tuple(notes),
-        tuple(flags))
+        frames, spacing, fps, region, tuple(notes),
+        (*decoded_flags, *time_flags, *flags), color)
   except InputError:
     raise
   except (ArithmeticError, AttributeError, KeyError, TypeError,
           ValueError) as error:  # Values are parsed only when asked for.
     raise InputError(
         f'{path}: a field of its DICOM header is missing or no number '
-        f'({_line(error)})') from error
+        f'({_line(error)}); export it again') from error
 
 
-def _frames(path: pathlib.Path, dataset: pydicom.Dataset) -> np.ndarray:
-  """Gray frames uint8 [T, H, W] of any photometric interpretation."""
+def _check_regions(path: pathlib.Path, dataset: pydicom.Dataset) -> None:
+  """Refuses what shows a trace over time instead of an image."""
+  formats = {item.get('RegionSpatialFormat')
+             for item in dataset.get('SequenceOfUltrasoundRegions') or []}
+  if formats & set(_NO_IMAGE) and _TWO_DIMENSIONAL not in formats:
+    raise InputError(
+        f'{path}: found M-mode or spectral Doppler regions only; wanted a '
+        'two-dimensional (B-mode) clip')
+
+
+def _frames(path: pathlib.Path, dataset: pydicom.Dataset):
+  """(gray frames uint8 [T, H, W], color seen, flags)."""
   if 'PixelData' not in dataset:
     raise InputError(f'{path}: this DICOM file holds no image, or is cut '
-                     'short; wanted an ultrasound clip')
+                     'short; wanted an ultrasound clip: fetch it again')
+  syntax = dataset.file_meta.get('TransferSyntaxUID')
+  if syntax in uid.MPEGTransferSyntaxes:
+    count = max(int(dataset.get('NumberOfFrames') or 1), 1)
+    stream = b''.join(  # One stream, in however many pieces.
+        encaps.generate_frames(dataset.PixelData, number_of_frames=1))
+    found = video.read_video(path, io.BytesIO(stream))
+    return (found.frames, found.color,
+            ('fewer_frames',) if len(found.frames) < count else ())
   count = raw_clip.known(dataset.get('NumberOfFrames'))
   count = 1 if math.isnan(count) else int(count)
-  rows, columns = int(dataset.Rows), int(dataset.Columns)
-  raw_clip.checked_size(path, count, rows, columns,
-                        int(dataset.get('SamplesPerPixel', 1)))
+  shape = (count, int(dataset.Rows), int(dataset.Columns))
+  raw_clip.checked_size(path, *shape)
+  gray = np.empty(shape, np.uint8)
+  color, filled = None, 0
   try:
-    array = pixels.pixel_array(dataset)  # Converts YBR to RGB.
-    if dataset.PhotometricInterpretation == 'PALETTE COLOR':
-      array = pixels.apply_color_lut(array, dataset)
+    for index, frame in enumerate(pixels.iter_pixels(
+        path, decoding_plugin=_plugin(syntax))):  # Converts YBR to RGB.
+      frame = _eight_bits(frame, dataset)
+      if frame.ndim == 3 and ColorSeen.wants(index):
+        color = color or ColorSeen(shape[1:])
+        color.add(frame)
+      gray[index] = raw_clip.luma(frame) if frame.ndim == 3 else frame
+      filled = index + 1
+    if filled < count:
+      raise ValueError(f'{count} frames announced, {filled} found')
   except Exception as error:  # Codecs raise a dozen kinds.
     raise InputError(
-        f'{path}: its {dataset.file_meta.TransferSyntaxUID.name} pixel data '
-        f'cannot be decoded, damaged or of an unknown codec ({_line(error)})'
+        f'{path}: its {getattr(syntax, "name", "unnamed")} pixel data cannot '
+        f'be decoded, damaged, cut short or of an unknown codec '
+        f'({_line(error)}); fetch it again, or export it uncompressed'
     ) from error
-  is_color = (int(dataset.get('SamplesPerPixel', 1)) == 3
-              or dataset.PhotometricInterpretation == 'PALETTE COLOR')
-  if array.ndim == (3 if is_color else 2):
-    array = array[None]
-  if array.dtype != np.uint8:
-    full = (65535 if dataset.PhotometricInterpretation == 'PALETTE COLOR'
-            else 2 ** int(dataset.BitsStored) - 1)
-    array = np.clip(array * (255.0 / full), 0, 255).astype(np.uint8)
-  if is_color:
-    array = raw_clip.luma(array)
-  if dataset.PhotometricInterpretation == 'MONOCHROME1':
-    array = 255 - array
-  return raw_clip.to_gray(path, array)
+  return gray, color, ()
 
 
-def _frame_rate(dataset: pydicom.Dataset) -> float:
-  """Frames per second from the frame time(s), else from the cine rates."""
-  times = [raw_clip.known(dataset.get('FrameTime'))]
+def _plugin(syntax) -> str:
+  """The decoder to use; GDCM, which checks least, only where it is alone."""
+  try:
+    names = pixels.get_decoder(syntax).available_plugins
+  except NotImplementedError:
+    return ''
+  return next((name for name in names if name != 'gdcm'), '')
+
+
+def _eight_bits(frame: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
+  """A decoded frame -> uint8 [H, W] gray or [H, W, 3] RGB."""
+  photometric = dataset.PhotometricInterpretation
+  full = 2 ** int(dataset.BitsStored) - 1
+  if photometric == 'PALETTE COLOR':
+    frame = pixels.apply_color_lut(frame, dataset)
+    full = 2 ** (8 * frame.dtype.itemsize) - 1
+  if frame.dtype != np.uint8:
+    frame = np.clip(frame * (255.0 / full), 0, 255).astype(np.uint8)
+  return 255 - frame if photometric == 'MONOCHROME1' else frame
+
+
+def _frame_rate(dataset: pydicom.Dataset) -> tuple[float, tuple[str, ...]]:
+  """(frames per second, flags) of the frame time(s), else the cine rates."""
+  times, flags = [raw_clip.known(dataset.get('FrameTime'))], ()
   vector = np.atleast_1d(dataset.get('FrameTimeVector') or [])
-  times += [raw_clip.known(np.median([float(t) for t in vector[1:]]))] if len(
-      vector) > 1 else []
+  steps = [raw_clip.known(step) for step in vector[1:]]  # The first is 0.
+  good = [step for step in steps if not math.isnan(step)]
+  if good:
+    times.append(float(np.median(good)))
+    uneven = max(good) - min(good) > 0.5 * times[-1]
+    flags = ('uneven_frames',) if uneven or len(good) < len(steps) else ()
   rates = [1000 / t for t in times if not math.isnan(t)]
   rates += [raw_clip.known(dataset.get(name))
             for name in ('CineRate', 'RecommendedDisplayFrameRate')]
-  return next((rate for rate in rates if not math.isnan(rate)), math.nan)
+  rate = next((rate for rate in rates if not math.isnan(rate)), math.nan)
+  return rate, flags
 
 
 def _calibration(dataset, frames):
@@ -148,7 +198,8 @@ def _largest_region(dataset):
                 int(item.RegionLocationMaxX1) + 1)
     except (AttributeError, TypeError, ValueError):
       continue
-    if bounds[2] - bounds[0] < 16 or bounds[3] - bounds[1] < 16:
+    if (min(bounds) < 0 or bounds[2] - bounds[0] < 16
+        or bounds[3] - bounds[1] < 16):
       continue
     units = (item.get('PhysicalUnitsYDirection'),
              item.get('PhysicalUnitsXDirection'))
@@ -159,8 +210,7 @@ def _largest_region(dataset):
           for name in ('PhysicalDeltaY', 'PhysicalDeltaX'))
     found.append((bounds, spacing))
   def area(entry):
-    return ((entry[0][2] - entry[0][0])
-                          * (entry[0][3] - entry[0][1]))
+    return (entry[0][2] - entry[0][0]) * (entry[0][3] - entry[0][1])
   return max(found, key=area, default=None)
 
 

@@ -8,6 +8,7 @@ import pathlib
 import av
 import cv2
 import numpy as np
+from PIL import Image
 import SimpleITK as sitk
 
 from echoforge_jax.data.clip import LABELS
@@ -17,9 +18,27 @@ from echoforge_jax.inference.receipt import DISCLAIMER
 
 # Red is the prediction's color in this project's figures.
 COLORS = {'lv': (235, 60, 50), 'myo': (240, 190, 60), 'la': (70, 140, 240)}
+# What a clip leaves; `masks.dcm` only if it was DICOM.
+NAMES = ('result.json', 'masks.nii.gz', 'masks.dcm', 'overlay.mp4',
+         'overlay.gif', 'overlay.png', 'area_curve.png')
 _SHORTEST_SIDE = 384
+# The GIF is for mails and pages: the clip's first seconds, small.
+_GIF_SIDE, _GIF_SECONDS, _GIF_STEP, _GIF_COLORS = 280, 3.0, 0.08, 64
 _FOOTER = 22
 _PLAYBACK_FPS = 25
+
+
+def clear(out_dir) -> None:
+  """Removes what an earlier clip left in its folder, `result.json` first.
+
+  Args:
+    out_dir: the folder; need not exist. Other files in it stay.
+
+  Raises:
+    OSError: a file cannot be removed.
+  """
+  for name in NAMES:
+    (pathlib.Path(out_dir) / name).unlink(missing_ok=True)
 
 
 def write_masks(path, masks: np.ndarray, spacing_mm) -> None:
@@ -81,7 +100,8 @@ def write_overlay(path, clip: RawClip, masks: np.ndarray,
   with av.open(str(path), 'w', options={'movflags': 'faststart'}) as container:
     stream = container.add_stream('libx264', rate=rate)
     stream.pix_fmt = 'yuv420p'
-    stream.options = {'crf': '20', 'preset': 'fast'}
+    # Without its look-ahead over blocks x264 gives the same bytes every time.
+    stream.options = {'crf': '20', 'preset': 'fast', 'x264-params': 'mbtree=0'}
     for index, (frame, mask) in enumerate(zip(clip.frames, masks)):
       image = _even(_with_footer(
           draw(frame, mask, scale), _caption(index, len(masks), cycle)))
@@ -91,6 +111,32 @@ def write_overlay(path, clip: RawClip, masks: np.ndarray,
       picture.pts = index
       container.mux(stream.encode(picture))
     container.mux(stream.encode())
+
+
+def write_gif(path, clip: RawClip, masks: np.ndarray, cycle: Cycle) -> None:
+  """Writes the first three seconds with their masks as a small looping GIF.
+
+  Args:
+    path: .gif to write.
+    clip: the clip; of its frames at most 12.5 a second are shown, at their
+      true pace.
+    masks: uint8 [T, H, W].
+    cycle: names ED and ES in the footer.
+  """
+  rate = clip.fps if 1 <= clip.fps <= 500 else _PLAYBACK_FPS
+  count = min(len(masks), max(2, math.ceil(_GIF_SECONDS * rate)))
+  step = max(1, math.ceil(_GIF_STEP * rate - 1e-9))
+  share = min(1.0, _GIF_SIDE / max(masks.shape[1:]))
+  size = [max(1, round(side * share)) for side in masks.shape[:0:-1]]
+  pictures = []
+  for index in range(0, count, step):
+    frame = cv2.resize(clip.frames[index], size, interpolation=cv2.INTER_AREA)
+    mask = cv2.resize(masks[index], size, interpolation=cv2.INTER_NEAREST)
+    image = Image.fromarray(_with_footer(
+        draw(frame, mask), _caption(index, len(masks), cycle)))
+    pictures.append(image.quantize(_GIF_COLORS, dither=Image.Dither.NONE))
+  pictures[0].save(path, save_all=True, append_images=pictures[1:], loop=0,
+                   duration=max(20, round(1000 * step / rate)))
 
 
 def write_sheet(path, clip: RawClip, masks: np.ndarray, cycle: Cycle,

@@ -1,5 +1,6 @@
 """AVI, MP4, GIF and every other container PyAV decodes."""
 
+import io
 import math
 import pathlib
 
@@ -8,9 +9,13 @@ import numpy as np
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.inference import raw_clip
+from echoforge_jax.inference.color import ColorSeen
+
+_GRAY_FORMATS = ('gray', 'gray10le', 'gray12le', 'gray16le', 'monob', 'monow')
 
 
-def read_video(path: pathlib.Path) -> raw_clip.RawClip:
+def read_video(path: pathlib.Path,
+               stream: io.BytesIO | None = None) -> raw_clip.RawClip:
   """Decodes a video's first video stream to gray frames.
 
   The number of frames is what decodes, never what the header claims. A video
@@ -18,39 +23,60 @@ def read_video(path: pathlib.Path) -> raw_clip.RawClip:
 
   Args:
     path: the video file.
+    stream: the video itself where `path` only contains it (DICOM does).
 
   Returns:
     The clip.
 
   Raises:
-    InputError: not a video, damaged midway, or fewer than two frames.
+    InputError: not a video, damaged midway, without frames, or too large.
   """
-  frames: list[np.ndarray] = []
+  pixels, shape, count = bytearray(), None, 0
+  color, announced, rate = None, 0, None
   try:
-    with av.open(str(path)) as container:
+    with av.open(stream or str(path)) as container:
       if not container.streams.video:
-        raise InputError(f'{path}: holds no video stream')
-      stream = container.streams.video[0]
-      rate = stream.average_rate or stream.guessed_rate
-      announced = stream.frames
-      for frame in container.decode(stream):
-        frames.append(frame.to_ndarray(format='gray'))
-        if len(frames) % 256 == 0:
-          raw_clip.checked_size(path, len(frames), *frames[0].shape)
-  except (av.FFmpegError, ValueError) as error:
+        kinds = sorted({found.type for found in container.streams})
+        raise InputError(
+            f'{path}: found {" and ".join(kinds) or "no"} streams only; '
+            'wanted a video stream: export the clip as video')
+      video = container.streams.video[0]
+      rate = video.average_rate or video.guessed_rate
+      announced = video.frames
+      for frame in container.decode(video):
+        image = _upright(frame, 'gray')
+        shape = shape or image.shape
+        if image.shape != shape:
+          raise InputError(
+              f'{path}: the frame size changes within the video, at frame '
+              f'{count}; wanted one size: export the clip again')
+        raw_clip.checked_size(path, count + 1, *shape)
+        if frame.format.name not in _GRAY_FORMATS and ColorSeen.wants(count):
+          color = color or ColorSeen(shape)
+          color.add(_upright(frame, 'rgb24'))
+        pixels += image.tobytes()  # Grows in place: no second copy at the end.
+        count += 1
+  except (av.FFmpegError, ValueError, MemoryError) as error:
     if isinstance(error, InputError):
       raise
-    where = f' after {len(frames)} frames' if frames else ''
+    where = f' after {count} frames' if count else ''
     raise InputError(
         f'{path}: cannot be decoded as a video{where}: damaged, truncated or '
-        f'of another kind ({error.__class__.__name__})') from error
-  shape = frames[0].shape if frames else (0, 0)
-  raw_clip.checked_size(path, len(frames), *shape)
-  if any(frame.shape != shape for frame in frames):
-    raise InputError(f'{path}: the frame size changes within the video')
+        f'of another kind ({error.__class__.__name__}); export it again'
+    ) from error
+  raw_clip.checked_size(path, count, *(shape or (0, 0)))
+  frames = np.frombuffer(pixels, np.uint8).reshape(count, *shape)
   fps = raw_clip.known(float(rate)) if rate else math.nan
   notes, flags = (), ()
-  if announced > len(frames):
-    notes = (f'the file announces {announced} frames, {len(frames)} decode',)
+  if announced > count:
+    notes = (f'the file announces {announced} frames, {count} decode',)
     flags = ('fewer_frames',)
-  return raw_clip.RawClip(np.stack(frames), fps=fps, notes=notes, flags=flags)
+  return raw_clip.RawClip(frames, fps=fps, notes=notes, flags=flags,
+                          color=color)
+
+
+def _upright(frame: av.VideoFrame, kind: str) -> np.ndarray:
+  """A frame as an array, turned as its container says (phones do)."""
+  image = frame.to_ndarray(format=kind)
+  turns = round(frame.rotation / 90) % 4
+  return np.ascontiguousarray(np.rot90(image, turns)) if turns else image

@@ -61,7 +61,7 @@ def test_good_and_bad_inputs(workdir, clip, tmp_path, capsys):
   assert status == 1
   printed = capsys.readouterr().out
   assert 'not for clinical use' in printed
-  assert f'error: {bad}: the file is empty' in printed
+  assert f'error: {bad}: found an empty file' in printed
   assert '1 of 2 clips segmented' in printed and '1 failed' in printed
   result = json.loads((out / 'clip' / 'result.json').read_text())
   assert result['frames'] == 4 and result['spacing_mm'] == [0.8, 0.9]

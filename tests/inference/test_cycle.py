@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 
 from echoforge_jax.evaluation import beats, ejection
+from echoforge_jax.inference import (
+  checks,
+  dicom,
+  outputs,
+  raw_clip,
+  readers,
+  video,
+)
 from echoforge_jax.inference import cycle as cycles
-from echoforge_jax.inference import dicom, outputs, readers, video
 
 
 def ventricle(half_length, half_width, shape=(200, 200), spacing=(1.0, 1.0)):
@@ -146,9 +153,19 @@ def test_shortest_clips(frames):
   assert (cycle.ed, cycle.es) == (0, frames - 1)
 
 
+def test_a_still_has_neither_phase_nor_fraction():
+  one = cycles.measure(beating([0.0]), (1.0, 1.0), 40.0)
+  many = cycles.measure(beating(np.zeros(9)), (1.0, 1.0), 40.0, still=True)
+  for cycle in (one, many):
+    assert cycle.ed is None and cycle.es is None and cycle.beats == ()
+    assert math.isnan(cycle.ef_percent) and math.isnan(cycle.edv_ml)
+    assert cycle.area[0] == pytest.approx(math.pi / 2 * 80 * 25, rel=0.02)
+
+
 def test_every_flag_is_raised_somewhere():
   used = set()
-  for module in (cycles, dicom, outputs, readers, video, ejection, beats):
+  for module in (cycles, checks, dicom, outputs, raw_clip, readers, video,
+                 ejection, beats):
     tree = ast.parse(inspect.getsource(module))
     keys = {key for node in ast.walk(tree) if isinstance(node, ast.Dict)
             for key in node.keys}

@@ -17,8 +17,7 @@ from echoforge_jax.inference.raw_clip import RawClip
 
 KEYS = {'frames', 'fps', 'spacing_mm', 'ed_frame', 'es_frame', 'edv_ml',
         'esv_ml', 'ef_percent', 'flags', 'area_mm2', 'model', 'disclaimer'}
-FILES = {'masks.nii.gz', 'overlay.mp4', 'overlay.png', 'area_curve.png',
-         'result.json'}
+FILES = set(outputs.NAMES)
 
 
 def beating_clip(frames=9, shape=(61, 83), spacing=(1.5, 1.2), fps=30.0):

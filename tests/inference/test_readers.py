@@ -217,25 +217,20 @@ def bad_files(folder: pathlib.Path):
   nan = np.where(video > 0, np.nan, video).astype(np.float32)
   sitk.WriteImage(sitk.GetImageFromArray(nan), str(folder / 'nan.nii'))
   np.save(folder / 'zero.npy', video[:0])
-  np.save(folder / 'still.npy', video[:1])
-  np.save(folder / 'flat.npy', video[0])
   np.save(folder / 'nan.npy', np.full((4, 32, 32), np.nan, np.float32))
   np.save(folder / 'range.npy', np.full((4, 32, 32), 4000, np.int16))
   np.save(folder / 'tiny.npy', video[:, :8, :8])
   np.save(folder / 'objects.npy', np.array([{}, {}]), allow_pickle=True)
   np.savez(folder / 'unnamed.npz', a=video, b=video)
-  write_video(folder / 'still.avi', video[:1], 'mjpeg', 'yuvj420p')
-  write_dicom(folder / 'still.dcm', video[:1])
   write_dicom(folder / 'ct.dcm', video, Modality='CT')
   write_dicom(folder / 'rows.dcm', video, Rows=None)
-  write_dicom(folder / 'count.dcm', video[:1], NumberOfFrames=None)
   (folder / 'folder.avi').mkdir()
   return [*folder.iterdir(), folder / 'missing.avi']
 
 
 def test_every_bad_file_is_one_clear_error(tmp_path):
   paths = bad_files(tmp_path)
-  assert len(paths) >= 22
+  assert len(paths) >= 20
   for path in paths:
     with pytest.raises(InputError) as caught:
       read_any(path)

@@ -68,6 +68,31 @@ def test_flicker_of_a_lossy_codec_is_no_sector():
   assert box_error(found.box, inside) <= 8
 
 
+def with_trace(video, row, thick, sweeping):
+  """An ECG trace of 30 beats a clip: scrolling, or drawn by a cursor."""
+  video = video.copy()
+  columns = np.arange(video.shape[2])
+  for index, frame in enumerate(video):
+    phase = (columns + (0 if sweeping else 9 * index)) % 90
+    beat = (22 * np.exp(-((phase - 40) / 3.0)**2)
+            + 6 * np.exp(-((phase - 62) / 7.0)**2))
+    points = np.stack([columns, row - beat], 1).round().astype(np.int32)
+    until = (index + 1) * len(points) // len(video) if sweeping else None
+    cv2.polylines(frame, [points[:until]], False, 200, thick)
+  return video
+
+
+@pytest.mark.parametrize('sweeping', [False, True])
+@pytest.mark.parametrize('below', [25, -2, -20])  # The arc; over its end.
+@pytest.mark.parametrize('thick', [1, 3])
+def test_an_ecg_trace_is_no_ultrasound(below, thick, sweeping):
+  video, inside = speckled_sector((480, 640), (40, 300), 380, 0.75, frames=24)
+  found = sectors.find_sector(
+      with_trace(with_text(video), 420 + below, thick, sweeping))
+  assert found.found and found.fit > 0.93
+  assert box_error(found.box, inside) <= 10
+
+
 def test_crops_are_taken_whole():
   # As CAMUS: apex at the top border, radius the image's height.
   video, _ = speckled_sector((200, 242), (0, 121), 199, 0.65)

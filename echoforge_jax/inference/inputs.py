@@ -1,0 +1,105 @@
+"""What the user named -> one clip after another, and where results go."""
+
+from collections.abc import Sequence
+import os
+import pathlib
+
+from natsort import natsorted
+
+from echoforge_jax.errors import InputError
+from echoforge_jax.inference import images, readers
+
+
+def expand(paths: Sequence, recursive: bool = False, skip=None
+           ) -> tuple[list[tuple[pathlib.Path, str]], dict[str, str]]:
+  """Finds the clips among files and folders.
+
+  A file is a clip. A folder whose files are images is one clip, an image a
+  frame. A folder of clips is many clips, and is looked through, with all that
+  is below it, only if `recursive`; images that lie beside clips (screenshots)
+  and files of other kinds are then left out. Links to folders are not
+  followed.
+
+  Args:
+    paths: files and folders.
+    recursive: whether folders of clips are looked through.
+    skip: a folder that is not looked through: that of the results.
+
+  Returns:
+    ((file or folder of a clip, name of its results' folder), ...) in the
+    order given, inside a folder in natural order; and error messages of
+    folders without a clip, by path. What does not exist counts as a clip, to
+    be reported in its turn.
+  """
+  found, failures = [], {}
+  for path in map(pathlib.Path, paths):
+    try:
+      clips = _clips_of(path, recursive, skip)
+    except (InputError, OSError) as error:
+      failures[str(path)] = str(error) if isinstance(error, InputError) else (
+          f'{path}: cannot be looked through ({error.strerror or error}); '
+          'wanted a folder you may read')
+      continue
+    base = path if recursive and path.is_dir() and clips != [path] else None
+    found += [(clip, _name_of(clip, base)) for clip in clips]
+  return list(zip([clip for clip, _ in found],
+                  _unique([name for _, name in found]))), failures
+
+
+def _clips_of(path: pathlib.Path, recursive: bool, skip
+              ) -> list[pathlib.Path]:
+  if not path.is_dir():
+    return [path]
+  clips = _clips_in(path)
+  if not clips and images.image_files(path):
+    return [path]
+  if not recursive:
+    raise InputError(
+        f'{path}: is a folder ' + (
+            f'of {len(clips)} clips' if clips else 'without images or clips')
+        + '; wanted a clip or a folder of PNG frames: add --recursive to look '
+        'for clips in it and below')
+  found = []
+  skip = os.path.abspath(skip) if skip else None
+  def stop(error):
+    raise error
+  for folder, below, _ in os.walk(path, onerror=stop):
+    below[:] = natsorted(
+        name for name in below if not name.startswith('.')
+        and os.path.abspath(os.path.join(folder, name)) != skip)
+    folder = pathlib.Path(folder)
+    clips = _clips_in(folder)
+    found += clips or ([folder] if images.image_files(folder) else [])
+  if not found:
+    raise InputError(f'{path}: no clip in this folder or below; wanted '
+                     f'{", ".join(readers.SUFFIXES)} or DICOM files')
+  return found
+
+
+def _clips_in(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The clip files directly in a folder, in natural order."""
+  names = natsorted(
+      entry.name for entry in os.scandir(folder) if entry.is_file())
+  return [folder / name for name in names
+          if readers.is_clip_name(folder / name)]
+
+
+def _name_of(clip: pathlib.Path, base: pathlib.Path | None) -> str:
+  """Results of `base/a/b.dcm` go to `a/b`; without a base to `b`."""
+  stem = readers.stem_of(clip)
+  if base is None or clip == base:
+    return stem
+  return (clip.relative_to(base).parent / stem).as_posix()
+
+
+def _unique(names: list[str]) -> list[str]:
+  """Numbers names that come again (also where case does not count)."""
+  taken: set[str] = set()
+  unique = []
+  for stem in names:
+    name, number = stem, 2
+    while name.casefold() in taken:
+      name, number = f'{stem}-{number}', number + 1
+    taken.add(name.casefold())
+    unique.append(name)
+  return unique
