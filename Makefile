@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# libtpu, for the tests of `plan`: out of the import path, or JAX would look for
+# a TPU at every start.
+TPU := $(VENV)/tpu
 # Test processes; files are dealt out whole, so that fixtures are made once.
 TEST_JOBS ?= 2
 
@@ -11,7 +14,7 @@ TEST_JOBS ?= 2
 demo: $(STAMP)
 	$(BIN)/python -m echoforge_jax demo --out=demo
 
-test: $(STAMP) lint
+test: $(STAMP) $(TPU)/.installed lint
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile --durations=15
 
 test-fast: $(STAMP)
@@ -31,12 +34,21 @@ $(STAMP): requirements.txt requirements-dev.txt requirements.lock pyproject.toml
 	  -c requirements.lock --no-deps -e .
 	@touch $@
 
+# 200 MB; where there is none for a platform, tests that need it are skipped.
+$(TPU)/.installed: requirements-tpu.txt requirements.lock | $(STAMP)
+	@rm -rf $(TPU)
+	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -c requirements.lock --target $(TPU) -r requirements-tpu.txt; \
+	then touch $@; \
+	else echo 'libtpu cannot be installed here: its tests are skipped'; fi
+
 # Rewrites requirements.lock from a fresh environment; then run the tests.
 lock:
 	rm -rf .venv-lock
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet \
-	  -r requirements.txt -r requirements-dev.txt
+	  -r requirements.txt -r requirements-dev.txt -r requirements-tpu.txt \
+	  'jax[tpu]'
 	(echo '# Tested versions; `make lock` rewrites this file.'; \
 	  .venv-lock/bin/python -m pip freeze --quiet) > requirements.lock
 	rm -rf .venv-lock

@@ -14,7 +14,9 @@ VERBS = {
     'train': 'train a config; resumes from its workdir',
     'evaluate': 'score a trained model: metrics, tables, figures, report',
     'segment': 'masks, overlay, areas and EF for any clip',
-    'bench': 'studies (ablation) and what a model costs',
+    'export': 'one file that runs with JAX alone, and its model card',
+    'bench': 'studies (ablation), what a model costs, latency (stream)',
+    'plan': 'whether and how fast a config would run on a TPU slice',
 }
 
 

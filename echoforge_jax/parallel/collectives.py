@@ -18,6 +18,7 @@ _ARRAY = re.compile(r'\b(?P<dtype>[a-z]+\d*\w*)\[(?P<shape>[\d,]*)\]')
 _GROUPS = re.compile(
     r"replica_groups=(?:\{\{(?P<first>[\d,]+)\}|\[\d+,(?P<size>\d+)\]"
     r"|mesh\[(?P<mesh>[^]]*)\][^{]*\{(?P<axes>[^}]*)\})")
+_CHANNEL = re.compile(r'channel_id=(\d+)')
 _BITS = re.compile(r'\d+')
 
 
@@ -47,15 +48,21 @@ def find_collectives(text: str) -> list[Collective]:
 
   Returns:
     One `Collective` an instruction, in the order of the text. A loop's body
-    counts once.
+    counts once, and so does what a TPU spreads over several fusions that
+    compute in the meantime: the same kind on the same channel.
   """
-  found = []
+  found, channels = [], set()
   for line in text.splitlines():
     match = _INSTRUCTION.search(line)
     if not match:
       continue
     kind = match['kind']
-    sizes = [_num_bytes(a['dtype'], a['shape'])
+    channel = _CHANNEL.search(line)
+    if channel:
+      if (kind, channel[1]) in channels:
+        continue
+      channels.add((kind, channel[1]))
+    sizes = [num_bytes(a['dtype'], a['shape'])
              for a in _ARRAY.finditer(match['type'])]
     if match['start'] and kind in ('all-gather', 'collective-permute'):
       # The asynchronous form returns what goes in, then what comes out (and,
@@ -97,7 +104,16 @@ def _group_size(line: str) -> int:
   return math.prod(int(sizes[axis]) for axis in groups['axes'].split(','))
 
 
-def _num_bytes(dtype: str, shape: str) -> int:
+def num_bytes(dtype: str, shape: str) -> int:
+  """Bytes of an array.
+
+  Args:
+    dtype: as HLO names it, such as 'bf16'.
+    shape: such as '8,128'; '' for a scalar.
+
+  Returns:
+    Bytes, without padding.
+  """
   bits = _BITS.search(dtype)  # pred is a byte.
   size = int(bits[0]) / 8 if bits else 1
   return math.ceil(math.prod(int(n) for n in shape.split(',') if n) * size)
