@@ -87,6 +87,20 @@ def test_without_libtpu(monkeypatch, tmp_path):
   assert topology.library_path() == str(library)
 
 
+def test_the_environment_of_the_compiler(monkeypatch):
+  monkeypatch.setattr(topology, 'library_path', lambda: 'libtpu.so')
+  with mock.patch.dict(os.environ, {'LIBTPU_INIT_ARGS': '--theirs=1',
+                                    'TPU_WORKER_HOSTNAMES': 'there'}):
+    for _ in range(2):
+      topology.prepare_environment()
+      theirs, stack = os.environ['LIBTPU_INIT_ARGS'].split()
+      assert theirs == '--theirs=1'
+      # 64 KB, its default, overflowed.
+      assert int(stack.partition('=')[2]) >= 2**23
+    assert os.environ['TPU_WORKER_HOSTNAMES'] == 'there'
+    assert os.environ['ALLOW_MULTIPLE_LIBTPU_LOAD'] == '1'
+
+
 def test_the_devices_here():
   import jax
   place = topology.get_slice('local')
