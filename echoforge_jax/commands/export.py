@@ -17,9 +17,12 @@ def main(argv: list[str]) -> int:
       description='Writes one file: serialized programs with the parameters '
       'inside, float32 and bfloat16, a whole clip and one step of a stream, '
       'for CPU, CUDA and TPU; and FILE.md, the model card. '
-      'docs/examples/run_exported.py runs it with jax and numpy.')
+      'docs/examples/run_exported.py runs it with jax and numpy. A FILE.npz '
+      'gets config and parameters alone, and stands wherever a checkpoint '
+      'does.')
   parser.add_argument('--checkpoint', required=True, metavar='DIR',
-                      help='workdir of a training run')
+                      help='workdir of a training run, a .npz that this verb '
+                      'wrote, or default')
   parser.add_argument('--out', required=True, metavar='FILE')
   parser.add_argument('--which', choices=('teacher', 'student'),
                       default='teacher', help='which parameters to use')
@@ -33,6 +36,10 @@ def main(argv: list[str]) -> int:
   args = parser.parse_args(argv)
   from echoforge_jax.inference import export, receipt
   print(receipt.DISCLAIMER)
+  if args.out.endswith('.npz'):
+    export.export_network(args.checkpoint, args.out, which=args.which,
+                          metrics=args.metrics)
+    return 0
   export.export_run(
       args.checkpoint, args.out, which=args.which, frames=args.frames,
       metrics=args.metrics, check=not args.no_check)

@@ -20,7 +20,7 @@ import os
 import grain
 import numpy as np
 
-from echoforge_jax.data import transforms
+from echoforge_jax.data import streamed, transforms
 from echoforge_jax.data.clip import IGNORE
 from echoforge_jax.data.prepared import ClipSource, load_split
 from echoforge_jax.data.selection import (
@@ -196,6 +196,7 @@ def make_train_dataset(
     split_scheme: str = 'official',
     process_index: int = 0,
     process_count: int = 1,
+    stream: Mapping | None = None,
     first_batch: int = 0,
     num_workers: int = 0,
     num_threads: int | None = None,
@@ -219,6 +220,8 @@ def make_train_dataset(
     split_scheme: which split files decided.
     process_index: which of the processes this is.
     process_count: how many processes share the stream.
+    stream: fields of `streamed.StreamConfig`, for the dataset 'phantom_stream',
+      whose clips are drawn as they are needed, not read.
     first_batch: batches to leave out, at no cost.
     num_workers: processes that read ahead; 0 reads in threads of this one.
       A script that asks for workers guards its start with
@@ -242,32 +245,50 @@ def make_train_dataset(
   if not isinstance(augmentation, AugmentConfig):
     augmentation = AugmentConfig.from_mapping(augmentation)
   table = class_table(classes)
-  source = load_split(data_dir, dataset, split, image_size,
-                      split_scheme=split_scheme)
-  labeled, unlabeled = divide_clips(source, label_fraction, label_seed)
+  if dataset == streamed.DATASET:
+    source = _phantoms(stream, num_frames, image_size, seed, num_workers)
+    def order(clips, own_seed):
+      return streamed.StreamOrder(source.config, own_seed)
+    labeled = unlabeled = source
+  else:
+    source = load_split(data_dir, dataset, split, image_size,
+                        split_scheme=split_scheme)
+    order = _Order
+    labeled, unlabeled = divide_clips(source, label_fraction, label_seed)
   if num_threads is None:
     num_threads = 1 if num_workers else min(4, os.cpu_count() or 1)
   options = grain.ReadOptions(num_threads=num_threads,
                               prefetch_buffer_size=max(2, num_threads))
 
-  def stream(name, clips, size, number, supervision):
+  def rows_of(name, clips, size, number, supervision):
     _check_supply(name, source, clips, size, process_count)
     transform = _TrainClip(source, table, num_frames, supervision, augmentation)
     own_seed = _stream_seed(seed, number)
-    numbers = grain.MapDataset.source(_Order(clips, own_seed))
+    numbers = grain.MapDataset.source(order(clips, own_seed))
     examples = numbers.seed(own_seed).random_map(transform)
     rows = _OwnRows(examples, size=size, index=process_index,
                     count=process_count, first_batch=first_batch)
     return rows.batch(size).to_iter_dataset(options)
 
-  batches = stream('labeled', labeled, batch_size, 0, supervision)
+  batches = rows_of('labeled', labeled, batch_size, 0, supervision)
   if unlabeled_batch_size:
-    rest = stream('unlabeled', unlabeled, unlabeled_batch_size, 1, 'none')
+    rest = rows_of('unlabeled', unlabeled, unlabeled_batch_size, 1, 'none')
     batches = grain.experimental.ZipIterDataset([batches, rest])
     batches = batches.map(_interleave)
   if not num_workers:
     return batches
   return _with_workers(batches, num_workers)
+
+
+def _phantoms(stream, num_frames, image_size, seed, num_workers
+              ) -> streamed.PhantomSource:
+  if num_workers:
+    raise InputError(
+        f'config.data.num_workers is {num_workers}; phantom clips are drawn by '
+        'the training process itself: set it to 0')
+  return streamed.PhantomSource(
+      streamed.StreamConfig.from_mapping(stream), num_frames=num_frames,
+      image_size=image_size, seed=seed)
 
 
 def _stream_seed(seed: int, number: int) -> int:
@@ -403,6 +424,7 @@ def eval_clips(
     classes: Sequence[str] = ('lv',),
     sampler: str = 'linspace',
     split_scheme: str = 'official',
+    stream: Mapping | None = None,
 ) -> EvalClips:
   """Opens a split for evaluation: no augmentation, all the truth there is.
 
@@ -416,6 +438,7 @@ def eval_clips(
     sampler: 'linspace' (rounded), 'truncate' (cut to whole numbers) or 'all'
       (every frame of the clip, of which T then is the number).
     split_scheme: which split files decided.
+    stream: as in `make_train_dataset`; clips are the held-out ones.
 
   Returns:
     A sequence of dicts: video uint8 [T, S, S, 1]; masks uint8 [T, S, S] class
@@ -432,6 +455,11 @@ def eval_clips(
         f'sampler: found {sampler!r}, wanted one of {list(SAMPLERS)}')
   if num_frames < 2 and sampler != 'all':
     raise InputError(f'num_frames: found {num_frames}, wanted 2 or more')
-  source = load_split(data_dir, dataset, split, image_size,
-                      split_scheme=split_scheme)
+  if dataset == streamed.DATASET:
+    source = streamed.PhantomSource(
+        streamed.StreamConfig.from_mapping(stream), num_frames=num_frames,
+        image_size=image_size, seed=0, split=split)
+  else:
+    source = load_split(data_dir, dataset, split, image_size,
+                        split_scheme=split_scheme)
   return EvalClips(source, class_table(classes), num_frames, sampler)

@@ -23,7 +23,7 @@ from echoforge_jax.inference import model_card, programs
 from echoforge_jax.inference import receipt as receipts
 from echoforge_jax.inference.segmenter import Segmenter, load
 from echoforge_jax.models.memory import TRAINED_INTERVAL_S
-from echoforge_jax.training import checkpoint
+from echoforge_jax.training import bundle, checkpoint
 
 FORMAT, FORMAT_VERSION = 'echoforge-export', 1
 
@@ -72,6 +72,35 @@ def export_run(checkpoint_dir, out, *, which: str = 'teacher',
   _write(out, made, manifest, card)
   report(f'{out} ({out.stat().st_size / 1e6:.1f} MB) and {out.name}.md')
   return manifest
+
+
+def export_network(checkpoint_dir, out, *, which: str = 'teacher', metrics=None,
+                   report: Callable[[str], None] = print) -> None:
+  """Writes config and parameters into one .npz, see `training.bundle`.
+
+  Args:
+    checkpoint_dir: as `segmenter.load` takes it.
+    out: file to write, ending in .npz; replaced.
+    which: 'teacher' or 'student'.
+    metrics: metrics.json of an evaluation of this very checkpoint, or None.
+    report: told what happens.
+
+  Raises:
+    InputError: as `export_run`.
+  """
+  out = _checked_out(out)
+  segmenter = load(checkpoint_dir, which)  # It fits the model as it is now.
+  config, variables, step = checkpoint.restore_for_inference(
+      checkpoint_dir, which)
+  facts = {'versions': segmenter.receipt['versions'],
+           'git_revision': segmenter.receipt['git_revision']}
+  if metrics is not None:
+    scores = _read_metrics(metrics, config, segmenter.receipt)
+    facts['metrics'] = {name: scores.get(name) for name in (
+        'protocol', 'n_patients', 'n_frames', 'classes', 'ef', 'temporal')}
+  size = bundle.write(out, model_card.public_config(config), variables, step,
+                      which, **to_json(facts))
+  report(f'{out} ({size / 1e6:.1f} MB)')
 
 
 def _most(parity: dict) -> str:

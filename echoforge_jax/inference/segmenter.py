@@ -34,25 +34,23 @@ def load(checkpoint_dir, which: str = 'teacher') -> 'Segmenter':
   """Loads a trained model for inference.
 
   Args:
-    checkpoint_dir: the `--workdir` of a training run.
+    checkpoint_dir: the `--workdir` of a training run; a file that `export`
+      wrote (.npz); or 'default', the model shipped with the package.
     which: 'teacher' (the averaged parameters) or 'student'.
 
   Returns:
     The segmenter.
 
   Raises:
-    InputError: no checkpoint there, its parameters are of another version's
-      model, or 'default' was asked for.
+    InputError: no checkpoint there, or its parameters are of another version's
+      model.
   """
-  if str(checkpoint_dir) == 'default':
-    raise InputError(
-        '--checkpoint=default: no default model is shipped with the package '
-        'yet; pass the workdir of a training run (`echoforge demo` makes one)')
-  if not epath.Path(checkpoint_dir).is_dir():
+  from echoforge_jax.training import build, bundle, checkpoint  # Slow.
+  if not bundle.is_bundle(checkpoint_dir) and (
+      not epath.Path(checkpoint_dir).is_dir()):
     raise InputError(
         f'{checkpoint_dir}: no such directory; wanted the workdir of a '
-        'training run')
-  from echoforge_jax.training import build, checkpoint  # Slow to import.
+        'training run, a .npz of `echoforge export`, or default')
   config, variables, step = checkpoint.restore_for_inference(
       checkpoint_dir, which)
   segmenter = Segmenter(

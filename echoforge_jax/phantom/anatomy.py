@@ -268,7 +268,12 @@ def sample_view(key, config: PhantomConfig, heart, view) -> dict:
       'ra_length': la_length * d.uniform((.75, 1.1)),
       'atrial_gap': d.uniform((2., 4.5)),
   }
-  return out | _sample_echo(d, config) | _sample_scanner(d, config)
+  out |= _sample_echo(d, config) | _sample_scanner(d, config)
+  # Drawn last: what is drawn before them stays as it was.
+  return out | {
+      'dark_at_ed': d.uniform(config.dark_wall_at_ed),
+      'apex_fill': d.chance(config.apex_fill_share) * d.uniform((.6, 1.)),
+      'apex_reach': d.uniform((.1, .3))}
 
 
 def _place(d, config, heart, ed) -> dict:

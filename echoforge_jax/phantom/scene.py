@@ -253,7 +253,12 @@ def echo(place, frame, spot, grain):
     distance = rooms[name]
     if name == 'lv':  # trabeculae: the cavity's edge is rough
       distance = distance - 1. - .7 * grain
-    blood = jnp.maximum(blood, _sigmoid(distance / edge * 2.))
+    share = _sigmoid(distance / edge * 2.)
+    if name == 'lv':
+      apex = jnp.clip(1. - spot['z'] / (
+          place['apex_reach'] * frame['length']), 0., 1.)
+      share = share * (1. - place['apex_fill'] * apex)
+    blood = jnp.maximum(blood, share)
   level = _mix(level, NOTHING, blood)
   level = jnp.maximum(level, _details(place, frame, spot, rooms, rough))
   return level, blood
@@ -293,6 +298,8 @@ def _walls(place, frame, spot, level, rough):
   dark = place['dark_wall'] * jnp.maximum(
       jnp.maximum(side, place['dark_apex'] * near_apex),
       place['dark_septum'])
+  dark = dark * (place['dark_at_ed'] + (1. - place['dark_at_ed'])
+                 * frame['g'])
   wall = _mix(wall, place['blood_db'] + 6. + .5 * rough, dark)
   # The cavity too, for now: blood replaces it up to its rough edge.
   inside = _sigmoid(-spot['epi'] * 2.) * _sigmoid(

@@ -186,7 +186,7 @@ def make_iterator(config: ConfigDict, *, process_index: int,
       seed=config.seed, classes=tuple(data.classes),
       supervision=data.supervision, label_fraction=data.label_fraction,
       label_seed=data.label_seed, split_scheme=data.split_scheme,
-      augmentation=data.augmentation.to_dict(),
+      augmentation=data.augmentation.to_dict(), stream=_stream(data),
       process_index=process_index, process_count=process_count,
       num_workers=data.num_workers)
 
@@ -199,4 +199,9 @@ def make_validation(config: ConfigDict) -> Iterable[Mapping[str, Any]]:
       data_dir=data.data_dir, dataset=data.dataset,
       image_size=data.image_size, num_frames=data.num_frames,
       split='validation', classes=tuple(data.classes), sampler='linspace',
-      split_scheme=data.split_scheme)
+      split_scheme=data.split_scheme, stream=_stream(data))
+
+
+def _stream(data: ConfigDict) -> dict | None:
+  """Settings of clips that are drawn while training, where there are any."""
+  return data.stream.to_dict() if 'stream' in data else None

@@ -29,6 +29,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from echoforge_jax.errors import InputError
+from echoforge_jax.training import bundle
 from echoforge_jax.training.state import TrainState
 
 CONFIG_FILE = 'config.json'
@@ -319,11 +320,13 @@ def _tuples(value: Any) -> Any:
 
 
 def read_config(workdir: epath.PathLike) -> ConfigDict:
-  """Reads `workdir/config.json`, locked.
+  """Reads `workdir/config.json`, or a bundle's config, locked.
 
   Raises:
     InputError: where there is none, it is not JSON, or it is not a config.
   """
+  if bundle.is_bundle(workdir):
+    return ConfigDict(_tuples(bundle.read(workdir)[1]['config'])).lock()
   path = workdir_path(workdir) / CONFIG_FILE
   try:
     text = path.read_text()
@@ -459,7 +462,7 @@ def restore_for_inference(
   """Restores one network of a run, without its optimizer.
 
   Args:
-    workdir: the run's directory.
+    workdir: the run's directory, or a `bundle`: a file, or 'default'.
     which: 'teacher' (the usual choice) or 'student'.
 
   Returns:
@@ -469,11 +472,19 @@ def restore_for_inference(
     step: updates the network has seen.
 
   Raises:
-    InputError: where there is no run or no complete checkpoint.
+    InputError: where there is no run or no complete checkpoint, or a bundle
+      holds the other network.
   """
   if which not in ('teacher', 'student'):
     raise InputError(f'which is {which!r}; choose teacher or student')
   config = read_config(workdir)
+  if bundle.is_bundle(workdir):
+    variables, meta = bundle.read(workdir)
+    if meta['which'] != which:
+      raise InputError(f'{workdir}: holds the {meta["which"]} only, found '
+                       f'{which} asked for; leave --which out')
+    return config, jax.device_put(variables, jax.local_devices()[0]), (
+        meta['step'])
   root = workdir_path(workdir) / DIRECTORY
   step = _latest(root, (which,))
   folder = root / str(step) / which

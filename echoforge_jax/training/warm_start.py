@@ -13,7 +13,7 @@ from echoforge_jax.models import weight_files, weights
 from echoforge_jax.models.backbone import RESNETS
 from echoforge_jax.models.echoforge import EchoForge
 from echoforge_jax.models.sscf import SSCF
-from echoforge_jax.training import checkpoint
+from echoforge_jax.training import bundle, checkpoint
 from echoforge_jax.training.state import TrainState
 
 _SAME_MODEL = 'Use the config.model it was trained with'
@@ -141,7 +141,15 @@ def from_file(state: TrainState, path: str | os.PathLike, *, model: nn.Module
 
 def from_path(state: TrainState, path: str | os.PathLike, *, model: nn.Module
               ) -> TrainState:
-  """Starts from `config.init_from`: a file of weights or another run."""
-  if weight_files.is_weight_file(path) and not os.path.isdir(path):
+  """Starts from `config.init_from`: weights in a file, a run, a network.
+
+  Args:
+    state: a state before its first update.
+    path: a file of published weights, the workdir of another run, a file that
+      `export` wrote (.npz), or 'default', the model shipped with the package.
+    model: the model that is trained.
+  """
+  if weight_files.is_weight_file(path) and not os.path.isdir(path) and (
+      not bundle.is_network(path)):
     return from_file(state, path, model=model)
   return from_run(state, path)
