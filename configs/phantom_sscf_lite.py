@@ -34,7 +34,7 @@ def get_config(arg: str = '') -> ConfigDict:
   # of labeled clips are what semi-supervision learns from, as in the paper.
   config.unlabeled_batch_size = 0
   # Updates.
-  config.num_steps = 1100
+  config.num_steps = 400
   # Compute dtype, 'float32' or 'bfloat16'; parameters and loss are float32.
   config.dtype = 'float32'
   # First weights: workdir of a run of the same model, such as one on the
@@ -96,7 +96,7 @@ def get_config(arg: str = '') -> ConfigDict:
   # 'adam' or 'adamw'.
   config.optimizer.name = 'adamw'
   # Highest learning rate.
-  config.optimizer.learning_rate = 3e-3
+  config.optimizer.learning_rate = 1e-3
   # Exponent of the polynomial decay (paper: 0.9).
   config.optimizer.power = 0.9
   # Updates of linear warm-up.
@@ -129,7 +129,7 @@ def get_config(arg: str = '') -> ConfigDict:
 
   config.eval = ConfigDict()
   # Updates between validations; 0: none.
-  config.eval.every = 275
+  config.eval.every = 200
   # Validation clips; 0: all.
   config.eval.max_clips = 12
   # Clips a validation batch.
@@ -141,7 +141,7 @@ def get_config(arg: str = '') -> ConfigDict:
   # Updates between lines of the log.
   config.log_every = 20
   # Updates between checkpoints.
-  config.checkpoint_every = 275
+  config.checkpoint_every = 200
   # How many of the latest checkpoints stay.
   config.keep_checkpoints = 2
   # Keep compiled programs in the workdir, for a faster start next time.

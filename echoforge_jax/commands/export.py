@@ -31,14 +31,19 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--metrics', metavar='PATH',
                       help='metrics.json of an evaluation of this checkpoint, '
                       'for the model card')
+  parser.add_argument('--calibrate', action='store_true',
+                      help='of a .npz: fit the confidence on validation clips '
+                      '(phantoms drawn anew, or the prepared split)')
   parser.add_argument('--no_check', action='store_true',
                       help='do not run the programs once to compare them')
   args = parser.parse_args(argv)
+  if args.calibrate and not args.out.endswith('.npz'):
+    parser.error('--calibrate: wanted an --out that ends in .npz')
   from echoforge_jax.inference import export, receipt
   print(receipt.DISCLAIMER)
   if args.out.endswith('.npz'):
     export.export_network(args.checkpoint, args.out, which=args.which,
-                          metrics=args.metrics)
+                          metrics=args.metrics, calibrate=args.calibrate)
     return 0
   export.export_run(
       args.checkpoint, args.out, which=args.which, frames=args.frames,

@@ -13,8 +13,9 @@ def main(argv: list[str]) -> int:
       description='Segments clips (DICOM, AVI, MP4, GIF, NIfTI, MetaImage, '
       'NPY, NPZ, a folder of PNGs). Writes masks, overlay, area curve and '
       'result.json a clip.')
-  parser.add_argument('--checkpoint', required=True, metavar='DIR',
-                      help='workdir of a training run')
+  parser.add_argument('--checkpoint', default='default', metavar='DIR',
+                      help='workdir of a training run, or a .npz of export '
+                      '(default: the model shipped with the package)')
   parser.add_argument('--out', required=True, metavar='DIR',
                       help='gets one folder a clip')
   parser.add_argument('--which', choices=('teacher', 'student'),
@@ -26,18 +27,32 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--recursive', action='store_true',
                       help='look through folders, and all below them, for '
                       'clips')
-  parser.add_argument('inputs', nargs='+', metavar='INPUT',
+  parser.add_argument('--pair', nargs=2, action='append', default=[],
+                      metavar=('4CH', '2CH'),
+                      help='two views of one patient: biplane volumes and EF '
+                      'go to biplane.json; may be given again')
+  parser.add_argument('--lag', type=int, default=0, metavar='L',
+                      help='average each frame with L before and L after it, '
+                      'for smoother masks (default: 0)')
+  parser.add_argument('--probabilities', action='store_true',
+                      help='write probability.nii.gz, the confidence in every '
+                      'pixel')
+  parser.add_argument('inputs', nargs='*', metavar='INPUT',
                       help='a clip, a folder of PNG frames, or with '
                       '--recursive a folder of clips')
   args = parser.parse_args(argv)
+  if not args.inputs and not args.pair:
+    parser.error('wanted at least one INPUT or --pair')
   _quiet()
   from echoforge_jax import inference
-  from echoforge_jax.inference import batch, receipt
+  from echoforge_jax.inference import batch, lag, receipt
+  lag.check(args.lag)
   segmenter = inference.load(args.checkpoint, args.which)
   print(receipt.DISCLAIMER)
   results, failures = batch.segment_files(
       segmenter, args.inputs, args.out, spacing_mm=args.spacing_mm,
-      fps=args.fps, recursive=args.recursive)
+      fps=args.fps, recursive=args.recursive, pairs_of=args.pair, lag=args.lag,
+      probabilities=args.probabilities)
   total = len(results) + len(failures)
   print(f'{len(results)} of {total} clips segmented into {args.out}'
         + (f'; {len(failures)} failed' if failures else ''))

@@ -68,13 +68,23 @@ def find_beats(smooth: np.ndarray, fps: float = math.nan):
     ed, es = int(smooth.argmax()), int(smooth.argmin())
     more = ['es_before_ed'] if es < ed else []
     return [(ed, es)], list(dict.fromkeys([*flags, *more, 'no_full_cycle']))
-  def is_cut(beat):
-    return beat[1] == len(smooth) - 1 or (
-        beat[0] == 0 and smooth[0] < _WHOLE_ED * smooth.max())
-  beats.sort(key=lambda beat: (is_cut(beat), -smooth[beat[0]]))
-  if not flags and (is_cut(beats[0]) or len(peaks) + len(troughs) < 3):
+  beats.sort(key=lambda beat: (is_cut(beat, smooth), -smooth[beat[0]]))
+  if not flags and (
+      is_cut(beats[0], smooth) or len(peaks) + len(troughs) < 3):
     flags = ['no_full_cycle']
   return beats, flags
+
+
+def is_cut(beat: tuple[int, int], smooth: np.ndarray) -> bool:
+  """Whether the clip's start or end cuts a beat's contraction.
+
+  Args:
+    beat: (ed, es) of `find_beats`.
+    smooth: float64 [T], the curve they were found in.
+  """
+  ed, es = beat
+  return es == len(smooth) - 1 or es < ed or (
+      ed == 0 and smooth[0] < _WHOLE_ED * smooth.max())
 
 
 def _extrema(curve: np.ndarray, spread: float, fps: float) -> list[int]:

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import dataclasses
+import itertools
 import logging
+import os
 import pathlib
 import sys
 import time
@@ -11,7 +13,14 @@ import time
 import tqdm
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.inference import checks, dicom_seg, inputs, outputs, readers
+from echoforge_jax.inference import (
+    checks,
+    dicom_seg,
+    inputs,
+    outputs,
+    pairs,
+    readers,
+)
 from echoforge_jax.inference import cycle as cycles
 from echoforge_jax.inference.raw_clip import RawClip
 from echoforge_jax.inference.sector import Sector
@@ -20,6 +29,7 @@ from echoforge_jax.inference.segmenter import Segmenter
 # The next clip is read while one of at most this size is segmented: two
 # clips of 2,000 large frames would not fit a small machine.
 _READ_AHEAD_BYTES = 2**30
+BIPLANE = 'biplane.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +40,8 @@ class _Ready:
 
 
 def segment_file(segmenter: Segmenter, path, out_dir, *,
-                 spacing_mm=None, fps: float | None = None) -> dict:
+                 spacing_mm=None, fps: float | None = None, lag: int = 0,
+                 probabilities: bool = False) -> dict:
   """Segments one clip and writes all its results.
 
   Args:
@@ -40,6 +51,8 @@ def segment_file(segmenter: Segmenter, path, out_dir, *,
       clip's files there are removed first.
     spacing_mm: mm per pixel (row, column) to use instead of the file's.
     fps: frames per second to use instead of the file's.
+    lag: frames on either side to average with, see `Segmenter.stream`.
+    probabilities: whether to write probability.nii.gz too.
 
   Returns:
     The content of result.json.
@@ -50,12 +63,13 @@ def segment_file(segmenter: Segmenter, path, out_dir, *,
   """
   outputs.clear(out_dir)
   ready = _prepare(segmenter, path, spacing_mm, fps)
-  return _finish(segmenter, path, out_dir, ready)
+  return _finish(segmenter, path, out_dir, ready, lag, probabilities)
 
 
 def segment_files(
     segmenter: Segmenter, paths: Sequence, out_dir, *,
     spacing_mm=None, fps: float | None = None, recursive: bool = False,
+    pairs_of: Sequence = (), lag: int = 0, probabilities: bool = False,
     report: Callable[[str], None] = print,
 ) -> tuple[dict[str, dict], dict[str, str]]:
   """Segments many clips; a bad one is reported and does not stop the rest.
@@ -70,6 +84,10 @@ def segment_files(
     spacing_mm: mm per pixel (row, column) to use instead of every file's.
     fps: frames per second to use instead of every file's.
     recursive: whether folders are looked through for clips.
+    pairs_of: (4CH clip, 2CH clip) of one patient each, segmented as well;
+      their biplane volumes go to `out_dir/biplane.json`.
+    lag: frames on either side to average with, see `Segmenter.stream`.
+    probabilities: whether to write probability.nii.gz too.
     report: gets one line a clip.
 
   Returns:
@@ -85,7 +103,10 @@ def segment_files(
     raise InputError(
         f'--out {out_dir} cannot be written ({error.strerror or error}); '
         'choose a directory you may write to') from error
-  clips, failures = inputs.expand(paths, recursive, skip=out_dir)
+  (out_dir / BIPLANE).unlink(missing_ok=True)
+  every = list({os.path.abspath(path): path for path in (
+      *paths, *itertools.chain(*pairs_of))}.values()) if pairs_of else paths
+  clips, failures = inputs.expand(every, recursive, skip=out_dir)
   results: dict[str, dict] = {}
   bar = tqdm.tqdm(total=len(clips), unit='clip', file=sys.stderr, disable=None)
   def say(line):
@@ -102,14 +123,39 @@ def segment_files(
       start = time.perf_counter()
       try:
         outputs.clear(out_dir / name)
-        results[name] = _finish(segmenter, path, out_dir / name, ready())
+        results[name] = _finish(segmenter, path, out_dir / name, ready(), lag,
+                                probabilities)
         say(f'{summary(name, results[name])}  '
             f'({time.perf_counter() - start:.1f} s)')
       except Exception as error:  # Whatever it is, the rest goes on.
         failures[str(path)] = _message(error, path, out_dir / name)
         say(f'error: {failures[str(path)]}')
       bar.update()
+  if pairs_of:
+    names = {os.path.abspath(path): name for path, name in clips
+             if name in results}
+    _measure_pairs(pairs_of, names, out_dir, failures, report)
   return results, failures
+
+
+def _measure_pairs(pairs_of, names, out_dir, failures, report) -> None:
+  """Writes biplane.json; a pair that cannot be measured is a failure."""
+  measured = []
+  for pair in pairs_of:
+    try:
+      lacking = [str(path) for path in pair
+                 if os.path.abspath(path) not in names]
+      if lacking:
+        raise InputError(f'{" and ".join(lacking)}: failed, so no biplane '
+                         'volume of the pair')
+      measured.append(pairs.measure({
+          view: out_dir / names[os.path.abspath(path)]
+          for view, path in zip(pairs.VIEWS, pair)}))
+      report(pairs.summary(measured[-1]))
+    except InputError as error:
+      failures[' + '.join(map(str, pair))] = str(error)
+      report(f'error: {error}')
+  outputs.write_json(out_dir / BIPLANE, {'pairs': measured})
 
 
 def _prepare(segmenter, path, spacing_mm, fps) -> _Ready:
@@ -121,13 +167,16 @@ def _prepare(segmenter, path, spacing_mm, fps) -> _Ready:
       dataclasses.replace(clip, flags=(*clip.flags, *flags)), sector)
 
 
-def _finish(segmenter, path, out_dir, ready: _Ready) -> dict:
+def _finish(segmenter, path, out_dir, ready: _Ready, lag: int,
+            probabilities: bool) -> dict:
   """Segments, measures and writes; `result.json` last."""
   clip, sector = ready.clip, ready.sector
-  masks = segmenter.segment(
-      clip.frames, clip.spacing_mm, fps=clip.fps, sector=sector)
+  found = segmenter.segment_clip(
+      clip.frames, clip.spacing_mm, fps=clip.fps, sector=sector, lag=lag)
+  masks, low = found.masks, segmenter.calibration.low
   cycle = cycles.measure(masks, clip.spacing_mm, clip.fps, sector.box,
-                         still='still_image' in clip.flags)
+                         still='still_image' in clip.flags,
+                         confidence=found.confidence, low=low)
   out_dir = pathlib.Path(out_dir)
   out_dir.mkdir(parents=True, exist_ok=True)
   outputs.write_masks(out_dir / 'masks.nii.gz', masks, clip.spacing_mm)
@@ -139,9 +188,14 @@ def _finish(segmenter, path, out_dir, ready: _Ready) -> dict:
   outputs.write_overlay(out_dir / 'overlay.mp4', clip, masks, cycle)
   outputs.write_gif(out_dir / 'overlay.gif', clip, masks, cycle)
   outputs.write_sheet(out_dir / 'overlay.png', clip, masks, cycle)
-  outputs.write_curve(out_dir / 'area_curve.png', clip, cycle)
+  outputs.write_curve(out_dir / 'area_curve.png', clip, cycle,
+                      found.confidence < low)
+  if probabilities:
+    outputs.write_probability(out_dir / 'probability.nii.gz', found, sector.box,
+                              clip.spacing_mm)
   result = outputs.result_of(
-      pathlib.Path(path).name, clip, cycle, sector, masks, segmenter.receipt)
+      pathlib.Path(path).name, clip, cycle, sector, found, segmenter.receipt,
+      segmenter.calibration)
   outputs.write_json(out_dir / 'result.json', result)
   return result
 

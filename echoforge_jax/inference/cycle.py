@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from echoforge_jax.data.clip import LABELS
 from echoforge_jax.evaluation import ejection
-from echoforge_jax.evaluation.beats import find_beats, smooth_curve
+from echoforge_jax.evaluation.beats import find_beats, is_cut, smooth_curve
 
 # What each code in `flags` means to a reader.
 FLAGS = {
@@ -25,13 +25,20 @@ FLAGS = {
     'es_before_ed': 'no contraction follows the largest area: ES was taken '
                     'before ED',
     'no_contraction': 'the area hardly changes: ED and ES are guesses',
-    'area_jitter': 'the area jumps from frame to frame',
+    'area_jitter': 'the area jumps from frame to frame: the masks are '
+                   'inconsistent in time',
+    'beats_differ': 'EF differs between the beats by more than 10 points (SD)',
+    'low_confidence': 'the network is unsure of the outline at ED, at ES or in '
+                      'most frames',
     'spacing_unknown': 'mm per pixel unknown: no volumes; EF by area-length '
                        'ratio, which assumes square pixels',
     'fps_unknown': 'frame rate unknown: every frame feeds the memory',
     'implausible_volume': 'EDV outside 20-500 ml',
     'implausible_length': 'long axis at ED outside 40-130 mm',
     'ef_out_of_range': 'EF outside 0-90 %',
+    'long_axes_differ': 'the long axes of both views differ by more than 20 %: '
+                        'one may be foreshortened',
+    'es_larger_than_ed': 'the ventricle is larger at ES than at ED',
     'methods_disagree': 'EF by discs and by area-length differ by more than '
                         '15 points',
     'sector_not_found': 'no ultrasound sector was found; the whole image was '
@@ -58,6 +65,25 @@ FLAGS = {
 }
 _JITTER = 0.06
 _EDV_RANGE, _LENGTH_RANGE = (20.0, 500.0), (40.0, 130.0)
+_BEATS_SD = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Beat:
+  """One beat of a clip, measured.
+
+  Attributes:
+    ed, es: frame indices.
+    edv_ml, esv_ml: single-plane disc volumes; NaN with unknown spacing.
+    ef_percent: by the clip's method; NaN if it cannot be measured.
+    whole: the clip shows its contraction from beginning to end.
+  """
+  ed: int
+  es: int
+  edv_ml: float
+  esv_ml: float
+  ef_percent: float
+  whole: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +94,13 @@ class Cycle:
     area: float64 [T] of the left ventricle, mm2, or px2 with unknown spacing.
     smooth: float64 [T], the curve ED and ES were read from.
     ed, es: frame indices; None where there is no cavity.
-    beats: (ed, es) of every beat seen; the chosen one is among them.
-    edv_ml, esv_ml: single-plane disc volumes; NaN with unknown spacing.
-    ef_percent: by discs; by area-length with unknown spacing; NaN if neither.
+    beats: every beat seen, the one that `ed` and `es` belong to first.
+    edv_ml, esv_ml: single-plane disc volumes, the mean over the whole beats,
+      or of the first one if none is whole; NaN with unknown spacing.
+    ef_percent: likewise, by discs; by area-length with unknown spacing; NaN if
+      neither.
+    ef_sd: standard deviation (ddof 1) of EF over whole beats, percentage
+      points; NaN with fewer than two.
     ef_method: 'discs', 'area_length' or ''.
     flags: codes of `FLAGS`.
   """
@@ -78,16 +108,24 @@ class Cycle:
   smooth: np.ndarray
   ed: int | None
   es: int | None
-  beats: tuple[tuple[int, int], ...]
+  beats: tuple[Beat, ...]
   edv_ml: float
   esv_ml: float
   ef_percent: float
+  ef_sd: float
   ef_method: str
   flags: tuple[str, ...]
 
+  @classmethod
+  def unmeasured(cls, area: np.ndarray, flags) -> 'Cycle':
+    """Of a clip without beats: areas alone."""
+    return cls(area, area, None, None, (), math.nan, math.nan, math.nan,
+               math.nan, '', tuple(flags))
+
 
 def measure(masks: np.ndarray, spacing_mm=(math.nan, math.nan),
-            fps: float = math.nan, box=None, still: bool = False) -> Cycle:
+            fps: float = math.nan, box=None, still: bool = False,
+            confidence: np.ndarray | None = None, low: float = 0.0) -> Cycle:
   """Areas, ED, ES, volumes and flags of one clip.
 
   Args:
@@ -96,6 +134,8 @@ def measure(masks: np.ndarray, spacing_mm=(math.nan, math.nan),
     fps: frames per second; NaN where unknown.
     box: (top, left, bottom, right) of what the network saw; None if all.
     still: nothing moves: areas only, neither ED nor ES.
+    confidence: float [T] of `confidence.expected_dice`, or None.
+    low: below this a frame is doubtful.
 
   Returns:
     The measurements.
@@ -108,32 +148,49 @@ def measure(masks: np.ndarray, spacing_mm=(math.nan, math.nan),
   empty = pixels < ejection.MIN_PIXELS
   scale = float(np.prod(spacing_mm)) if known else 1.0
   if empty.all():
-    return Cycle(pixels * scale, pixels * scale, None, None, (), math.nan,
-                 math.nan, math.nan, '', tuple(['no_cavity', *flags]))
+    return Cycle.unmeasured(pixels * scale, ['no_cavity', *flags])
   flags += ['empty_masks'] if empty.any() else []
   flags += _shape_flags(lv, box or (0, 0, *lv.shape[1:]))
+  sure = np.ones(len(masks)) if confidence is None else confidence
+  doubtful = ['low_confidence'] if np.median(sure) < low else []
   area = pixels * scale
   if still or len(masks) == 1:
-    return Cycle(area, area, None, None, (), math.nan, math.nan, math.nan, '',
-                 tuple(flags))
+    return Cycle.unmeasured(area, [*flags, *doubtful])
   smooth = smooth_curve(area, empty, fps)
-  beats, beat_flags = find_beats(smooth, fps)
+  found, beat_flags = find_beats(smooth, fps)
   flags += beat_flags
   trend = np.abs(area - smooth)[~empty].mean() / max(smooth.max(), 1e-9)
   flags += ['area_jitter'] if trend > _JITTER else []
-  (ed, es), volumes, ef, method, more = _volumes(
-      lv, empty, beats, smooth, spacing_mm if known else None)
-  flags += more
-  return Cycle(area, smooth, ed, es, tuple(beats), *volumes, ef, method,
-               tuple(dict.fromkeys(flags)))
-
-
-def _volumes(lv, empty, beats, smooth, spacing):
-  """((ed, es), (edv, esv), ef, method, flags) of the chosen beat."""
   usable = np.flatnonzero(~empty)
-  def nearest(index):
-    return int(usable[np.abs(usable - index).argmin()])
-  ed, es = (nearest(index) for index in beats[0])
+  beats = []
+  for beat in found:
+    ed, es = (int(usable[np.abs(usable - k).argmin()]) for k in beat)
+    # A doubt about a beat that is not used is none.
+    used = not beats or not is_cut(beat, smooth)
+    measured, more = _measure_beat(
+        lv, ed, es, not is_cut(beat, smooth), spacing_mm if known else None)
+    beats.append(measured)
+    flags += more if used else []
+    if used and min(sure[ed], sure[es]) < low:
+      doubtful = ['low_confidence']
+  means, spread, more = _over_beats(beats)
+  return Cycle(area, smooth, beats[0].ed, beats[0].es, tuple(beats), *means,
+               spread, 'discs' if known else 'area_length',
+               tuple(dict.fromkeys([*flags, *more, *doubtful])))
+
+
+def _over_beats(beats: list[Beat]):
+  """((edv, esv, ef), SD of EF, flags) of the whole beats, or the first."""
+  used = [beat for beat in beats if beat.whole] or beats[:1]
+  means = [float(np.mean([getattr(beat, name) for beat in used]))
+           for name in ('edv_ml', 'esv_ml', 'ef_percent')]
+  spread = (float(np.std([beat.ef_percent for beat in used], ddof=1))
+            if len(used) > 1 else math.nan)
+  return means, spread, ['beats_differ'] if spread > _BEATS_SD else []
+
+
+def _measure_beat(lv, ed: int, es: int, whole: bool, spacing):
+  """A beat and its flags."""
   cavities = [ejection.measure_cavity(lv[index], spacing) for index in (ed, es)]
   flags = [flag for cavity in cavities if cavity for flag in cavity.flags]
   discs = [ejection.single_plane_volume(cavity) for cavity in cavities]
@@ -147,13 +204,13 @@ def _volumes(lv, empty, beats, smooth, spacing):
       ejection.EF_RANGE[0] <= ef <= ejection.EF_RANGE[1]):
     flags.append('ef_out_of_range')
   if spacing is None:
-    return (ed, es), (math.nan, math.nan), ef, 'area_length', flags
+    return Beat(ed, es, math.nan, math.nan, ef, whole), flags
   if not _EDV_RANGE[0] <= discs[0] <= _EDV_RANGE[1]:
     flags.append('implausible_volume')
   if cavities[0] and not (
       _LENGTH_RANGE[0] <= cavities[0].length <= _LENGTH_RANGE[1]):
     flags.append('implausible_length')
-  return (ed, es), tuple(discs), ef, 'discs', flags
+  return Beat(ed, es, *discs, ef, whole), flags
 
 
 def _shape_flags(lv: np.ndarray, box) -> list[str]:

@@ -19,11 +19,11 @@ from echoforge_jax.data.clip import LABELS
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation.receipt import config_digest
 from echoforge_jax.evaluation.results import to_json
-from echoforge_jax.inference import model_card, programs
+from echoforge_jax.inference import confidence, model_card, programs
 from echoforge_jax.inference import receipt as receipts
-from echoforge_jax.inference.segmenter import Segmenter, load
+from echoforge_jax.inference.segmenter import Segmenter, frame_step, load
 from echoforge_jax.models.memory import TRAINED_INTERVAL_S
-from echoforge_jax.training import bundle, checkpoint
+from echoforge_jax.training import build, bundle, checkpoint
 
 FORMAT, FORMAT_VERSION = 'echoforge-export', 1
 
@@ -74,7 +74,12 @@ def export_run(checkpoint_dir, out, *, which: str = 'teacher',
   return manifest
 
 
+# Phantom clips that a confidence is fitted on, half of them, and judged on.
+_CALIBRATION_CLIPS = 400
+
+
 def export_network(checkpoint_dir, out, *, which: str = 'teacher', metrics=None,
+                   calibrate: bool = False,
                    report: Callable[[str], None] = print) -> None:
   """Writes config and parameters into one .npz, see `training.bundle`.
 
@@ -83,10 +88,12 @@ def export_network(checkpoint_dir, out, *, which: str = 'teacher', metrics=None,
     out: file to write, ending in .npz; replaced.
     which: 'teacher' or 'student'.
     metrics: metrics.json of an evaluation of this very checkpoint, or None.
+    calibrate: fit the confidence (`confidence.fit`) on the run's validation
+      clips.
     report: told what happens.
 
   Raises:
-    InputError: as `export_run`.
+    InputError: as `export_run`, or there are no validation clips.
   """
   out = _checked_out(out)
   segmenter = load(checkpoint_dir, which)  # It fits the model as it is now.
@@ -98,9 +105,45 @@ def export_network(checkpoint_dir, out, *, which: str = 'teacher', metrics=None,
     scores = _read_metrics(metrics, config, segmenter.receipt)
     facts['metrics'] = {name: scores.get(name) for name in (
         'protocol', 'n_patients', 'n_frames', 'classes', 'ef', 'temporal')}
+  if calibrate:
+    facts['confidence'] = _fit_confidence(segmenter, config)
+    report(f'confidence: {json.dumps(_shown(facts["confidence"]))}')
+  elif segmenter.calibration.facts:
+    facts['confidence'] = dict(segmenter.calibration.facts)
   size = bundle.write(out, model_card.public_config(config), variables, step,
                       which, **to_json(facts))
   report(f'{out} ({size / 1e6:.1f} MB)')
+
+
+def _shown(found: dict) -> dict:
+  """The numbers of `confidence.fit`, without the curve."""
+  return to_json({name: value for name, value in found.items()
+                  if name != 'risk_coverage'} | {
+      name: found['risk_coverage'][name]
+      for name in ('aurc', 'aurc_random', 'aurc_oracle')})
+
+
+def _fit_confidence(segmenter: Segmenter, config) -> dict:
+  """Calibrates on validation clips, segmented frame by frame as users' are."""
+  with config.unlocked():
+    if 'stream' in config.data:
+      config.data.stream.held_out = _CALIBRATION_CLIPS
+  clips = build.make_validation(config)
+
+  def logits_of(clip):
+    memory = segmenter._model.init_memory(1, (segmenter.image_size,) * 2)
+    memory, found = jax.device_put(memory, segmenter._device), []
+    for frame in clip['video'][..., 0]:
+      logits, memory = frame_step(
+          segmenter._model, segmenter._variables, frame, memory)
+      found.append(logits[..., 0])
+    return np.stack(found).astype(np.float32)
+
+  if segmenter._model.delay:
+    raise InputError('--calibrate: models that look ahead are not calibrated; '
+                     'leave it out')
+  facts = confidence.fit((logits_of(clip), clip['masks']) for clip in clips)
+  return facts | {'data': config.data.dataset}
 
 
 def _most(parity: dict) -> str:

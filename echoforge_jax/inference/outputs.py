@@ -1,5 +1,6 @@
 """What one segmented clip leaves on disk: masks, overlay, curve, numbers."""
 
+import dataclasses
 import fractions
 import json
 import math
@@ -12,14 +13,17 @@ from PIL import Image
 import SimpleITK as sitk
 
 from echoforge_jax.data.clip import LABELS
+from echoforge_jax.inference.confidence import Calibration
 from echoforge_jax.inference.cycle import FLAGS, Cycle
 from echoforge_jax.inference.raw_clip import RawClip
 from echoforge_jax.inference.receipt import DISCLAIMER
+from echoforge_jax.inference.segmenter import Segmentation
 
 # Red is the prediction's color in this project's figures.
 COLORS = {'lv': (235, 60, 50), 'myo': (240, 190, 60), 'la': (70, 140, 240)}
 # What a clip leaves; `masks.dcm` only if it was DICOM.
-NAMES = ('result.json', 'masks.nii.gz', 'masks.dcm', 'overlay.mp4',
+NAMES = ('result.json', 'masks.nii.gz', 'masks.dcm', 'probability.nii.gz',
+         'overlay.mp4',
          'overlay.gif', 'overlay.png', 'area_curve.png')
 _SHORTEST_SIDE = 384
 # The GIF is for mails and pages: the clip's first seconds, small.
@@ -166,13 +170,38 @@ def write_sheet(path, clip: RawClip, masks: np.ndarray, cycle: Cycle,
   _write_png(path, np.concatenate(rows, axis=0))
 
 
-def write_curve(path, clip: RawClip, cycle: Cycle) -> None:
+def write_probability(path, found: Segmentation, box, spacing_mm) -> None:
+  """Writes the calibrated probability of the first class at native size.
+
+  Args:
+    path: file to write: NIfTI, uint8, 255 being one.
+    found: of the segmenter.
+    box: (top, left, bottom, right) of what the network saw; it may reach out
+      of the image.
+    spacing_mm: mm per pixel (row, column); 1 is written where unknown.
+  """
+  top, left, bottom, right = box
+  native = np.zeros(found.masks.shape, np.uint8)
+  height, width = native.shape[1:]
+  rows = slice(max(top, 0), min(bottom, height))
+  columns = slice(max(left, 0), min(right, width))
+  for frame, small in zip(native, found.probability):
+    large = cv2.resize(small, (right - left, bottom - top),
+                       interpolation=cv2.INTER_LINEAR)
+    frame[rows, columns] = large[rows.start - top:rows.stop - top,
+                                 columns.start - left:columns.stop - left]
+  write_masks(path, native, spacing_mm)
+
+
+def write_curve(path, clip: RawClip, cycle: Cycle,
+                doubtful: np.ndarray | None = None) -> None:
   """Plots the ventricle's area over time with ED and ES marked.
 
   Args:
     path: .png to write.
     clip: gives time and unit.
     cycle: the curve.
+    doubtful: bool [T], frames to shade; None shades none.
   """
   from matplotlib.figure import Figure  # No pyplot: no global state.
   known = all(math.isfinite(s) for s in clip.spacing_mm)
@@ -183,24 +212,34 @@ def write_curve(path, clip: RawClip, cycle: Cycle) -> None:
   axes = figure.subplots()
   axes.plot(time, cycle.area / unit, color='0.6', lw=1, label='area')
   axes.plot(time, cycle.smooth / unit, color='#c0392b', lw=2, label='smoothed')
-  for name, index in (('ED', cycle.ed), ('ES', cycle.es)):
-    if index is not None:
-      axes.axvline(time[index], color='0.4', lw=1, ls=':')
+  if doubtful is not None and doubtful.any():
+    axes.fill_between(time, 0, 1, where=doubtful, step='mid', color='#f1c40f',
+                      alpha=0.3, lw=0, transform=axes.get_xaxis_transform(),
+                      label='low confidence')
+  for beat in cycle.beats:
+    for name, index in (('ED', beat.ed), ('ES', beat.es)):
+      chosen = index in (cycle.ed, cycle.es)
+      axes.axvline(time[index], color='0.4' if chosen else '0.75', lw=1, ls=':')
       axes.annotate(name, (time[index], cycle.smooth[index] / unit),
-                    xytext=(4, 6), textcoords='offset points')
+                    xytext=(4, 6), textcoords='offset points',
+                    color='black' if chosen else '0.55')
   axes.set_xlabel('time (s)' if timed else 'frame')
   axes.set_ylabel(f'left ventricle ({"cm²" if known else "px²"})')
   axes.set_ylim(bottom=0)
   axes.spines[['top', 'right']].set_visible(False)
   axes.legend(frameon=False)
   if math.isfinite(cycle.ef_percent):
-    axes.set_title(f'single-plane EF {cycle.ef_percent:.0f} %  '
+    whole = sum(beat.whole for beat in cycle.beats)
+    spread = (f' ± {cycle.ef_sd:.0f} (SD of {whole} beats)'
+              if math.isfinite(cycle.ef_sd) else '')
+    axes.set_title(f'single-plane EF {cycle.ef_percent:.0f} %{spread}  '
                    '(not for clinical use)', fontsize=10)
   figure.savefig(path)
 
 
-def result_of(source: str, clip: RawClip, cycle: Cycle, sector, masks,
-              model: dict) -> dict:
+def result_of(source: str, clip: RawClip, cycle: Cycle, sector,
+              found: Segmentation, model: dict,
+              calibration: Calibration) -> dict:
   """What `result.json` holds: plain numbers, None where unknown.
 
   Args:
@@ -208,13 +247,15 @@ def result_of(source: str, clip: RawClip, cycle: Cycle, sector, masks,
     clip: as read.
     cycle: as measured.
     sector: where the ultrasound was found.
-    masks: uint8 [T, H, W]; gives the curve in pixels.
+    found: masks and confidence.
     model: the model's receipt.
+    calibration: of the confidence.
 
   Returns:
     JSON-ready dict.
   """
   known = all(math.isfinite(s) for s in clip.spacing_mm)
+  masks = found.masks
   flags = list(dict.fromkeys([
       *clip.flags, *([] if sector.found else ['sector_not_found']),
       *cycle.flags]))
@@ -229,12 +270,17 @@ def result_of(source: str, clip: RawClip, cycle: Cycle, sector, masks,
       'edv_ml': cycle.edv_ml,
       'esv_ml': cycle.esv_ml,
       'ef_percent': cycle.ef_percent,
+      'ef_sd': cycle.ef_sd,
       'ef_method': cycle.ef_method or None,
       'flags': flags,
       'flag_details': {code: FLAGS[code] for code in flags},
-      'beats': [list(beat) for beat in cycle.beats],
+      'beats': [dataclasses.asdict(beat) for beat in cycle.beats],
       'area_mm2': [round(a, 2) for a in cycle.area] if known else None,
       'area_px': (masks == LABELS['lv']).sum(axis=(1, 2)).tolist(),
+      'confidence': {
+          'mean': float(found.confidence.mean()), 'low': calibration.low,
+          'calibrated': bool(calibration.facts),
+          'frames': found.confidence.tolist()},
       'sector': {'box': list(sector.box), 'found': sector.found,
                  'fit': sector.fit},
       'notes': list(clip.notes),

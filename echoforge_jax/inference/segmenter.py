@@ -6,7 +6,8 @@ clip of hours needs no more accelerator memory than one frame.
 """
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+import dataclasses
 import functools
 import itertools
 import math
@@ -21,6 +22,7 @@ import numpy as np
 from echoforge_jax.data import squeeze
 from echoforge_jax.data.clip import LABELS
 from echoforge_jax.errors import InputError
+from echoforge_jax.inference import confidence as confidences
 from echoforge_jax.inference import lag as lags
 from echoforge_jax.inference import receipt as receipts
 from echoforge_jax.inference import sector as sectors
@@ -53,10 +55,13 @@ def load(checkpoint_dir, which: str = 'teacher') -> 'Segmenter':
         'training run, a .npz of `echoforge export`, or default')
   config, variables, step = checkpoint.restore_for_inference(
       checkpoint_dir, which)
+  facts = (bundle.read(checkpoint_dir)[1].get('confidence')
+           if bundle.is_bundle(checkpoint_dir) else None)
   segmenter = Segmenter(
       build.make_model(config), variables,
       classes=tuple(config.data.classes), image_size=config.data.image_size,
-      receipt=receipts.model_receipt(config, variables, step, which))
+      receipt=receipts.model_receipt(config, variables, step, which),
+      calibration=facts)
   try:
     segmenter.trace()
   except errors.FlaxError as error:
@@ -85,11 +90,28 @@ def frame_step(model, variables, frame, memory):
   return outputs['logits'][0], memory
 
 
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+  """What a clip's segmentation says.
+
+  Attributes:
+    masks: uint8 [T, H, W] label values, native size.
+    confidence: float64 [T] expected Dice of the first class, see
+      `inference.confidence`; 0 where it is empty.
+    probability: uint8 [T, S, S] of the first class, 255 being one, on the
+      grid that the network saw.
+  """
+  masks: np.ndarray
+  confidence: np.ndarray
+  probability: np.ndarray
+
+
 class Segmenter:
   """Masks for ultrasound clips of any size and length."""
 
   def __init__(self, model, variables, *, classes: tuple[str, ...],
-               image_size: int, receipt: dict | None = None):
+               image_size: int, receipt: dict | None = None,
+               calibration: Mapping | None = None):
     """Wraps a model.
 
     Args:
@@ -100,10 +122,12 @@ class Segmenter:
         of `data.clip.LABELS`.
       image_size: side of the square the model was trained on.
       receipt: what identifies the model, for `result.json`.
+      calibration: of `confidence.fit`; None where none was made.
     """
     self.classes = tuple(classes)
     self.image_size = int(image_size)
     self.receipt = dict(receipt or {})
+    self.calibration = confidences.Calibration.from_facts(calibration)
     self._model = model
     # Committed, as results are: a mixture would compile the step twice.
     self._device = jax.local_devices()[0]
@@ -141,22 +165,39 @@ class Segmenter:
     Raises:
       InputError: the video is not uint8 [T, H, W], or the lag is none.
     """
+    return self.segment_clip(video, spacing_mm, fps=fps, sector=sector,
+                             lag=lag).masks
+
+  def segment_clip(self, video, spacing_mm=None, *, fps: float = math.nan,
+                   sector: sectors.Sector | None = None,
+                   lag: int = 0) -> Segmentation:
+    """As `segment`, with the confidence in every frame and pixel."""
     video = _checked(video, 3, '[T, H, W]')
     if sector is None:
       sector = self.locate(video, spacing_mm)
     stream = self.stream(fps=fps, sector=sector, lag=lag)
-    masks = np.zeros(video.shape, np.uint8)
+    size = (self.image_size,) * 2
+    found = Segmentation(
+        np.zeros(video.shape, np.uint8), np.zeros(len(video)),
+        np.zeros((len(video), *size), np.uint8))
+
+    def keep(index, logits):
+      logits = np.asarray(logits, np.float32)
+      probability = self.calibration.probability(logits[..., 0])
+      found.masks[index] = stream.mask(logits)
+      found.confidence[index] = confidences.expected_dice(probability)
+      found.probability[index] = np.rint(255 * probability)
+
     pending = collections.deque()
     outputs = itertools.chain(map(stream.advance, video), stream.drain())
     ready = (logits for logits in outputs if logits is not None)
     for index, logits in enumerate(ready):
       pending.append((index, logits))
       if len(pending) == _IN_FLIGHT:
-        first, logits = pending.popleft()
-        masks[first] = stream.mask(logits)
+        keep(*pending.popleft())
     for index, logits in pending:
-      masks[index] = stream.mask(logits)
-    return masks
+      keep(index, logits)
+    return found
 
   def locate(self, video, spacing_mm=None, region=None) -> sectors.Sector:
     """The sector of a clip as `segment` would take it.

@@ -82,7 +82,7 @@ def test_a_folder_that_cannot_be_written_fails_that_clip_only(
 
 
 @pytest.mark.parametrize('checkpoint_dir,message', [
-    ('default', 'no default model is shipped'), ('nowhere', 'no such')])
+    ('nowhere', 'no such'), ('none.npz', 'no such file')])
 def test_no_model_is_misuse(checkpoint_dir, message, clip, tmp_path, capsys):
   assert main(['segment', f'--checkpoint={checkpoint_dir}',
                f'--out={tmp_path}', str(clip)]) == 2
@@ -92,6 +92,7 @@ def test_no_model_is_misuse(checkpoint_dir, message, clip, tmp_path, capsys):
 
 @pytest.mark.parametrize('flags', [
     [], ['--checkpoint=x', '--out=y'], ['--checkpoint=x', 'a.avi'],
+    ['--out=y', '--pair', 'a.avi'], ['--out=y', '--lag=x', 'a.avi'],
     ['--checkpoint=x', '--out=y', '--fps=0', 'a.avi'],
     ['--checkpoint=x', '--out=y', '--spacing_mm=1,2,3', 'a.avi'],
     ['--checkpoint=x', '--out=y', '--unknown=1', 'a.avi']])

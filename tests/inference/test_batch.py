@@ -13,6 +13,7 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.inference import batch, checks, color, images, inputs
 from echoforge_jax.inference import sector as sectors
 from echoforge_jax.inference.readers import read_any, stem_of
+from echoforge_jax.inference.segmenter import Segmentation
 
 REAL = pathlib.Path(examples.get_path('ybr_color'))
 
@@ -114,11 +115,13 @@ def test_what_nobody_foresaw_is_one_line_too(segmenter, study, tmp_path):
   class Broken:
     classes, receipt = segmenter.classes, segmenter.receipt
     locate = segmenter.locate
+    calibration = segmenter.calibration
 
-    def segment(self, video, *_, **__):
+    def segment_clip(self, video, *_, **__):
       if len(video) == 4:
         raise ZeroDivisionError('a\nb')
-      return np.zeros(video.shape, np.uint8)
+      masks = np.zeros(video.shape, np.uint8)
+      return Segmentation(masks, np.zeros(len(video)), masks)
 
   np.save(tmp_path / 'other.npy', clip(6, frames=5))
   results, failures = batch.segment_files(

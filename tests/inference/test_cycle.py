@@ -77,7 +77,7 @@ def test_largest_beat_is_chosen_among_several():
   cycle = cycles.measure(beating(phases), (1.0, 1.0), fps=30.0)
   assert len(cycle.beats) >= 2
   assert 18 <= cycle.ed <= 56 and cycle.ed < cycle.es < cycle.ed + 30
-  assert cycle.smooth[cycle.ed] == max(cycle.smooth[b[0]] for b in cycle.beats)
+  assert cycle.smooth[cycle.ed] == max(cycle.smooth[b.ed] for b in cycle.beats)
   assert 'no_full_cycle' not in cycle.flags
 
 
@@ -85,8 +85,8 @@ def test_a_beat_cut_by_the_end_is_chosen_last():
   phases = cosine(45, 1.5)  # ED, ES, ED, and falling until the clip ends.
   phases[20:] -= 0.15 * np.hanning(50)[:25]  # The cut beat's ED is larger.
   cycle = cycles.measure(beating(phases), (1.0, 1.0), fps=30.0)
-  assert len(cycle.beats) == 2 and cycle.beats[1][1] == 44
-  assert cycle.smooth[cycle.beats[1][0]] > cycle.smooth[cycle.ed]
+  assert len(cycle.beats) == 2 and cycle.beats[1].es == 44
+  assert cycle.smooth[cycle.beats[1].ed] > cycle.smooth[cycle.ed]
   assert (cycle.ed, cycle.es) == (0, pytest.approx(15, abs=2))
   assert 'no_full_cycle' not in cycle.flags
   phases[:20] += 0.6 * np.hanning(39)[19:]  # Now it starts after ED, too.
@@ -94,6 +94,47 @@ def test_a_beat_cut_by_the_end_is_chosen_last():
   assert both.es == 44 and 'no_full_cycle' in both.flags
   alone = cycles.measure(beating(phases[20:]), (1.0, 1.0), fps=30.0)
   assert alone.es == len(phases) - 21 and 'no_full_cycle' in alone.flags
+
+
+def test_volumes_and_ef_are_means_over_whole_beats():
+  phases = cosine(90, 3.0, start=0.25)
+  phases[45:80] *= 0.6  # A beat that contracts less.
+  cycle = cycles.measure(beating(phases), (1.0, 1.0), fps=30.0)
+  whole = [beat for beat in cycle.beats if beat.whole]
+  assert len(whole) >= 2 and (cycle.ed, cycle.es) == (whole[0].ed, whole[0].es)
+  values = [beat.ef_percent for beat in whole]
+  assert max(values) - min(values) > 5
+  assert cycle.ef_percent == pytest.approx(np.mean(values))
+  assert cycle.ef_sd == pytest.approx(np.std(values, ddof=1))
+  assert cycle.edv_ml == pytest.approx(np.mean([b.edv_ml for b in whole]))
+  assert cycle.esv_ml == pytest.approx(np.mean([b.esv_ml for b in whole]))
+  one = cycles.measure(beating(cosine(40, 1.0)), (1.0, 1.0), fps=40.0)
+  assert math.isnan(one.ef_sd) and len(one.beats) == 1
+
+
+def test_beats_that_differ_are_flagged():
+  phases = cosine(90, 3.0, start=0.25)
+  alike = cycles.measure(beating(phases, es=(50, 12)), (1.0, 1.0), fps=30.0)
+  assert alike.ef_sd < 1 and 'beats_differ' not in alike.flags
+  phases[45:80] *= 0.45
+  cycle = cycles.measure(beating(phases, es=(50, 12)), (1.0, 1.0), fps=30.0)
+  assert cycle.ef_sd > 10 and 'beats_differ' in cycle.flags
+
+
+def test_confidence_counts_at_ed_es_and_in_most_frames():
+  masks = beating(cosine(40, 1.0))
+  def flagged(confidence):
+    return 'low_confidence' in cycles.measure(
+        masks, (1.0, 1.0), 40.0, confidence=confidence, low=0.8).flags
+  assert not flagged(np.full(40, 0.9))
+  few = np.full(40, 0.9)
+  few[5:9] = 0.3
+  assert not flagged(few)
+  few[20] = 0.7  # ES.
+  assert flagged(few)
+  most = np.full(40, 0.7)
+  most[[0, 19, 20, 21]] = 0.95
+  assert flagged(most)
 
 
 def test_filling_only_says_that_es_came_first():

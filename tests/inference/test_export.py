@@ -223,7 +223,6 @@ def test_what_cannot_be_serialized_is_one_line(segmenter):
     (['--checkpoint=empty'], 'config.json'),
     (['--checkpoint=damaged'], 'cannot be read'),
     (['--checkpoint=older'], 'does not fit the model as it is now'),
-    (['--checkpoint=default'], 'no default model'),
     (['--out=empty'], 'this is a folder'),
     (['--out=none/x'], 'no folder none'),
     (['--frames=0'], 'wanted at least 1'),

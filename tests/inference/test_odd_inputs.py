@@ -17,6 +17,8 @@ from echoforge_jax.__main__ import main
 from echoforge_jax.data import volumes
 from echoforge_jax.inference import dicom, outputs, raw_clip
 from echoforge_jax.inference import sector as sectors
+from echoforge_jax.inference.confidence import Calibration
+from echoforge_jax.inference.segmenter import Segmentation
 
 ODD = runpy.run_path(str(pathlib.Path(__file__).with_name('odd_files.py')))
 rows, speckle = ODD['rows'], ODD['speckle']
@@ -26,17 +28,19 @@ SMALL_LIMIT = 48 * 2**20  # Stands for the 4 GiB that clips may have.
 class Thresholder:
   """A Segmenter without a network: what is dark in the sector."""
   classes, receipt = ('lv',), {'name': 'thresholder'}
+  calibration = Calibration()
 
   def locate(self, video, spacing_mm=None, region=None):
     row_mm = float('nan') if spacing_mm is None else spacing_mm[0]
     return sectors.limit_depth(sectors.find_sector(video, region), row_mm)
 
-  def segment(self, video, spacing_mm=None, *, fps=0.0, sector=None):
+  def segment_clip(self, video, spacing_mm=None, *, fps=0.0, sector=None,
+                   lag=0):
     masks = np.zeros(video.shape, np.uint8)
     for frame, mask in zip(video, masks):
       dark = (sector.crop(frame) < 60).astype(np.uint8)
       mask[:] = sector.paste(dark, frame.shape)
-    return masks
+    return Segmentation(masks, np.ones(len(masks)), masks)
 
 
 @pytest.fixture
@@ -118,7 +122,7 @@ def test_odd_sizes_leave_every_file(video, monkeypatch, tmp_path, capsys):
   assert main(['segment', '--checkpoint=x', f'--out={tmp_path}',
                str(tmp_path / 'clip.npy')]) == 0
   written = {file.name for file in (tmp_path / 'clip').iterdir()}
-  assert written == set(outputs.NAMES) - {'masks.dcm'}
+  assert written == set(outputs.NAMES) - {'masks.dcm', 'probability.nii.gz'}
   with contextlib.closing(Image.open(tmp_path / 'clip' / 'overlay.gif')) as gif:
     assert 1 <= gif.n_frames <= len(video)
   capsys.readouterr()

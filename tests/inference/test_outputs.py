@@ -13,11 +13,14 @@ import SimpleITK as sitk
 from echoforge_jax.errors import InputError
 from echoforge_jax.inference import batch, outputs
 from echoforge_jax.inference import cycle as cycles
+from echoforge_jax.inference.confidence import Calibration
 from echoforge_jax.inference.raw_clip import RawClip
+from echoforge_jax.inference.segmenter import Segmentation
 
 KEYS = {'frames', 'fps', 'spacing_mm', 'ed_frame', 'es_frame', 'edv_ml',
         'esv_ml', 'ef_percent', 'flags', 'area_mm2', 'model', 'disclaimer'}
-FILES = set(outputs.NAMES)
+# Written on request only.
+FILES = set(outputs.NAMES) - {'probability.nii.gz'}
 
 
 def beating_clip(frames=9, shape=(61, 83), spacing=(1.5, 1.2), fps=30.0):
@@ -91,7 +94,9 @@ def test_unknowns_are_null(tmp_path):
   cycle = cycles.measure(masks, clip.spacing_mm, clip.fps)
   from echoforge_jax.inference import sector as sectors
   result = outputs.result_of(
-      'x.npy', clip, cycle, sectors.whole_image(masks.shape[1:]), masks, {})
+      'x.npy', clip, cycle, sectors.whole_image(masks.shape[1:]),
+      Segmentation(masks, np.full(len(masks), 0.9), masks[:, ::4, ::4]), {},
+      Calibration())
   outputs.write_json(tmp_path / 'result.json', result)
   result = strict(tmp_path / 'result.json')
   for key in ('fps', 'spacing_mm', 'edv_ml', 'esv_ml', 'area_mm2'):

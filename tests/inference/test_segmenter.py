@@ -156,8 +156,6 @@ def test_load_restores_what_was_saved(workdir, config, tree_of):
 
 
 def test_load_says_what_is_missing(tmp_path):
-  with pytest.raises(InputError, match='no default model is shipped'):
-    inference.load('default')
   with pytest.raises(InputError, match='no such directory'):
     inference.load(tmp_path / 'none')
   with pytest.raises(InputError, match='config.json'):

@@ -1,0 +1,169 @@
+"""How far a mask is to be trusted: its expected Dice, and a calibration (ours).
+
+If probabilities mean what they say, a frame's Dice with the unknown truth is,
+in expectation and nearly,
+
+    2 sum_mask p / (sum_mask 1 + sum p)
+
+over its pixels. Networks are surer than they are right: their logits are
+divided by a temperature, fitted on phantoms that training has not seen (Guo et
+al. 2017). A frame below `low`, the largest expected Dice under which phantom
+frames reach no mean Dice of `POOR`, is doubtful. Phantoms are not patients: on
+images unlike all of them a network can be sure and wrong.
+"""
+
+from collections.abc import Iterable, Mapping
+import dataclasses
+
+import numpy as np
+from scipy import optimize, special
+
+from echoforge_jax.data.clip import IGNORE
+from echoforge_jax.evaluation import calibration as reliability
+
+# A frame of this mean Dice is of no use for volumes (ours).
+POOR = 0.85
+_TEMPERATURES = (0.25, 8.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+  """What turns logits into probabilities that can be believed.
+
+  Attributes:
+    temperature: logits are divided by it.
+    low: expected Dice below which a frame is doubtful.
+    facts: how it was found, as JSON takes it; empty where it was not.
+  """
+  temperature: float = 1.0
+  low: float = POOR
+  facts: Mapping = dataclasses.field(default_factory=dict)
+
+  @classmethod
+  def from_facts(cls, facts: Mapping | None) -> 'Calibration':
+    """Of what `fit` returned, or uncalibrated.
+
+    Args:
+      facts: of a network's file; None or {} where it has none.
+    """
+    if not facts:
+      return cls()
+    return cls(float(facts['temperature']), float(facts['low']), dict(facts))
+
+  def probability(self, logits: np.ndarray) -> np.ndarray:
+    """Logits -> probabilities, float32 of the same shape."""
+    return special.expit(
+        np.asarray(logits, np.float32) / np.float32(self.temperature))
+
+
+def expected_dice(probability: np.ndarray) -> np.ndarray:
+  """The Dice of the mask p > 1/2 with an unknown truth drawn from p.
+
+  Args:
+    probability: float [..., H, W].
+
+  Returns:
+    float64 [...] in [0, 1]; 0 for an empty mask.
+  """
+  p = np.asarray(probability, np.float64)
+  mask = p > 0.5
+  size = mask.sum(axis=(-2, -1))
+  overlap = 2 * (p * mask).sum(axis=(-2, -1))
+  both = size + p.sum(axis=(-2, -1))
+  return np.where(size > 0, overlap / np.maximum(both, 1e-9), 0.0)
+
+
+def fit(clips: Iterable[tuple[np.ndarray, np.ndarray]], *,
+        seed: int = 0) -> dict:
+  """Fits a temperature and a threshold on clips with truth.
+
+  One half of the clips is fitted on, the figures are of the other half.
+
+  Args:
+    clips: of (logits float32 [T, S, S], masks uint8 [T, S, S]: 1 the class,
+      `IGNORE` where unknown).
+    seed: of the bootstrap.
+
+  Returns:
+    JSON-ready: temperature, low, n_clips, n_frames (of the second half), ece
+    before and after, frame_dice, frame_expected_dice (means), correlation of
+    both over frames, risk_coverage over clips with 1 - Dice as the risk.
+  """
+  clips = list(clips)
+  fitted, held = clips[0::2], clips[1::2]
+  near = [_near(logits, masks) for logits, masks in fitted]
+  logits, truth = (np.concatenate(parts) for parts in zip(*near))
+
+  def cost(log_temperature):
+    z = logits / np.exp(log_temperature)
+    return float(np.mean(np.logaddexp(0, z) - truth * z))
+
+  found = optimize.minimize_scalar(
+      cost, bounds=np.log(_TEMPERATURES), method='bounded')
+  temperature = float(np.exp(found.x))
+  calibrated = Calibration(temperature)
+  expected, dice = _frames(fitted, calibrated)
+  low = _threshold(expected, dice)
+  expected, dice = _frames(held, calibrated)
+  pooled = {}
+  for name, one in (('before', Calibration()), ('after', calibrated)):
+    bins = [reliability.count_bins(one.probability(z), masks == 1,
+                                   where=_band(z, masks))
+            for z, masks in held]
+    pooled[name] = reliability.ece(sum(bins[1:], bins[0]))
+  by_clip = [_frames([clip], calibrated) for clip in held]
+  return {
+      'temperature': temperature, 'low': low, 'n_clips': len(held),
+      'n_frames': len(dice), 'ece': pooled, 'frame_dice': float(dice.mean()),
+      'frame_expected_dice': float(expected.mean()),
+      'correlation': float(np.corrcoef(expected, dice)[0, 1]),
+      'share_low': float((expected < low).mean()),
+      'dice_low': _mean(dice[expected < low]),
+      'dice_rest': _mean(dice[expected >= low]),
+      'risk_coverage': reliability.risk_coverage(
+          np.array([e.mean() for e, _ in by_clip]),
+          np.array([1 - d.mean() for _, d in by_clip]), seed=seed,
+          resamples=2000)}
+
+
+def _mean(values: np.ndarray) -> float | None:
+  return float(values.mean()) if len(values) else None
+
+
+def _band(logits, masks) -> np.ndarray:
+  return (reliability.boundary_band(masks == 1, logits > 0)
+          & (masks != IGNORE))
+
+
+def _near(logits, masks) -> tuple[np.ndarray, np.ndarray]:
+  band = _band(logits, masks)
+  return logits[band].astype(np.float64), (masks[band] == 1).astype(np.float64)
+
+
+def _frames(clips, calibrated: Calibration) -> tuple[np.ndarray, np.ndarray]:
+  """Expected and true Dice of every labeled frame that shows the class."""
+  expected, dice = [], []
+  for logits, masks in clips:
+    p = calibrated.probability(logits)
+    guess = expected_dice(p)
+    for t, truth in enumerate(masks):
+      if (truth == IGNORE).any() or not (truth == 1).any():
+        continue
+      overlap = ((p[t] > 0.5) & (truth == 1)).sum()
+      dice.append(2 * overlap / ((p[t] > 0.5).sum() + (truth == 1).sum()))
+      expected.append(guess[t])
+  return np.array(expected), np.array(dice)
+
+
+def _threshold(expected: np.ndarray, dice: np.ndarray) -> float:
+  """The largest confidence under which frames have a mean Dice below POOR.
+
+  Of the frames around it, not of all below: a tenth of them at a time.
+  """
+  order = np.argsort(expected)
+  width = max(len(order) // 10, 1)
+  smooth = np.convolve(dice[order], np.full(width, 1 / width), 'valid')
+  poor = np.flatnonzero(smooth < POOR)
+  if not len(poor):
+    return 0.0
+  return float(expected[order[min(poor[-1] + width // 2, len(order) - 1)]])
