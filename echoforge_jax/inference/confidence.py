@@ -5,7 +5,8 @@ in expectation and nearly,
 
     2 sum_mask p / (sum_mask 1 + sum p)
 
-over its pixels. Networks are surer than they are right: their logits are
+over its pixels; below a probability of 5 % they count as certainly outside, or
+the many far from the ventricle would add up to one. Networks are surer than they are right: their logits are
 divided by a temperature, fitted on phantoms that training has not seen (Guo et
 al. 2017). A frame below `low`, the largest expected Dice under which phantom
 frames reach no mean Dice of `POOR`, is doubtful. Phantoms are not patients: on
@@ -24,6 +25,7 @@ from echoforge_jax.evaluation import calibration as reliability
 # A frame of this mean Dice is of no use for volumes (ours).
 POOR = 0.85
 _TEMPERATURES = (0.25, 8.0)
+_NOTHING = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +68,7 @@ def expected_dice(probability: np.ndarray) -> np.ndarray:
     float64 [...] in [0, 1]; 0 for an empty mask.
   """
   p = np.asarray(probability, np.float64)
+  p = np.where(p < _NOTHING, 0.0, p)
   mask = p > 0.5
   size = mask.sum(axis=(-2, -1))
   overlap = 2 * (p * mask).sum(axis=(-2, -1))
