@@ -10,8 +10,10 @@
 Append :supervised to the config's name to learn from labeled frames alone.
 
 Hardware:   two CPU cores
-Run time:   measured:
-Dice (lv), phantom test split:   measured:
+Run time:   measured: 17 min of processor time (400 steps), 25 min on cores that
+            other programs shared
+Dice (lv), phantom test split, 25 patients, seed 0, measured:
+            camus_full 90.5 % [88.5, 92.3]; EF r .89 [.77, .96], bias -17.0
 """
 
 import dataclasses

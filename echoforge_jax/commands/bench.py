@@ -1,4 +1,4 @@
-"""bench ablation | cost | stream: studies; what a model costs; latency."""
+"""bench ablation | cost | speed | stream: studies, costs, speed, latency."""
 
 import argparse
 import json
@@ -11,6 +11,7 @@ from echoforge_jax.errors import InputError
 _TEXT = """\
   bench cost --config=configs/camus_echoforge.py    parameters, GFLOP, frames/s
   bench stream --checkpoint=RUN                     latency from frame to mask
+  bench speed --config=configs/tiny.py              every part, side by side
   bench ablation --out=DIR                          train and compare many rows
 """
 _ABLATION = """\
@@ -37,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
   cost.add_argument('--repeats', type=int, default=5,
                     help='timed calls; 0: count only')
   _add_stream(kinds)
+  _add_speed(kinds)
   study = kinds.add_parser(
       'ablation', allow_abbrev=False, help='train and compare rows',
       description=_ABLATION,
@@ -80,6 +82,24 @@ def _add_stream(kinds) -> None:
   stream.add_argument('--json', metavar='FILE', type=Path)
 
 
+def _add_speed(kinds) -> None:
+  speed = kinds.add_parser(
+      'speed', allow_abbrev=False, help='speed of every part, side by side',
+      description='Times model, training, data, scores and checkpoints after '
+      'warm-up, compiling apart, on noise: needs neither data nor weights.')
+  speed.add_argument('--config', required=True, metavar='FILE[:ARG]')
+  speed.add_argument('--parts', default='', metavar='A,B',
+                     help='only these (default: all)')
+  speed.add_argument('--repeats', type=int, default=10, metavar='N',
+                     help='measurements of each part (default: 10)')
+  speed.add_argument('--batch', type=int, metavar='B',
+                     help="clips (default: the config's)")
+  speed.add_argument('--json', metavar='FILE.jsonl', type=Path,
+                     help='gets one more line a part')
+  speed.add_argument('--compare', metavar='OLD.jsonl', type=Path,
+                     help='lines of an earlier run')
+
+
 def main(argv: list[str]) -> int:
   """Runs a benchmark.
 
@@ -95,6 +115,8 @@ def main(argv: list[str]) -> int:
     return _cost(args, fields)
   if args.kind == 'stream':
     return _stream(args, fields)
+  if args.kind == 'speed':
+    return _speed(args, fields)
   from echoforge_jax.bench import runner
   try:
     return _ablation(args, fields)
@@ -144,6 +166,30 @@ def _stream(args, fields: list[str]) -> int:
   print(latency.latency_text(name, found))
   if args.json:
     args.json.write_text(json.dumps(found, indent=2, allow_nan=False) + '\n')
+  return 0
+
+
+def _speed(args, fields: list[str]) -> int:
+  if args.repeats < 1 or (args.batch is not None and args.batch < 1):
+    raise InputError('bench speed: wanted --repeats and --batch of at least 1')
+  from echoforge_jax.bench import speed, speed_report
+  from echoforge_jax.commands.train import parse_config
+  from echoforge_jax.parallel import mesh
+  parts = speed.check_parts([p for p in args.parts.split(',') if p])
+  config = parse_config([f'--config={args.config}', *fields])
+  # Read first: it may be the file that is appended to.
+  old = speed_report.read(args.compare) if args.compare else None
+  if args.json:
+    speed_report.check_output(args.json)
+  mesh.split_cpu(config.cpu_devices)
+  path, colon, argument = args.config.partition(':')
+  lines = speed.measure(
+      config, name=f'{Path(path).name}{colon}{argument}', overrides=fields,
+      parts=parts, repeats=args.repeats, batch=args.batch or 0,
+      on_line=lambda line: args.json and speed_report.append(line, args.json))
+  print(speed_report.table(lines))
+  if old is not None:
+    print(speed_report.compare(lines, old, str(args.compare)))
   return 0
 
 

@@ -6,11 +6,12 @@ in expectation and nearly,
     2 sum_mask p / (sum_mask 1 + sum p)
 
 over its pixels; below a probability of 5 % they count as certainly outside, or
-the many far from the ventricle would add up to one. Networks are surer than they are right: their logits are
-divided by a temperature, fitted on phantoms that training has not seen (Guo et
-al. 2017). A frame below `low`, the largest expected Dice under which phantom
-frames reach no mean Dice of `POOR`, is doubtful. Phantoms are not patients: on
-images unlike all of them a network can be sure and wrong.
+the many far from the ventricle would add up to one. Networks are surer than
+they are right: their logits are divided by a temperature, fitted on phantoms
+that training has not seen (Guo et al. 2017). A frame below `low`, the largest
+expected Dice around which phantom frames have a mean Dice below `POOR`, is
+doubtful. Phantoms are not patients: on images unlike all of them a network can
+be sure and wrong.
 """
 
 from collections.abc import Iterable, Mapping

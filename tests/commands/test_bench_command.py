@@ -58,6 +58,23 @@ def test_cost(capsys):
     (['ablation', '--out=x', '--config=none.py'], 'no such file in configs'),
     (['ablation', '--out=x', '--config.stairs=2'], 'row baseline'),
     (['cost', '--config=configs/tiny.py', '--frames=0'], 'at least 1'),
+    (['speed', '--config=configs/none.py'], 'no file'),
+    (['speed', '--config=configs/tiny.py', '--parts=trunk,warp'],
+     "found 'warp'; choose from ceiling, forward"),
+    (['speed', '--config=configs/tiny.py', '--repeats=0'], 'at least 1'),
+    (['speed', '--config=configs/tiny.py', '--batch=0'], 'at least 1'),
+    (['speed', '--config=configs/tiny.py', '--json=none/x.jsonl'],
+     'no such folder'),
+    (['speed', '--config=configs/tiny.py', '--json=configs'],
+     'cannot be written'),
+    (['speed', '--config=configs/tiny.py', '--compare=none.jsonl'],
+     'No such file'),
+    (['speed', '--config=configs/tiny.py', '--compare=configs/tiny.py'],
+     'line 1 is not JSON'),
+    (['speed', '--config=configs/tiny.py', '--config.stairs=2'],
+     'no such field'),
+    (['speed', '--config=configs/tiny.py', '--config.num_devices=1',
+      '--config.unlabeled_batch_size=2', '--batch=1'], 'cannot be labeled'),
 ])
 def test_misuse_is_one_line(flags, text, capsys, tmp_path, monkeypatch):
   flags = [f.replace('--out=x', f'--out={tmp_path / "x"}') for f in flags]

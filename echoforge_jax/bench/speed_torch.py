@@ -1,0 +1,112 @@
+"""The backbone's twin in plain torch, where torch is installed."""
+
+import importlib.util
+import math
+
+import jax
+
+from echoforge_jax.bench import speed_timing as timing
+from echoforge_jax.bench.speed_parts import Bench
+from echoforge_jax.bench.speed_timing import Found, NotMeasuredError
+from echoforge_jax.models.backbone import RESNETS
+
+
+def _convolution(nn, channels: int, features: int, size: int, stride: int = 1):
+  return nn.Sequential(
+      nn.Conv2d(channels, features, size, stride, size // 2, bias=False),
+      nn.BatchNorm2d(features))
+
+
+def resnet(torch, variant: str):
+  """A ResNet with a grayscale stem that gives the maps of all four stages.
+
+  Args:
+    torch: the module.
+    variant: a key of `models.backbone.RESNETS`.
+
+  Returns:
+    A torch module, frames [N, 1, H, W] -> list of maps.
+  """
+  nn = torch.nn
+
+  class Block(nn.Module):
+    """Convolutions with a shortcut."""
+
+    def __init__(self, channels, features, stride, bottleneck):
+      super().__init__()
+      wide = 4 * features if bottleneck else features
+      self.path = nn.Sequential(*([
+          _convolution(nn, channels, features, 1), nn.ReLU(),
+          _convolution(nn, features, features, 3, stride), nn.ReLU(),
+          _convolution(nn, features, wide, 1)] if bottleneck else [
+              _convolution(nn, channels, features, 3, stride), nn.ReLU(),
+              _convolution(nn, features, features, 3)]))
+      self.shortcut = (
+          nn.Identity() if stride == 1 and channels == wide
+          else _convolution(nn, channels, wide, 1, stride))
+
+    def forward(self, x):
+      return torch.relu(self.path(x) + self.shortcut(x))
+
+  class Trunk(nn.Module):
+    """Stem and stages."""
+
+    def __init__(self):
+      super().__init__()
+      depths, bottleneck = RESNETS[variant]
+      self.stem = nn.Sequential(_convolution(nn, 1, 64, 7, 2), nn.ReLU(),
+                                nn.MaxPool2d(3, 2, 1))
+      self.stages, channels = nn.ModuleList(), 64
+      for stage, depth in enumerate(depths):
+        blocks = []
+        for index in range(depth):
+          stride = 2 if stage and not index else 1
+          blocks.append(Block(channels, 64 * 2**stage, stride, bottleneck))
+          channels = 64 * 2**stage * (4 if bottleneck else 1)
+        self.stages.append(nn.Sequential(*blocks))
+
+    def forward(self, x):
+      maps = [self.stem(x)]
+      for stage in self.stages:
+        maps.append(stage(maps[-1]))
+      return maps[1:]
+
+  return Trunk().eval()
+
+
+def torch_trunk(bench: Bench) -> Found:
+  """The same residual network in eager torch, batch norm in inference mode."""
+  if importlib.util.find_spec('torch') is None:
+    raise NotMeasuredError('torch is not installed')
+  try:
+    import torch
+  except (ImportError, OSError) as error:  # Such as a lacking CUDA library.
+    raise NotMeasuredError(f'torch cannot be imported: {error}') from error
+  variant = bench.config.model.get('backbone', 'resnet50')
+  if bench.config.model.name != 'echoforge' or variant not in RESNETS:
+    raise NotMeasuredError(
+        f'the model {bench.config.model.name} ({variant}) has no residual '
+        f'network to compare; choose a backbone of {", ".join(RESNETS)}')
+  accelerated = jax.default_backend() == 'gpu'
+  if accelerated and not torch.cuda.is_available():
+    raise NotMeasuredError('this torch does not see the GPU')
+  place = 'cuda' if accelerated else 'cpu'
+  dtype = getattr(torch, bench.config.dtype)
+  model = resnet(torch, variant).to(place, dtype)
+  frames = torch.rand(bench.clips * bench.frames, 1, bench.image_size,
+                      bench.image_size, dtype=torch.float32).to(place, dtype)
+
+  def call():
+    with torch.inference_mode():
+      model(frames)
+    if accelerated:
+      torch.cuda.synchronize()
+
+  series, seconds = timing.rate(call, bench.repeats, len(frames), 'frames/s')
+  times = bench.times('trunk', seconds)
+  return Found(main=series, seconds=seconds, values={
+      'trunk_time_over_this': None if times is None else 1 / times,
+      'torch': torch.__version__, 'backbone': variant,
+      'norm': 'batch', 'threads': torch.get_num_threads(),
+      'parameters_m': sum(math.prod(p.shape)
+                          for p in model.parameters()) / 1e6})
