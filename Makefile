@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Each makes .venv when needed.
+# `make install`, `make demo`, `make test`. Each makes .venv when needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,9 @@ TPU := $(VENV)/tpu
 # Test processes; files are dealt out whole, so that fixtures are made once.
 TEST_JOBS ?= 2
 
-.PHONY: demo test test-fast lint lock clean
+.PHONY: install demo test test-fast lint lock clean
+
+install: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python -m echoforge_jax demo --out=demo

@@ -15,7 +15,7 @@ VERBS = {
     'evaluate': 'score a trained model: metrics, tables, figures, report',
     'segment': 'masks, overlay, areas and EF for any clip',
     'export': 'one file that runs with JAX alone, and its model card',
-    'bench': 'studies (ablation), what a model costs, latency (stream)',
+    'bench': 'studies (ablation), cost, latency (stream), speed',
     'plan': 'whether and how fast a config would run on a TPU slice',
 }
 

@@ -22,6 +22,10 @@ _BORDER_SHARE = 0.06
 # and from which the hull needs no completion.
 _MIN_FIT, _FULL_FIT = 0.8, 0.93
 _MAX_FRAMES = 64
+# Clips of at most this side are crops of a dataset.
+_SMALL = 160
+# Shares of the image: of a piece of a torn sector, and of all of it, at least.
+_PIECE, _LEAST = 0.004, 0.04
 # Where the middle half of a pixel's values spans less than this many standard
 # deviations it is lit by a passing trace, if it changes by more than noise.
 _MIN_HALF, _MIN_TRACE = 0.3, 4.0
@@ -120,10 +124,16 @@ def find_sector(
   step = max(1, frames.shape[0] // _MAX_FRAMES)
   window = frames[::step, top:bottom, left:right]
   scale = min(1.0, _WORKING_SIZE / max(window.shape[1:]))
-  hull = _hull(_activity(window, scale))
-  if hull is None:
+  active = _activity(window, scale)
+  hulls = _hulls(active)
+  if not hulls:
     return whole_image(shape, found=False)
-  fitted, fit = _fit(hull)
+  # Blood as black as the border tears the sector into pieces: all of them are
+  # taken together where that looks more like a sector.
+  hull, fitted, fit = max(((hull, *_fit(hull)) for hull in hulls),
+                          key=lambda found: found[-1])
+  if fit < _FULL_FIT and region is None and _is_crop(active, hull, shape):
+    return whole_image(shape)
   pixels = hull
   if _MIN_FIT <= fit < _FULL_FIT:  # Dark edges: the fit completes the hull.
     pixels = fitted | hull
@@ -159,8 +169,13 @@ def _activity(window: np.ndarray, scale: float) -> np.ndarray:
   return (light > 1.0 + np.quantile(light, 0.05)).astype(np.uint8)
 
 
-def _hull(active: np.ndarray) -> np.ndarray | None:
-  """Convex hull bool [h, w] of the largest active component, or None."""
+def _hulls(active: np.ndarray) -> list[np.ndarray]:
+  """Convex hulls bool [h, w] of what is active.
+
+  Returns:
+    That of the largest component, and that of all large ones if there are
+    several; none if nothing is large.
+  """
   def kernel(n):
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (n, n))
   joined = cv2.morphologyEx(active, cv2.MORPH_OPEN, kernel(3))
@@ -168,14 +183,35 @@ def _hull(active: np.ndarray) -> np.ndarray | None:
   joined = cv2.morphologyEx(joined, cv2.MORPH_OPEN, kernel(7))
   count, labels, stats, _ = cv2.connectedComponentsWithStats(joined)
   if count < 2:
-    return None
-  largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
-  if stats[largest, cv2.CC_STAT_AREA] < 0.04 * active.size:
-    return None
-  points = np.argwhere(labels == largest)[:, ::-1].astype(np.int32)
-  hull = np.zeros(active.shape, np.uint8)
-  cv2.fillConvexPoly(hull, cv2.convexHull(points), 1)
-  return hull.astype(bool)
+    return []
+  areas = stats[:, cv2.CC_STAT_AREA].astype(float) / active.size
+  areas[0] = 0  # The background.
+  groups = [[int(areas.argmax())], np.flatnonzero(areas >= _PIECE).tolist()]
+  hulls = []
+  for group in groups[:1 + (len(groups[1]) > 1)]:
+    if areas[group].sum() < _LEAST:
+      continue
+    points = np.argwhere(np.isin(labels, group))[:, ::-1].astype(np.int32)
+    hull = np.zeros(active.shape, np.uint8)
+    cv2.fillConvexPoly(hull, cv2.convexHull(points), 1)
+    hulls.append(hull.astype(bool))
+  return hulls
+
+
+def _is_crop(active: np.ndarray, hull: np.ndarray,
+             shape: tuple[int, int]) -> bool:
+  """Whether an image is a crop already, whatever sector was seen in it.
+
+  Datasets distribute small images (EchoNet: 112 x 112), or larger ones without
+  text around a sector that fills them (CAMUS). Networks know both as a whole.
+  """
+  if max(shape) <= _SMALL:
+    return True
+  top, left, bottom, right = _bounds(hull)
+  near = cv2.dilate(hull.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+  outside = (active > 0) & ~near
+  return (outside.sum() < 0.01 * active.sum()
+          and (bottom - top) * (right - left) > 0.5 * hull.size)
 
 
 def sector_pixels(shape, apex, radius, angles) -> np.ndarray:

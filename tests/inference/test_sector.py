@@ -150,3 +150,30 @@ def test_real_clip():
   assert not found.inside[:14, :60].any()
   assert not found.inside[220:].any()
   assert not found.inside[60:90, 302:].any()
+
+
+def torn(video, apex, radius):
+  """Black cavities that leave the sector in pieces."""
+  rows, columns = np.mgrid[:video.shape[1], :video.shape[2]]
+  down, across = rows - apex[0], columns - apex[1]
+  cavity = np.hypot(down / radius - 0.5, 2.6 * across / radius) < 0.3
+  strip = np.abs(down - 0.62 * radius) < 0.06 * radius
+  return np.where(cavity | strip, 0, video).astype(np.uint8)
+
+
+@pytest.mark.parametrize('frames', [1, 8])
+def test_black_blood_does_not_tear_the_sector(frames):
+  apex, radius = (20, 160), 190
+  video, inside = speckled_sector((240, 320), apex, radius, 0.68, frames)
+  found = sectors.find_sector(torn(video, apex, radius))
+  assert found.found and found.fit > 0.9
+  assert box_error(found.box, inside) <= 8
+
+
+def test_small_images_are_taken_whole_unless_the_sector_is_plain():
+  # As EchoNet: a sector cut at the side, marks beside it.
+  video, _ = speckled_sector((112, 112), (8, 80), 96, 0.75)
+  video[:, 40:, 84:] = 0  # Nothing but the left half is seen.
+  assert sectors.find_sector(video).box == (0, 0, 112, 112)
+  plain, inside = speckled_sector((112, 112), (20, 56), 70, 0.6)
+  assert box_error(sectors.find_sector(plain).box, inside) <= 3
