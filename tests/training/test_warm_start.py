@@ -12,7 +12,7 @@ import pytest
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.models import build_model, weights
-from echoforge_jax.training import warm_start
+from echoforge_jax.training import bundle, warm_start
 from echoforge_jax.training.state import TrainState
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
@@ -116,3 +116,21 @@ def test_files_that_do_not_fit(load, resnet18, tmp_path):
       (build_model('sscf'), tmp_path / 'run', 'wanted the workdir')):
     with pytest.raises(InputError, match=f'(?s){message}'):
       load.path(model, file)
+
+
+def test_a_network_in_one_file_may_lack_what_only_training_needs(
+    load, tmp_path):
+  small = {'backbone': 'lite', 'dim': 16, 'decoder_dim': 8}
+  source = state_of(build_model('echoforge', use_cpr=False, **small), 3)
+  ones = jax.tree.map(lambda x: np.ones(x.shape, np.float32),
+                      {'params': source.params})
+  config = {'model': {'name': 'echoforge'}, 'data': {'classes': ['lv']}}
+  bundle.write(tmp_path / 'a.npz', config, ones, 5, 'teacher')
+  state = load.path(build_model('echoforge', **small), tmp_path / 'a.npz')
+  for params in (state.params, state.teacher_params):
+    assert not any(leaf.any() for leaf in jax.tree.leaves(params['cpr']))
+    rest = {name: tree for name, tree in params.items() if name != 'cpr'}
+    equal(rest, ones['params'])
+  with pytest.raises(InputError, match='a.npz.* does not fit config.model'):
+    load.path(build_model('echoforge', **small | {'dim': 32}),
+              tmp_path / 'a.npz')
