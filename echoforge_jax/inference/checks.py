@@ -48,7 +48,8 @@ def check_content(path: pathlib.Path, clip: RawClip,
         'color')
   flags = []
   # Crops, as datasets distribute them, may cut the sector's sides.
-  if sector.inside is not None and sector.fit < _MIN_FIT:
+  if sector.fit < _MIN_FIT and (
+      sector.inside is not None or sector.doubted):
     flags.append('not_a_sector')
   dark, light = np.percentile(frames[:, inside], [5, 95])
   if light - dark < _MIN_SPAN:

@@ -46,12 +46,14 @@ class Sector:
       nothing needs to be blanked.
     found: False if no sector was seen, and the whole image is taken.
     fit: intersection over union of hull and fitted sector; NaN if none.
+    doubted: a shape was seen, but the whole image is taken.
   """
   box: tuple[int, int, int, int]
   extent: tuple[int, int, int, int]
   inside: np.ndarray | None
   found: bool
   fit: float = math.nan
+  doubted: bool = False
 
   def crop(self, frame: np.ndarray) -> np.ndarray:
     """The box of a frame uint8 [H, W], black outside sector and image."""
@@ -133,7 +135,7 @@ def find_sector(
   hull, fitted, fit = max(((hull, *_fit(hull)) for hull in hulls),
                           key=lambda found: found[-1])
   if fit < _FULL_FIT and region is None and _is_crop(active, hull, shape):
-    return whole_image(shape)
+    return dataclasses.replace(whole_image(shape), fit=fit, doubted=True)
   pixels = hull
   if _MIN_FIT <= fit < _FULL_FIT:  # Dark edges: the fit completes the hull.
     pixels = fitted | hull
