@@ -31,9 +31,9 @@ def main(argv: list[str]) -> int:
                       metavar=('4CH', '2CH'),
                       help='two views of one patient: biplane volumes and EF '
                       'go to biplane.json; may be given again')
-  parser.add_argument('--lag', type=int, default=0, metavar='L',
+  parser.add_argument('--lag', type=int, default=1, metavar='L',
                       help='average each frame with L before and L after it, '
-                      'for smoother masks (default: 0)')
+                      'for smoother masks; 0: as a live stream (default: 1)')
   parser.add_argument('--probabilities', action='store_true',
                       help='write probability.nii.gz, the confidence in every '
                       'pixel')

@@ -195,7 +195,7 @@ def _finish(segmenter, path, out_dir, ready: _Ready, lag: int,
                               clip.spacing_mm)
   result = outputs.result_of(
       pathlib.Path(path).name, clip, cycle, sector, found, segmenter.receipt,
-      segmenter.calibration)
+      segmenter.calibration, lag)
   outputs.write_json(out_dir / 'result.json', result)
   return result
 

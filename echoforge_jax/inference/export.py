@@ -125,6 +125,7 @@ def _shown(found: dict) -> dict:
 
 def _fit_confidence(segmenter: Segmenter, config) -> dict:
   """Calibrates on validation clips, segmented frame by frame as users' are."""
+  config = config.copy_and_resolve_references()
   with config.unlocked():
     if 'stream' in config.data:
       config.data.stream.held_out = _CALIBRATION_CLIPS

@@ -239,7 +239,7 @@ def write_curve(path, clip: RawClip, cycle: Cycle,
 
 def result_of(source: str, clip: RawClip, cycle: Cycle, sector,
               found: Segmentation, model: dict,
-              calibration: Calibration) -> dict:
+              calibration: Calibration, lag: int = 0) -> dict:
   """What `result.json` holds: plain numbers, None where unknown.
 
   Args:
@@ -250,6 +250,7 @@ def result_of(source: str, clip: RawClip, cycle: Cycle, sector,
     found: masks and confidence.
     model: the model's receipt.
     calibration: of the confidence.
+    lag: frames on either side that masks were averaged with.
 
   Returns:
     JSON-ready dict.
@@ -271,6 +272,7 @@ def result_of(source: str, clip: RawClip, cycle: Cycle, sector,
       'esv_ml': cycle.esv_ml,
       'ef_percent': cycle.ef_percent,
       'ef_sd': cycle.ef_sd,
+      'lag': lag,
       'ef_method': cycle.ef_method or None,
       'flags': flags,
       'flag_details': {code: FLAGS[code] for code in flags},
