@@ -7,9 +7,9 @@ from scipy import ndimage, signal
 
 _SMOOTHING_S = 0.08
 _SMOOTHING_FRAMES = 1.5
-# The shortest time from ED to ES, and a share of the curve's range below
-# which a bump is no beat (ours).
-_MIN_SYSTOLE_S, _MIN_PROMINENCE = 0.12, 0.3
+# The shortest beat, 180 a minute, and a share of the curve's range below which
+# a bump is no beat (ours).
+_MIN_BEAT_S, _MIN_PROMINENCE = 0.33, 0.3
 _MIN_CONTRACTION = 0.08
 # A clip that starts below this share of its largest area starts after ED.
 _WHOLE_ED = 0.9
@@ -91,7 +91,7 @@ def _extrema(curve: np.ndarray, spread: float, fps: float) -> list[int]:
   """Maxima that stand out by 30 % of the range, ends included."""
   # A low wall on both sides lets a maximum at the clip's end count.
   low = curve.min() - spread
-  distance = (max(1, round(2 * _MIN_SYSTOLE_S * fps))
+  distance = (max(1, round(_MIN_BEAT_S * fps))
               if math.isfinite(fps) else 1)
   found, _ = signal.find_peaks(
       np.concatenate([[low], curve, [low]]),

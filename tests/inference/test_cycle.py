@@ -213,3 +213,15 @@ def test_every_flag_is_raised_somewhere():
     used |= {node.value for node in ast.walk(tree)
              if isinstance(node, ast.Constant) and node not in keys}
   assert set(cycles.FLAGS) - used == set()
+
+
+
+def test_a_dip_too_short_for_a_beat_is_none():
+  # As of a real clip of one second: filling, a flicker, ED, half a systole.
+  curve = np.interp(np.arange(30), [0, 6, 13, 17, 21, 29],
+                    [29.0, 26.0, 33.0, 28.0, 37.0, 28.0])
+  found, flags = beats.find_beats(curve, fps=30.0)
+  assert (13, 17) not in found and found[0][0] == 21
+  assert flags == ['no_full_cycle']
+  slow, flags = beats.find_beats(curve, fps=15.0)  # 112 beats a minute.
+  assert slow[0] == (13, 17) and flags == []
