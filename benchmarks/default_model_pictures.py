@@ -32,12 +32,12 @@ def real_clip(segmenter, out: pathlib.Path) -> None:
   path = get_testdata_file(REAL)
   clip = readers.read_any(path)
   with tempfile.TemporaryDirectory() as folder:
-    batch.segment_file(segmenter, path, folder)
+    batch.segment_file(segmenter, path, folder, lag=1)  # As the command.
     curve = pathlib.Path(folder) / 'area_curve.png'
     (out / 'default_area_curve.png').write_bytes(curve.read_bytes())
   sector = segmenter.locate(clip.frames, clip.spacing_mm, clip.region)
   masks = segmenter.segment(
-      clip.frames, clip.spacing_mm, fps=clip.fps, sector=sector)
+      clip.frames, clip.spacing_mm, fps=clip.fps, sector=sector, lag=1)
   top, left, bottom, right = sector.box
   tiles = []
   for index in range(0, len(masks), 10):

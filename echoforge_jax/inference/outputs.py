@@ -212,10 +212,11 @@ def write_curve(path, clip: RawClip, cycle: Cycle,
   axes = figure.subplots()
   axes.plot(time, cycle.area / unit, color='0.6', lw=1, label='area')
   axes.plot(time, cycle.smooth / unit, color='#c0392b', lw=2, label='smoothed')
-  if doubtful is not None and doubtful.any():
-    axes.fill_between(time, 0, 1, where=doubtful, step='mid', color='#f1c40f',
-                      alpha=0.3, lw=0, transform=axes.get_xaxis_transform(),
-                      label='low confidence')
+  half = 0.5 / (clip.fps if timed else 1.0)  # A frame is that wide.
+  for count, index in enumerate(np.flatnonzero(
+      [] if doubtful is None else doubtful)):
+    axes.axvspan(time[index] - half, time[index] + half, color='#f1c40f',
+                 alpha=0.35, lw=0, label=None if count else 'low confidence')
   for beat in cycle.beats:
     for name, index in (('ED', beat.ed), ('ES', beat.es)):
       chosen = index in (cycle.ed, cycle.es)
