@@ -76,6 +76,8 @@ class Beat:
     ed, es: frame indices.
     edv_ml, esv_ml: single-plane disc volumes; NaN with unknown spacing.
     ef_percent: by the clip's method; NaN if it cannot be measured.
+    ef_area_length: EF in percent by area and length, 8 A^2 / (3 pi L), for
+      comparison; NaN if it cannot be measured.
     whole: the clip shows its contraction from beginning to end.
   """
   ed: int
@@ -83,6 +85,7 @@ class Beat:
   edv_ml: float
   esv_ml: float
   ef_percent: float
+  ef_area_length: float
   whole: bool
 
 
@@ -204,13 +207,13 @@ def _measure_beat(lv, ed: int, es: int, whole: bool, spacing):
       ejection.EF_RANGE[0] <= ef <= ejection.EF_RANGE[1]):
     flags.append('ef_out_of_range')
   if spacing is None:
-    return Beat(ed, es, math.nan, math.nan, ef, whole), flags
+    return Beat(ed, es, math.nan, math.nan, ef, by_area_length, whole), flags
   if not _EDV_RANGE[0] <= discs[0] <= _EDV_RANGE[1]:
     flags.append('implausible_volume')
   if cavities[0] and not (
       _LENGTH_RANGE[0] <= cavities[0].length <= _LENGTH_RANGE[1]):
     flags.append('implausible_length')
-  return Beat(ed, es, *discs, ef, whole), flags
+  return Beat(ed, es, *discs, ef, by_area_length, whole), flags
 
 
 def _shape_flags(lv: np.ndarray, box) -> list[str]:

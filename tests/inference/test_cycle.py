@@ -52,6 +52,8 @@ def test_whole_cycle_measures_volumes():
   assert cycle.ef_percent == pytest.approx(
       100 * (1 - truth[1] / truth[0]), abs=2)
   assert cycle.ef_method == 'discs'
+  assert cycle.beats[0].ef_area_length == pytest.approx(
+      cycle.ef_percent, abs=3)
   assert cycle.flags == ()
   assert cycle.area[0] == pytest.approx(math.pi / 2 * 80 * 25, rel=0.02)
 
