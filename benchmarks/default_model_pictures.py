@@ -71,20 +71,22 @@ def confidence(out: pathlib.Path) -> None:
   figure.savefig(out / 'default_confidence.png')
 
 
+def _coarse(frame) -> np.ndarray:
+  """Gray levels in steps of 10: a file a third as large."""
+  return np.rint(25.5 * frame[..., 0]).astype(np.uint8) * 10
+
+
 def phantoms(out: pathlib.Path) -> None:
   """Two dozen streamed clips: first frame; last frame with the outline."""
   draw = stream.jitted(8, 4, 128, PhantomConfig.transfer())
   rows = []
   for seed in range(3):
     clips = jax.device_get(draw(jax.random.key(700 + seed)))
-    rows.append(np.hstack([
-        outputs.draw(np.rint(255 * v[0, ..., 0]).astype(np.uint8),
-                     np.zeros_like(m[0])) for v, m in zip(
-                         clips['video'], clips['masks'])]))
-    rows.append(np.hstack([
-        outputs.draw(np.rint(255 * v[-1, ..., 0]).astype(np.uint8),
-                     (m[-1] == 1).astype(np.uint8)) for v, m in zip(
-                         clips['video'], clips['masks'])]))
+    for index in (0, -1):
+      rows.append(np.hstack([
+          outputs.draw(_coarse(video[index]), (mask[index] == 1) * np.uint8(
+              index != 0))
+          for video, mask in zip(clips['video'], clips['masks'])]))
   cv2.imwrite(str(out / 'default_phantoms.png'), np.vstack(rows)[..., ::-1])
 
 
