@@ -73,7 +73,7 @@ def confidence(out: pathlib.Path) -> None:
 
 def _coarse(frame) -> np.ndarray:
   """Gray levels in steps of 10: a file a third as large."""
-  return np.rint(25.5 * frame[..., 0]).astype(np.uint8) * 10
+  return np.minimum(np.rint(25.5 * frame[..., 0]), 25).astype(np.uint8) * 10
 
 
 def phantoms(out: pathlib.Path) -> None:
