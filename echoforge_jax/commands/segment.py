@@ -3,7 +3,10 @@
 import argparse
 import logging
 import math
+import os
 import warnings
+
+from echoforge_jax.errors import InputError
 
 
 def main(argv: list[str]) -> int:
@@ -47,13 +50,18 @@ def main(argv: list[str]) -> int:
   from echoforge_jax import inference
   from echoforge_jax.inference import batch, lag, receipt
   lag.check(args.lag)
+  for pair in args.pair:
+    if os.path.abspath(pair[0]) == os.path.abspath(pair[1]):
+      raise InputError(f'--pair {pair[0]} {pair[1]}: one clip twice; wanted a '
+                       'four-chamber and a two-chamber view')
   segmenter = inference.load(args.checkpoint, args.which)
   print(receipt.DISCLAIMER)
   results, failures = batch.segment_files(
       segmenter, args.inputs, args.out, spacing_mm=args.spacing_mm,
       fps=args.fps, recursive=args.recursive, pairs_of=args.pair, lag=args.lag,
       probabilities=args.probabilities)
-  total = len(results) + len(failures)
+  named = {' + '.join(pair) for pair in args.pair}
+  total = len(results) + len(set(failures) - named)
   print(f'{len(results)} of {total} clips segmented into {args.out}'
         + (f'; {len(failures)} failed' if failures else ''))
   return 1 if failures else 0

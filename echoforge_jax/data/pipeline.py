@@ -248,8 +248,10 @@ def make_train_dataset(
   if dataset == streamed.DATASET:
     source = _phantoms(stream, num_frames, image_size, seed, num_workers)
     def order(clips, own_seed):
-      return streamed.StreamOrder(source.config, own_seed)
-    labeled = unlabeled = source
+      return streamed.StreamOrder(clips.config, own_seed)
+    # Other patients, and a window that moves at its own pace.
+    labeled, unlabeled = source, _phantoms(
+        stream, num_frames, image_size, _stream_seed(seed, 1), num_workers)
   else:
     source = load_split(data_dir, dataset, split, image_size,
                         split_scheme=split_scheme)
@@ -262,8 +264,9 @@ def make_train_dataset(
 
   def rows_of(name, clips, size, number, supervision):
     _check_supply(name, source, clips, size, process_count)
-    transform = _TrainClip(source, table, num_frames, supervision, augmentation)
     own_seed = _stream_seed(seed, number)
+    own = clips if dataset == streamed.DATASET else source
+    transform = _TrainClip(own, table, num_frames, supervision, augmentation)
     numbers = grain.MapDataset.source(order(clips, own_seed))
     examples = numbers.seed(own_seed).random_map(transform)
     rows = _OwnRows(examples, size=size, index=process_index,

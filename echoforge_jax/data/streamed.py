@@ -123,9 +123,9 @@ class PhantomSource:
   def _group(self, group: int) -> dict[str, np.ndarray]:
     with self._lock:
       if group not in self._groups:
-        # Threads ask nearly in order: the oldest is the least wanted.
+        # The window moves on: what it has passed is wanted no more.
         while len(self._groups) > self.config.pool // GROUP + 2:
-          del self._groups[next(iter(self._groups))]
+          del self._groups[min(self._groups)]
         self._groups[group] = self._draw(group)
       return self._groups[group]
 

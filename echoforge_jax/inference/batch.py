@@ -107,6 +107,11 @@ def segment_files(
   every = list({os.path.abspath(path): path for path in (
       *paths, *itertools.chain(*pairs_of))}.values()) if pairs_of else paths
   clips, failures = inputs.expand(every, recursive, skip=out_dir)
+  if pairs_of:  # A folder may hold what a pair names too.
+    first = {os.path.abspath(path): (path, name)
+             for path, name in reversed(clips)}
+    clips = [clip for clip in clips
+             if first[os.path.abspath(clip[0])] == clip]
   results: dict[str, dict] = {}
   bar = tqdm.tqdm(total=len(clips), unit='clip', file=sys.stderr, disable=None)
   def say(line):
@@ -146,8 +151,9 @@ def _measure_pairs(pairs_of, names, out_dir, failures, report) -> None:
       lacking = [str(path) for path in pair
                  if os.path.abspath(path) not in names]
       if lacking:
-        raise InputError(f'{" and ".join(lacking)}: failed, so no biplane '
-                         'volume of the pair')
+        raise InputError(
+            f'{" and ".join(lacking)}: not segmented as one clip, so no '
+            'biplane volume of the pair; name two clips that succeed alone')
       measured.append(pairs.measure({
           view: out_dir / names[os.path.abspath(path)]
           for view, path in zip(pairs.VIEWS, pair)}))

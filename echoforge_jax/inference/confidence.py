@@ -21,12 +21,14 @@ import numpy as np
 from scipy import optimize, special
 
 from echoforge_jax.data.clip import IGNORE
+from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation import calibration as reliability
 
 # A frame of this mean Dice is of no use for volumes (ours).
 POOR = 0.85
 _TEMPERATURES = (0.25, 8.0)
 _NOTHING = 0.05
+_FEWEST = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +94,15 @@ def fit(clips: Iterable[tuple[np.ndarray, np.ndarray]], *,
     JSON-ready: temperature, low, n_clips, n_frames (of the second half), ece
     before and after, frame_dice, frame_expected_dice (means), correlation of
     both over frames, risk_coverage over clips with 1 - Dice as the risk.
+
+  Raises:
+    InputError: fewer than 8 clips show the class.
   """
-  clips = list(clips)
+  clips = [(logits, masks) for logits, masks in clips
+           if ((masks == 1).any((1, 2)) & (masks != IGNORE).all((1, 2))).any()]
+  if len(clips) < _FEWEST:
+    raise InputError(f'--calibrate: found {len(clips)} validation clips that '
+                     f'show the class, wanted at least {_FEWEST}')
   fitted, held = clips[0::2], clips[1::2]
   near = [_near(logits, masks) for logits, masks in fitted]
   logits, truth = (np.concatenate(parts) for parts in zip(*near))

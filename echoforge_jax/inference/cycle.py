@@ -27,6 +27,8 @@ FLAGS = {
     'no_contraction': 'the area hardly changes: ED and ES are guesses',
     'area_jitter': 'the area jumps from frame to frame: the masks are '
                    'inconsistent in time',
+    'beat_unmeasured': 'ED or ES of a beat shows no ventricle that could be '
+                       'measured; the beat is left out',
     'beats_differ': 'EF differs between the beats by more than 10 points (SD)',
     'low_confidence': 'the network is unsure of the outline at ED, at ES or in '
                       'most frames',
@@ -103,7 +105,8 @@ class Cycle:
     ef_percent: likewise, by discs; by area-length with unknown spacing; NaN if
       neither.
     ef_sd: standard deviation (ddof 1) of EF over whole beats, percentage
-      points; NaN with fewer than two.
+      points; NaN with fewer than two. Beats whose EF cannot be measured are
+      left out, and flagged.
     ef_method: 'discs', 'area_length' or ''.
     flags: codes of `FLAGS`.
   """
@@ -184,12 +187,16 @@ def measure(masks: np.ndarray, spacing_mm=(math.nan, math.nan),
 
 def _over_beats(beats: list[Beat]):
   """((edv, esv, ef), SD of EF, flags) of the whole beats, or the first."""
-  used = [beat for beat in beats if beat.whole] or beats[:1]
+  whole = [beat for beat in beats if beat.whole]
+  used = [beat for beat in whole if math.isfinite(beat.ef_percent)]
+  flags = ['beat_unmeasured'] if len(used) < len(whole) else []
+  used = used or beats[:1]
   means = [float(np.mean([getattr(beat, name) for beat in used]))
            for name in ('edv_ml', 'esv_ml', 'ef_percent')]
   spread = (float(np.std([beat.ef_percent for beat in used], ddof=1))
             if len(used) > 1 else math.nan)
-  return means, spread, ['beats_differ'] if spread > _BEATS_SD else []
+  return means, spread, flags + (
+      ['beats_differ'] if spread > _BEATS_SD else [])
 
 
 def _measure_beat(lv, ed: int, es: int, whole: bool, spacing):

@@ -230,7 +230,8 @@ def write_curve(path, clip: RawClip, cycle: Cycle,
   axes.spines[['top', 'right']].set_visible(False)
   axes.legend(frameon=False)
   if math.isfinite(cycle.ef_percent):
-    whole = sum(beat.whole for beat in cycle.beats)
+    whole = sum(beat.whole and math.isfinite(beat.ef_percent)
+                for beat in cycle.beats)
     spread = (f' ± {cycle.ef_sd:.0f} (SD of {whole} beats)'
               if math.isfinite(cycle.ef_sd) else '')
     axes.set_title(f'single-plane EF {cycle.ef_percent:.0f} %{spread}  '

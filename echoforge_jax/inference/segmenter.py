@@ -55,8 +55,10 @@ def load(checkpoint_dir, which: str = 'teacher') -> 'Segmenter':
         'training run, a .npz of `echoforge export`, or default')
   config, variables, step = checkpoint.restore_for_inference(
       checkpoint_dir, which)
-  facts = (bundle.read(checkpoint_dir)[1].get('confidence')
-           if bundle.is_bundle(checkpoint_dir) else None)
+  facts = None
+  if bundle.is_bundle(checkpoint_dir):
+    meta = bundle.read(checkpoint_dir)[1]
+    facts, which = meta.get('confidence'), meta['which']
   segmenter = Segmenter(
       build.make_model(config), variables,
       classes=tuple(config.data.classes), image_size=config.data.image_size,
@@ -96,9 +98,9 @@ class Segmentation:
 
   Attributes:
     masks: uint8 [T, H, W] label values, native size.
-    confidence: float64 [T] expected Dice of the first class, see
-      `inference.confidence`; 0 where it is empty.
-    probability: uint8 [T, S, S] of the first class, 255 being one, on the
+    confidence: float64 [T] expected Dice of `lv` (of the first class, where a
+      model has none), see `inference.confidence`; 0 where it is empty.
+    probability: uint8 [T, S, S] of the same class, 255 being one, on the
       grid that the network saw.
   """
   masks: np.ndarray
@@ -181,9 +183,11 @@ class Segmenter:
         np.zeros(video.shape, np.uint8), np.zeros(len(video)),
         np.zeros((len(video), *size), np.uint8))
 
+    channel = self.classes.index('lv') if 'lv' in self.classes else 0
+
     def keep(index, logits):
       logits = np.asarray(logits, np.float32)
-      probability = self.calibration.probability(logits[..., 0])
+      probability = self.calibration.probability(logits[..., channel])
       found.masks[index] = stream.mask(logits)
       found.confidence[index] = confidences.expected_dice(probability)
       found.probability[index] = np.rint(255 * probability)

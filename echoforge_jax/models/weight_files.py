@@ -67,7 +67,8 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
   try:
     with np.load(path, allow_pickle=False) as arrays:
       return dict(arrays)
-  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+  except (ValueError, OSError, EOFError, TypeError, AttributeError,
+          zipfile.BadZipFile) as error:
     raise InputError(
         f'{path}: not an npz file of plain arrays ({error}); wanted what '
         'numpy.savez writes of arrays alone (pickled objects are never '

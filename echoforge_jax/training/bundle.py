@@ -44,7 +44,8 @@ def is_network(path: Any) -> bool:
   try:
     with np.load(path, allow_pickle=False) as arrays:
       return _META in arrays.files
-  except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile):
+  except (OSError, ValueError, EOFError, AttributeError, TypeError,
+          zipfile.BadZipFile):
     return False
 
 

@@ -387,7 +387,7 @@ def claim_workdir(workdir: epath.PathLike, config: ConfigDict) -> None:
         f'--workdir {workdir} cannot be read ({error.strerror or error}); '
         'choose a directory you may read and write') from error
   if resumes:
-    found = _flat_config(read_config(workdir).to_dict())
+    found = _flat_config(read_config(workdir_path(workdir)).to_dict())
     wanted = _flat_config(_tuples(json.loads(config_to_json(config))))
     differing = [
         f'{name} is {found.get(name, "absent")!r} there and '
@@ -480,7 +480,8 @@ def restore_for_inference(
   config = read_config(workdir)
   if bundle.is_bundle(workdir):
     variables, meta = bundle.read(workdir)
-    if meta['which'] != which:
+    # 'teacher' is what is asked for where nothing is.
+    if which == 'student' != meta['which']:
       raise InputError(f'{workdir}: holds the {meta["which"]} only, found '
                        f'{which} asked for; leave --which out')
     return config, jax.device_put(variables, jax.local_devices()[0]), (

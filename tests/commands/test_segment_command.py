@@ -90,6 +90,12 @@ def test_no_model_is_misuse(checkpoint_dir, message, clip, tmp_path, capsys):
   assert error.startswith('error: ') and message in error
 
 
+def test_one_clip_is_no_pair(workdir, clip, tmp_path, capsys):
+  assert main(['segment', f'--checkpoint={workdir}', f'--out={tmp_path}',
+               '--pair', str(clip), f'{clip.parent}/./{clip.name}']) == 2
+  assert 'one clip twice' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('flags', [
     [], ['--checkpoint=x', '--out=y'], ['--checkpoint=x', 'a.avi'],
     ['--out=y', '--pair', 'a.avi'], ['--out=y', '--lag=x', 'a.avi'],

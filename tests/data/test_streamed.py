@@ -51,6 +51,31 @@ def test_a_dropped_group_is_drawn_again_alike():
   np.testing.assert_array_equal(source[3]['masks'], first['masks'])
 
 
+def test_groups_that_the_window_passed_are_dropped_first():
+  source = streamed.PhantomSource(
+      StreamConfig(pool=16), num_frames=FRAMES, image_size=SIZE, seed=1)
+  drawn = []
+  source._draw = lambda group: drawn.append(group) or {}
+  for group in (3, 1, 2, 4, 0, 5, 6, 4, 5, 6):
+    source._group(group)
+  assert drawn == [3, 1, 2, 4, 0, 5, 6] and max(source._groups) == 6
+
+
+@pytest.mark.slow
+def test_unlabeled_clips_are_of_other_patients(options):
+  both = pipeline.make_train_iterator(
+      **options | {'unlabeled_batch_size': 2})
+  batch = next(both)
+  both.close()
+  assert batch['labeled'].all(axis=1).tolist() == [True, False] * 2
+  frames = batch['video_weak'][..., 0]
+  labeled = streamed.PhantomSource(
+      StreamConfig(**STREAM), num_frames=FRAMES, image_size=SIZE, seed=5)
+  known = [labeled[n]['frames'] for n in range(24)]
+  assert [any((clip == one).all() for one in known) for clip in frames] == [
+      True, False] * 2
+
+
 @pytest.mark.slow
 def test_held_out_clips_are_others_and_the_same_for_every_seed(options):
   keys = ('data_dir', 'dataset', 'image_size', 'num_frames', 'stream')

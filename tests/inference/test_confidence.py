@@ -5,6 +5,7 @@ import pytest
 from scipy import special
 
 from echoforge_jax.data.clip import IGNORE
+from echoforge_jax.errors import InputError
 from echoforge_jax.inference import confidence
 
 SIZE = 48
@@ -79,6 +80,14 @@ def test_unlabeled_frames_do_not_count():
   for _, masks in hidden:
     masks[0] = IGNORE
   assert confidence.fit(hidden)['n_frames'] == 2 * len(hidden[1::2])
+
+
+def test_too_few_clips_are_refused():
+  with pytest.raises(InputError, match='found 3 validation clips'):
+    confidence.fit(list(drawn(3, [1.0], 1.0)))
+  empty = [(logits, 0 * masks) for logits, masks in drawn(40, [1.0], 1.0)]
+  with pytest.raises(InputError, match='found 0'):
+    confidence.fit(empty)
 
 
 def test_calibration_survives_json():

@@ -114,6 +114,18 @@ def test_volumes_and_ef_are_means_over_whole_beats():
   assert math.isnan(one.ef_sd) and len(one.beats) == 1
 
 
+def test_a_beat_that_cannot_be_measured_is_left_out():
+  masks = beating(cosine(90, 3.0, start=0.25))
+  rows, columns = np.mgrid[:200, :200]
+  for t in range(34, 42):  # The second ES falls into crumbs.
+    masks[t] *= ((rows % 5 < 3) & (columns % 5 < 3)).astype(np.uint8)
+  cycle = cycles.measure(masks, (1.0, 1.0), fps=30.0)
+  values = [beat.ef_percent for beat in cycle.beats if beat.whole]
+  assert sum(map(math.isnan, values)) == 1
+  assert cycle.ef_percent == pytest.approx(np.nanmean(values))
+  assert 'beat_unmeasured' in cycle.flags
+
+
 def test_beats_that_differ_are_flagged():
   phases = cosine(90, 3.0, start=0.25)
   alike = cycles.measure(beating(phases, es=(50, 12)), (1.0, 1.0), fps=30.0)

@@ -39,11 +39,20 @@ def test_the_other_network_is_not_there(tmp_path):
     checkpoint.restore_for_inference(tmp_path / 'a.npz', 'student')
 
 
+def test_a_student_needs_no_flag(tmp_path):
+  bundle.write(tmp_path / 'a.npz', CONFIG, variables(), 7, 'student')
+  for which in ('teacher', 'student'):
+    assert checkpoint.restore_for_inference(tmp_path / 'a.npz', which)[2] == 7
+
+
 def test_what_is_no_network(tmp_path):
   np.savez(tmp_path / 'frames.npz', frames=np.zeros(3))
   (tmp_path / 'text.npz').write_text('text')
-  for name, text in (('frames', 'no network of this project'),
-                     ('text', 'not an npz'), ('none', 'no such file')):
+  with open(tmp_path / 'array.npz', 'wb') as file:
+    np.save(file, np.zeros(3))
+  for name, text in (('array', 'not an npz'), ('text', 'not an npz'),
+                     ('frames', 'no network of this project'),
+                     ('none', 'no such file')):
     with pytest.raises(InputError, match=text):
       bundle.read(tmp_path / f'{name}.npz')
     assert not bundle.is_network(tmp_path / f'{name}.npz')
