@@ -8,8 +8,8 @@ from labels of all frames (the phantom has them), so that no teacher gives
 labels; the averaged parameters are what is shipped.
 
 Hardware:   two CPU cores
-Run time:   measured: 88 min, shared with other programs; alone 2.1 steps a
-            second (56 min)
+Run time:   measured: 88 min, shared with other programs; 2.1 steps a second
+            while they rested
 Dice (lv), 64 randomized clips held out, measured: 91.7 %; figures on other
             phantoms and a real clip: docs/default_model.md
 """
