@@ -98,6 +98,11 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.split_scheme = 'official'
   # Clips are drawn and augmented in threads of the training process.
   config.data.num_workers = 0
+  # Not used: drawn clips have a pool of their own.
+  config.data.cache_mb = 0
+  # Where views are drawn: 'host' (cv2, in threads and workers) or 'device'
+  # (a program before the training step; other random numbers).
+  config.data.augment_on = 'host'
   # Ranges of the augmentation, described in `data.transforms.AugmentConfig`.
   config.data.augmentation = ConfigDict(dataclasses.asdict(AugmentConfig(
       rotation_deg=15.0, scale=0.2, translation=0.08, reversal=0.5,

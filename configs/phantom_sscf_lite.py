@@ -87,6 +87,12 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.label_seed = 0
   # Worker processes that load and augment; 0: in the training process.
   config.data.num_workers = 0
+  # Memory for clips that were read, in MB, shared out among the workers; 0:
+  # every clip is read anew.
+  config.data.cache_mb = 1000
+  # Where views are drawn: 'host' (cv2, in threads and workers) or 'device'
+  # (a program before the training step; other random numbers).
+  config.data.augment_on = 'host'
   # Ranges of the augmentation, described in `data.transforms.AugmentConfig`;
   # milder than its defaults, which ask for longer training.
   config.data.augmentation = ConfigDict(dataclasses.asdict(AugmentConfig(

@@ -2,6 +2,9 @@
 
     clip numbers, shuffled by epoch -> read and augment -> own rows -> batch
 
+Augmenting may be left to the device (`device_views`): then a batch holds plain
+frames, and a seed a clip that its views are drawn from.
+
 The stream before the rows are divided is the same on every process, and every
 process takes a block of each batch: the clips of a step, their augmentation and
 their order depend on the seed and the step only, not on how many processes
@@ -12,7 +15,7 @@ The only file that uses grain's experimental names.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-import dataclasses
+import functools
 import hashlib
 import math
 import os
@@ -20,7 +23,7 @@ import os
 import grain
 import numpy as np
 
-from echoforge_jax.data import streamed, transforms
+from echoforge_jax.data import examples, streamed
 from echoforge_jax.data.clip import IGNORE
 from echoforge_jax.data.prepared import ClipSource, load_split
 from echoforge_jax.data.selection import (
@@ -28,108 +31,14 @@ from echoforge_jax.data.selection import (
     divide_clips,
     frame_indices,
 )
+from echoforge_jax.data.training_clips import FIELDS, ClipCache, TrainingClips
 from echoforge_jax.data.transforms import AugmentConfig
 from echoforge_jax.errors import InputError
 
 SUPERVISION = ('sparse', 'full')
 SAMPLERS = ('linspace', 'truncate', 'all')
+AUGMENT_ON = ('host', 'device')
 Batch = dict[str, np.ndarray]
-
-
-class _Order:
-  """Endless order of clips: every epoch is a new permutation of all of them.
-
-  Stands in for grain's `shuffle().repeat()`, which takes 2 ms an element for
-  24 elements and 0.5 ms for 100: few labeled clips are the very case here.
-  """
-
-  def __init__(self, clips: Sequence[int], seed: int):
-    self._clips = np.asarray(clips)
-    self._seed = seed
-    self._latest = (-1, self._clips)  # Epoch and its permutation.
-
-  def __len__(self) -> int:
-    # As good as endless, and exact where grain divides it as a float.
-    return 2 ** 53
-
-  def __getitem__(self, position: int) -> int:
-    epoch, place = divmod(position, len(self._clips))
-    latest, order = self._latest
-    if latest != epoch:
-      rng = np.random.default_rng((self._seed, epoch))
-      order = rng.permutation(self._clips)
-      self._latest = (epoch, order)
-    return int(order[place])
-
-  def __repr__(self) -> str:
-    return f'_Order({len(self._clips)} clips, seed {self._seed})'
-
-
-@dataclasses.dataclass(frozen=True)
-class _TrainClip(grain.transforms.RandomMap):
-  """Clip number -> one augmented training example.
-
-  Attributes:
-    source: where clips are read.
-    table: uint8 [256], prepared label values to class ids.
-    num_frames: T.
-    supervision: 'sparse' keeps the labels of ED and ES, 'full' all, 'none' no
-      label.
-    augmentation: ranges.
-  """
-  source: ClipSource
-  table: np.ndarray
-  num_frames: int
-  supervision: str
-  augmentation: AugmentConfig
-
-  def random_map(self, element: int, rng: np.random.Generator) -> Batch:
-    clip = self.source[element]
-    rows = frame_indices(
-        clip['ed'], clip['es'], self.num_frames,
-        jitter=self.augmentation.temporal_jitter, rng=rng)
-    reversal = self.augmentation.reversal
-    if reversal and rng.random() < reversal:
-      rows = rows[::-1]
-    labeled = np.zeros(self.num_frames, np.bool_)
-    if self.supervision == 'full':
-      labeled[:] = clip['labeled'][rows]
-    elif self.supervision == 'sparse':
-      labeled[[0, -1]] = True
-    # Only what training may see is ever taken from the stored masks.
-    out = transforms.augment_clip(
-        rng, self.augmentation, clip['frames'][rows],
-        self.table[clip['masks'][rows[labeled]]], clip['spacing_mm'])
-    masks = np.full(out['weak'].shape, IGNORE, np.uint8)
-    masks[labeled] = out['masks']
-    return {
-        'video_weak': out['weak'][..., None],
-        'video_strong': out['strong'][..., None],
-        'masks': masks,
-        'labeled': labeled,
-        'spacing_mm': out['spacing_mm'],
-    }
-
-
-class _OwnRows(grain.MapDataset):
-  """The rows of one process: a block of every batch, from some batch on."""
-
-  def __init__(self, parent: grain.MapDataset, *, size: int, index: int,
-               count: int, first_batch: int):
-    super().__init__(parent)
-    self._examples = parent
-    self._size, self._index, self._count = size, index, count
-    self._first_batch = first_batch
-
-  def __len__(self) -> int:
-    return len(self._examples) // self._count
-
-  def __getitem__(self, position):
-    if isinstance(position, slice):
-      return self.slice(position)
-    batch, row = divmod(position, self._size)
-    block = (self._first_batch + batch) * self._count + self._index
-    return self._examples[block * self._size + row]
 
 
 def _interleave(batches: tuple[Batch, ...]) -> Batch:
@@ -150,7 +59,7 @@ def _interleave(batches: tuple[Batch, ...]) -> Batch:
 
 def _check_numbers(
     num_frames, supervision, batch_size, unlabeled_batch_size, process_index,
-    process_count
+    process_count, augment_on, cache_mb
 ) -> None:
   if num_frames < 2:
     raise InputError(f'num_frames: found {num_frames}, wanted 2 (ED and ES) '
@@ -158,6 +67,11 @@ def _check_numbers(
   if supervision not in SUPERVISION:
     raise InputError(f'supervision: found {supervision!r}, wanted one of '
                      f'{list(SUPERVISION)}')
+  if augment_on not in AUGMENT_ON:
+    raise InputError(f'augment_on: found {augment_on!r}, wanted one of '
+                     f'{list(AUGMENT_ON)}')
+  if not cache_mb >= 0:
+    raise InputError(f'cache_mb: found {cache_mb}, wanted 0 (off) or more')
   if batch_size < 1 or unlabeled_batch_size < 0:
     raise InputError(
         f'batch_size {batch_size} and unlabeled_batch_size '
@@ -192,12 +106,14 @@ def make_train_dataset(
     label_seed: int = 0,
     unlabeled_batch_size: int = 0,
     augmentation: AugmentConfig | Mapping | None = None,
+    augment_on: str = 'host',
     split: str = 'train',
     split_scheme: str = 'official',
     process_index: int = 0,
     process_count: int = 1,
     stream: Mapping | None = None,
     first_batch: int = 0,
+    cache_mb: float = 0,
     num_workers: int = 0,
     num_threads: int | None = None,
 ) -> grain.IterDataset:
@@ -216,6 +132,8 @@ def make_train_dataset(
     label_seed: which patients these are; see `selection.labeled_patients`.
     unlabeled_batch_size: clips of the other patients a step on this process.
     augmentation: an `AugmentConfig`, or a mapping of its fields.
+    augment_on: 'host' draws the views here; 'device' picks frames only (jitter
+      and reversal), for `device_views` to draw them.
     split: which split to train on.
     split_scheme: which split files decided.
     process_index: which of the processes this is.
@@ -223,6 +141,8 @@ def make_train_dataset(
     stream: fields of `streamed.StreamConfig`, for the dataset 'phantom_stream',
       whose clips are drawn as they are needed, not read.
     first_batch: batches to leave out, at no cost.
+    cache_mb: memory for clips that were read, in 10^6 bytes over all workers; 0
+      reads every clip anew. Streamed phantoms have a pool of their own.
     num_workers: processes that read ahead; 0 reads in threads of this one.
       A script that asks for workers guards its start with
       `if __name__ == '__main__'`.
@@ -235,17 +155,22 @@ def make_train_dataset(
     1]; masks uint8 [B, T, S, S] with class ids, `IGNORE` on all frames whose
     label training does not see; labeled bool [B, T]; spacing_mm float32 [B, 2]
     mm per pixel (row, column) of the augmented frames, NaN where unknown.
+    For the device: video uint8 [B, T, S, S, 1]; masks uint8 [B, N, S, S], 0
+    where there is no label, N = 2 (first and last frame) under sparse
+    supervision, else T; labeled; spacing_mm of the frames as they are; seed
+    uint32 [B], which depends on nothing but `seed` and the place in training.
 
   Raises:
     InputError: when an argument is out of range, or there are fewer clips than
       a batch or the processes need.
   """
   _check_numbers(num_frames, supervision, batch_size, unlabeled_batch_size,
-                 process_index, process_count)
+                 process_index, process_count, augment_on, cache_mb)
   if not isinstance(augmentation, AugmentConfig):
     augmentation = AugmentConfig.from_mapping(augmentation)
   table = class_table(classes)
   if dataset == streamed.DATASET:
+    cache_mb = 0
     source = _phantoms(stream, num_frames, image_size, seed, num_workers)
     def order(clips, own_seed):
       return streamed.StreamOrder(clips.config, own_seed)
@@ -254,9 +179,16 @@ def make_train_dataset(
         stream, num_frames, image_size, _stream_seed(seed, 1), num_workers)
   else:
     source = load_split(data_dir, dataset, split, image_size,
-                        split_scheme=split_scheme)
-    order = _Order
+                        split_scheme=split_scheme, features=FIELDS)
+    order = examples.Order
     labeled, unlabeled = divide_clips(source, label_fraction, label_seed)
+  # Labeled and unlabeled clips are never the same.
+  cache = ClipCache(cache_mb / max(num_workers, 1))
+  make_examples = examples.Examples
+  if augment_on == 'device':
+    make_examples = functools.partial(
+        examples.PlainExamples,
+        num_masks=2 if supervision == 'sparse' else num_frames)
   if num_threads is None:
     num_threads = 1 if num_workers else min(4, os.cpu_count() or 1)
   options = grain.ReadOptions(num_threads=num_threads,
@@ -266,11 +198,12 @@ def make_train_dataset(
     _check_supply(name, source, clips, size, process_count)
     own_seed = _stream_seed(seed, number)
     own = clips if dataset == streamed.DATASET else source
-    transform = _TrainClip(own, table, num_frames, supervision, augmentation)
+    transform = make_examples(TrainingClips(own, supervision, cache), table,
+                              num_frames, supervision, augmentation)
     numbers = grain.MapDataset.source(order(clips, own_seed))
-    examples = numbers.seed(own_seed).random_map(transform)
-    rows = _OwnRows(examples, size=size, index=process_index,
-                    count=process_count, first_batch=first_batch)
+    drawn = numbers.seed(own_seed).random_map(transform)
+    rows = examples.OwnRows(drawn, size=size, index=process_index,
+                            count=process_count, first_batch=first_batch)
     return rows.batch(size).to_iter_dataset(options)
 
   batches = rows_of('labeled', labeled, batch_size, 0, supervision)
@@ -303,12 +236,23 @@ def _stream_seed(seed: int, number: int) -> int:
 def _with_workers(
     batches: grain.IterDataset, num_workers: int
 ) -> grain.IterDataset:
-  """Reads ahead in other processes; the order stays the same."""
+  """Reads ahead in other processes; the order stays the same.
+
+  Grain starts them anew (spawn) whatever the platform does by default, so that
+  threads and devices of this process are no matter.
+  """
   from absl import flags  # Grain reads them in its workers and raises unless
   if not flags.FLAGS.is_parsed():  # they are parsed; nobody here defines any.
     flags.FLAGS.mark_as_parsed()
   return batches.mp_prefetch(grain.MultiprocessingOptions(
-      num_workers=num_workers, per_worker_buffer_size=2))
+      num_workers=num_workers, per_worker_buffer_size=2), _start_worker)
+
+
+def _start_worker(index: int, count: int) -> None:
+  """Keeps a worker off the accelerators, which belong to the trainer."""
+  del index, count
+  import jax  # Grain imports it anyhow; nothing here computes with it.
+  jax.config.update('jax_platforms', 'cpu')
 
 
 class TrainIterator:

@@ -1,5 +1,6 @@
 """Reading of prepared data: clips by number, opened when first needed."""
 
+from collections.abc import Collection
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ from echoforge_jax.errors import InputError
 
 VERSION = '1.0.0'
 SPLITS = ('train', 'validation', 'test')
-_TEXTS = ('patient', 'view', 'quality')
+_TEXTS = {'patient', 'view', 'quality'}
 _SCALARS = {'ed': np.int32, 'es': np.int32, 'fps': np.float32,
             'ef_percent': np.float32, 'edv_ml': np.float32,
             'esv_ml': np.float32}
@@ -69,9 +70,12 @@ class ClipSource:
     fingerprint: of the raw files that were prepared.
     synthetic: whether the patients are phantoms; None where an older
       preparation did not record it.
+    features: what is decoded of a clip; None: everything.
   """
 
-  def __init__(self, path: pathlib.Path, split: str):
+  def __init__(self, path: pathlib.Path, split: str,
+               features: Collection[str] | None = None):
+    self.features = features
     index = read_index(path)
     self.path = path
     self.split = split
@@ -91,18 +95,28 @@ class ClipSource:
       with self._lock:
         if self._records is None:
           self._records = self._open()
-    example = self._records[key]
-    for name in _TEXTS:
+    records, features = self._records
+    example = features.deserialize_example_np(records[int(key)])
+    for name in _TEXTS & example.keys():
       example[name] = example[name].decode()
-    for name, dtype in _SCALARS.items():
-      example[name] = dtype(example[name])
-    example['labeled'] = np.asarray(example['labeled'], np.bool_)
+    for name in _SCALARS.keys() & example.keys():
+      example[name] = _SCALARS[name](example[name])
+    if 'labeled' in example:
+      example['labeled'] = np.asarray(example['labeled'], np.bool_)
     return example
 
   def _open(self):
     import tensorflow_datasets as tfds  # Half a second; needed here only.
     builder = tfds.builder_from_directory(self.path)
-    return builder.as_data_source(self.split)
+    records = builder.as_data_source(
+        self.split,
+        deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    features = builder.info.features
+    if self.features is not None:
+      # Each of the sixteen costs as much Python as a frame costs reading.
+      features = tfds.features.FeaturesDict(
+          {name: features[name] for name in self.features})
+    return records, features
 
   def __getstate__(self):
     return {**self.__dict__, '_records': None, '_lock': None}
@@ -141,6 +155,7 @@ def load_split(
     image_size: int | None = None,
     *,
     split_scheme: str = 'official',
+    features: Collection[str] | None = None,
 ) -> ClipSource:
   """Opens one split of prepared data.
 
@@ -150,6 +165,8 @@ def load_split(
     split: 'train', 'validation' or 'test'.
     image_size: S in pixels; None takes the only one that is prepared.
     split_scheme: which split files decided ('official', 'memsam').
+    features: what is decoded of a clip, of `builder.example_features`; None:
+      everything.
 
   Returns:
     Random access to the split's clips, in the order patient, view.
@@ -165,7 +182,7 @@ def load_split(
   if not path.is_dir():
     raise InputError(f'{path}: no prepared data; '
                      + _remedy(data_dir, dataset, split_scheme, image_size))
-  source = ClipSource(path, split)
+  source = ClipSource(path, split, features)
   if not len(source):
     raise InputError(f'{path}: the split {split!r} has no clip; wanted at '
                      'least one: choose another split, or list patients in the '

@@ -257,7 +257,7 @@ def weak_view(
 
 
 @functools.lru_cache(maxsize=4)
-def _speckle_bank(size: int) -> np.ndarray:
+def speckle_bank(size: int) -> np.ndarray:
   """float32 [2 size, 2 size] texture, mean 0 and deviation 1; never changes."""
   rng = np.random.default_rng(20260)
   noise = rng.standard_normal((2 * size, 2 * size), dtype=np.float32)
@@ -273,7 +273,7 @@ def _speckle_gains(
   margin = min(size // 2, 2 * num_frames)
   corner = rng.integers(0, size - margin, 2)
   extent = size + margin
-  texture = _speckle_bank(size)[corner[0]:corner[0] + extent,
+  texture = speckle_bank(size)[corner[0]:corner[0] + extent,
                                 corner[1]:corner[1] + extent]
   gains = cv2.convertScaleAbs(
       cv2.max(texture, -1 / max(deviation, 1e-6)),

@@ -3,7 +3,7 @@
 Everything behind this file takes named arguments and never sees a config.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 import flax.linen as nn
 from jax import Array
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
+import numpy as np
 import optax
 
 from echoforge_jax.errors import InputError
@@ -138,7 +139,8 @@ def check(config: ConfigDict) -> None:
                       ('checkpoint_every', 1), ('keep_checkpoints', 1),
                       ('eval.every', 0), ('eval.max_clips', 0),
                       ('eval.batch_size', 1), ('model.memory_frames', 0),
-                      ('data.num_workers', 0), ('optimizer.clip_norm', 0)):
+                      ('data.num_workers', 0), ('data.cache_mb', 0),
+                      ('optimizer.clip_norm', 0)):
     value = config
     for part in name.split('.'):
       value = value.get(part, least)  # A model may lack an option.
@@ -148,6 +150,10 @@ def check(config: ConfigDict) -> None:
   if not 0 <= dropout < 1:
     raise InputError(f'config.model.dropout is {dropout}; wanted a number in '
                      '[0, 1)')
+  augment_on = config.data.get('augment_on', 'host')
+  if augment_on not in ('host', 'device'):
+    raise InputError(f'config.data.augment_on is {augment_on!r}; wanted '
+                     "'host' or 'device'")
   scores = validation_lib.score_names(config.data.classes)
   if config.eval.best_metric not in ('', *scores):
     raise InputError(f'config.eval.best_metric is {config.eval.best_metric!r};'
@@ -186,9 +192,37 @@ def make_iterator(config: ConfigDict, *, process_index: int,
       seed=config.seed, classes=tuple(data.classes),
       supervision=data.supervision, label_fraction=data.label_fraction,
       label_seed=data.label_seed, split_scheme=data.split_scheme,
-      augmentation=data.augmentation.to_dict(), stream=_stream(data),
+      augmentation=data.augmentation.to_dict(),
+      # Configs of older runs lack both.
+      augment_on=data.get('augment_on', 'host'),
+      cache_mb=data.get('cache_mb', 0), stream=_stream(data),
       process_index=process_index, process_count=process_count,
       num_workers=data.num_workers)
+
+
+def make_loader(config: ConfigDict, keys: Sequence[str], split: NamedSharding
+                ) -> Callable[[Mapping[str, np.ndarray]], dict[str, Array]]:
+  """Builds the way of a batch from `make_iterator` into the training step.
+
+  Where `config.data.augment_on` is 'device', views are drawn on the way, by a
+  program that is compiled for the first batch and waited for by nobody.
+
+  Args:
+    config: a config of `configs/`.
+    keys: fields that the step reads.
+    split: of `mesh.batch_sharding`.
+
+  Returns:
+    load(batch of numpy arrays) -> batch on the devices.
+  """
+  if config.data.get('augment_on', 'host') == 'host':  # Older configs lack it.
+    return lambda batch: mesh_lib.put_batch(
+        {key: batch[key] for key in keys}, split)
+  from echoforge_jax.data import device_views, transforms
+  views = device_views.make_views(
+      transforms.AugmentConfig.from_mapping(config.data.augmentation.to_dict()),
+      split, keys)
+  return lambda batch: views(mesh_lib.put_batch(batch, split))
 
 
 def make_validation(config: ConfigDict) -> Iterable[Mapping[str, Any]]:

@@ -40,7 +40,10 @@ _COMPLETE = '_CHECKPOINT_METADATA'
 # Fields that do not change what is learned; they may differ on resume.
 RUNTIME_FIELDS = ('log_every', 'checkpoint_every', 'keep_checkpoints',
                   'compilation_cache', 'cpu_devices', 'eval',
-                  'num_devices', 'fsdp', 'data.num_workers')
+                  'num_devices', 'fsdp', 'data.num_workers',
+                  'data.cache_mb')
+# What fields mean that configs of older runs lack.
+_ADDED_FIELDS = {'data.augment_on': 'host'}
 
 
 class SaveError(RuntimeError):
@@ -387,7 +390,8 @@ def claim_workdir(workdir: epath.PathLike, config: ConfigDict) -> None:
         f'--workdir {workdir} cannot be read ({error.strerror or error}); '
         'choose a directory you may read and write') from error
   if resumes:
-    found = _flat_config(read_config(workdir_path(workdir)).to_dict())
+    found = _ADDED_FIELDS | _flat_config(
+        read_config(workdir_path(workdir)).to_dict())
     wanted = _flat_config(_tuples(json.loads(config_to_json(config))))
     differing = [
         f'{name} is {found.get(name, "absent")!r} there and '

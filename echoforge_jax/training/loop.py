@@ -320,11 +320,10 @@ def _run(config, parts, state, step, iterator, sharding, batch_sharding,
          checkpointer, validator, writers, console) -> Outcome:
   """The loop itself; `step` counts the updates that were started."""
   log, scores, compiled = _MetricLog(), {}, None
+  load = build.make_loader(config, parts.batch_keys, batch_sharding)
 
   def next_batch():
-    batch = next(iterator)
-    return mesh_lib.put_batch(
-        {key: batch[key] for key in parts.batch_keys}, batch_sharding)
+    return load(next(iterator))
 
   def write_log(last: int) -> None:
     scalars = log.flush(last)
