@@ -6,6 +6,8 @@ the published PyTorch module is the reference for structure and numbers, and
 `models.weights` maps its parameters to these.
 """
 
+import functools
+import itertools
 from typing import Any
 
 from flax import linen as nn
@@ -24,21 +26,30 @@ LEVELS = 4
 _INIT = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
-def _windows_max(x: jax.Array, axis: int, size: int) -> jax.Array:
-  """Maxima of `size` windows floor(i n / size) .. ceil((i + 1) n / size)."""
+def _windows_max(x: jax.Array, axis: int, sizes: tuple[int, ...]
+                 ) -> jax.Array:
+  """Maxima of all windows floor(i n / size) .. ceil((i + 1) n / size).
+
+  The axis is cut wherever a window of any size begins or ends: the pieces'
+  maxima read x once, and windows are joined from them.
+  """
   n = x.shape[axis]
+  windows = [(i * n // size, -(-(i + 1) * n // size))
+             for size in sizes for i in range(size)]
+  cuts = sorted({cut for window in windows for cut in window})
+  pieces = [jnp.max(jax.lax.slice_in_dim(x, start, end, axis=axis), axis=axis)
+            for start, end in zip(cuts, cuts[1:])]
   return jnp.stack([
-      jnp.max(jax.lax.slice_in_dim(
-          x, i * n // size, -(-(i + 1) * n // size), axis=axis), axis=axis)
-      for i in range(size)], axis=axis)
+      functools.reduce(jnp.maximum,
+                       pieces[cuts.index(start):cuts.index(end)])
+      for start, end in windows], axis=axis)
 
 
 def pyramid_pool(x: jax.Array, sizes: tuple[int, ...] = POOLS) -> jax.Array:
   """Adaptive max pooling to several grids, as torch defines its windows.
 
   Windows overlap where a side does not divide evenly, and where it is shorter
-  than the grid. Rows first, then columns: two thirds of the comparisons at
-  the finest grid are made on maps that have shrunk to seven rows.
+  than the grid. Rows first, then columns, for all grids at once.
 
   Args:
     x: [N, h, w, C].
@@ -48,9 +59,13 @@ def pyramid_pool(x: jax.Array, sizes: tuple[int, ...] = POOLS) -> jax.Array:
     [N, sum of sizes squared, C], grid after grid, row by row.
   """
   n, _, _, c = x.shape
+  # Every row window by every column window, of which those of one grid count:
+  # cheaper than columns apart for each grid, since all maps are small by now.
+  both = _windows_max(_windows_max(x, 1, sizes), 2, sizes)
+  ends = itertools.accumulate(sizes)
   return jnp.concatenate([
-      _windows_max(_windows_max(x, 1, size), 2, size).reshape(n, size**2, c)
-      for size in sizes], axis=1)
+      both[:, end - size:end, end - size:end].reshape(n, size**2, c)
+      for size, end in zip(sizes, ends)], axis=1)
 
 
 def calibrate(query: jax.Array, key: jax.Array,
@@ -95,25 +110,23 @@ class Fusion(nn.Module):
     c = target.shape[-1]
 
     def summarised(x, name):
-      return nn.Conv(c, (3, 3), padding='VALID', kernel_init=_INIT,
-                     dtype=self.dtype, name=name)(x)
+      return pyramid_pool(nn.Conv(
+          c, (3, 3), padding='VALID', kernel_init=_INIT, dtype=self.dtype,
+          name=name)(x))
 
     def conditioned(x, name):
       return nn.Conv(c, (3, 3), padding=[(1, 1)] * 2, use_bias=False,
                      kernel_init=nn.initializers.ones, dtype=self.dtype,
                      name=name)(x)
 
-    # Pooled together: a fourth of the operations to compile.
-    summaries = jnp.split(pyramid_pool(jnp.concatenate([
-        summarised(previous, 'forward_query'),
-        summarised(target, 'forward_key'),
-        summarised(following, 'backward_query'),
-        summarised(target, 'backward_key')], axis=-1)), 4, axis=-1)
     x = jnp.concatenate([
-        calibrate(*summaries[:2], conditioned(previous, 'forward_condition')),
+        calibrate(summarised(previous, 'forward_query'),
+                  summarised(target, 'forward_key'),
+                  conditioned(previous, 'forward_condition')),
         target,
-        calibrate(*summaries[2:], conditioned(following, 'backward_condition')),
-    ], axis=-1)
+        calibrate(summarised(following, 'backward_query'),
+                  summarised(target, 'backward_key'),
+                  conditioned(following, 'backward_condition'))], axis=-1)
     x = nn.Conv(c, (1, 1), use_bias=False, kernel_init=_INIT,
                 dtype=self.dtype, name='out')(x)
     return make_norm(self.norm, train=self.train, dtype=self.dtype,
