@@ -91,8 +91,9 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.label_fraction = 1.0
   # Another number chooses other patients.
   config.data.label_seed = 0
-  # Worker processes that load and augment; 0: in the training process.
-  config.data.num_workers = 8
+  # Worker processes that load and augment; 0: threads of the training process,
+  # which are enough where views are drawn on the device.
+  config.data.num_workers = 0
   # Memory for clips that were read, in MB, shared out among the workers; 0:
   # every clip is read anew.
   config.data.cache_mb = 1000

@@ -26,7 +26,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from echoforge_jax.bench import speed_host, speed_parts, speed_torch
+from echoforge_jax.bench import (
+    speed_host,
+    speed_input,
+    speed_parts,
+    speed_torch,
+)
 from echoforge_jax.bench.speed_timing import Found, NotMeasuredError
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation import receipt as receipts
@@ -43,7 +48,7 @@ PARTS: dict[str, Callable[[speed_parts.Bench], Found]] = {
     'stream': speed_parts.stream,
     'train': speed_parts.train,
     'train_supervised': speed_parts.train_supervised,
-    'input': speed_host.data_input,
+    'input': speed_input.data_input,
     'phantom': speed_host.phantom,
     'metrics': speed_host.metrics,
     'checkpoint': speed_host.checkpoints,

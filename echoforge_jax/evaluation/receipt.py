@@ -73,14 +73,17 @@ def config_digest(config) -> str:
   Returns:
     16 hex digits over every field except the training seed, the workdir, the
     data folder, its reader's workers, and the fields of
-    `training.checkpoint.RUNTIME_FIELDS`, which do not change what is learned.
+    `training.checkpoint.RUNTIME_FIELDS`, which do not change what is learned;
+    a field of `ADDED_FIELDS` counts where it is not as in older runs.
   """
-  from echoforge_jax.training.checkpoint import RUNTIME_FIELDS
+  from echoforge_jax.training.checkpoint import ADDED_FIELDS, RUNTIME_FIELDS
   ignored = (*_NOT_LEARNED, *RUNTIME_FIELDS)
+  absent = object()
   def kept(fields, prefix=''):
     return {key: kept(value, f'{prefix}{key}.') if isinstance(value, dict)
             else value for key, value in fields.items()
-            if prefix + key not in ignored}
+            if prefix + key not in ignored
+            and ADDED_FIELDS.get(prefix + key, absent) != value}
   text = json.dumps(kept(config.to_dict()), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 

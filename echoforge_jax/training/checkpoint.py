@@ -43,7 +43,7 @@ RUNTIME_FIELDS = ('log_every', 'checkpoint_every', 'keep_checkpoints',
                   'num_devices', 'fsdp', 'data.num_workers',
                   'data.cache_mb')
 # What fields mean that configs of older runs lack.
-_ADDED_FIELDS = {'data.augment_on': 'host'}
+ADDED_FIELDS = {'data.augment_on': 'host'}
 
 
 class SaveError(RuntimeError):
@@ -390,7 +390,7 @@ def claim_workdir(workdir: epath.PathLike, config: ConfigDict) -> None:
         f'--workdir {workdir} cannot be read ({error.strerror or error}); '
         'choose a directory you may read and write') from error
   if resumes:
-    found = _ADDED_FIELDS | _flat_config(
+    found = ADDED_FIELDS | _flat_config(
         read_config(workdir_path(workdir)).to_dict())
     wanted = _flat_config(_tuples(json.loads(config_to_json(config))))
     differing = [

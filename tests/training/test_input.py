@@ -1,0 +1,119 @@
+"""Training whose views are drawn on the devices; the step does not notice."""
+
+import jax
+import numpy as np
+import pytest
+
+from echoforge_jax.data import builder, raw
+from echoforge_jax.data.clip import Clip
+from echoforge_jax.errors import InputError
+from echoforge_jax.parallel import mesh as mesh_lib
+from echoforge_jax.parallel import plan
+from echoforge_jax.training import build, checkpoint, loop
+
+SIZE = 32
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  root = tmp_path_factory.mktemp('prepared')
+
+  def list_clips(raw_dir, split, scheme):
+    names = {'train': range(4), 'validation': [4], 'test': [5]}[split]
+    return [(f'p{n}', view) for n in names for view in ('2CH', '4CH')]
+
+  def read_clip(raw_dir, patient, view):
+    rng = np.random.default_rng([int(patient[1:]), view == '4CH'])
+    y, x = np.mgrid[:SIZE, :SIZE]
+    inside = np.stack([(y - 16)**2 + (x - 14)**2 < r**2
+                       for r in np.linspace(9, 5, 6)])
+    frames = 60 + 120 * inside + rng.normal(0, 15, inside.shape)
+    return Clip(patient=patient, view=view,
+                frames=frames.clip(0, 255).astype(np.uint8),
+                masks=inside.astype(np.uint8), labeled=np.ones(6, bool), ed=0,
+                es=5, spacing_mm=np.ones(2, np.float32))
+
+  builder.prepare('camus', root, root / 'data', SIZE,
+                  reader=raw.RawReader(list_clips, read_clip))
+  return root / 'data'
+
+
+@pytest.fixture
+def config(tiny_config, data_dir):
+  config = tiny_config.copy_and_resolve_references()
+  with config.unlocked():
+    config.data.update(data_dir=str(data_dir), augment_on='device')
+    config.num_steps, config.checkpoint_every = 6, 2
+    config.num_devices, config.batch_size = 2, 2
+  return config
+
+
+def test_the_step_gets_the_batch_that_plans_count_on(config):
+  with config.unlocked():
+    config.data.supervision = 'full'
+  mesh = mesh_lib.make_mesh(config.num_devices)
+  shapes = plan.batch_shapes(config)
+  load = build.make_loader(config, tuple(shapes), mesh_lib.batch_sharding(mesh))
+  iterator = build.make_iterator(config, process_index=0, process_count=1)
+  batch = load(next(iterator))
+  iterator.close()
+  assert {name: (value.shape, value.dtype) for name, value in batch.items()
+          } == {name: (shape, np.dtype(dtype))
+                for name, (shape, dtype) in shapes.items()}
+
+
+class _EndsEarly:
+  """A run's iterator that breaks at some batch."""
+
+  def __init__(self, iterator, count):
+    self._iterator, self._left = iterator, count
+    self.get_state, self.set_state = iterator.get_state, iterator.set_state
+
+  def __next__(self):
+    self._left -= 1
+    if self._left < 0:
+      raise InterruptedError
+    return next(self._iterator)
+
+
+def test_resumes_bit_for_bit(config, tiny_model, tmp_path):
+  def run(workdir, config, **options):
+    outcome = loop.train(config, tmp_path / workdir, model=tiny_model,
+                         verbose=False, **options)
+    return outcome, checkpoint.fingerprint(tmp_path / workdir)
+
+  outcome, whole = run('whole', config)
+  assert outcome.step == whole[0] == 6
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(
+      jax.device_get(outcome.state.params)))
+  iterator = build.make_iterator(config, process_index=0, process_count=1)
+  with pytest.raises(InterruptedError):
+    run('parts', config, iterator=_EndsEarly(iterator, 5))
+  assert checkpoint.fingerprint(tmp_path / 'parts')[0] == 4
+  with config.unlocked():
+    config.data.cache_mb = 0  # May change; where views are drawn may not.
+  assert run('parts', config)[1] == whole
+  with config.unlocked():
+    config.data.augment_on = 'host'
+  with pytest.raises(InputError, match='data.augment_on is .device. there'):
+    run('parts', config)
+  assert run('host', config)[1] != whole
+
+
+def test_runs_from_before_the_field_go_on(config, tiny_model, tmp_path):
+  with config.unlocked():
+    config.data.augment_on, config.num_steps = 'host', 3
+  old = config.copy_and_resolve_references()
+  with old.unlocked():
+    del old.data['augment_on'], old.data['cache_mb']
+  for one in (old, config):
+    outcome = loop.train(one, tmp_path, model=tiny_model, verbose=False)
+    assert outcome.step == 3
+
+
+def test_another_place_is_refused(config):
+  with config.unlocked():
+    config.data.augment_on = 'tpu'
+  with pytest.raises(InputError, match="config.data.augment_on is 'tpu'; "
+                     "wanted 'host' or 'device'"):
+    build.check(config)
