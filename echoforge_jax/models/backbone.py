@@ -14,7 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.models.layers import Dtype, make_norm
+from echoforge_jax.models.layers import (
+  Dtype,
+  PointwiseConv,
+  make_norm,
+  max_pool,
+)
 
 # Name -> (blocks a stage, bottleneck).
 RESNETS = {
@@ -27,14 +32,17 @@ STRIDES = (4, 8, 16, 32)
 
 
 def _conv(features: int, size: int, stride: int, dtype: Dtype,
-          name: str) -> nn.Conv:
+          name: str) -> nn.Module:
   """Bias-free convolution, padded like torch's (size // 2 on every side)."""
+  init = nn.initializers.variance_scaling(
+      2.0, 'fan_out', 'truncated_normal')
+  if size == 1:
+    return PointwiseConv(features, stride, use_bias=False, dtype=dtype,
+                         kernel_init=init, name=name)
   pad = size // 2
   return nn.Conv(
       features, (size, size), (stride, stride), [(pad, pad)] * 2,
-      use_bias=False, dtype=dtype, name=name,
-      kernel_init=nn.initializers.variance_scaling(
-          2.0, 'fan_out', 'truncated_normal'))
+      use_bias=False, dtype=dtype, name=name, kernel_init=init)
 
 
 class BasicBlock(nn.Module):
@@ -146,7 +154,7 @@ class ResNet(nn.Module):
     x = nn.relu(
         make_norm(self.norm, train=train, dtype=self.dtype, name='bn1')(x))
     if self.max_pool:
-      x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1)] * 2)
+      x = max_pool(x)
     outputs = []
     for stage, depth in enumerate(depths):
       for index in range(depth):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from echoforge_jax.models.layers import (
   Dtype,
   GroupNorm,
+  PointwiseConv,
   upsample2,
   upsample_logits,
 )
@@ -41,16 +42,17 @@ class Decoder(nn.Module):
     Returns:
       float32 [N, 8h, 8w, K] logits.
     """
-    x = nn.Conv(self.dim, (1, 1), use_bias=False, dtype=self.dtype,
-                name='narrow')(features)
+    x = PointwiseConv(self.dim, use_bias=False, dtype=self.dtype,
+                      name='narrow')(features)
     x = GroupNorm(dtype=self.dtype, name='join_norm')(upsample2(x) + skip)
     x = nn.Conv(self.dim, (3, 3), use_bias=False, dtype=self.dtype,
                 name='mix')(nn.relu(x))
     x = nn.relu(GroupNorm(dtype=self.dtype, name='mix_norm')(x))
     k = self.num_classes
-    logits = nn.Conv(k, (1, 1), dtype=jnp.float32, name='logits')(x)
-    fine = nn.Conv(16 * k, (1, 1), use_bias=False, dtype=jnp.float32,
-                   kernel_init=nn.initializers.normal(1e-2), name='fine')(x)
+    logits = PointwiseConv(k, dtype=jnp.float32, name='logits')(x)
+    fine = PointwiseConv(16 * k, use_bias=False, dtype=jnp.float32,
+                         kernel_init=nn.initializers.normal(1e-2),
+                         name='fine')(x)
     n, h, w, _ = fine.shape
     fine = fine.reshape(n, h, w, 4, 4, k).transpose(0, 1, 3, 2, 4, 5)
     return upsample_logits(logits, 4) + fine.reshape(n, 4 * h, 4 * w, k)

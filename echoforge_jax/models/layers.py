@@ -76,6 +76,70 @@ def make_norm(kind: str, *, train: bool, dtype: Dtype, name: str) -> nn.Module:
       f'model option norm: found {kind!r}, wanted one of {", ".join(NORMS)}')
 
 
+class PointwiseConv(nn.Module):
+  """1x1 convolution as one matrix product over all pixels.
+
+  The parameters are `nn.Conv`'s. XLA's CPU convolution reaches a quarter to a
+  half of what its matrix product does for these shapes, and less in the
+  gradient of the kernel (docs/performance.md).
+
+  Attributes:
+    features: channels out.
+    stride: every how many rows and columns are kept.
+    use_bias: whether a bias is added.
+    dtype: compute dtype; parameters are float32.
+    kernel_init: of the kernel [1, 1, C, features].
+  """
+  features: int
+  stride: int = 1
+  use_bias: bool = True
+  dtype: Dtype = jnp.float32
+  kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps x [N, h, w, C] to [N, h / stride, w / stride, features]."""
+    kernel = self.param('kernel', self.kernel_init,
+                        (1, 1, x.shape[-1], self.features), jnp.float32)
+    if self.stride > 1:
+      x = x[:, ::self.stride, ::self.stride]
+    pixels = x.astype(self.dtype).reshape(-1, x.shape[-1])
+    y = pixels @ kernel[0, 0].astype(self.dtype)
+    if self.use_bias:
+      bias = self.param('bias', nn.initializers.zeros, (self.features,),
+                        jnp.float32)
+      y = y + bias.astype(self.dtype)[None]
+    return y.reshape(*x.shape[:-1], self.features)
+
+
+def _halve_max(x: jax.Array, axis: int) -> jax.Array:
+  """Maxima of elements 2i - 1, 2i and 2i + 1 along one axis."""
+  pairs = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2,
+                    *x.shape[axis + 1:])
+  even = jax.lax.index_in_dim(pairs, 0, axis + 1, keepdims=False)
+  odd = jax.lax.index_in_dim(pairs, 1, axis + 1, keepdims=False)
+  shift = [(0, 0, 0)] * x.ndim
+  shift[axis] = (1, -1, 0)
+  before = jax.lax.pad(odd, jnp.array(-jnp.inf, x.dtype), shift)
+  return jnp.maximum(jnp.maximum(even, odd), before)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+  """3x3 maxima at stride 2, padded by one, rows first, then columns.
+
+  `nn.max_pool` finds its gradient with four maps of indices on a CPU, which
+  takes four times as long; among equal maxima it takes the first, here they
+  share.
+
+  Args:
+    x: [N, H, W, C], H and W even.
+
+  Returns:
+    [N, H / 2, W / 2, C].
+  """
+  return _halve_max(_halve_max(x, 1), 2)
+
+
 class FeedForward(nn.Module):
   """Two dense layers with a GELU between them, pre-normalised, no residual.
 

@@ -4,7 +4,12 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from echoforge_jax.models.layers import Dtype, GroupNorm, upsample2
+from echoforge_jax.models.layers import (
+    Dtype,
+    GroupNorm,
+    PointwiseConv,
+    upsample2,
+)
 
 
 class Neck(nn.Module):
@@ -38,6 +43,9 @@ class Neck(nn.Module):
     """
 
     def conv(features, size, name, bias=True):
+      if size == 1:
+        return PointwiseConv(features, use_bias=bias, dtype=self.dtype,
+                             name=name)
       return nn.Conv(features, (size, size), padding=[(size // 2,) * 2] * 2,
                      use_bias=bias, dtype=self.dtype, name=name)
 

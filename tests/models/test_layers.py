@@ -44,6 +44,43 @@ def test_batch_norm_updates_statistics_and_frozen_does_not():
   assert run('frozen', True) == 0
 
 
+@pytest.mark.parametrize('stride', (1, 2))
+@pytest.mark.parametrize('use_bias', (False, True))
+def test_pointwise_convolution_is_a_convolution(fill, stride, use_bias):
+  x = jax.random.normal(jax.random.key(0), (2, 6, 4, 5))
+  plain = nn.Conv(3, (1, 1), (stride, stride), use_bias=use_bias)
+  module = layers.PointwiseConv(3, stride, use_bias=use_bias)
+  variables = fill(plain, x)
+  assert (jax.tree.map(jnp.shape, variables)
+          == jax.tree.map(jnp.shape, module.init(jax.random.key(1), x)))
+
+  def run(module):
+    def loss(variables, x):
+      y = module.apply(variables, x)
+      return (y**2).sum(), y
+    (_, y), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(variables, x)
+    return y, grads
+
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+               run(module), run(plain))
+  half = layers.PointwiseConv(3, stride, dtype=jnp.bfloat16)
+  assert half.init_with_output(jax.random.key(0), x)[0].dtype == jnp.bfloat16
+
+
+def test_max_pool_is_the_usual_one():
+  x = jax.random.normal(jax.random.key(0), (2, 8, 6, 3))
+
+  def run(pool):
+    return jax.value_and_grad(lambda x: (pool(x)**2).sum())(x)
+
+  def usual(x):
+    return nn.max_pool(x, (3, 3), (2, 2), [(1, 1)] * 2)
+
+  np.testing.assert_array_equal(layers.max_pool(x), usual(x))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+               run(layers.max_pool), run(usual))
+
+
 def test_upsampling_is_bilinear():
   x = jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
   np.testing.assert_allclose(
