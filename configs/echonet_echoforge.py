@@ -42,6 +42,9 @@ def get_config(arg: str = '') -> ConfigDict:
   # Clips without any label a step, over all devices; 0: the unlabeled frames
   # of labeled clips are what semi-supervision learns from, as in the paper.
   config.unlabeled_batch_size = 0
+  # Parts of a batch that are computed one after the other, to save memory;
+  # gradients are averaged before the update.
+  config.grad_accum_steps = 1
   # Updates: 50 epochs (paper) of batches of this size. It does not follow a
   # batch size that is set on the command line.
   config.num_steps = 50 * TRAIN_CLIPS // config.batch_size

@@ -45,7 +45,9 @@ class Bench:
     self.config, self.repeats = config, repeats
     self.found: dict[str, Found] = {}
     self.mesh = mesh_lib.make_mesh(config.num_devices, config.get('fsdp', 1))
-    mesh_lib.check_batch(self.clips, self.mesh)
+    mesh_lib.check_batch(
+        config.batch_size, self.mesh, config.unlabeled_batch_size,
+        config.get('grad_accum_steps', 1))
     build.check(config)
     self.model = build.make_model(config)
 

@@ -133,6 +133,33 @@ def scatter(tree: Any, mesh: Mesh) -> Any:
   return jax.lax.with_sharding_constraint(tree, state_sharding(tree, mesh))
 
 
+def microbatches(batch: Any, parts: int, mixture: int, mesh: Mesh | None
+                 ) -> Any:
+  """Inside jit: a batch cut into parts, on the devices where its rows are.
+
+  Args:
+    batch: tree of arrays [B, ...].
+    parts: A, how many; B is a multiple of A times `mixture` times the devices.
+    mixture: rows after which labeled and unlabeled clips repeat; part a takes
+      every A-th such run from the a-th on, whatever the number of devices.
+    mesh: devices the batch is divided over; None: one.
+
+  Returns:
+    A tree of arrays [A, B / A, ...]; the second dimension is divided over the
+    devices.
+  """
+  def cut(x: jax.Array) -> jax.Array:
+    rest = x.shape[1:]
+    x = x.reshape(-1, parts, mixture, *rest).swapaxes(0, 1)
+    x = x.reshape(parts, -1, *rest)
+    if mesh is None:
+      return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(
+        mesh, PartitionSpec(None, (DATA_AXIS, FSDP_AXIS))))
+
+  return jax.tree.map(cut, batch)
+
+
 def local_batch_size(name: str, size: int, process_count: int) -> int:
   """Divides a global batch size among processes.
 
@@ -154,9 +181,21 @@ def local_batch_size(name: str, size: int, process_count: int) -> int:
   return size // process_count
 
 
-def check_batch(size: int, mesh: Mesh) -> None:
-  """Raises `InputError` unless `size` clips divide over the mesh's devices."""
-  count = mesh.size
+def check_batch(labeled: int, mesh: Mesh, unlabeled: int = 0,
+                parts: int = 1) -> None:
+  """Checks that a batch divides over the mesh's devices.
+
+  Args:
+    labeled: clips of `config.batch_size`.
+    mesh: from `make_mesh`.
+    unlabeled: clips of `config.unlabeled_batch_size`.
+    parts: of `config.grad_accum_steps`; each is divided over the devices, and
+      has both kinds of clips in the batch's proportion.
+
+  Raises:
+    InputError: where it does not; the message says what would.
+  """
+  count, size = mesh.size, labeled + unlabeled
   if size % count:
     below = size // count * count
     nearest = f'{below} or {below + count}' if below else str(count)
@@ -165,6 +204,14 @@ def check_batch(size: int, mesh: Mesh) -> None:
         f'a batch of {size} clips (config.batch_size + '
         f'config.unlabeled_batch_size) does not divide over {count} devices; '
         f'make it {nearest}, or set config.num_devices to {usable}')
+  runs = math.gcd(labeled, unlabeled)
+  if parts > 1 and runs % (parts * count):
+    fits = [str(n) for n in range(2, runs + 1) if runs % (n * count) == 0]
+    raise InputError(
+        f'config.grad_accum_steps is {parts}: a batch of {labeled} labeled and '
+        f'{unlabeled} unlabeled clips cannot be cut into {parts} equal parts '
+        f'on each of {count} devices; wanted one of '
+        f'{", ".join(["1", *fits])}, or other batch sizes')
 
 
 def process_place(mesh: Mesh) -> tuple[int, int]:

@@ -194,7 +194,9 @@ def train_step(config: ConfigDict, place: Slice) -> tuple[Any, Any, Any]:
   from echoforge_jax.training import build, steps
   mesh = mesh_lib.make_mesh(config.num_devices, config.get('fsdp', 1),
                             devices=place.devices)
-  mesh_lib.check_batch(config.batch_size + config.unlabeled_batch_size, mesh)
+  mesh_lib.check_batch(
+      config.batch_size, mesh, config.unlabeled_batch_size,
+      config.get('grad_accum_steps', 1))
   parts = build.make_parts(config, mesh=mesh)
   state = jax.eval_shape(parts.create_state)
   sharding = mesh_lib.state_sharding(state, mesh)

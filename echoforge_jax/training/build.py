@@ -6,6 +6,7 @@ Everything behind this file takes named arguments and never sees a config.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -110,6 +111,7 @@ def make_parts(config: ConfigDict, model: nn.Module | None = None,
   model = model or make_model(config)
   tx, learning_rate = make_optimizer(config)
   objective = make_objective(config)
+  labeled, unlabeled = config.batch_size, config.unlabeled_batch_size
   data = config.data
   video = jnp.zeros(
       (1, data.num_frames, data.image_size, data.image_size, 1))
@@ -123,7 +125,9 @@ def make_parts(config: ConfigDict, model: nn.Module | None = None,
           schedule=make_schedule(config),
           ema=functools.partial(schedules.ema_decay,
                                 decay=config.semi.ema_decay),
-          learning_rate=learning_rate, mesh=mesh),
+          learning_rate=learning_rate, mesh=mesh,
+          grad_accum_steps=config.get('grad_accum_steps', 1),
+          mixture=(labeled + unlabeled) // math.gcd(labeled, unlabeled)),
       eval_step=steps.make_eval_step(model=model, mesh=mesh),
       batch_keys=objective.batch_keys)
 
@@ -135,7 +139,8 @@ def check(config: ConfigDict) -> None:
     config: a config of `configs/`.
   """
   for name, least in (('num_steps', 1), ('batch_size', 1),
-                      ('unlabeled_batch_size', 0), ('log_every', 1),
+                      ('unlabeled_batch_size', 0), ('grad_accum_steps', 1),
+                      ('log_every', 1),
                       ('checkpoint_every', 1), ('keep_checkpoints', 1),
                       ('eval.every', 0), ('eval.max_clips', 0),
                       ('eval.batch_size', 1), ('model.memory_frames', 0),

@@ -43,7 +43,7 @@ RUNTIME_FIELDS = ('log_every', 'checkpoint_every', 'keep_checkpoints',
                   'num_devices', 'fsdp', 'data.num_workers',
                   'data.cache_mb')
 # What fields mean that configs of older runs lack.
-ADDED_FIELDS = {'data.augment_on': 'host'}
+ADDED_FIELDS = {'data.augment_on': 'host', 'grad_accum_steps': 1}
 
 
 class SaveError(RuntimeError):

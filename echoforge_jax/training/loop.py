@@ -19,7 +19,10 @@ from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.training import build, checkpoint, steps, warm_start
 from echoforge_jax.training import validation as validation_lib
 from echoforge_jax.training import writers as writers_lib
+from echoforge_jax.training.waiting import InputWait
 
+# Share of the time without a batch from which on the console says so.
+MUCH_WAITING = 0.05
 # Steps that may be under way on the device before the host waits for one.
 MAX_IN_FLIGHT = 3
 
@@ -149,10 +152,12 @@ class _Console:
     """Starts the clock at `step` updates."""
     self._mark = (step, time.perf_counter())
 
-  def progress(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Prints one line of progress."""
+  def progress(self, step: int, scalars: Mapping[str, float],
+               idle: float) -> None:
+    """Prints one line of progress; `idle` seconds went by without a batch."""
     since, start = self._mark
-    rate = (step - since) / max(time.perf_counter() - start, 1e-9)
+    elapsed = max(time.perf_counter() - start, 1e-9)
+    rate = (step - since) / elapsed
     left = (self._num_steps - step) / max(rate, 1e-9)
     parts = [f'step {step}/{self._num_steps} ({step / self._num_steps:.0%})']
     for label, name in (
@@ -162,6 +167,8 @@ class _Console:
       if name in scalars:
         parts.append(f'{label} {scalars[name]:.3f}')
     parts.append(f'{rate * self._clips:.1f} clips/s')
+    if idle >= MUCH_WAITING * elapsed:
+      parts.append(f'{idle / elapsed:.0%} of the time waiting for data')
     parts.append(f'ETA {_duration(left)}')
     self.say('  '.join(parts))
 
@@ -244,7 +251,9 @@ def train(config: ConfigDict, workdir: epath.PathLike, *,
   # Configs of older runs lack the field.
   mesh = mesh_lib.make_mesh(config.num_devices, config.get('fsdp', 1))
   clips_per_step = config.batch_size + config.unlabeled_batch_size
-  mesh_lib.check_batch(clips_per_step, mesh)
+  mesh_lib.check_batch(
+      config.batch_size, mesh, config.unlabeled_batch_size,
+      config.get('grad_accum_steps', 1))
   batch_sharding = mesh_lib.batch_sharding(mesh)
   primary = jax.process_index() == 0
   console = _Console(enabled=verbose and primary, num_steps=config.num_steps,
@@ -322,14 +331,16 @@ def _run(config, parts, state, step, iterator, sharding, batch_sharding,
   log, scores, compiled = _MetricLog(), {}, None
   load = build.make_loader(config, parts.batch_keys, batch_sharding)
 
+  waiting, metrics = InputWait(), None
+
   def next_batch():
-    return load(next(iterator))
+    return waiting.get(lambda: load(next(iterator)), metrics)
 
   def write_log(last: int) -> None:
     scalars = log.flush(last)
     if scalars:
       writers.write(last, 'train', scalars)
-      console.progress(last, scalars)
+      console.progress(last, scalars, waiting.idle)
 
   def save(scores_now: Mapping[str, float]) -> None:
     log.check()  # A state that is not finite is never saved.

@@ -64,7 +64,7 @@ def make_train_step(
     schedule: Callable[[Array], schedules.ScheduleValues],
     ema: Callable[[Array], Array],
     learning_rate: Callable[[Array], Array] | None = None,
-    mesh: Mesh | None = None,
+    mesh: Mesh | None = None, grad_accum_steps: int = 1, mixture: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, objective_lib.Metrics]]:
   """Builds the training step.
 
@@ -88,6 +88,12 @@ def make_train_step(
       gathered at the start of the step, gradients are divided before the
       optimizer sees them, and each device updates its own share. None: the
       state is whole everywhere.
+    grad_accum_steps: A, parts of the batch that pass through both networks one
+      after the other, to save memory; gradient and loss are means over the
+      parts. What a clip takes from the rest of its batch (moments of batch
+      norm, CPR's borrowed references, means over confident pixels) it takes
+      from its part; running statistics move A times (ours).
+    mixture: see `mesh.microbatches`.
 
   Returns:
     train_step(state, batch) -> (state, metrics). Pure and jittable; batch as
@@ -95,15 +101,13 @@ def make_train_step(
     `clu.metrics.Average` pairs (sum, count), global over all devices.
   """
 
-  def loss_fn(params, state, batch, teacher_outputs, values):
+  def loss_fn(params, batch_stats, key, batch, teacher_outputs, values):
     stats = {}
 
     def apply(video: Array, **inputs):
       outputs, mutated = model.apply(
-          _variables(params, state.batch_stats), to_float(video), train=True,
-          mutable=['batch_stats'],
-          rngs={'dropout': stream_key(state.rng, 'dropout', state.step)},
-          **inputs)
+          _variables(params, batch_stats), to_float(video), train=True,
+          mutable=['batch_stats'], rngs={'dropout': key}, **inputs)
       stats.update(mutated.get('batch_stats', {}))
       return outputs
 
@@ -111,14 +115,41 @@ def make_train_step(
     loss, logged = objective.loss(outputs, teacher_outputs, batch, values)
     return loss, (logged, stats)
 
-  def train_step(state: TrainState, batch: Batch):
-    values = schedule(state.step)
+  def gradient(params, teacher_params, teacher_stats, batch_stats, key, batch,
+               values):
     teacher_outputs = _teacher_outputs(
-        model, objective, _whole(state.teacher_params, mesh),
-        state.teacher_batch_stats, batch, values.weight)
+        model, objective, teacher_params, teacher_stats, batch, values.weight)
     (_, (logged, batch_stats)), grads = jax.value_and_grad(
         loss_fn, has_aux=True)(
-            _whole(state.params, mesh), state, batch, teacher_outputs, values)
+            params, batch_stats, key, batch, teacher_outputs, values)
+    return grads, batch_stats, logged
+
+  def accumulated(params, teacher_params, teacher_stats, batch_stats, key,
+                  batch, values):
+    parts = mesh_lib.microbatches(batch, grad_accum_steps, mixture, mesh)
+
+    def one(carried, part):
+      grads, batch_stats, index = carried
+      own, batch_stats, logged = gradient(
+          params, teacher_params, teacher_stats, batch_stats,
+          jax.random.fold_in(key, index), part, values)
+      grads = jax.tree.map(lambda total, x: total + x / grad_accum_steps,
+                           grads, own)
+      return (grads, batch_stats, index + 1), logged
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    (grads, batch_stats, _), logged = jax.lax.scan(
+        one, (zeros, batch_stats, jnp.int32(0)), parts)
+    # Sums and counts of the parts add up.
+    return grads, batch_stats, jax.tree.map(lambda x: x.sum(0), logged)
+
+  def train_step(state: TrainState, batch: Batch):
+    values = schedule(state.step)
+    grads, batch_stats, logged = (
+        gradient if grad_accum_steps == 1 else accumulated)(
+            _whole(state.params, mesh), _whole(state.teacher_params, mesh),
+            state.teacher_batch_stats, state.batch_stats,
+            stream_key(state.rng, 'dropout', state.step), batch, values)
     if mesh is not None:
       grads = mesh_lib.scatter(grads, mesh)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from echoforge_jax.errors import InputError
+from echoforge_jax.parallel import collectives
 from echoforge_jax.parallel import mesh as mesh_lib
 
 pytestmark = pytest.mark.skipif(
@@ -44,6 +45,30 @@ def test_a_batch_that_does_not_divide(size, text):
   with pytest.raises(InputError, match=text):
     mesh_lib.check_batch(size, mesh)
   mesh_lib.check_batch(16, mesh)
+
+
+@pytest.mark.parametrize('sizes, parts, fits', [
+    ((16, 0), 3, '1, 2,'), ((16, 16), 4, '1, 2,'), ((16, 8), 2, '1,')])
+def test_parts_that_do_not_divide(sizes, parts, fits):
+  mesh = mesh_lib.make_mesh(8)
+  with pytest.raises(InputError, match=f'{parts} equal parts .* one of {fits}'):
+    mesh_lib.check_batch(sizes[0], mesh, sizes[1], parts)
+  mesh_lib.check_batch(16, mesh, 0, 2)
+
+
+@pytest.mark.parametrize('devices', [1, 2, 4])
+def test_parts_do_not_depend_on_devices_and_move_nothing(devices):
+  mesh = mesh_lib.make_mesh(devices)
+  split = mesh_lib.batch_sharding(mesh)
+  rows = np.arange(16, dtype=np.int32)  # Even ones labeled, odd ones not.
+  placed = mesh_lib.put_batch({'x': rows}, split)
+  cut = jax.jit(lambda batch: mesh_lib.microbatches(batch, 2, 2, mesh))
+  parts = cut(placed)['x']
+  np.testing.assert_array_equal(
+      parts, [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]])
+  assert parts.sharding.shard_shape(parts.shape) == (2, 8 // devices)
+  assert not collectives.find_collectives(
+      cut.lower(placed).compile().as_text())
 
 
 def test_more_devices_than_there_are():

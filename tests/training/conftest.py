@@ -51,6 +51,7 @@ class TinyModel(nn.Module):
   features: int = 8
   gain: float = 1.0
   offset: float = 0.0
+  dropout: float = 0.1
 
   @nn.compact
   def __call__(self, video, train=False, labeled=None, reforge=False,
@@ -63,7 +64,7 @@ class TinyModel(nn.Module):
     # that up to a full update.
     x = nn.Conv(self.features, (3, 3), strides=4, use_bias=False)(video)
     x = nn.relu(norm(x, 'norm1'))
-    x = nn.Dropout(0.1, deterministic=not train)(x)
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
     x = nn.Conv(self.features, (3, 3), use_bias=False)(x)
     features = nn.relu(norm(x, 'norm2'))
     head = nn.Dense(1)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from echoforge_jax.parallel import collectives
@@ -84,6 +85,53 @@ def test_one_device_equals_eight(config, tiny_model, make_iterator,
               np.linalg.norm(a - b), 1e-5 * np.linalg.norm(a) + 1e-8),
           jax.device_get(getattr(state_one, tree)),
           jax.device_get(getattr(state_eight, tree)))
+
+
+def test_accumulated_gradients(config, tiny_model, make_iterator):
+  """Parts in turn are parts side by side, and alike on every mesh."""
+  batches = [next(make_iterator(batch=8))]
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.optimizer.clip_norm = 0.0
+  model = tiny_model.clone(dropout=0.0)  # Parts have masks of their own.
+  histories, states = {}, {}
+
+  def train(name, rows, steps, devices, fsdp=1, batch_size=8):
+    with config.unlocked():
+      config.grad_accum_steps, config.batch_size = steps, batch_size
+    chosen = [{key: value[rows] for key, value in one.items()}
+              for one in batches]
+    histories[name], states[name] = run(
+        config, model, chosen, devices, fsdp)
+
+  train('parts', slice(None), 2, 1)
+  train('four devices', slice(None), 2, 4)
+  train('shares', slice(None), 2, 4, fsdp=2)
+  for name in ('four devices', 'shares'):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6),
+                 *(jax.device_get(states[one].params)
+                   for one in ('parts', name)))
+  # The loss is the mean over the parts', each with moments of its own; the
+  # second one saw running statistics that training does not use.
+  train('even', slice(0, None, 2), 1, 1, batch_size=4)
+  train('odd', slice(1, None, 2), 1, 1, batch_size=4)
+
+  def loss(name):
+    logged = histories[name][0]['loss']
+    return logged.total / logged.count
+
+  np.testing.assert_allclose(
+      loss('parts'), (loss('even') + loss('odd')) / 2, rtol=1e-6)
+  # Likewise the first moments of the gradients, before Adam makes steps of
+  # them.
+  def moments(name):
+    return jax.tree.leaves(jax.device_get(
+        optax.tree_utils.tree_get(states[name].opt_state, 'mu')))
+
+  found = list(zip(*map(moments, ('parts', 'even', 'odd'))))
+  assert found
+  for both, even, odd in found:
+    np.testing.assert_allclose(both, (even + odd) / 2, atol=1e-6)
 
 
 @pytest.fixture(scope='module')
