@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from echoforge_jax import __version__
+from echoforge_jax import __version__, huge_pages
 from echoforge_jax.errors import InputError
 
 VERBS = {
@@ -18,6 +18,9 @@ VERBS = {
     'bench': 'studies (ablation), cost, latency (stream), speed',
     'plan': 'whether and how fast a config would run on a TPU slice',
 }
+
+# Those that compute for minutes.
+COMPUTING = ('demo', 'train', 'evaluate', 'bench')
 
 
 def _usage() -> str:
@@ -54,5 +57,11 @@ def main(argv: list[str] | None = None) -> int:
     return 130
 
 
+def start() -> int:
+  """The command: as `main`, with the process's own arguments and memory."""
+  huge_pages.restart(COMPUTING)
+  return main()
+
+
 if __name__ == '__main__':
-  sys.exit(main())
+  sys.exit(start())
