@@ -9,7 +9,12 @@ TPU := $(VENV)/tpu
 # Test processes; files are dealt out whole, so that fixtures are made once.
 TEST_JOBS ?= 2
 
-.PHONY: install demo test test-fast lint lock clean
+# Torch, for baselines of `bench`: the build without CUDA unless another index,
+# or none (TORCH_INDEX=), is given.
+TORCH := $(VENV)/torch
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.PHONY: install demo test test-fast lint lock bench torch clean
 
 install: $(STAMP)
 
@@ -43,6 +48,19 @@ $(TPU)/.installed: requirements-tpu.txt requirements.lock | $(STAMP)
 	  -c requirements.lock --target $(TPU) -r requirements-tpu.txt; \
 	then touch $@; \
 	else echo 'libtpu cannot be installed here: its tests are skipped'; fi
+
+# Speed of everything, and a table of goals: about 10 minutes on two cores.
+bench: $(STAMP)
+	PYTHONPATH=$(TORCH) $(BIN)/python benchmarks/speed_table.py $(BENCH)
+
+torch: $(TORCH)/.installed
+
+$(TORCH)/.installed: requirements-torch.txt | $(STAMP)
+	rm -rf $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  $(if $(TORCH_INDEX),--extra-index-url=$(TORCH_INDEX)) \
+	  --target=$(TORCH) -r $<
+	@touch $@
 
 # Rewrites requirements.lock from a fresh environment; then run the tests.
 lock:

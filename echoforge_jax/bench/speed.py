@@ -12,6 +12,7 @@
     metrics         scores of a frame
     checkpoint      a training state to disk and back
     torch_trunk     the backbone in torch, where it is installed
+    torch_sscf      SSCF as published, in torch
 
 Weights and data are noise: nothing needs to be trained or prepared. A part that
 cannot be measured says why and does not stop the others.
@@ -53,6 +54,7 @@ PARTS: dict[str, Callable[[speed_parts.Bench], Found]] = {
     'metrics': speed_host.metrics,
     'checkpoint': speed_host.checkpoints,
     'torch_trunk': speed_torch.torch_trunk,
+    'torch_sscf': speed_torch.torch_sscf,
 }
 # Of a part that was skipped; `Series.summary` has the same.
 _NOTHING = dict.fromkeys(('unit', 'compile_s', 'repeats', 'calls_per_repeat',

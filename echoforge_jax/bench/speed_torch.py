@@ -1,11 +1,14 @@
-"""The backbone's twin in plain torch, where torch is installed."""
+"""Twins in plain eager torch, where torch is installed."""
 
 import importlib.util
 import math
+from typing import Any
 
 import jax
+import numpy as np
 
 from echoforge_jax.bench import speed_timing as timing
+from echoforge_jax.bench import torch_sscf as twin
 from echoforge_jax.bench.speed_parts import Bench
 from echoforge_jax.bench.speed_timing import Found, NotMeasuredError
 from echoforge_jax.models.backbone import RESNETS
@@ -74,39 +77,66 @@ def resnet(torch, variant: str):
   return Trunk().eval()
 
 
-def torch_trunk(bench: Bench) -> Found:
-  """The same residual network in eager torch, batch norm in inference mode."""
+def _import_torch(dtype: str) -> tuple[Any, str, Any]:
+  """Torch, the place that JAX's default device is, and torch's dtype."""
   if importlib.util.find_spec('torch') is None:
-    raise NotMeasuredError('torch is not installed')
+    raise NotMeasuredError('torch is not installed (make torch)')
   try:
     import torch
   except (ImportError, OSError) as error:  # Such as a lacking CUDA library.
     raise NotMeasuredError(f'torch cannot be imported: {error}') from error
+  accelerated = jax.default_backend() == 'gpu'
+  if accelerated and not torch.cuda.is_available():
+    raise NotMeasuredError('this torch does not see the GPU')
+  return torch, 'cuda' if accelerated else 'cpu', getattr(torch, dtype)
+
+
+def _timed(bench: Bench, torch: Any, model: Any, inputs: np.ndarray, place: str,
+           dtype: Any, compared: str, values: dict[str, Any]) -> Found:
+  """Times a module on inputs, one frame of the result for each."""
+  model = model.to(place, dtype)
+  inputs = torch.from_numpy(inputs).to(place, dtype)
+
+  def call():
+    with torch.inference_mode():
+      model(inputs)
+    if place == 'cuda':
+      torch.cuda.synchronize()
+
+  series, seconds = timing.rate(call, bench.repeats, len(inputs), 'frames/s')
+  times = bench.times(compared, seconds)
+  return Found(main=series, seconds=seconds, values={
+      f'{compared}_time_over_this': None if times is None else 1 / times,
+      'torch': torch.__version__, 'threads': torch.get_num_threads(),
+      'parameters_m': sum(math.prod(p.shape)
+                          for p in model.parameters()) / 1e6, **values})
+
+
+def torch_trunk(bench: Bench) -> Found:
+  """The same residual network in eager torch, batch norm in inference mode."""
+  torch, place, dtype = _import_torch(bench.config.dtype)
   variant = bench.config.model.get('backbone', 'resnet50')
   if bench.config.model.name != 'echoforge' or variant not in RESNETS:
     raise NotMeasuredError(
         f'the model {bench.config.model.name} ({variant}) has no residual '
         f'network to compare; choose a backbone of {", ".join(RESNETS)}')
-  accelerated = jax.default_backend() == 'gpu'
-  if accelerated and not torch.cuda.is_available():
-    raise NotMeasuredError('this torch does not see the GPU')
-  place = 'cuda' if accelerated else 'cpu'
-  dtype = getattr(torch, bench.config.dtype)
-  model = resnet(torch, variant).to(place, dtype)
-  frames = torch.rand(bench.clips * bench.frames, 1, bench.image_size,
-                      bench.image_size, dtype=torch.float32).to(place, dtype)
+  frames = np.random.default_rng(0).random(
+      (bench.clips * bench.frames, 1, *2 * [bench.image_size]), np.float32)
+  return _timed(bench, torch, resnet(torch, variant), frames, place, dtype,
+                'trunk', {'backbone': variant, 'norm': 'batch'})
 
-  def call():
-    with torch.inference_mode():
-      model(frames)
-    if accelerated:
-      torch.cuda.synchronize()
 
-  series, seconds = timing.rate(call, bench.repeats, len(frames), 'frames/s')
-  times = bench.times('trunk', seconds)
-  return Found(main=series, seconds=seconds, values={
-      'trunk_time_over_this': None if times is None else 1 / times,
-      'torch': torch.__version__, 'backbone': variant,
-      'norm': 'batch', 'threads': torch.get_num_threads(),
-      'parameters_m': sum(math.prod(p.shape)
-                          for p in model.parameters()) / 1e6})
+def torch_sscf(bench: Bench) -> Found:
+  """SSCF as published, in eager torch: one window for each target frame."""
+  config = bench.config.model
+  if config.name != 'sscf':
+    raise NotMeasuredError(f'the model is {config.name}, not sscf; choose '
+                           'configs/camus_sscf.py')
+  torch, place, dtype = _import_torch(bench.config.dtype)
+  model = twin.make_twin(torch, width=config.width,
+                         num_classes=len(bench.config.data.classes))
+  count = bench.clips * (bench.frames if config.clips else 1)
+  windows = np.random.default_rng(0).random(
+      (count, 3, *2 * [bench.image_size]), np.float32)
+  return _timed(bench, torch, model, windows, place, dtype, 'forward',
+                {'windows_a_call': count})

@@ -1,4 +1,4 @@
-"""bench ablation | cost | speed | stream: studies, costs, speed, latency."""
+"""bench ablation | cost | profile | speed | stream: studies and speed."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ _TEXT = """\
   bench cost --config=configs/camus_echoforge.py    parameters, GFLOP, frames/s
   bench stream --checkpoint=RUN                     latency from frame to mask
   bench speed --config=configs/tiny.py              every part, side by side
+  bench profile --config=configs/tiny.py            where a step's time goes
   bench ablation --out=DIR                          train and compare many rows
 """
 _ABLATION = """\
@@ -39,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
                     help='timed calls; 0: count only')
   _add_stream(kinds)
   _add_speed(kinds)
+  _add_profile(kinds)
   study = kinds.add_parser(
       'ablation', allow_abbrev=False, help='train and compare rows',
       description=_ABLATION,
@@ -100,6 +102,26 @@ def _add_speed(kinds) -> None:
                      help='lines of an earlier run')
 
 
+def _add_profile(kinds) -> None:
+  profile = kinds.add_parser(
+      'profile', allow_abbrev=False, help="where a step's time goes",
+      description='Runs the step a few times under the profiler, on noise, and '
+      'names the operations that take longest.')
+  profile.add_argument('--config', required=True, metavar='FILE[:ARG]')
+  profile.add_argument('--target', default='train', metavar='STEP',
+                       help='train, forward or stream (default: train)')
+  profile.add_argument('--repeats', type=int, default=3, metavar='N',
+                       help='steps in the trace (default: 3)')
+  profile.add_argument('--batch', type=int, metavar='B',
+                       help="clips (default: the config's)")
+  profile.add_argument('--top', type=int, default=10, metavar='N',
+                       help='operations to name (default: 10)')
+  profile.add_argument('--trace', metavar='DIR', type=Path,
+                       help='keeps the trace, for XProf')
+  profile.add_argument('--json', metavar='FILE.jsonl', type=Path,
+                       help='gets a line of the step and one an operation')
+
+
 def main(argv: list[str]) -> int:
   """Runs a benchmark.
 
@@ -117,6 +139,8 @@ def main(argv: list[str]) -> int:
     return _stream(args, fields)
   if args.kind == 'speed':
     return _speed(args, fields)
+  if args.kind == 'profile':
+    return _profile(args, fields)
   from echoforge_jax.bench import runner
   try:
     return _ablation(args, fields)
@@ -190,6 +214,26 @@ def _speed(args, fields: list[str]) -> int:
   print(speed_report.table(lines))
   if old is not None:
     print(speed_report.compare(lines, old, str(args.compare)))
+  return 0
+
+
+def _profile(args, fields: list[str]) -> int:
+  if min(args.repeats, args.top, 1 if args.batch is None else args.batch) < 1:
+    raise InputError('bench profile: wanted --repeats, --batch and --top of at '
+                     'least 1')
+  from echoforge_jax.bench import profile, speed_report
+  from echoforge_jax.commands.train import parse_config
+  from echoforge_jax.parallel import mesh
+  config = parse_config([f'--config={args.config}', *fields])
+  if args.json:
+    speed_report.check_output(args.json)
+  mesh.split_cpu(config.cpu_devices)
+  found = profile.measure(
+      config, name=Path(args.config).name, target=args.target,
+      repeats=args.repeats, batch=args.batch or 0, trace=args.trace)
+  for line in profile.lines(found, args.top) if args.json else ():
+    speed_report.append(line, args.json)
+  print(profile.table(found, args.top))
   return 0
 
 

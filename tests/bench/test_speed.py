@@ -29,7 +29,8 @@ UNITS = {
     'ceiling': 'GFLOP/s', 'forward': 'frames/s', 'trunk': 'frames/s',
     'trunk_decoder': 'frames/s', 'stream': 'ms', 'train': 'clips/s',
     'train_supervised': 'clips/s', 'input': 'clips/s', 'phantom': 'frames/s',
-    'metrics': 'frames/s', 'checkpoint': 's', 'torch_trunk': 'frames/s'}
+    'metrics': 'frames/s', 'checkpoint': 's', 'torch_trunk': 'frames/s',
+    'torch_sscf': 'frames/s'}
 
 
 @contextlib.contextmanager
@@ -103,7 +104,7 @@ def test_every_part_gives_one_strict_line(whole_run):
     assert len(line['load_average']) == 3
     assert line['versions']['jax'] == jax.__version__
     if line['skipped']:
-      assert line['part'] == 'torch_trunk' and line['median'] is None
+      assert line['part'].startswith('torch_') and line['median'] is None
       continue
     assert line['unit'] == UNITS[line['part']]
     for one in (line, *line['others'].values()):
@@ -149,8 +150,7 @@ def test_table_has_every_part(whole_run):
     assert any(row.startswith(f'  {name}  ') for row in text.splitlines()), name
   assert 'batch 2, 4 frames of 32x32, float32' in text
   assert 'share of ceiling' in text and 'compile s' in text
-  if lines[-1]['skipped']:
-    assert 'torch_trunk: skipped: torch is not installed' in text
+  assert 'torch_sscf: skipped: the model is echoforge' in text
 
 
 def test_command_appends_compares_and_keeps_going(tmp_path, capsys):
