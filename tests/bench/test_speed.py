@@ -29,8 +29,8 @@ UNITS = {
     'ceiling': 'GFLOP/s', 'forward': 'frames/s', 'trunk': 'frames/s',
     'trunk_decoder': 'frames/s', 'stream': 'ms', 'train': 'clips/s',
     'train_supervised': 'clips/s', 'input': 'clips/s', 'phantom': 'frames/s',
-    'metrics': 'frames/s', 'checkpoint': 's', 'torch_trunk': 'frames/s',
-    'torch_sscf': 'frames/s'}
+    'starvation': 'clips/s', 'metrics': 'frames/s', 'checkpoint': 's',
+    'torch_trunk': 'frames/s', 'torch_sscf': 'frames/s'}
 
 
 @contextlib.contextmanager
@@ -136,6 +136,10 @@ def test_parts_are_put_in_relation(whole_run):
           > 2 * values['forward']['gflop_a_call'])
   assert 0 <= values['input']['waiting_share'] <= 1
   assert values['input']['first_batch_s'] > 0
+  assert values['input']['augment_on'] == 'host'
+  assert set(lines['input']['others']) == {
+      'every clip read anew', 'augment_on device', 'views on the device'}
+  assert lines['input']['others']['views on the device']['compile_s'] > 0
   assert set(lines['phantom']['others']) == {'patient'}
   assert set(lines['metrics']['others']) == {'dice', 'hd, hd95 and asd'}
   assert 'restore' in lines['checkpoint']['others']
