@@ -1,0 +1,358 @@
+"""Measures the speed of everything here, and sets it against the goals.
+
+  make bench                          # or: python benchmarks/speed_table.py
+  make bench BENCH=--machine=gpu      # flags go into BENCH
+  python benchmarks/speed_table.py --only=sscf,profile   # keeps the others
+
+Each case is a process of its own, so that it may split the CPU as it likes and
+run out of memory alone. A case that fails says so and does not stop the rest.
+Lines go to benchmarks/results/speed_MACHINE.jsonl, goals to a table beside it;
+what takes its quantities from a case that was not run says so.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAPER, LITE, SSCF = (f'configs/{name}.py' for name in (
+    'camus_echoforge', 'phantom_lite', 'camus_sscf'))
+MODEL = 'forward,trunk,trunk_decoder'
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+# Sizes of --smoke, which proves that everything runs, not how fast.
+TINY = 'configs/tiny.py'
+TINY_SSCF = ('--config.model.width=4', '--config.data.image_size=64')
+PATIENTS, TEST = 500, 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One process.
+
+  Attributes:
+    name: of the case, in the lines and for --only.
+    flags: of `bench`.
+    limit_s: after which it is stopped.
+  """
+  name: str
+  flags: tuple[str, ...]
+  limit_s: float = 600
+
+
+def speed(name: str, config: str, parts: str, repeats: int, *flags: str
+          ) -> Case:
+  """A case of `bench speed`."""
+  return Case(name, ('speed', f'--config={config}', f'--parts={parts}',
+                     f'--repeats={repeats}', *flags))
+
+
+def cpu_cases() -> Iterator[Case]:
+  """About ten minutes on two cores."""
+  yield speed('lite', LITE, f'ceiling,{MODEL},stream,train,train_supervised,'
+              'input,starvation,phantom,metrics,checkpoint', 5)
+  yield speed('paper', PAPER, f'ceiling,{MODEL},stream,train,train_supervised,'
+              'torch_trunk', 3, '--batch=1')
+  for frames, repeats in ((1, 7), (10, 3)):
+    yield speed(f'sscf_{frames}', SSCF, 'ceiling,forward,torch_sscf', repeats,
+                '--batch=1', f'--config.data.num_frames={frames}')
+  for side in (112, 256):
+    yield speed(f'input_{side}', PAPER, 'input', 5, '--batch=8',
+                f'--config.data.image_size={side}',
+                '--config.data.num_workers=0')
+  yield Case('profile', ('profile', f'--config={LITE}'))
+
+
+def gpu_cases() -> Iterator[Case]:
+  """Model, training over batch sizes, and where the time goes."""
+  half = '--config.dtype=bfloat16'
+  for batch in BATCHES:
+    yield speed(f'forward_{batch}', PAPER, f'ceiling,{MODEL},torch_trunk', 10,
+                f'--batch={batch}', half)
+    yield speed(f'train_{batch}', PAPER,
+                'ceiling,forward,train,train_supervised', 5,
+                f'--batch={batch}', half)
+  yield speed('stream', PAPER, 'stream', 50, half)
+  yield speed('starvation', PAPER, 'input,starvation', 5, half)
+  for frames in (1, 10):
+    yield speed(f'sscf_{frames}', SSCF, 'ceiling,forward,torch_sscf', 10,
+                '--batch=1', f'--config.data.num_frames={frames}')
+  for side in (112, 256):
+    yield speed(f'input_{side}', PAPER, 'input', 5, '--batch=8',
+                f'--config.data.image_size={side}')
+  for target in ('train', 'forward', 'stream'):
+    yield Case(f'profile_{target}', (
+        'profile', f'--config={PAPER}', f'--target={target}', half))
+
+
+def smaller(case: Case) -> Case:
+  """The same with sizes of seconds."""
+  flags = [f.replace(PAPER, TINY).replace(LITE, TINY) for f in case.flags
+           if not f.startswith(('--repeats', '--config.data'))]
+  # Phantoms compile for long, whatever their size.
+  flags = [f.replace(',phantom', '') for f in flags]
+  sscf = any(SSCF in flag for flag in flags)
+  return Case(case.name, (*flags, '--repeats=1', *(TINY_SSCF * sscf)), 400)
+
+
+def environment(machine: str) -> dict[str, str]:
+  """Of a case: the package of this checkout, and torch where it was put."""
+  paths = [str(ROOT), str(ROOT / '.venv' / 'torch'),
+           os.environ.get('PYTHONPATH', '')]
+  chosen = {} if machine == 'gpu' else {'JAX_PLATFORMS': 'cpu'}
+  return os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, paths)),
+                       'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'} | chosen
+
+
+def run(case: Case, machine: str) -> list[dict]:
+  """Runs a case and returns its lines, or one that says what went wrong."""
+  start, command = time.perf_counter(), [
+      sys.executable, '-m', 'echoforge_jax', 'bench', *case.flags]
+  with tempfile.TemporaryDirectory() as folder:
+    out = pathlib.Path(folder) / 'lines.jsonl'
+    try:
+      done = subprocess.run(
+          [*command, f'--json={out}'], cwd=ROOT, env=environment(machine),
+          timeout=case.limit_s, capture_output=True, text=True)
+      failed = done.returncode and (done.stderr.strip().splitlines() or [
+          f'status {done.returncode}'])[-1]
+    except subprocess.TimeoutExpired:
+      failed = f'took more than {case.limit_s:.0f} s'
+    text = out.read_text() if out.exists() else ''
+  lines = [{'case': case.name, **json.loads(row)} for row in text.splitlines()]
+  if failed:
+    lines.append({'case': case.name, 'failed': failed})
+  print(f'{case.name}: {time.perf_counter() - start:.0f} s'
+        + (f', FAILED: {failed}' if failed else ''), flush=True)
+  return lines
+
+
+def train_paper(folder: pathlib.Path, smoke: bool) -> list[dict]:
+  """Phantom, prepare, train and evaluate at the paper's size, from nothing."""
+  patients, test = (4, 1) if smoke else (PATIENTS, TEST)
+  raw, data, workdir, report = (str(folder / name) for name in (
+      'raw', 'data', 'run', 'report'))
+  config = TINY if smoke else PAPER
+  lines = []
+  for name, flags in (
+      ('phantom', ('--layout=camus', f'--out={raw}', f'--patients={patients}',
+                   f'--test={test}', '--seed=0')),
+      ('prepare', ('--dataset=camus', f'--raw={raw}', f'--data_dir={data}',
+                   f'--image_size={32 if smoke else 256}')),
+      ('train', (f'--config={config}', f'--workdir={workdir}',
+                 f'--config.data.data_dir={data}',
+                 '--config.dtype=bfloat16')),
+      ('evaluate', (f'--workdir={workdir}', '--split=test',
+                    '--protocol=camus_semi', f'--out={report}'))):
+    start = time.perf_counter()
+    # The output stays visible: this takes long. All four continue or repeat
+    # what an interrupted run left.
+    status = 0 if name == 'phantom' and pathlib.Path(raw).exists() else (
+        subprocess.run([sys.executable, '-m', 'echoforge_jax', name, *flags],
+                       cwd=ROOT, stdout=sys.stderr).returncode)
+    line = {'case': 'training', 'verb': name,
+            'seconds': time.perf_counter() - start}
+    lines.append(line | ({'failed': f'{name} ended with status {status}'}
+                         if status else {}))
+    print(f'training, {name}: {line["seconds"]:.0f} s'
+          + (f', FAILED with status {status}' if status else ''), flush=True)
+    if status:
+      return lines
+  metrics = json.loads((pathlib.Path(report) / 'metrics.json').read_text())
+  return [*lines, {'case': 'training', 'metrics': metrics}]
+
+
+class Lines:
+  """Measured lines, to be asked for quantities.
+
+  Attributes:
+    lines: of all cases.
+  """
+
+  def __init__(self, lines: Sequence[Mapping]):
+    self.lines = lines
+
+  def part(self, case: str, part: str) -> Mapping | None:
+    """A measurement; None where it was not made."""
+    return next((x for x in self.lines if x['case'] == case
+                 and x.get('part') == part and x.get('median')), None)
+
+  def median(self, case: str, part: str, amount: float = 0
+             ) -> tuple[float, ...] | None:
+    """Median and middle half of a rate; of a duration where `amount` is."""
+    line = self.part(case, part)
+    if line is None:
+      return None
+    found = [line[name] for name in ('median', 'p25', 'p75')]
+    return tuple(sorted(amount / x for x in found)[i] for i in (1, 0, 2)) if (
+        amount) else tuple(found)
+
+  def value(self, case: str, part: str, name: str) -> tuple[float] | None:
+    """A number without a spread."""
+    line = self.part(case, part)
+    found = line and line['values'].get(name)
+    return None if found is None else (found,)
+
+  def best(self, prefix: str, part: str,
+           of: Callable[[str], tuple[float, ...] | None]
+           ) -> tuple[float, ...] | None:
+    """The largest over the batch sizes."""
+    found = [of(f'{prefix}_{batch}') for batch in BATCHES
+             if self.part(f'{prefix}_{batch}', part)]
+    return max(filter(None, found), default=None)
+
+  def share(self, case: str) -> tuple[float] | None:
+    """Of the matrix product's ceiling that a training step reaches."""
+    ceiling, step = self.part(case, 'ceiling'), self.part(case, 'train')
+    if not ceiling or not step:
+      return None
+    key = f'matmul {step["dtype"]}'
+    top = ceiling['others'].get(key, ceiling)['median']
+    return (step['values']['gflop_a_call'] / step['values']['step_s'] / top,)
+
+
+# Quantity, what was measured, goal, and whether less is better.
+Goal = tuple[str, tuple[float, ...] | None, float | None, bool]
+
+
+def goals(found: Lines, machine: str) -> Iterator[Goal]:
+  """The goals that this machine decides."""
+  median, value = found.median, found.value
+  if machine == 'gpu':
+    model, train = 'forward_4', 'train_4'
+    yield ('paper forward, bfloat16, best batch, frames/s', found.best(
+        'forward', 'forward', lambda c: median(c, 'forward')), None, False)
+    for name, limit in (('p50', None), ('p99', 5)):
+      yield (f'streaming step, {name}, ms', value('stream', 'stream', name),
+             limit, True)
+    yield ('training, best batch, clips/s', found.best(
+        'train', 'train', lambda c: median(c, 'train')), None, False)
+    yield ('training step, share of the matmul ceiling, best batch',
+           found.best('train', 'train', found.share), 0.4, False)
+    for batch in BATCHES:
+      yield (f'training step, batch {batch}, memory, MB', value(
+          f'train_{batch}', 'train', 'memory_mb'), None, True)
+  else:
+    model = train = 'paper'
+    yield ('paper forward, s a clip', median('paper', 'forward', 10), 1.3, True)
+    yield ('lite forward over trunk and decoder', value(
+        'lite', 'trunk_decoder', 'forward_time_over_this'), 1.25, True)
+    for name, part, limit in (('mean teacher', 'train', 5),
+                              ('supervised', 'train_supervised', 3.5)):
+      yield (f'lite step over forward, {name}', value(
+          'lite', part, 'time_over_forward'), limit, True)
+  yield ('paper forward over trunk and decoder', value(
+      model, 'trunk_decoder', 'forward_time_over_this'), 1.25, True)
+  ours, torch = median(model, 'forward'), median(model, 'torch_trunk')
+  yield ('paper forward over torch trunk alone',
+         ours and torch and (torch[0] / ours[0],), 1.0, True)
+  for name, part, limit in (('mean teacher', 'train', 5),
+                            ('supervised', 'train_supervised', 3.5)):
+    yield (f'paper step over forward, {name}', value(
+        train, part, 'time_over_forward'), limit, True)
+  for frames in (1, 10):
+    yield (f'SSCF over its torch twin, {frames} target frames', value(
+        f'sscf_{frames}', 'torch_sscf', 'forward_time_over_this'), 0.8, True)
+    yield (f'SSCF, s a target frame of {frames}',
+           median(f'sscf_{frames}', 'forward', 1), None, True)
+  for side, limit in ((112, 1500), (256, 150)):
+    yield (f'input, 10 x {side} x {side}, clips/s',
+           median(f'input_{side}', 'input'), limit, False)
+    yield (f'first batch, {side}, s',
+           value(f'input_{side}', 'input', 'first_batch_s'), 2, True)
+  case = 'starvation' if machine == 'gpu' else 'lite'
+  yield ('device waits for data, share of the step',
+         value(case, 'starvation', 'idle_share'), 0.05, True)
+
+
+def table(found: Lines, machine: str) -> str:
+  """Goals against what was measured, as Markdown."""
+  def text(x):
+    return f'{x:,.0f}' if abs(x) >= 100 else f'{x:.3g}'
+
+  rows = ['| quantity | measured | middle half | goal | |',
+          '|---|---:|---:|---:|---|']
+  for quantity, measured, goal, less in goals(found, machine):
+    half = verdict = ''
+    if not measured:
+      verdict = 'not measured'
+    else:
+      half = ' to '.join(map(text, measured[1:]))
+      if goal is not None:
+        ratio = measured[0] / goal if less else goal / measured[0]
+        verdict = 'met' if ratio <= 1 else f'**missed, {ratio:.2f} x**'
+    limit = '' if goal is None else f'{"<=" if less else ">="} {text(goal)}'
+    rows.append(f'| {quantity} | {text(measured[0]) if measured else ""} | '
+                f'{half} | {limit} | {verdict} |')
+  failed = [f'- {x["case"]}: {x["failed"]}'
+            for x in found.lines if x.get('failed')]
+  skipped = [f'- {x["case"]}, {x["part"]}: {x["skipped"]}'
+             for x in found.lines if x.get('skipped')]
+  first = next((x for x in found.lines if 'device' in x), {})
+  about = (f'{first.get("device")}, {first.get("cpus")} cores, revision '
+           f'{first.get("git_revision")}; medians of repeats after warm-up.')
+  return '\n'.join([about, '', *rows, *(['', 'Failed or skipped:', '']
+                                        if failed or skipped else []),
+                    *failed, *skipped]) + '\n'
+
+
+def default_machine() -> str:
+  """'gpu' or 'cpu', asked for in a process that lets go of the device."""
+  done = subprocess.run(
+      [sys.executable, '-c', 'import jax; print(jax.default_backend())'],
+      capture_output=True, text=True)
+  return 'gpu' if done.stdout.strip() in ('gpu', 'tpu') else 'cpu'
+
+
+def main() -> int:
+  """Runs the cases of a machine; 1 where any failed."""
+  parser = argparse.ArgumentParser(
+      description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+  parser.add_argument('--machine', choices=['cpu', 'gpu'],
+                      help='default: what JAX finds; gpu is any accelerator')
+  parser.add_argument('--only', default='', metavar='A,B',
+                      help='cases that begin with these; other lines stay')
+  parser.add_argument('--smoke', action='store_true',
+                      help='tiny sizes, to see that everything runs')
+  parser.add_argument('--out', type=pathlib.Path,
+                      default=ROOT / 'benchmarks' / 'results')
+  parser.add_argument('--work', type=pathlib.Path, default=ROOT / 'runs'
+                      / 'speed_table', help='of the whole training (gpu)')
+  flags = parser.parse_args()
+  machine = flags.machine or default_machine()
+  cases = list(cpu_cases() if machine == 'cpu' else gpu_cases())
+  only = tuple(name for name in flags.only.split(',') if name)
+  names = [case.name for case in cases] + ['training'] * (machine == 'gpu')
+  if unknown := [o for o in only if not any(n.startswith(o) for n in names)]:
+    print(f'error: --only: found {unknown[0]!r}; choose from '
+          f'{", ".join(names)}', file=sys.stderr)
+    return 2
+  if flags.smoke:
+    cases = [smaller(case) for case in cases]
+  chosen = [name for name in names if not only or name.startswith(only)]
+  flags.out.mkdir(parents=True, exist_ok=True)
+  path = flags.out / f'speed_{machine}.jsonl'
+  lines = [line for line in map(json.loads, path.read_text().splitlines())
+           if line['case'] not in chosen] if only and path.exists() else []
+  for name in chosen:
+    case = next((case for case in cases if case.name == name), None)
+    lines += run(case, machine) if case else train_paper(
+        flags.work, flags.smoke)
+    # After every case: what is measured stays when the rest is interrupted.
+    path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  text = ('SMOKE: tiny sizes, these are no measurements.\n\n' * flags.smoke
+          + table(Lines(lines), machine))
+  path.with_suffix('.md').write_text(text)
+  print(text)
+  return int(any(line.get('failed') for line in lines
+                 if line['case'] in chosen))
+
+
+if __name__ == '__main__':
+  sys.exit(main())
