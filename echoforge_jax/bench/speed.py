@@ -8,6 +8,7 @@
     train           a training step on the config's objective
     train_supervised  the same without a teacher
     input           batches from prepared data to the devices
+    starvation      training on its input against training on one batch
     phantom         phantom clips and patients
     metrics         scores of a frame
     checkpoint      a training state to disk and back
@@ -31,6 +32,7 @@ from echoforge_jax.bench import (
     speed_host,
     speed_input,
     speed_parts,
+    speed_starvation,
     speed_torch,
 )
 from echoforge_jax.bench.speed_timing import Found, NotMeasuredError
@@ -50,6 +52,7 @@ PARTS: dict[str, Callable[[speed_parts.Bench], Found]] = {
     'train': speed_parts.train,
     'train_supervised': speed_parts.train_supervised,
     'input': speed_input.data_input,
+    'starvation': speed_starvation.starvation,
     'phantom': speed_host.phantom,
     'metrics': speed_host.metrics,
     'checkpoint': speed_host.checkpoints,

@@ -56,6 +56,28 @@ def _prepare(bench: Bench, folder: pathlib.Path) -> dict:
           'label_fraction': 0.5 if unlabeled else 1.0}
 
 
+def with_data(bench: Bench, stack: contextlib.ExitStack) -> ConfigDict:
+  """The config on prepared noise, or on streamed phantoms if it has those.
+
+  Args:
+    bench: what parts share.
+    stack: removes the data when it is closed.
+
+  Returns:
+    A copy of the config.
+  """
+  config = bench.config.copy_and_resolve_references()
+  data = config.data
+  with config.unlocked():  # Configs of older runs lack both.
+    data.augment_on = data.get('augment_on', 'host')
+    data.cache_mb = data.get('cache_mb', 0)
+  if data.dataset != streamed.DATASET:
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    with config.unlocked():
+      data.update(_prepare(bench, pathlib.Path(folder)))
+  return config
+
+
 def data_input(bench: Bench) -> Found:
   """The training iterator alone, up to batches that are on the devices.
 
@@ -65,21 +87,14 @@ def data_input(bench: Bench) -> Found:
   training step keeps the same cores busy, the device waits longer than
   `waiting_share` says.
   """
-  config = bench.config.copy_and_resolve_references()
-  data = config.data
-  with config.unlocked():  # Configs of older runs lack both.
-    data.augment_on = data.get('augment_on', 'host')
-    data.cache_mb = data.get('cache_mb', 0)
   others = {}
   # Batches for which one group of drawn clips lasts.
   period = 1
   with contextlib.ExitStack() as stack:
+    config = with_data(bench, stack)
+    data = config.data
     if data.dataset == streamed.DATASET:
       period = _shrink_pool(config, bench.clips)
-    else:
-      folder = stack.enter_context(tempfile.TemporaryDirectory())
-      with config.unlocked():
-        data.update(_prepare(bench, pathlib.Path(folder)))
     series, first, seconds = _measure(bench, config, period)
     if data.cache_mb and data.dataset != streamed.DATASET:
       others['every clip read anew'], _, _ = _measure(
