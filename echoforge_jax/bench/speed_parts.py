@@ -48,7 +48,10 @@ class Bench:
     mesh_lib.check_batch(
         config.batch_size, self.mesh, config.unlabeled_batch_size,
         config.get('grad_accum_steps', 1))
-    build.check(config)
+    checked = config.copy_and_resolve_references()
+    with checked.unlocked():  # One frame is a clip, if not to training.
+      checked.data.num_frames = max(2, checked.data.num_frames)
+    build.check(checked)
     self.model = build.make_model(config)
 
   @property
