@@ -83,9 +83,8 @@ def data_input(bench: Bench) -> Found:
 
   As the config has it; then with views drawn at the other place, and with every
   clip read anew. The device's own program, which draws the views of a batch
-  that has arrived, is timed apart. Nothing else runs meanwhile: where the
-  training step keeps the same cores busy, the device waits longer than
-  `waiting_share` says.
+  that has arrived, is timed apart. Nothing else runs meanwhile; `starvation`
+  measures both at once.
   """
   others = {}
   # Batches for which one group of drawn clips lasts.
@@ -104,12 +103,9 @@ def data_input(bench: Bench) -> Found:
           bench, _with_data(config, augment_on=place), period)
     others['views on the device'] = _views(
         bench, _with_data(config, augment_on='device'))
-  waiting = None
-  if 'train' in bench.found:
-    waiting = max(0.0, 1 - series.median / bench.found['train'].main.median)
   return Found(main=series, seconds=seconds, others=others, values={
-      'first_batch_s': first, 'waiting_share': waiting,
-      'augment_on': data.augment_on, 'cache_mb': data.cache_mb,
+      'first_batch_s': first, 'augment_on': data.augment_on,
+      'cache_mb': data.cache_mb,
       'num_workers': data.num_workers})
 
 

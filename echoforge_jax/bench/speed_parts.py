@@ -49,8 +49,9 @@ class Bench:
         config.batch_size, self.mesh, config.unlabeled_batch_size,
         config.get('grad_accum_steps', 1))
     checked = config.copy_and_resolve_references()
-    with checked.unlocked():  # One frame is a clip, if not to training.
-      checked.data.num_frames = max(2, checked.data.num_frames)
+    if config.data.num_frames == 1:  # It is a clip, if not to training.
+      with checked.unlocked():
+        checked.data.num_frames = 2
     build.check(checked)
     self.model = build.make_model(config)
 

@@ -134,7 +134,7 @@ def test_parts_are_put_in_relation(whole_run):
   assert (values['train']['gflop_a_call']
           > values['train_supervised']['gflop_a_call']
           > 2 * values['forward']['gflop_a_call'])
-  assert 0 <= values['input']['waiting_share'] <= 1
+  assert 0 <= values['starvation']['idle_share'] <= 1
   assert values['input']['first_batch_s'] > 0
   assert values['input']['augment_on'] == 'host'
   assert set(lines['input']['others']) == {
@@ -155,6 +155,19 @@ def test_table_has_every_part(whole_run):
   assert 'batch 2, 4 frames of 32x32, float32' in text
   assert 'share of ceiling' in text and 'compile s' in text
   assert 'torch_sscf: skipped: the model is echoforge' in text
+
+
+def test_one_frame_is_a_clip_to_the_model_and_none_is_not():
+  def bench(frames):
+    config = parse_config(['--config=configs/tiny.py',
+                           f'--config.data.num_frames={frames}'])
+    return speed_parts.Bench(config, 1)
+
+  assert bench(1).video.shape[1] == 1
+  with pytest.raises(InputError, match='num_frames is 0'):
+    bench(0)
+  with pytest.raises(InputError, match='num_frames is 1'):
+    speed_parts.train(bench(1))
 
 
 def test_command_appends_compares_and_keeps_going(tmp_path, capsys):
