@@ -3,6 +3,8 @@
   make bench                          # or: python benchmarks/speed_table.py
   make bench BENCH=--machine=gpu      # flags go into BENCH
   python benchmarks/speed_table.py --only=sscf,profile   # keeps the others
+  python benchmarks/speed_table.py --only=training --patients=100
+      --config.num_steps=2000         # fields of the training's config
 
 Each case is a process of its own, so that it may split the CPU as it likes and
 run out of memory alone. A case that fails says so and does not stop the rest.
@@ -25,11 +27,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAPER, LITE, SSCF = (f'configs/{name}.py' for name in (
     'camus_echoforge', 'phantom_lite', 'camus_sscf'))
 MODEL = 'forward,trunk,trunk_decoder'
-BATCHES = (1, 2, 4, 8, 16, 32, 64)
+BATCHES = (4, 8, 16, 32, 64)
+# Of the batch on which models and steps are set in relation.
+MIDDLE = 16
 # Sizes of --smoke, which proves that everything runs, not how fast.
 TINY = 'configs/tiny.py'
 TINY_SSCF = ('--config.model.width=4', '--config.data.image_size=64')
-PATIENTS, TEST = 500, 50
+PATIENTS = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +77,18 @@ def gpu_cases() -> Iterator[Case]:
   """Model, training over batch sizes, and where the time goes."""
   half = '--config.dtype=bfloat16'
   for batch in BATCHES:
-    yield speed(f'forward_{batch}', PAPER, f'ceiling,{MODEL},torch_trunk', 10,
-                f'--batch={batch}', half)
+    middle = batch == MIDDLE
+    of = f'--batch={batch}'
+    yield speed(f'model_{batch}', PAPER,
+                f'ceiling,{MODEL},torch_trunk' if middle else 'ceiling,forward',
+                10, of, half)
     yield speed(f'train_{batch}', PAPER,
-                'ceiling,forward,train,train_supervised', 5,
-                f'--batch={batch}', half)
+                'ceiling,forward,train,train_supervised' if middle
+                else 'ceiling,train', 5, of, half)
+  yield speed('trunk_train', PAPER, 'ceiling,trunk_train,torch_trunk_train', 5,
+              f'--batch={MIDDLE}', half)
   yield speed('stream', PAPER, 'stream', 50, half)
+  yield Case('frames', ('stream', f'--config={PAPER}', half, '--frames=3000'))
   yield speed('starvation', PAPER, 'input,starvation', 5, half)
   for frames in (1, 10):
     yield speed(f'sscf_{frames}', SSCF, 'ceiling,forward,torch_sscf', 10,
@@ -88,17 +98,19 @@ def gpu_cases() -> Iterator[Case]:
                 f'--config.data.image_size={side}')
   for target in ('train', 'forward', 'stream'):
     yield Case(f'profile_{target}', (
-        'profile', f'--config={PAPER}', f'--target={target}', half))
+        'profile', f'--config={PAPER}', f'--target={target}', half,
+        *((f'--batch={MIDDLE}',) * (target != 'stream'))))
 
 
 def smaller(case: Case) -> Case:
   """The same with sizes of seconds."""
   flags = [f.replace(PAPER, TINY).replace(LITE, TINY) for f in case.flags
-           if not f.startswith(('--repeats', '--config.data'))]
+           if not f.startswith(('--repeats', '--config.data', '--frames'))]
   # Phantoms compile for long, whatever their size.
   flags = [f.replace(',phantom', '') for f in flags]
   sscf = any(SSCF in flag for flag in flags)
-  return Case(case.name, (*flags, '--repeats=1', *(TINY_SSCF * sscf)), 400)
+  once = '--frames=20' if case.name == 'frames' else '--repeats=1'
+  return Case(case.name, (*flags, once, *(TINY_SSCF * sscf)), 400)
 
 
 def environment(machine: str) -> dict[str, str]:
@@ -125,7 +137,9 @@ def run(case: Case, machine: str) -> list[dict]:
     except subprocess.TimeoutExpired:
       failed = f'took more than {case.limit_s:.0f} s'
     text = out.read_text() if out.exists() else ''
-  lines = [{'case': case.name, **json.loads(row)} for row in text.splitlines()]
+  # Of a stream there is one object, on many lines.
+  rows = [text] * bool(text) if case.flags[0] == 'stream' else text.splitlines()
+  lines = [{'case': case.name, **json.loads(row)} for row in rows]
   if failed:
     lines.append({'case': case.name, 'failed': failed})
   print(f'{case.name}: {time.perf_counter() - start:.0f} s'
@@ -133,30 +147,39 @@ def run(case: Case, machine: str) -> list[dict]:
   return lines
 
 
-def train_paper(folder: pathlib.Path, smoke: bool) -> list[dict]:
+def train_paper(folder: pathlib.Path, machine: str, smoke: bool,
+                patients: int, overrides: Sequence[str]) -> list[dict]:
   """Phantom, prepare, train and evaluate at the paper's size, from nothing."""
-  patients, test = (4, 1) if smoke else (PATIENTS, TEST)
+  if smoke:
+    patients = 4
   raw, data, workdir, report = (str(folder / name) for name in (
       'raw', 'data', 'run', 'report'))
   config = TINY if smoke else PAPER
+  # Patients are drawn by processes, which cannot share an accelerator.
+  processors = {'JAX_PLATFORMS': 'cpu'}
+  workers = min(max((os.cpu_count() or 1) - 2, 0), patients)
   lines = []
   for name, flags in (
       ('phantom', ('--layout=camus', f'--out={raw}', f'--patients={patients}',
-                   f'--test={test}', '--seed=0')),
+                   f'--test={max(patients // 5, 1)}', '--seed=0',
+                   f'--workers={workers}')),
       ('prepare', ('--dataset=camus', f'--raw={raw}', f'--data_dir={data}',
                    f'--image_size={32 if smoke else 256}')),
       ('train', (f'--config={config}', f'--workdir={workdir}',
                  f'--config.data.data_dir={data}',
-                 '--config.dtype=bfloat16')),
+                 '--config.dtype=bfloat16', *overrides)),
       ('evaluate', (f'--workdir={workdir}', '--split=test',
-                    '--protocol=camus_semi', f'--out={report}'))):
+                    '--protocol=camus_full', f'--out={report}'))):
     start = time.perf_counter()
     # The output stays visible: this takes long. All four continue or repeat
     # what an interrupted run left.
-    status = 0 if name == 'phantom' and pathlib.Path(raw).exists() else (
-        subprocess.run([sys.executable, '-m', 'echoforge_jax', name, *flags],
-                       cwd=ROOT, stdout=sys.stderr).returncode)
-    line = {'case': 'training', 'verb': name,
+    status = 0 if name == 'phantom' and (folder / 'data').exists() else (
+        subprocess.run(
+            [sys.executable, '-m', 'echoforge_jax', name, *flags], cwd=ROOT,
+            stdout=sys.stderr, env=environment(machine) | (
+                processors if name in ('phantom', 'prepare') else {})
+            ).returncode)
+    line = {'case': 'training', 'verb': name, 'flags': list(flags),
             'seconds': time.perf_counter() - start}
     lines.append(line | ({'failed': f'{name} ended with status {status}'}
                          if status else {}))
@@ -225,9 +248,9 @@ def goals(found: Lines, machine: str) -> Iterator[Goal]:
   """The goals that this machine decides."""
   median, value = found.median, found.value
   if machine == 'gpu':
-    model, train = 'forward_4', 'train_4'
-    yield ('paper forward, bfloat16, best batch, frames/s', found.best(
-        'forward', 'forward', lambda c: median(c, 'forward')), None, False)
+    model, train = f'model_{MIDDLE}', f'train_{MIDDLE}'
+    yield ('paper forward, best batch, frames/s', found.best(
+        'model', 'forward', lambda c: median(c, 'forward')), 2000, False)
     for name, limit in (('p50', None), ('p99', 5)):
       yield (f'streaming step, {name}, ms', value('stream', 'stream', name),
              limit, True)
@@ -235,6 +258,9 @@ def goals(found: Lines, machine: str) -> Iterator[Goal]:
         'train', 'train', lambda c: median(c, 'train')), None, False)
     yield ('training step, share of the matmul ceiling, best batch',
            found.best('train', 'train', found.share), 0.4, False)
+    for name in ('trunk_train', 'torch_trunk_train'):
+      yield (f'{name.replace("_", " ")}, batch {MIDDLE}, frames/s',
+             median('trunk_train', name), None, False)
     for batch in BATCHES:
       yield (f'training step, batch {batch}, memory, MB', value(
           f'train_{batch}', 'train', 'memory_mb'), None, True)
@@ -324,7 +350,15 @@ def main() -> int:
                       default=ROOT / 'benchmarks' / 'results')
   parser.add_argument('--work', type=pathlib.Path, default=ROOT / 'runs'
                       / 'speed_table', help='of the whole training (gpu)')
-  flags = parser.parse_args()
+  parser.add_argument('--patients', type=int, default=PATIENTS,
+                      help='of the whole training, a fifth of them for the '
+                      'test (default: %(default)s)')
+  parser.add_argument('--limit_s', type=float, metavar='S',
+                      help='after which a case is stopped; what it measured '
+                      'until then stays')
+  flags, overrides = parser.parse_known_args()
+  if unknown := [o for o in overrides if not o.startswith('--config.')]:
+    parser.error(f'unknown flag {unknown[0]!r}')
   machine = flags.machine or default_machine()
   cases = list(cpu_cases() if machine == 'cpu' else gpu_cases())
   only = tuple(name for name in flags.only.split(',') if name)
@@ -335,6 +369,9 @@ def main() -> int:
     return 2
   if flags.smoke:
     cases = [smaller(case) for case in cases]
+  if flags.limit_s:
+    cases = [dataclasses.replace(case, limit_s=flags.limit_s)
+             for case in cases]
   chosen = [name for name in names if not only or name.startswith(only)]
   flags.out.mkdir(parents=True, exist_ok=True)
   path = flags.out / f'speed_{machine}.jsonl'
@@ -343,7 +380,7 @@ def main() -> int:
   for name in chosen:
     case = next((case for case in cases if case.name == name), None)
     lines += run(case, machine) if case else train_paper(
-        flags.work, flags.smoke)
+        flags.work, machine, flags.smoke, flags.patients, overrides)
     # After every case: what is measured stays when the rest is interrupted.
     path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
   text = ('SMOKE: tiny sizes, these are no measurements.\n\n' * flags.smoke

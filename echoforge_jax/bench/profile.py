@@ -29,9 +29,11 @@ from echoforge_jax.training import build, steps
 
 TARGETS = ('train', 'forward', 'stream')
 TOP = 10
-# Eigen's threads work on after an operation has ended as the trace sees it:
-# on a CPU each operation gets one core, so that its whole time counts.
-_CPU_OPTIONS = {'xla_cpu_multi_thread_eigen': False}
+# By backend. Eigen's threads work on after an operation has ended as the trace
+# sees it: on a CPU each operation gets one core, so that its whole time counts.
+# On a GPU a graph of kernels is launched as a whole, and their names are lost.
+_OPTIONS = {'cpu': {'xla_cpu_multi_thread_eigen': False},
+            'gpu': {'xla_gpu_enable_command_buffer': ''}}
 # Operations that only contain others, which the trace has as well.
 _CONTAINERS = ('while', 'conditional', 'call', 'async-start', 'async-done')
 _COLLECTIVES = ('all-reduce', 'all-gather', 'all-to-all', 'reduce-scatter',
@@ -266,7 +268,7 @@ def summarise(devices: list[list[Event]], known: Mapping[str, Instruction],
 def _program(bench: speed_parts.Bench, target: str
              ) -> tuple[Any, Callable[[Any], Any]]:
   """The compiled step, and one call of it, given what the last one returned."""
-  options = _CPU_OPTIONS if jax.default_backend() == 'cpu' else None
+  options = _OPTIONS.get(jax.default_backend())
   model = bench.model
   if target == 'train':
     parts = build.make_parts(bench.config, model, bench.mesh)
@@ -308,7 +310,7 @@ def measure(config: ConfigDict, *, name: str, target: str = 'train',
       or one frame of a stream.
     repeats: of the step in the trace, after two that are not.
     batch: clips B, labeled and unlabeled; 0 takes the config's.
-    trace: folder to keep the trace in; None keeps none.
+    trace: folder to keep the trace and the program in; None keeps neither.
 
   Returns:
     As `summarise`, with `step_ms` (traced; on a CPU with one core an
@@ -333,14 +335,17 @@ def measure(config: ConfigDict, *, name: str, target: str = 'train',
   with contextlib.ExitStack() as stack:
     folder = trace or pathlib.Path(
         stack.enter_context(tempfile.TemporaryDirectory()))
+    # Before the trace, which may turn out unreadable.
+    text = program.as_text()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'program.txt').write_text(text)
     with jax.profiler.trace(str(folder)):
       start = time.perf_counter()
       for _ in range(repeats):
         last = jax.block_until_ready(call(last))
       seconds = time.perf_counter() - start
     devices = read_trace(folder)
-  return summarise(devices, instructions(program.as_text()), seconds,
-                   repeats) | {
+  return summarise(devices, instructions(text), seconds, repeats) | {
       'step_ms': 1000 * seconds / repeats, 'target': target, 'config': name,
       'batch': bench.clips, 'frames': bench.frames,
       'image_size': bench.image_size, 'dtype': config.dtype,

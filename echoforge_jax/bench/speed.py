@@ -7,12 +7,14 @@
     stream          one frame of a live stream
     train           a training step on the config's objective
     train_supervised  the same without a teacher
+    trunk_train     gradients of the backbone alone
     input           batches from prepared data to the devices
     starvation      training on its input against training on one batch
     phantom         phantom clips and patients
     metrics         scores of a frame
     checkpoint      a training state to disk and back
     torch_trunk     the backbone in torch, where it is installed
+    torch_trunk_train  its gradients there
     torch_sscf      SSCF as published, in torch
 
 Weights and data are noise: nothing needs to be trained or prepared. A part that
@@ -51,12 +53,14 @@ PARTS: dict[str, Callable[[speed_parts.Bench], Found]] = {
     'stream': speed_parts.stream,
     'train': speed_parts.train,
     'train_supervised': speed_parts.train_supervised,
+    'trunk_train': speed_parts.trunk_train,
     'input': speed_input.data_input,
     'starvation': speed_starvation.starvation,
     'phantom': speed_host.phantom,
     'metrics': speed_host.metrics,
     'checkpoint': speed_host.checkpoints,
     'torch_trunk': speed_torch.torch_trunk,
+    'torch_trunk_train': speed_torch.torch_trunk_train,
     'torch_sscf': speed_torch.torch_sscf,
 }
 # Of a part that was skipped; `Series.summary` has the same.

@@ -190,23 +190,50 @@ def _echoforge(bench: Bench) -> EchoForge:
   return bench.model
 
 
-def trunk(bench: Bench) -> Found:
-  """The backbone alone, on the same frames."""
+def _trunk(bench: Bench) -> tuple[nn.Module, Any, Callable]:
+  """The backbone, its weights, and what turns clips into its frames."""
   model = _echoforge(bench)
   encoder = make_backbone(model.backbone, norm=model.norm, remat=model.remat,
                           dtype=model.dtype)
 
-  def apply(variables, video):
+  def frames_of(video):
     frames = video.reshape(-1, *video.shape[2:])
-    frames = ((frames - GRAY_MEAN) / GRAY_STD).astype(model.dtype)
-    return encoder.apply(variables, frames, False)
+    return ((frames - GRAY_MEAN) / GRAY_STD).astype(model.dtype)
 
   side = bench.image_size
   variables = bench.variables(
       encoder, jax.ShapeDtypeStruct((1, side, side, 1), model.dtype),
       train=False)
+  return encoder, variables, frames_of
+
+
+def trunk(bench: Bench) -> Found:
+  """The backbone alone, on the same frames."""
+  encoder, variables, frames_of = _trunk(bench)
+
+  def apply(variables, video):
+    return encoder.apply(variables, frames_of(video), False)
   return _forward(bench, apply, variables,
                   {'forward': 'forward_time_over_this'})
+
+
+def trunk_train(bench: Bench) -> Found:
+  """Gradients of the backbone alone: a step without loss and optimizer.
+
+  Of the sum of its maps' mean squares, in training mode.
+  """
+  encoder, variables, frames_of = _trunk(bench)
+
+  def gradients(variables, video):
+    def loss(params):
+      maps, updates = encoder.apply(
+          variables | {'params': params}, frames_of(video), True,
+          mutable=['batch_stats'])
+      squares = (jnp.mean(jnp.square(x.astype(jnp.float32))) for x in maps)
+      return sum(squares), updates
+    return jax.grad(loss, has_aux=True)(variables['params'])
+  return _forward(bench, gradients, variables,
+                  {'train': 'train_time_over_this'})
 
 
 def trunk_decoder(bench: Bench) -> Found:

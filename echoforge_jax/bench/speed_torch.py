@@ -1,5 +1,6 @@
 """Twins in plain eager torch, where torch is installed."""
 
+from collections.abc import Callable
 import importlib.util
 import math
 from typing import Any
@@ -92,14 +93,27 @@ def _import_torch(dtype: str) -> tuple[Any, str, Any]:
 
 
 def _timed(bench: Bench, torch: Any, model: Any, inputs: np.ndarray, place: str,
-           dtype: Any, compared: str, values: dict[str, Any]) -> Found:
-  """Times a module on inputs, one frame of the result for each."""
+           dtype: Any, compared: str, values: dict[str, Any],
+           run: Callable[[Any, Any], Any] | None = None) -> Found:
+  """Times a module on inputs, one frame of the result for each.
+
+  On a GPU channels are last and cuDNN tries its algorithms, which is the
+  faster way there.
+  """
+  if place == 'cuda':
+    torch.backends.cudnn.benchmark = True
+    model = model.to(memory_format=torch.channels_last)
   model = model.to(place, dtype)
   inputs = torch.from_numpy(inputs).to(place, dtype)
+  if place == 'cuda':
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
 
   def call():
-    with torch.inference_mode():
-      model(inputs)
+    if run is None:
+      with torch.inference_mode():
+        model(inputs)
+    else:
+      run(model, inputs)
     if place == 'cuda':
       torch.cuda.synchronize()
 
@@ -112,8 +126,7 @@ def _timed(bench: Bench, torch: Any, model: Any, inputs: np.ndarray, place: str,
                           for p in model.parameters()) / 1e6, **values})
 
 
-def torch_trunk(bench: Bench) -> Found:
-  """The same residual network in eager torch, batch norm in inference mode."""
+def _torch_trunk(bench: Bench, compared: str, train: bool) -> Found:
   torch, place, dtype = _import_torch(bench.config.dtype)
   variant = bench.config.model.get('backbone', 'resnet50')
   if bench.config.model.name != 'echoforge' or variant not in RESNETS:
@@ -122,8 +135,25 @@ def torch_trunk(bench: Bench) -> Found:
         f'network to compare; choose a backbone of {", ".join(RESNETS)}')
   frames = np.random.default_rng(0).random(
       (bench.clips * bench.frames, 1, *2 * [bench.image_size]), np.float32)
-  return _timed(bench, torch, resnet(torch, variant), frames, place, dtype,
-                'trunk', {'backbone': variant, 'norm': 'batch'})
+
+  def gradients(model, inputs):
+    model.zero_grad(set_to_none=True)
+    sum(x.float().square().mean() for x in model(inputs)).backward()
+
+  model = resnet(torch, variant).train(train)
+  return _timed(bench, torch, model, frames, place, dtype, compared,
+                {'backbone': variant, 'norm': 'batch'},
+                gradients if train else None)
+
+
+def torch_trunk(bench: Bench) -> Found:
+  """The same residual network in eager torch, batch norm in inference mode."""
+  return _torch_trunk(bench, 'trunk', False)
+
+
+def torch_trunk_train(bench: Bench) -> Found:
+  """Its gradients, as `speed_parts.trunk_train` takes them."""
+  return _torch_trunk(bench, 'trunk_train', True)
 
 
 def torch_sscf(bench: Bench) -> Found:

@@ -101,7 +101,11 @@ class PointwiseConv(nn.Module):
     kernel = self.param('kernel', self.kernel_init,
                         (1, 1, x.shape[-1], self.features), jnp.float32)
     if self.stride > 1:
-      x = x[:, ::self.stride, ::self.stride]
+      # Not x[:, ::stride, ::stride]: XLA's GPU compiler aborts on a product of
+      # a strided slice (seen in JAX 0.10.2 and 0.11.2; openxla/xla#47381).
+      n, h, w, c = x.shape
+      x = x.reshape(n, h // self.stride, self.stride, w // self.stride,
+                    self.stride, c)[:, :, 0, :, 0]
     pixels = x.astype(self.dtype).reshape(-1, x.shape[-1])
     y = pixels @ kernel[0, 0].astype(self.dtype)
     if self.use_bias:

@@ -24,13 +24,14 @@ FIELDS = {
     'overrides', 'batch', 'frames', 'image_size', 'dtype', 'device', 'devices',
     'cpus', 'load_average', 'versions', 'git_revision', 'seconds'}
 COMPILED = {'ceiling', 'forward', 'trunk', 'trunk_decoder', 'stream', 'train',
-            'train_supervised', 'starvation', 'phantom'}
+            'train_supervised', 'trunk_train', 'starvation', 'phantom'}
 UNITS = {
     'ceiling': 'GFLOP/s', 'forward': 'frames/s', 'trunk': 'frames/s',
     'trunk_decoder': 'frames/s', 'stream': 'ms', 'train': 'clips/s',
-    'train_supervised': 'clips/s', 'input': 'clips/s', 'starvation': 'clips/s',
-    'phantom': 'frames/s', 'metrics': 'frames/s', 'checkpoint': 's',
-    'torch_trunk': 'frames/s', 'torch_sscf': 'frames/s'}
+    'train_supervised': 'clips/s', 'trunk_train': 'frames/s',
+    'input': 'clips/s', 'starvation': 'clips/s', 'phantom': 'frames/s',
+    'metrics': 'frames/s', 'checkpoint': 's', 'torch_trunk': 'frames/s',
+    'torch_trunk_train': 'frames/s', 'torch_sscf': 'frames/s'}
 
 
 @contextlib.contextmanager
