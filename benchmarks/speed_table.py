@@ -179,7 +179,8 @@ def train_paper(folder: pathlib.Path, machine: str, smoke: bool,
             stdout=sys.stderr, env=environment(machine) | (
                 processors if name in ('phantom', 'prepare') else {})
             ).returncode)
-    line = {'case': 'training', 'verb': name, 'flags': list(flags),
+    line = {'case': 'training', 'verb': name,
+            'flags': [flag.replace(str(folder), 'WORK') for flag in flags],
             'seconds': time.perf_counter() - start}
     lines.append(line | ({'failed': f'{name} ended with status {status}'}
                          if status else {}))

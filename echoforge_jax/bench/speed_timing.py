@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from echoforge_jax.bench.cost import count_flops
+
 # Calls before the first that counts.
 WARM_UP = 2
 # A repeat is of as many calls as take this long, at most so many.
@@ -164,6 +166,4 @@ def compile_program(jitted: Any, *arguments: Any) -> Program:
       stats.argument_size_in_bytes + stats.output_size_in_bytes
       - stats.alias_size_in_bytes + stats.temp_size_in_bytes
       + stats.generated_code_size_in_bytes) / 1e6
-  costs = lowered.cost_analysis() or {}
-  return Program(done, seconds, float(costs.get('flops', math.nan)) / 1e9,
-                 memory)
+  return Program(done, seconds, count_flops(lowered) / 1e9, memory)

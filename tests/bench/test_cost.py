@@ -1,6 +1,8 @@
 """Operations and parameters against a count by hand."""
 
 from flax import linen as nn
+import jax
+import jax.numpy as jnp
 
 from echoforge_jax.bench import cost
 
@@ -30,3 +32,17 @@ def test_counting_alone_times_nothing():
   found = cost.measure(Convolution(), frames=1, image_size=32, repeats=0)
   assert found.frames_per_second != found.frames_per_second
   assert 'frames/s' not in cost.cost_text('it', found)
+
+
+def test_operations_are_counted_where_the_device_does_not_say():
+  lowered = jax.jit(lambda x: x @ x).lower(jnp.ones((64, 32, 32)))
+
+  class Accelerator:
+    """A program of a device whose compiler counts nothing."""
+    compiler_ir = lowered.compiler_ir
+
+    def cost_analysis(self):
+      return None
+
+  assert cost.count_flops(lowered) == 64 * 2 * 32**3
+  assert cost.count_flops(Accelerator()) == cost.count_flops(lowered)
