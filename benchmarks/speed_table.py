@@ -34,6 +34,8 @@ MIDDLE = 16
 TINY = 'configs/tiny.py'
 TINY_SSCF = ('--config.model.width=4', '--config.data.image_size=64')
 PATIENTS = 500
+# Status of `train` after a SIGTERM, with a checkpoint.
+STOPPED = 143
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +150,13 @@ def run(case: Case, machine: str) -> list[dict]:
 
 
 def train_paper(folder: pathlib.Path, machine: str, smoke: bool,
-                patients: int, overrides: Sequence[str]) -> list[dict]:
-  """Phantom, prepare, train and evaluate at the paper's size, from nothing."""
+                patients: int, limit_s: float | None,
+                overrides: Sequence[str]) -> list[dict]:
+  """Phantom, prepare, train and evaluate at the paper's size, from nothing.
+
+  Training that takes longer than the limit stops with a checkpoint, and that is
+  evaluated.
+  """
   if smoke:
     patients = 4
   raw, data, workdir, report = (str(folder / name) for name in (
@@ -173,18 +180,28 @@ def train_paper(folder: pathlib.Path, machine: str, smoke: bool,
     start = time.perf_counter()
     # The output stays visible: this takes long. All four continue or repeat
     # what an interrupted run left.
-    status = 0 if name == 'phantom' and (folder / 'data').exists() else (
-        subprocess.run(
-            [sys.executable, '-m', 'echoforge_jax', name, *flags], cwd=ROOT,
-            stdout=sys.stderr, env=environment(machine) | (
-                processors if name in ('phantom', 'prepare') else {})
-            ).returncode)
+    if name == 'phantom' and (folder / 'data').exists():
+      status = 0
+    else:
+      process = subprocess.Popen(
+          [sys.executable, '-m', 'echoforge_jax', name, *flags], cwd=ROOT,
+          stdout=sys.stderr, env=environment(machine) | (
+              processors if name in ('phantom', 'prepare') else {}))
+      try:
+        status = process.wait(limit_s if name == 'train' else None)
+      except subprocess.TimeoutExpired:
+        process.terminate()
+        status = process.wait()
     line = {'case': 'training', 'verb': name,
             'flags': [flag.replace(str(folder), 'WORK') for flag in flags],
             'seconds': time.perf_counter() - start}
+    stopped = name == 'train' and status == STOPPED
+    if stopped:
+      line['stopped_after_s'], status = limit_s, 0
     lines.append(line | ({'failed': f'{name} ended with status {status}'}
                          if status else {}))
     print(f'training, {name}: {line["seconds"]:.0f} s'
+          + ', stopped before its end' * stopped
           + (f', FAILED with status {status}' if status else ''), flush=True)
     if status:
       return lines
@@ -231,9 +248,20 @@ class Lines:
              if self.part(f'{prefix}_{batch}', part)]
     return max(filter(None, found), default=None)
 
+  def dice(self) -> tuple[float, ...] | None:
+    """Of the left ventricle after the whole training, and its interval."""
+    found = next((x['metrics'] for x in self.lines if 'metrics' in x), None)
+    if not found:
+      return None
+    dice = found['classes']['lv']['dice']
+    return (dice['mean'], *(x for x in dice['ci95'] if x is not None))
+
   def share(self, case: str) -> tuple[float] | None:
     """Of the matrix product's ceiling that a training step reaches."""
-    ceiling, step = self.part(case, 'ceiling'), self.part(case, 'train')
+    step = self.part(case, 'train')
+    # Of the same machine, where the case itself has none.
+    ceiling = self.part(case, 'ceiling') or self.part(
+        f'model_{MIDDLE}', 'ceiling')
     if not ceiling or not step:
       return None
     key = f'matmul {step["dtype"]}'
@@ -259,6 +287,8 @@ def goals(found: Lines, machine: str) -> Iterator[Goal]:
         'train', 'train', lambda c: median(c, 'train')), None, False)
     yield ('training step, share of the matmul ceiling, best batch',
            found.best('train', 'train', found.share), 0.4, False)
+    yield ('whole training on phantoms, LV Dice (and 95 % interval)',
+           found.dice(), None, False)
     for name in ('trunk_train', 'torch_trunk_train'):
       yield (f'{name.replace("_", " ")}, batch {MIDDLE}, frames/s',
              median('trunk_train', name), None, False)
@@ -356,7 +386,7 @@ def main() -> int:
                       'test (default: %(default)s)')
   parser.add_argument('--limit_s', type=float, metavar='S',
                       help='after which a case is stopped; what it measured '
-                      'until then stays')
+                      'until then stays, training is evaluated as it is')
   flags, overrides = parser.parse_known_args()
   if unknown := [o for o in overrides if not o.startswith('--config.')]:
     parser.error(f'unknown flag {unknown[0]!r}')
@@ -381,7 +411,8 @@ def main() -> int:
   for name in chosen:
     case = next((case for case in cases if case.name == name), None)
     lines += run(case, machine) if case else train_paper(
-        flags.work, machine, flags.smoke, flags.patients, overrides)
+        flags.work, machine, flags.smoke, flags.patients, flags.limit_s,
+        overrides)
     # After every case: what is measured stays when the rest is interrupted.
     path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
   text = ('SMOKE: tiny sizes, these are no measurements.\n\n' * flags.smoke

@@ -121,6 +121,7 @@ def measure(config: ConfigDict, *, name: str, overrides: Sequence[str] = (),
       'frames': bench.frames, 'image_size': bench.image_size,
       'dtype': config.dtype, 'device': receipts.device_kind(),
       'devices': bench.mesh.size, 'cpus': os.cpu_count(),
+      'xla_flags': os.environ.get('XLA_FLAGS', ''),
       'git_revision': receipts.git_revision(),
       'versions': receipts.versions()}
   lines = []

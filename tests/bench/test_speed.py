@@ -22,7 +22,7 @@ FIELDS = {
     'part', 'skipped', 'unit', 'compile_s', 'repeats', 'calls_per_repeat',
     'median', 'min', 'max', 'p25', 'p75', 'values', 'others', 'config',
     'overrides', 'batch', 'frames', 'image_size', 'dtype', 'device', 'devices',
-    'cpus', 'load_average', 'versions', 'git_revision', 'seconds'}
+    'cpus', 'load_average', 'versions', 'git_revision', 'xla_flags', 'seconds'}
 COMPILED = {'ceiling', 'forward', 'trunk', 'trunk_decoder', 'stream', 'train',
             'train_supervised', 'trunk_train', 'starvation', 'phantom'}
 UNITS = {
