@@ -64,7 +64,7 @@ def cpu_cases() -> Iterator[Case]:
   yield speed('lite', LITE, f'ceiling,{MODEL},stream,train,train_supervised,'
               'input,starvation,phantom,metrics,checkpoint', 5)
   yield speed('paper', PAPER, f'ceiling,{MODEL},stream,train,train_supervised,'
-              'torch_trunk', 3, '--batch=1')
+              'trunk_train,torch_trunk,torch_trunk_train', 3, '--batch=1')
   for frames, repeats in ((1, 7), (10, 3)):
     yield speed(f'sscf_{frames}', SSCF, 'ceiling,forward,torch_sscf', repeats,
                 '--batch=1', f'--config.data.num_frames={frames}')
@@ -313,6 +313,9 @@ def goals(found: Lines, machine: str) -> Iterator[Goal]:
                             ('supervised', 'train_supervised', 3.5)):
     yield (f'paper step over forward, {name}', value(
         train, part, 'time_over_forward'), limit, True)
+  case = 'trunk_train' if machine == 'gpu' else model
+  yield ("trunk's gradients over the same in torch", value(
+      case, 'torch_trunk_train', 'trunk_train_time_over_this'), None, True)
   for frames in (1, 10):
     yield (f'SSCF over its torch twin, {frames} target frames', value(
         f'sscf_{frames}', 'torch_sscf', 'forward_time_over_this'), 0.8, True)

@@ -58,7 +58,10 @@ def count_flops(lowered: Any) -> float:
     Operations over all devices, a multiply-add being two; the body of a loop
     counts once. NaN where this JAX cannot say.
   """
-  costs = lowered.cost_analysis()
+  try:
+    costs = lowered.cost_analysis()
+  except RuntimeError:  # Of devices that are not here, such as `plan`'s.
+    costs = None
   if not costs:
     try:
       # JAX offers it for CPUs only, by no public name.

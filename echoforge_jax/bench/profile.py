@@ -237,7 +237,8 @@ def summarise(devices: list[list[Event]], known: Mapping[str, Instruction],
     repeats: of the program.
 
   Returns:
-    `uncovered` (share in which no operation ran), `kinds` (share by kind) and
+    `uncovered` (share in which no operation ran), `kinds` (share by kind),
+    `parts` (share by module of the model, forward and gradient apart) and
     `operations`: all of them, the largest share first, each with `op`, `kind`,
     `calls` and `ms` a step and device, `share`, `where` and `pass`.
   """
@@ -251,11 +252,13 @@ def summarise(devices: list[list[Event]], known: Mapping[str, Instruction],
     for event in events:
       taken[event.name] += event.end - event.start
       calls[event.name] += 1
-  each, kinds = len(devices), Counter()
+  each, kinds, parts = len(devices), Counter(), Counter()
   for name, share in spent.items():
     kinds[known[name].kind] += share / each
+    parts[_part(known[name])] += share / each
   return {
       'uncovered': uncovered, 'kinds': dict(kinds.most_common()),
+      'parts': dict(parts.most_common()),
       'operations': [
           {'op': name, 'kind': known[name].kind,
            'calls': calls[name] / repeats / each,
@@ -263,6 +266,12 @@ def summarise(devices: list[list[Event]], known: Mapping[str, Instruction],
            'where': known[name].where,
            'pass': 'backward' if known[name].backward else 'forward'}
           for name, share in spent.most_common()]}
+
+
+def _part(instruction: Instruction) -> str:
+  """Its top module, below the branch of a condition that it is in."""
+  names = [name for name in instruction.where.split('/') if name != 'cond']
+  return (names[0] if names else '?') + ' gradient' * instruction.backward
 
 
 def _program(bench: speed_parts.Bench, target: str
@@ -383,8 +392,9 @@ def table(found: Mapping[str, Any], top: int = TOP) -> str:
   rows += [(f'{one["share"]:.1%}', f'{one["ms"]:.3g}', f'{one["calls"]:g}',
             one['kind'], one['pass'], one['where'] or '?', one['op'])
            for one in found['operations'][:top]]
-  kinds = ', '.join(f'{kind} {share:.1%}'
-                    for kind, share in found['kinds'].items() if share > 5e-4)
+  kinds, parts = (', '.join(
+      f'{name} {share:.1%}' for name, share in found[key].items()
+      if share > 5e-4) for key in ('kinds', 'parts'))
   return '\n'.join([
       f'{found["target"]} of {found["config"]}: batch {found["batch"]}, '
       f'{found["frames"]} frames of {found["image_size"]}x'
@@ -392,4 +402,5 @@ def table(found: Mapping[str, Any], top: int = TOP) -> str:
       f'{found["step_ms"]:.3g} ms a step while traced',
       *results.columns(rows),
       f'  by kind: {kinds}',
+      f'  by part: {parts}',
       f'  no operation ran in {found["uncovered"]:.1%} of the step'])

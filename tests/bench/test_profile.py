@@ -102,7 +102,9 @@ def test_training_step_of_a_config(tmp_path, capsys):
   assert list(trace.rglob('*.xplane.pb'))
   step, *rows = [json.loads(row) for row in out.read_text().splitlines()]
   assert len(rows) == 6 and step['step_ms'] > 0
-  assert sum(step['kinds'].values()) + step['uncovered'] == pytest.approx(1)
+  for key in ('kinds', 'parts'):
+    assert sum(step[key].values()) + step['uncovered'] == pytest.approx(1)
+  assert {'backbone', 'backbone gradient'} <= set(step['parts'])
   assert 0 <= step['uncovered'] < 0.9
   shares = [row['share'] for row in rows]
   assert shares == sorted(shares, reverse=True) and shares[0] > 0.005

@@ -1,3 +1,5 @@
+import re
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -65,6 +67,17 @@ def test_pointwise_convolution_is_a_convolution(fill, stride, use_bias):
                run(module), run(plain))
   half = layers.PointwiseConv(3, stride, dtype=jnp.bfloat16)
   assert half.init_with_output(jax.random.key(0), x)[0].dtype == jnp.bfloat16
+
+
+def test_no_product_of_a_strided_slice():
+  # XLA's GPU compiler aborts on one (openxla/xla#47381).
+  module = layers.PointwiseConv(3, 2)
+  x = jnp.ones((1, 4, 4, 2))
+  text = jax.jit(module.apply).lower(module.init(jax.random.key(0), x), x
+                                     ).as_text()
+  strided = re.compile(r'stablehlo\.slice .*\d+:\d+:[2-9]')
+  assert not strided.search(text)
+  assert strided.search(jax.jit(lambda x: x[:, ::2]).lower(x).as_text())
 
 
 def test_max_pool_is_the_usual_one():
