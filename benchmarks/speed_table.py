@@ -355,8 +355,11 @@ def table(found: Lines, machine: str) -> str:
   skipped = [f'- {x["case"]}, {x["part"]}: {x["skipped"]}'
              for x in found.lines if x.get('skipped')]
   first = next((x for x in found.lines if 'device' in x), {})
+  # Several where --only measured some cases again.
+  revisions = dict.fromkeys(
+      x['git_revision'] for x in found.lines if x.get('git_revision'))
   about = (f'{first.get("device")}, {first.get("cpus")} cores, revision '
-           f'{first.get("git_revision")}; medians of repeats after warm-up.')
+           f'{", ".join(revisions)}; medians of repeats after warm-up.')
   return '\n'.join([about, '', *rows, *(['', 'Failed or skipped:', '']
                                         if failed or skipped else []),
                     *failed, *skipped]) + '\n'

@@ -97,7 +97,10 @@ class PointwiseConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps x [N, h, w, C] to [N, h / stride, w / stride, features]."""
+    """Maps x [N, h, w, C] to [N, h / stride, w / stride, features].
+
+    h and w are multiples of the stride.
+    """
     kernel = self.param('kernel', self.kernel_init,
                         (1, 1, x.shape[-1], self.features), jnp.float32)
     if self.stride > 1:
