@@ -27,6 +27,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAPER, LITE, SSCF = (f'configs/{name}.py' for name in (
     'camus_echoforge', 'phantom_lite', 'camus_sscf'))
 MODEL = 'forward,trunk,trunk_decoder'
+# Of CPUs, where inference is convolved otherwise than training is.
+CPU_MODEL = f'forward_plain,{MODEL}'
 BATCHES = (4, 8, 16, 32, 64)
 # Of the batch on which models and steps are set in relation.
 MIDDLE = 16
@@ -61,12 +63,14 @@ def speed(name: str, config: str, parts: str, repeats: int, *flags: str
 
 def cpu_cases() -> Iterator[Case]:
   """About ten minutes on two cores."""
-  yield speed('lite', LITE, f'ceiling,{MODEL},stream,train,train_supervised,'
-              'input,starvation,phantom,metrics,checkpoint', 5)
-  yield speed('paper', PAPER, f'ceiling,{MODEL},stream,train,train_supervised,'
-              'trunk_train,torch_trunk,torch_trunk_train', 3, '--batch=1')
+  yield speed('lite', LITE, f'ceiling,{CPU_MODEL},stream,train,'
+              'train_supervised,input,starvation,phantom,metrics,checkpoint', 5)
+  yield speed('paper', PAPER, f'ceiling,{CPU_MODEL},stream,train,'
+              'train_supervised,trunk_train,torch_trunk,torch_trunk_train', 3,
+              '--batch=1')
   for frames, repeats in ((1, 7), (10, 3)):
-    yield speed(f'sscf_{frames}', SSCF, 'ceiling,forward,torch_sscf', repeats,
+    yield speed(f'sscf_{frames}', SSCF,
+                'ceiling,forward,forward_plain,torch_sscf', repeats,
                 '--batch=1', f'--config.data.num_frames={frames}')
   for side in (112, 256):
     yield speed(f'input_{side}', PAPER, 'input', 5, '--batch=8',
@@ -300,19 +304,14 @@ def goals(found: Lines, machine: str) -> Iterator[Goal]:
     yield ('paper forward, s a clip', median('paper', 'forward', 10), 1.3, True)
     yield ('lite forward over trunk and decoder', value(
         'lite', 'trunk_decoder', 'forward_time_over_this'), 1.25, True)
-    for name, part, limit in (('mean teacher', 'train', 5),
-                              ('supervised', 'train_supervised', 3.5)):
-      yield (f'lite step over forward, {name}', value(
-          'lite', part, 'time_over_forward'), limit, True)
+    yield from steps_over_forward(found, 'lite', 'lite', 'forward_plain')
   yield ('paper forward over trunk and decoder', value(
       model, 'trunk_decoder', 'forward_time_over_this'), 1.25, True)
   ours, torch = median(model, 'forward'), median(model, 'torch_trunk')
   yield ('paper forward over torch trunk alone',
          ours and torch and (torch[0] / ours[0],), 1.0, True)
-  for name, part, limit in (('mean teacher', 'train', 5),
-                            ('supervised', 'train_supervised', 3.5)):
-    yield (f'paper step over forward, {name}', value(
-        train, part, 'time_over_forward'), limit, True)
+  yield from steps_over_forward(
+      found, 'paper', train, 'forward' if machine == 'gpu' else 'forward_plain')
   case = 'trunk_train' if machine == 'gpu' else model
   yield ("trunk's gradients over the same in torch", value(
       case, 'torch_trunk_train', 'trunk_train_time_over_this'), None, True)
@@ -329,6 +328,23 @@ def goals(found: Lines, machine: str) -> Iterator[Goal]:
   case = 'starvation' if machine == 'gpu' else 'lite'
   yield ('device waits for data, share of the step',
          value(case, 'starvation', 'idle_share'), 0.05, True)
+
+
+def steps_over_forward(found: Lines, name: str, case: str, goal_for: str
+                       ) -> Iterator[Goal]:
+  """A training step's time over the forward's.
+
+  The goal is for the forward with the step's own convolutions; inference on
+  CPUs has faster ones.
+  """
+  titles = {'forward': 'forward', 'forward_plain': 'its forward'}
+  for objective, part, limit in (('mean teacher', 'train', 5),
+                                 ('supervised', 'train_supervised', 3.5)):
+    for forward, title in titles.items():
+      if forward in (goal_for, 'forward'):
+        yield (f'{name} step over {title}, {objective}',
+               found.value(case, part, f'time_over_{forward}'),
+               limit if forward == goal_for else None, True)
 
 
 def table(found: Lines, machine: str) -> str:

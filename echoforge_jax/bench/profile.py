@@ -23,6 +23,7 @@ import numpy as np
 from echoforge_jax.bench import speed_parts
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation import receipt as receipts
+from echoforge_jax.models import cpu_inference
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.parallel import plan
 from echoforge_jax.training import build, steps
@@ -66,11 +67,14 @@ class Instruction:
     where: modules of the model, such as 'backbone/layer1_0/conv2'; '' where
       the compiler does not say.
     backward: whether it belongs to the gradient.
+    others: how many further modules' operations were joined with it, as
+      all-reduces are.
   """
   opcode: str
   kind: str
   where: str
   backward: bool
+  others: int = 0
 
 
 def instructions(text: str) -> dict[str, Instruction]:
@@ -99,9 +103,11 @@ def instructions(text: str) -> dict[str, Instruction]:
     library, source = _LIBRARY.search(line), _SOURCE.search(line)
     # A fusion that the compiler made up says at most inside where it is from.
     source = source[1] if source else called and sources.get(called[1])
+    first, *others = dict.fromkeys(
+        where(one) for one in origins(source)) if source else [('', False)]
     known[name] = Instruction(
         opcode, _kind(opcode, inside, library[1] if library else ''),
-        *(where(source) if source else ('', False)))
+        *first, len(others))
   return known
 
 
@@ -117,6 +123,22 @@ def _kind(opcode: str, inside: list[str], library: str) -> str:
   if bare <= {*_COPIES, 'bitcast', 'parameter', 'constant'}:
     return 'copy'
   return 'elementwise' + fusion if fusion or not library else library
+
+
+def origins(source: str) -> list[str]:
+  """Names of the operations that the compiler joined into one.
+
+  Args:
+    source: as XLA writes it: 'jit(step)/(A/reduce_sum:B/c/dot_general)', or
+      one name alone.
+
+  Returns:
+    What `where` takes, each with what they have in common.
+  """
+  head, found, joined = ('/' + source).partition('/(')
+  if not found or not joined.endswith(')') or ':' not in joined:
+    return [source]
+  return [f'{head}/{one}'[1:] for one in joined[:-1].split(':')]
 
 
 def where(source: str) -> tuple[str, bool]:
@@ -240,7 +262,8 @@ def summarise(devices: list[list[Event]], known: Mapping[str, Instruction],
     `uncovered` (share in which no operation ran), `kinds` (share by kind),
     `parts` (share by module of the model, forward and gradient apart) and
     `operations`: all of them, the largest share first, each with `op`, `kind`,
-    `calls` and `ms` a step and device, `share`, `where` and `pass`.
+    `calls` and `ms` a step and device, `share`, `where`, `others` and
+    `pass`.
   """
   spent, taken, calls, uncovered = Counter(), Counter(), Counter(), 0.0
   for events in devices:
@@ -263,7 +286,7 @@ def summarise(devices: list[list[Event]], known: Mapping[str, Instruction],
           {'op': name, 'kind': known[name].kind,
            'calls': calls[name] / repeats / each,
            'ms': taken[name] / 1e6 / repeats / each, 'share': share / each,
-           'where': known[name].where,
+           'where': known[name].where, 'others': known[name].others,
            'pass': 'backward' if known[name].backward else 'forward'}
           for name, share in spent.most_common()]}
 
@@ -291,7 +314,7 @@ def _program(bench: speed_parts.Bench, target: str
     return done, lambda last: done(last[0] if last else state, batch)
   variables = bench.variables(model, bench.video[:1], train=False)
   if target == 'forward':
-    done = jax.jit(lambda values, video: model.apply(
+    done = cpu_inference.jit(lambda values, video: model.apply(
         values, video, train=False)['logits']).lower(
             variables, bench.video).compile(compiler_options=options)
     return done, lambda last: done(variables, bench.video)
@@ -302,8 +325,8 @@ def _program(bench: speed_parts.Bench, target: str
       variables, np.random.default_rng(0).integers(
           0, 256, (side, side), np.uint8),
       model.init_memory(1, (side, side))), here)
-  done = segmenter.frame_step.lower(model, variables, frame, memory).compile(
-      compiler_options=options)
+  done = segmenter.jit_frame_step().lower(
+      model, variables, frame, memory).compile(compiler_options=options)
   return done, lambda last: done(variables, frame, last[1] if last else memory)
 
 
@@ -390,7 +413,8 @@ def table(found: Mapping[str, Any], top: int = TOP) -> str:
   from echoforge_jax.evaluation import results
   rows = [('share', 'ms', 'calls', 'kind', 'pass', 'where', 'operation')]
   rows += [(f'{one["share"]:.1%}', f'{one["ms"]:.3g}', f'{one["calls"]:g}',
-            one['kind'], one['pass'], one['where'] or '?', one['op'])
+            one['kind'], one['pass'], (one['where'] or '?')
+            + f' and {one["others"]} more' * bool(one['others']), one['op'])
            for one in found['operations'][:top]]
   kinds, parts = (', '.join(
       f'{name} {share:.1%}' for name, share in found[key].items()

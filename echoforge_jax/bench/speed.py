@@ -2,6 +2,7 @@
 
     ceiling         what this machine computes at best
     forward         the config's model on a batch of clips
+    forward_plain   the same, convolved and compiled as a training step is
     trunk           its backbone alone
     trunk_decoder   backbone, neck and decoder alone
     stream          one frame of a live stream
@@ -48,6 +49,7 @@ from echoforge_jax.training.checkpoint import SaveError
 PARTS: dict[str, Callable[[speed_parts.Bench], Found]] = {
     'ceiling': speed_parts.ceiling,
     'forward': speed_parts.forward,
+    'forward_plain': speed_parts.forward_plain,
     'trunk': speed_parts.trunk,
     'trunk_decoder': speed_parts.trunk_decoder,
     'stream': speed_parts.stream,

@@ -16,6 +16,7 @@ import numpy as np
 from echoforge_jax.bench import speed_timing as timing
 from echoforge_jax.bench.speed_timing import Found, NotMeasuredError, Series
 from echoforge_jax.data.clip import IGNORE
+from echoforge_jax.models import cpu_inference
 from echoforge_jax.models.backbone import make_backbone
 from echoforge_jax.models.echoforge import GRAY_MEAN, GRAY_STD, EchoForge
 from echoforge_jax.parallel import mesh as mesh_lib
@@ -154,9 +155,10 @@ def _share(bench: Bench, rate: float) -> float | None:
 
 
 def _forward(bench: Bench, apply: Callable, variables: Any,
-             compared: dict[str, str] | None = None) -> Found:
+             compared: dict[str, str] | None = None,
+             jit: Callable = cpu_inference.jit) -> Found:
   """Times one program on the batch of clips."""
-  program = timing.compile_program(jax.jit(apply), variables, bench.video)
+  program = timing.compile_program(jit(apply), variables, bench.video)
   series, seconds = timing.rate(
       functools.partial(program.run, variables, bench.video), bench.repeats,
       bench.clips * bench.frames, 'frames/s', program.compile_s)
@@ -180,6 +182,14 @@ def _of_model(bench: Bench, model: nn.Module, **options) -> Found:
 def forward(bench: Bench) -> Found:
   """The config's model on a batch of clips, as evaluation runs it."""
   return _of_model(bench, bench.model)
+
+
+def forward_plain(bench: Bench) -> Found:
+  """The same with the convolutions and options of a training step."""
+  if jax.default_backend() != 'cpu':
+    raise NotMeasuredError('it differs from forward on CPUs only')
+  return _of_model(bench, bench.model, jit=jax.jit,
+                   compared={'forward': 'forward_time_over_this'})
 
 
 def _echoforge(bench: Bench) -> EchoForge:
@@ -233,7 +243,7 @@ def trunk_train(bench: Bench) -> Found:
       return sum(squares), updates
     return jax.grad(loss, has_aux=True)(variables['params'])
   return _forward(bench, gradients, variables,
-                  {'train': 'train_time_over_this'})
+                  {'train': 'train_time_over_this'}, jit=jax.jit)
 
 
 def trunk_decoder(bench: Bench) -> Found:
@@ -253,7 +263,7 @@ def stream(bench: Bench) -> Found:
       0, 256, (side, side), np.uint8), here)
   memory = jax.device_put(model.init_memory(1, (side, side)), here)
   program = timing.compile_program(
-      segmenter.frame_step, model, variables, frame, memory)
+      segmenter.jit_frame_step(), model, variables, frame, memory)
   milliseconds = []
   for _ in range(timing.WARM_UP + STEPS_A_REPEAT * bench.repeats):
     start = time.perf_counter()
@@ -356,6 +366,7 @@ def _train(bench: Bench, config: ConfigDict) -> Found:
               'unsupervised_weight': float(weight.total / weight.count),
               'step_s': seconds,
               'time_over_forward': bench.times('forward', seconds),
+              'time_over_forward_plain': bench.times('forward_plain', seconds),
               'gflop_a_call': program.gflop, 'memory_mb': program.memory_mb})
 
 

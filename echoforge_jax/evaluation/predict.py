@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from echoforge_jax.evaluation.scoring import Case
+from echoforge_jax.models import cpu_inference
 from echoforge_jax.models.memory import stride_of
 
 # Frames of a whole clip that are predicted at a time.
@@ -48,7 +49,7 @@ def make_predictor(model: nn.Module, *, threshold: float = 0.5
   """
   cut = _cut(threshold)
 
-  @jax.jit
+  @cpu_inference.jit
   def predict(variables, video):
     video = video.astype(jnp.float32) / 255.0
     logits = model.apply(variables, video, train=False)['logits']
@@ -144,7 +145,7 @@ class WholeClips:
     self._model = model
     cut = _cut(threshold)
 
-    @jax.jit
+    @cpu_inference.jit
     def run(variables, video, memory):
       video = video.astype(jnp.float32)[None] / 255.0
       outputs, memory = model.apply(variables, video, memory, method='resume')

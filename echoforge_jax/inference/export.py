@@ -21,7 +21,7 @@ from echoforge_jax.evaluation.receipt import config_digest
 from echoforge_jax.evaluation.results import to_json
 from echoforge_jax.inference import confidence, model_card, programs
 from echoforge_jax.inference import receipt as receipts
-from echoforge_jax.inference.segmenter import Segmenter, frame_step, load
+from echoforge_jax.inference.segmenter import Segmenter, jit_frame_step, load
 from echoforge_jax.models.memory import TRAINED_INTERVAL_S
 from echoforge_jax.training import build, bundle, checkpoint
 
@@ -135,7 +135,7 @@ def _fit_confidence(segmenter: Segmenter, config) -> dict:
     memory = segmenter._model.init_memory(1, (segmenter.image_size,) * 2)
     memory, found = jax.device_put(memory, segmenter._device), []
     for frame in clip['video'][..., 0]:
-      logits, memory = frame_step(
+      logits, memory = jit_frame_step()(
           segmenter._model, segmenter._variables, frame, memory)
       found.append(logits[..., 0])
     return np.stack(found).astype(np.float32)

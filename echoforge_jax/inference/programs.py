@@ -121,7 +121,7 @@ def step_function(model, variables, image_size: int) -> Callable[..., Any]:
   """(frame uint8 [S, S], *memory) -> (logits [S, S, K], *memory)."""
   structure = jax.tree.structure(model.init_memory(1, (image_size,) * 2))
   def step(frame, *memory):
-    logits, memory = frame_step.__wrapped__(
+    logits, memory = frame_step(
         model, variables, frame, jax.tree.unflatten(structure, memory))
     return logits.astype(jnp.float32), *jax.tree.leaves(memory)
   return step

@@ -26,6 +26,7 @@ from echoforge_jax.inference import confidence as confidences
 from echoforge_jax.inference import lag as lags
 from echoforge_jax.inference import receipt as receipts
 from echoforge_jax.inference import sector as sectors
+from echoforge_jax.models import cpu_inference
 from echoforge_jax.models.memory import stride_of
 
 # Frames in flight before their results are fetched.
@@ -74,9 +75,8 @@ def load(checkpoint_dir, which: str = 'teacher') -> 'Segmenter':
   return segmenter
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def frame_step(model, variables, frame, memory):
-  """One frame of one clip; compiled once a model, whatever the clips.
+  """One frame of one clip.
 
   Args:
     model: a Linen module with the method `step`.
@@ -90,6 +90,12 @@ def frame_step(model, variables, frame, memory):
   frame = frame.astype(jnp.float32)[None, :, :, None] / 255.0
   outputs, memory = model.apply(variables, frame, memory, method='step')
   return outputs['logits'][0], memory
+
+
+@functools.cache
+def jit_frame_step():
+  """`frame_step`, compiled once a model, whatever the clips."""
+  return cpu_inference.jit(frame_step, static_argnums=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +149,7 @@ class Segmenter:
       FlaxError: the variables are not the model's.
     """
     side = self.image_size
-    frame_step.eval_shape(
+    jit_frame_step().eval_shape(
         self._model, self._variables,
         jax.ShapeDtypeStruct((side, side), np.uint8),
         self._model.init_memory(1, (side, side)))
@@ -340,7 +346,7 @@ class Stream:
     return self._lag.push(logits) if self._lag else logits
 
   def _run(self, turn: int, small: np.ndarray) -> jax.Array:
-    logits, self._memories[turn] = frame_step(
+    logits, self._memories[turn] = jit_frame_step()(
         self._segmenter._model, self._segmenter._variables, small,
         self._memories[turn])
     return logits

@@ -252,7 +252,8 @@ def segment_step(config: ConfigDict, state: Any, place: Slice) -> tuple:
   memory = jax.eval_shape(lambda: model.init_memory(1, side))
   frame = jax.ShapeDtypeStruct(side, jnp.uint8)
   here = SingleDeviceSharding(place.devices[0])
-  return (segmenter.frame_step, model, *jax.tree.map(
+  step = jax.jit(segmenter.frame_step, static_argnums=0)
+  return (step, model, *jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
       (teacher, frame, memory)))
 

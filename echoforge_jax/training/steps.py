@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 import optax
 
+from echoforge_jax import cpu_compiler
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.training import losses, schedules
 from echoforge_jax.training import objective as objective_lib
@@ -186,9 +187,12 @@ def jit_train_step(train_step: Callable, state_sharding: Any,
   Returns:
     The jitted step; metrics are whole on every device.
   """
-  metrics = mesh_lib.replicated(batch_sharding.mesh)
-  return jax.jit(train_step, in_shardings=(state_sharding, batch_sharding),
-                 out_shardings=(state_sharding, metrics), donate_argnums=0)
+  mesh = batch_sharding.mesh
+  return jax.jit(
+      train_step, in_shardings=(state_sharding, batch_sharding),
+      out_shardings=(state_sharding, mesh_lib.replicated(mesh)),
+      donate_argnums=0, compiler_options=cpu_compiler.known(
+          cpu_compiler.TRAINING, mesh.devices.flat[0].platform))
 
 
 def make_eval_step(*, model: nn.Module, mesh: Mesh | None = None

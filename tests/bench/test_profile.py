@@ -64,6 +64,24 @@ def test_where_in_the_model(source, modules, backward):
   assert profile.where(source) == (modules, backward)
 
 
+def test_operations_that_were_joined():
+  joined = ('jit(step)/transpose(jvp(Net))/(Net._trunk/arc/norm/reduce_sum:'
+            'Net._trunk/arc/norm/reduce_sum:Net._trunk/tsf/ffn/dot_general:'
+            'jvp()/reduce_sum)')
+  assert profile.origins(joined)[2] == (
+      'jit(step)/transpose(jvp(Net))/Net._trunk/tsf/ffn/dot_general')
+  known = profile.instructions(
+      'ENTRY %main {\n  %all-reduce.1 = (f32[8], f32[8], f32[4], f32[]) '
+      'all-reduce(%a, %b, %c, %d), to_apply=%sum, metadata={op_name="'
+      + joined + '"}\n}')
+  assert known['all-reduce.1'] == profile.Instruction(
+      'all-reduce', 'collective', 'arc/norm', True, others=2)
+  alone = 'jit(step)/transpose(jvp(Net))/arc/norm/reduce_sum'
+  assert profile.origins(alone) == [alone]
+  assert profile.origins('(jit(f)/a/add:jit(f)/b/add)') == [
+      'jit(f)/a/add', 'jit(f)/b/add']
+
+
 def test_time_is_divided_between_what_runs_at_once():
   spent, idle = profile.shares(
       [event('a', 0, 40), event('b', 20, 40), event('a', 60, 80)], 1e-7)

@@ -23,10 +23,12 @@ FIELDS = {
     'median', 'min', 'max', 'p25', 'p75', 'values', 'others', 'config',
     'overrides', 'batch', 'frames', 'image_size', 'dtype', 'device', 'devices',
     'cpus', 'load_average', 'versions', 'git_revision', 'xla_flags', 'seconds'}
-COMPILED = {'ceiling', 'forward', 'trunk', 'trunk_decoder', 'stream', 'train',
-            'train_supervised', 'trunk_train', 'starvation', 'phantom'}
+COMPILED = {'ceiling', 'forward', 'forward_plain', 'trunk', 'trunk_decoder',
+            'stream', 'train', 'train_supervised', 'trunk_train', 'starvation',
+            'phantom'}
 UNITS = {
-    'ceiling': 'GFLOP/s', 'forward': 'frames/s', 'trunk': 'frames/s',
+    'ceiling': 'GFLOP/s', 'forward': 'frames/s', 'forward_plain': 'frames/s',
+    'trunk': 'frames/s',
     'trunk_decoder': 'frames/s', 'stream': 'ms', 'train': 'clips/s',
     'train_supervised': 'clips/s', 'trunk_train': 'frames/s',
     'input': 'clips/s', 'starvation': 'clips/s', 'phantom': 'frames/s',
@@ -130,6 +132,9 @@ def test_parts_are_put_in_relation(whole_run):
   assert values['train']['objective'] == 'mean_teacher'
   assert values['train']['unsupervised_weight'] > 5
   assert values['train']['time_over_forward'] > 0
+  assert values['train']['time_over_forward_plain'] == pytest.approx(
+      values['train']['step_s'] * lines['forward_plain']['median']
+      / (lines['forward_plain']['batch'] * lines['forward_plain']['frames']))
   assert values['train']['memory_mb'] > values['forward']['memory_mb'] > 0
   assert values['train_supervised']['objective'] == 'supervised'
   assert (values['train']['gflop_a_call']

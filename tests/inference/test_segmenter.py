@@ -80,11 +80,11 @@ def test_memory_matters(segmenter):
 
 def test_one_compilation_for_every_length_and_size(segmenter):
   segmenter.segment(clip())
-  compiled = segmenters.frame_step._cache_size()
+  compiled = segmenters.jit_frame_step()._cache_size()
   for frames, shape in ((3, (40, 52)), (6, (64, 64)), (9, (33, 47))):
     video = clip(frames, shape)
     segmenter.segment(video, sector=sectors.whole_image(shape))
-  assert segmenters.frame_step._cache_size() == compiled
+  assert segmenters.jit_frame_step()._cache_size() == compiled
 
 
 def test_masks_lie_inside_the_box(segmenter):

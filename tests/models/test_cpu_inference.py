@@ -1,0 +1,119 @@
+"""Inference on CPUs gives what the plain program gives."""
+
+from collections import Counter
+
+from flax import linen as nn
+import jax
+from jax.extend.core import jaxprs_in_params
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from echoforge_jax.models import build_model, cpu_inference
+
+pytestmark = pytest.mark.skipif(
+    jax.default_backend() != 'cpu', reason='it is for CPUs')
+
+
+def plain(x, kernel, padding):
+  return jax.lax.conv_general_dilated(
+      x, kernel, (1, 1), [(padding, padding)] * 2,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+@pytest.mark.parametrize('padding', [0, 1])
+@pytest.mark.parametrize('shape', [(2, 8, 12), (1, 3, 5), (3, 13, 7)])
+def test_winograd_is_a_convolution(shape, padding):
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((*shape, 5))
+  kernel = rng.standard_normal((3, 3, 5, 6))
+  with jax.enable_x64(True):
+    wanted = np.asarray(plain(x, kernel, padding))
+    np.testing.assert_allclose(
+        cpu_inference.winograd(jnp.asarray(x), jnp.asarray(kernel), padding),
+        wanted, atol=1e-12)
+  found = cpu_inference.winograd(
+      jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32), padding)
+  assert found.dtype == jnp.float32 and found.shape == wanted.shape
+  assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+def heights(function, *arguments):
+  """Of the kernels that a program convolves with, and how many."""
+  found = []
+
+  def visit(jaxpr):
+    for equation in jaxpr.eqns:
+      if equation.primitive.name == 'conv_general_dilated':
+        found.append(equation.invars[1].aval.shape[0])
+      for inner in jaxprs_in_params(equation.params):
+        visit(inner)
+
+  visit(function.trace(*arguments).jaxpr.jaxpr)
+  return Counter(found)
+
+
+SIDE, CHANNELS = 32, 64
+
+
+@pytest.mark.parametrize('options, side, direct', [
+    ({}, SIDE, False),
+    ({'padding': 'VALID', 'use_bias': False}, SIDE + 2, False),
+    ({'padding': 1}, SIDE, False),
+    ({'padding': [(1, 1), (1, 1)]}, SIDE, False),
+    ({'strides': 1}, SIDE, False),
+    ({}, SIDE - 1, True),  # Too few pixels.
+    ({'features': CHANNELS - 1}, SIDE, True),
+    ({'strides': (2, 2)}, 2 * SIDE, True),
+    ({'padding': 2}, SIDE, True),
+    ({'padding': 'CIRCULAR'}, SIDE, True),
+    ({'kernel_dilation': 2}, SIDE, True),
+    ({'feature_group_count': 2}, SIDE, True),
+    ({'kernel_size': (5, 5)}, SIDE, True),
+    ({'dtype': jnp.bfloat16}, SIDE, True)])
+def test_only_what_gains_and_always_the_same(options, side, direct):
+  conv = nn.Conv(**{'features': CHANNELS, 'kernel_size': (3, 3)} | options)
+  x = np.random.default_rng(1).standard_normal((1, side, side, CHANNELS),
+                                               np.float32)
+  variables = conv.init(jax.random.key(0), x)
+  variables = jax.tree.map(lambda leaf: leaf + 0.01, variables)
+  fast = cpu_inference.jit(conv.apply)
+  assert heights(fast, variables, x) == (
+      {conv.kernel_size[0]: 1} if direct else {1: 6})
+  wanted = conv.apply(variables, x)
+  found = fast(variables, x)
+  assert found.dtype == wanted.dtype
+  np.testing.assert_allclose(
+      np.float32(found), np.float32(wanted),
+      atol=(1e-2 if conv.dtype == jnp.bfloat16 else 1e-5)
+      * float(np.abs(wanted).max()))
+
+
+@pytest.mark.parametrize('name, frames, options', [
+    ('sscf', 3, {'remat': True}), ('echoforge', 8, {'backbone': 'resnet18'})])
+def test_models_give_the_same(name, frames, options):
+  model = build_model(name, **options)
+  video = np.random.default_rng(0).random((1, frames, 64, 64, 1), np.float32)
+  variables = model.init(jax.random.key(0), video, train=False)
+
+  def logits(variables, video):
+    return model.apply(variables, video, train=False)['logits']
+
+  fast = cpu_inference.jit(logits)
+  plainly = jax.jit(logits)
+  direct, found = (heights(one, variables, video) for one in (plainly, fast))
+  assert 0 < found[3] < direct[3]
+  assert found[1] - direct[1] == 6 * (direct[3] - found[3])
+  wanted = plainly(variables, video)
+  np.testing.assert_allclose(fast(variables, video), wanted,
+                             atol=2e-5 * float(np.abs(wanted).max()))
+  # Outside, and afterwards, nothing is different.
+  np.testing.assert_array_equal(jax.jit(logits)(variables, video), wanted)
+
+
+def test_accelerators_get_the_plain_program(monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  conv = nn.Conv(CHANNELS, (3, 3))
+  x = np.zeros((1, SIDE, SIDE, CHANNELS), np.float32)
+  variables = conv.init(jax.random.key(0), x)
+  assert heights(cpu_inference.jit(conv.apply), variables, x) == {3: 1}
