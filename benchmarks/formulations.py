@@ -3,13 +3,15 @@
   python benchmarks/formulations.py [--repeats=5] [--out=FILE.jsonl]
       [--only=stem,1x1] [--clips=16] [--dtype=bfloat16]
 
-What docs/performance.md says of the stem, 1x1 convolutions, max pooling and
-YNNPACK comes from here. One XLA device, the shapes of ResNet-50 on clips of 10
-frames of 256 x 256; every line is the median of the repeats and their range.
+What docs/performance.md says of the stem, 1x1 convolutions, max pooling,
+Winograd's convolutions and YNNPACK comes from here. One XLA device, the shapes
+of ResNet-50 on clips of 10 frames of 256 x 256 and those of SSCF; every line is
+the median of the repeats and their range.
 """
 
 import argparse
 from collections.abc import Callable, Iterator
+import functools
 import json
 import pathlib
 
@@ -18,24 +20,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from echoforge_jax import cpu_compiler
+from echoforge_jax.bench import speed_parts
 from echoforge_jax.bench import speed_timing as timing
 from echoforge_jax.bench.cost import count_flops
+from echoforge_jax.commands.train import parse_config
 from echoforge_jax.evaluation import receipt
-from echoforge_jax.models import build_model, layers
+from echoforge_jax.models import build_model, cpu_inference, layers
+from echoforge_jax.parallel import plan
+from echoforge_jax.training import build
 
 # Side, channels in, channels out, of 1x1 convolutions.
 POINTWISE = ((64, 64, 64), (64, 64, 256), (64, 256, 64), (32, 128, 512),
              (32, 512, 128), (16, 256, 1024), (8, 512, 2048))
+# Frames, side and channels of 3x3 convolutions: SSCF's four levels, for one
+# target and for ten.
+SQUARE = tuple((frames, side, 8192 // side) for frames in (1, 10)
+               for side in (128, 64, 32, 16))
 # What XLA's CPU compiler hands to YNNPACK; None: as it comes.
-OPTION = 'xla_cpu_experimental_ynn_fusion_type'
-LIBRARY = {'as it comes': None,
-           'reductions only': {OPTION: 'LIBRARY_FUSION_TYPE_REDUCE'},
-           'nothing': {OPTION: ''}}
+LIBRARY = {'as it comes': None, 'reductions only': cpu_compiler.TRAINING,
+           'nothing': cpu_compiler.INFERENCE}
 MODELS = {'sscf, one target': ('sscf', 3, 256, {}),
           'sscf, clip of ten': ('sscf', 10, 256, {'clips': True}),
           'echoforge, resnet50, clip': ('echoforge', 10, 256, {}),
           'echoforge, lite, clip': (
               'echoforge', 10, 128, {'backbone': 'lite'})}
+STEP = 'training step, resnet50, a clip'
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -97,6 +107,18 @@ def directions(function: Callable, x: np.ndarray, kernel: np.ndarray | None
     yield name, gradient, (ones, *inputs)
 
 
+def training_step() -> tuple[Callable, tuple]:
+  """The paper's, on a clip of noise, and what it takes."""
+  config, _ = plan.with_clips(
+      parse_config(['--config=configs/camus_echoforge.py']), 1, 1)
+  bench = speed_parts.Bench(config, 1)
+  parts = build.make_parts(config, bench.model, bench.mesh)
+  state, _ = speed_parts.make_state(config, parts, bench.mesh)
+  batch = speed_parts.host_batch(config)
+  return parts.train_step, (state, {key: batch[key]
+                                    for key in parts.batch_keys})
+
+
 def cases(frames: int
           ) -> Iterator[tuple[str, str, Callable, tuple, dict | None]]:
   """What is timed: group, formulation, function, inputs, compiler options."""
@@ -123,6 +145,17 @@ def cases(frames: int
           x, (3, 3), (2, 2), [(1, 1)] * 2)), ('slices', layers.max_pool)):
     for part, function, given in directions(pool, x, None):
       yield f'max pool, {part}', name, function, given, None
+  for count, side, channels in SQUARE:
+    count = count * frames // 10
+    x, kernel = noise(count, side, side, channels), noise(
+        3, 3, channels, channels)
+    for name, function in (
+        ('convolution', lambda x, kernel: jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), 'SAME', dimension_numbers=(
+                'NHWC', 'HWIO', 'NHWC'))),
+        ('winograd', functools.partial(cpu_inference.winograd, padding=1))):
+      yield (f'3x3, {count} x {side} x {side} x {channels}', name, function,
+             (x, kernel), cpu_compiler.INFERENCE)
   for title, (name, count, side, options) in MODELS.items():
     model = build_model(name, **options)
     video = np.abs(noise(1, count, side, side, 1)) % 1
@@ -136,6 +169,11 @@ def cases(frames: int
       return model.apply(variables, video)['logits']
     for library, compiler in LIBRARY.items():
       yield title, library, segment, (variables, video), compiler
+    yield (title, 'nothing, winograd', cpu_inference.with_winograd(segment),
+           (variables, video), cpu_compiler.INFERENCE)
+  step, given = training_step()
+  for library, compiler in LIBRARY.items():
+    yield STEP, library, step, given, compiler
 
 
 def main() -> None:
@@ -161,7 +199,7 @@ def main() -> None:
         only and not group.startswith(only)):
       continue
     given = jax.device_put(given)
-    if group not in MODELS:
+    if group not in (*MODELS, STEP):
       given = jax.tree.map(lambda x: x.astype(flags.dtype), given)
     lowered = jax.jit(function).lower(*given)
     program = lowered.compile(options)

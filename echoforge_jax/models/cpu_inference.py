@@ -115,6 +115,15 @@ def _intercept(method: Callable, args: tuple, kwargs: dict,
   return y + weights['bias'][None, None, None] if conv.use_bias else y
 
 
+def with_winograd(function: Callable) -> Callable:
+  """A function that applies models, with `winograd` where it gains."""
+  @functools.wraps(function)
+  def wrapped(*args, **kwargs):
+    with nn.intercept_methods(_intercept):
+      return function(*args, **kwargs)
+  return wrapped
+
+
 def jit(function: Callable, **options: Any) -> Any:
   """`jax.jit` of a function that applies a model and takes no gradient.
 
@@ -132,9 +141,5 @@ def jit(function: Callable, **options: Any) -> Any:
   if platform != 'cpu':
     return jax.jit(function, **options)
 
-  @functools.wraps(function)
-  def traced(*args, **kwargs):
-    with nn.intercept_methods(_intercept):
-      return function(*args, **kwargs)
   compiler = cpu_compiler.known(cpu_compiler.INFERENCE, platform)
-  return jax.jit(traced, compiler_options=compiler, **options)
+  return jax.jit(with_winograd(function), compiler_options=compiler, **options)

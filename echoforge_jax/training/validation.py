@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from echoforge_jax.data.clip import IGNORE
+from echoforge_jax.models import cpu_inference
 from echoforge_jax.parallel import mesh as mesh_lib
 
 
@@ -71,7 +72,7 @@ class Validator:
     """
     whole = mesh_lib.replicated(mesh)
     self._sharding = mesh_lib.batch_sharding(mesh)
-    self._eval_step = jax.jit(
+    self._eval_step = cpu_inference.jit(
         eval_step, in_shardings=(state_sharding or whole, self._sharding),
         out_shardings=whole)
     self._batches = batches
