@@ -46,6 +46,7 @@ MODELS = {'sscf, one target': ('sscf', 3, 256, {}),
           'echoforge, lite, clip': (
               'echoforge', 10, 128, {'backbone': 'lite'})}
 STEP = 'training step, resnet50, a clip'
+_CONFIG = pathlib.Path(__file__).parents[1] / 'configs/camus_echoforge.py'
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -108,9 +109,9 @@ def directions(function: Callable, x: np.ndarray, kernel: np.ndarray | None
 
 
 def training_step() -> tuple[Callable, tuple]:
-  """The paper's, on a clip of noise, and what it takes."""
+  """The paper's on a clip of noise, not donated, and what it takes."""
   config, _ = plan.with_clips(
-      parse_config(['--config=configs/camus_echoforge.py']), 1, 1)
+      parse_config([f'--config={_CONFIG}']), 1, 1)
   bench = speed_parts.Bench(config, 1)
   parts = build.make_parts(config, bench.model, bench.mesh)
   state, _ = speed_parts.make_state(config, parts, bench.mesh)
@@ -119,9 +120,12 @@ def training_step() -> tuple[Callable, tuple]:
                                     for key in parts.batch_keys})
 
 
-def cases(frames: int
+def cases(frames: int, only: tuple[str, ...] = ()
           ) -> Iterator[tuple[str, str, Callable, tuple, dict | None]]:
-  """What is timed: group, formulation, function, inputs, compiler options."""
+  """What is timed: group, formulation, function, inputs, compiler options.
+
+  `only`: the training step is not made where no beginning names it.
+  """
   x, kernel = noise(frames, 256, 256, 1), noise(7, 7, 1, 64) / 7
   for name, function in (('convolution', stem), ('blocks', stem_blocks),
                          ('product', stem_product)):
@@ -171,6 +175,8 @@ def cases(frames: int
       yield title, library, segment, (variables, video), compiler
     yield (title, 'nothing, winograd', cpu_inference.with_winograd(segment),
            (variables, video), cpu_compiler.INFERENCE)
+  if jax.default_backend() != 'cpu' or only and not STEP.startswith(only):
+    return
   step, given = training_step()
   for library, compiler in LIBRARY.items():
     yield STEP, library, step, given, compiler
@@ -194,7 +200,7 @@ def main() -> None:
            'git_revision': receipt.git_revision()}
   rows = []
   only = tuple(filter(None, flags.only.split(',')))
-  for group, name, function, given, options in cases(10 * flags.clips):
+  for group, name, function, given, options in cases(10 * flags.clips, only):
     if options is not None and jax.default_backend() != 'cpu' or (
         only and not group.startswith(only)):
       continue
@@ -210,7 +216,7 @@ def main() -> None:
                  'min_ms': 1e3 * seconds.min(), 'max_ms': 1e3 * seconds.max(),
                  'gflop_per_s': flops / middle / 1e9,
                  'clips': flags.clips, 'dtype': flags.dtype, **about})
-    print(f'{group:45}{name:16}{1e3 * middle:9.3g} ms '
+    print(f'{group:45}{name:18}{1e3 * middle:9.3g} ms '
           f'({rows[-1]["min_ms"]:.3g} to {rows[-1]["max_ms"]:.3g})', flush=True)
   if flags.out:
     flags.out.write_text(''.join(json.dumps(row) + '\n' for row in rows))

@@ -2,7 +2,9 @@
 
 XLA's CPU compiler hands operations to the library YNNPACK. Some of them XLA
 does faster by itself, others only in some programs; docs/performance.md has
-what was measured.
+what was measured. In the library of JAX 0.10.2 some reductions of odd shapes go
+wrong (jax-ml/jax#39103, #39257, #40412); training has them with the option as
+without it, inference has not.
 """
 
 from collections.abc import Mapping
@@ -14,13 +16,13 @@ import jax.numpy as jnp
 
 OPTION = 'xla_cpu_experimental_ynn_fusion_type'
 # What the library is given: of models that run forward nothing, of training
-# steps reductions.
+# steps on one device reductions. On several devices that gains nothing.
 INFERENCE = {OPTION: ''}
 TRAINING = {OPTION: 'LIBRARY_FUSION_TYPE_REDUCE'}
 
 
 def known(options: Mapping[str, str], platform: str) -> dict[str, str] | None:
-  """Those of the options that can be given to `jax.jit`.
+  """The options, where they can be given to `jax.jit`.
 
   Args:
     options: `INFERENCE` or `TRAINING`.

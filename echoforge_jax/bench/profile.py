@@ -67,7 +67,7 @@ class Instruction:
     where: modules of the model, such as 'backbone/layer1_0/conv2'; '' where
       the compiler does not say.
     backward: whether it belongs to the gradient.
-    others: how many further modules' operations were joined with it, as
+    others: from how many further places operations were joined with it, as
       all-reduces are.
   """
   opcode: str

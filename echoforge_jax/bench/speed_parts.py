@@ -156,9 +156,11 @@ def _share(bench: Bench, rate: float) -> float | None:
 
 def _forward(bench: Bench, apply: Callable, variables: Any,
              compared: dict[str, str] | None = None,
-             jit: Callable = cpu_inference.jit) -> Found:
-  """Times one program on the batch of clips."""
-  program = timing.compile_program(jit(apply), variables, bench.video)
+             as_training: bool = False) -> Found:
+  """Times one program on the batch of clips, compiled as inference is."""
+  jitted = (jax.jit(apply, compiler_options=steps.compiler_options(bench.mesh))
+            if as_training else cpu_inference.jit(apply))
+  program = timing.compile_program(jitted, variables, bench.video)
   series, seconds = timing.rate(
       functools.partial(program.run, variables, bench.video), bench.repeats,
       bench.clips * bench.frames, 'frames/s', program.compile_s)
@@ -188,7 +190,7 @@ def forward_plain(bench: Bench) -> Found:
   """The same with the convolutions and options of a training step."""
   if jax.default_backend() != 'cpu':
     raise NotMeasuredError('it differs from forward on CPUs only')
-  return _of_model(bench, bench.model, jit=jax.jit,
+  return _of_model(bench, bench.model, as_training=True,
                    compared={'forward': 'forward_time_over_this'})
 
 
@@ -243,7 +245,7 @@ def trunk_train(bench: Bench) -> Found:
       return sum(squares), updates
     return jax.grad(loss, has_aux=True)(variables['params'])
   return _forward(bench, gradients, variables,
-                  {'train': 'train_time_over_this'}, jit=jax.jit)
+                  {'train': 'train_time_over_this'}, as_training=True)
 
 
 def trunk_decoder(bench: Bench) -> Found:

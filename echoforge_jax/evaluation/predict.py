@@ -45,7 +45,8 @@ def make_predictor(model: nn.Module, *, threshold: float = 0.5
   Returns:
     predict(variables, video uint8 [B, T, H, W, 1]) -> masks uint8
     [B, T, H, W] (0 background, k + 1 the k-th class) and the probability of
-    the first class, float16 [B, T, H, W].
+    the first class, float16 [B, T, H, W]. Of `models.cpu_inference.jit`: not to
+    be called inside of another jitted function.
   """
   cut = _cut(threshold)
 

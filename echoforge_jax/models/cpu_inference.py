@@ -40,7 +40,8 @@ def _combine(rows: np.ndarray, arrays: list[jax.Array]) -> list[jax.Array]:
   """Each row's weighted sum of the arrays; zeros cost nothing."""
   return [functools.reduce(jnp.add, [
       array if weight == 1 else array * jnp.asarray(weight, array.dtype)
-      for weight, array in zip(row, arrays) if weight]) for row in rows]
+      for weight, array in zip(row, arrays, strict=True) if weight])
+          for row in rows]
 
 
 def winograd(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
@@ -96,8 +97,10 @@ def _suits(conv: nn.Conv, x: jax.Array) -> bool:
       and all(map(_is_plain, (conv.strides, conv.input_dilation,
                               conv.kernel_dilation)))
       and conv.feature_group_count == 1 and conv.mask is None
+      and conv.conv_general_dilated is None
+      and conv.conv_general_dilated_cls is None
       and _padding(conv) is not None and x.ndim == 4
-      and jnp.result_type(conv.dtype or x.dtype) == jnp.float32
+      and (conv.dtype or jnp.result_type(x, conv.param_dtype)) == jnp.float32
       and min(x.shape[-1], conv.features) >= _MIN_CHANNELS
       and x.size // x.shape[-1] >= _MIN_PIXELS)
 
@@ -106,13 +109,19 @@ def _intercept(method: Callable, args: tuple, kwargs: dict,
                context: nn.module.InterceptorContext) -> Any:
   """Computes those convolutions of a model that `_suits` by `winograd`."""
   conv = context.module
-  if (type(conv) is not nn.Conv or context.method_name != '__call__'
-      or not conv.has_variable('params', 'kernel') or not _suits(conv, *args)):
+  if type(conv) is not nn.Conv or context.method_name != '__call__':
     return method(*args, **kwargs)
-  weights = jax.tree.map(lambda leaf: leaf.astype(jnp.float32),
-                         dict(conv.variables['params']))
-  y = winograd(args[0].astype(jnp.float32), weights['kernel'], _padding(conv))
-  return y + weights['bias'][None, None, None] if conv.use_bias else y
+  x = args[0] if args else kwargs['inputs']
+  if not _suits(conv, x):
+    return method(*args, **kwargs)
+  # As `nn.Conv` does, with its errors where the weights are of another model.
+  kernel = conv.param('kernel', conv.kernel_init,
+                      (3, 3, x.shape[-1], conv.features), conv.param_dtype)
+  bias = conv.param('bias', conv.bias_init, (conv.features,),
+                    conv.param_dtype) if conv.use_bias else None
+  x, kernel, bias = conv.promote_dtype(x, kernel, bias, dtype=conv.dtype)
+  y = winograd(x, kernel, _padding(conv))
+  return y if bias is None else y + bias[None, None, None]
 
 
 def with_winograd(function: Callable) -> Callable:
@@ -127,19 +136,19 @@ def with_winograd(function: Callable) -> Callable:
 def jit(function: Callable, **options: Any) -> Any:
   """`jax.jit` of a function that applies a model and takes no gradient.
 
-  Ask for it late: it asks JAX for its devices. Call the result from outside of
-  other jitted functions only: JAX takes compile options nowhere else.
+  Ask for it late: it asks JAX for its devices. On a CPU call the result neither
+  inside of another jitted function nor of a gradient, since JAX takes compile
+  options only outermost.
 
   Args:
     function: as `jax.jit` takes it.
-    **options: of `jax.jit`.
+    **options: of `jax.jit`, but for `compiler_options`.
 
   Returns:
-    As `jax.jit`; elsewhere than on a CPU the same as without this.
+    What `jax.jit` returns; plain `jax.jit` on accelerators.
   """
-  platform = jax.default_backend()
-  if platform != 'cpu':
+  if jax.default_backend() != 'cpu':
     return jax.jit(function, **options)
-
-  compiler = cpu_compiler.known(cpu_compiler.INFERENCE, platform)
-  return jax.jit(with_winograd(function), compiler_options=compiler, **options)
+  return jax.jit(
+      with_winograd(function), compiler_options=cpu_compiler.known(
+          cpu_compiler.INFERENCE, 'cpu'), **options)

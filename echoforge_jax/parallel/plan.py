@@ -15,6 +15,7 @@ from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from echoforge_jax.errors import InputError
+from echoforge_jax.models import cpu_inference
 from echoforge_jax.parallel import compiled
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.parallel.topology import Slice
@@ -252,7 +253,10 @@ def segment_step(config: ConfigDict, state: Any, place: Slice) -> tuple:
   memory = jax.eval_shape(lambda: model.init_memory(1, side))
   frame = jax.ShapeDtypeStruct(side, jnp.uint8)
   here = SingleDeviceSharding(place.devices[0])
-  step = jax.jit(segmenter.frame_step, static_argnums=0)
+  # On the CPU that this runs on, as `segment` compiles it.
+  jit = (cpu_inference.jit if place.devices[0].platform == 'cpu'
+         else jax.jit)
+  step = jit(segmenter.frame_step, static_argnums=0)
   return (step, model, *jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
       (teacher, frame, memory)))

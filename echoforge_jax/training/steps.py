@@ -175,6 +175,14 @@ def make_train_step(
   return train_step
 
 
+def compiler_options(mesh: Mesh) -> dict[str, str] | None:
+  """Compile options of a training step on these devices."""
+  if mesh.size > 1:
+    return None
+  return cpu_compiler.known(cpu_compiler.TRAINING,
+                            mesh.devices.flat[0].platform)
+
+
 def jit_train_step(train_step: Callable, state_sharding: Any,
                    batch_sharding: NamedSharding) -> Any:
   """The step as it is compiled, here and in plans for other machines.
@@ -191,8 +199,7 @@ def jit_train_step(train_step: Callable, state_sharding: Any,
   return jax.jit(
       train_step, in_shardings=(state_sharding, batch_sharding),
       out_shardings=(state_sharding, mesh_lib.replicated(mesh)),
-      donate_argnums=0, compiler_options=cpu_compiler.known(
-          cpu_compiler.TRAINING, mesh.devices.flat[0].platform))
+      donate_argnums=0, compiler_options=compiler_options(mesh))
 
 
 def make_eval_step(*, model: nn.Module, mesh: Mesh | None = None

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from flax import errors
 from flax import linen as nn
 import jax
 from jax.extend.core import jaxprs_in_params
@@ -9,7 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from echoforge_jax import cpu_compiler
+from echoforge_jax.evaluation import predict
+from echoforge_jax.inference import segmenter
 from echoforge_jax.models import build_model, cpu_inference
+from echoforge_jax.parallel import collectives
+from echoforge_jax.parallel import mesh as mesh_lib
+from echoforge_jax.training import steps, validation
 
 pytestmark = pytest.mark.skipif(
     jax.default_backend() != 'cpu', reason='it is for CPUs')
@@ -108,7 +115,70 @@ def test_models_give_the_same(name, frames, options):
   np.testing.assert_allclose(fast(variables, video), wanted,
                              atol=2e-5 * float(np.abs(wanted).max()))
   # Outside, and afterwards, nothing is different.
-  np.testing.assert_array_equal(jax.jit(logits)(variables, video), wanted)
+  assert heights(jax.jit(lambda *given: logits(*given)), variables,
+                 video) == direct
+
+
+@pytest.mark.parametrize('name, shape', [
+    ('kernel', (5, 3, CHANNELS, CHANNELS)), ('kernel', (1, 1, CHANNELS, 64)),
+    ('kernel', (3, 3, CHANNELS, CHANNELS + 1)), ('bias', (1,)), ('bias', None)])
+def test_weights_of_another_model_are_flaxs_error(name, shape):
+  conv = nn.Conv(CHANNELS, (3, 3))
+  x = jnp.zeros((1, SIDE, SIDE, CHANNELS))
+  params = dict(conv.init(jax.random.key(0), x)['params'])
+  params[name] = None if shape is None else jnp.zeros(shape)
+  if shape is None:
+    del params[name]
+  fast = cpu_inference.jit(lambda params, x: conv.apply(
+      {'params': params}, inputs=x))
+  with pytest.raises(errors.FlaxError):
+    fast.eval_shape(params, x)
+
+
+def test_a_batch_on_two_devices():
+  mesh = mesh_lib.make_mesh(2)
+  conv = nn.Conv(CHANNELS, (3, 3))
+  x = np.random.default_rng(2).standard_normal((2, SIDE, SIDE, CHANNELS),
+                                               np.float32)
+  variables = conv.init(jax.random.key(0), x)
+  split = jax.device_put(x, mesh_lib.batch_sharding(mesh))
+  fast = cpu_inference.jit(conv.apply)
+  assert heights(fast, variables, split) == {1: 6}
+  text = fast.lower(variables, split).compile().as_text()
+  assert not collectives.find_collectives(text)
+  found = fast(variables, split)
+  assert found.sharding.is_equivalent_to(split.sharding, found.ndim)
+  np.testing.assert_allclose(found, conv.apply(variables, x), atol=1e-5)
+
+
+def test_inference_and_training_are_compiled_for_their_use(monkeypatch):
+  used = []
+  monkeypatch.setattr(
+      cpu_compiler, 'known',
+      lambda options, platform: used.append((options, platform)))
+  model = nn.Conv(1, (3, 3))
+  predict.make_predictor(model)
+  predict.WholeClips(model, {}, [])
+  mesh = mesh_lib.make_mesh(1)
+  validation.Validator(lambda state, batch: {}, [], ('lv',), mesh)
+  segmenter.jit_frame_step.__wrapped__()
+  assert used == 4 * [(cpu_compiler.INFERENCE, 'cpu')]
+  used.clear()
+  for devices in (1, 2):
+    steps.jit_train_step(lambda state, batch: state, None,
+                         mesh_lib.batch_sharding(mesh_lib.make_mesh(devices)))
+  assert used == [(cpu_compiler.TRAINING, 'cpu')]
+
+
+def test_segmenters_convolve_so():
+  model = build_model('echoforge', backbone='resnet18')
+  memory = model.init_memory(1, (128, 128))
+  variables = jax.eval_shape(
+      lambda key: model.init(key, jnp.zeros((1, 1, 128, 128, 1)), train=False),
+      jax.random.key(0))
+  frame = jax.ShapeDtypeStruct((128, 128), np.uint8)
+  assert heights(segmenter.jit_frame_step(), model, variables, frame,
+                 memory)[1] >= 6
 
 
 def test_accelerators_get_the_plain_program(monkeypatch):
