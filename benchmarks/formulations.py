@@ -21,14 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from echoforge_jax import cpu_compiler
-from echoforge_jax.bench import speed_parts
 from echoforge_jax.bench import speed_timing as timing
 from echoforge_jax.bench.cost import count_flops
-from echoforge_jax.commands.train import parse_config
 from echoforge_jax.evaluation import receipt
 from echoforge_jax.models import build_model, cpu_inference, layers
-from echoforge_jax.parallel import plan
-from echoforge_jax.training import build
 
 # Side, channels in, channels out, of 1x1 convolutions.
 POINTWISE = ((64, 64, 64), (64, 64, 256), (64, 256, 64), (32, 128, 512),
@@ -45,8 +41,6 @@ MODELS = {'sscf, one target': ('sscf', 3, 256, {}),
           'echoforge, resnet50, clip': ('echoforge', 10, 256, {}),
           'echoforge, lite, clip': (
               'echoforge', 10, 128, {'backbone': 'lite'})}
-STEP = 'training step, resnet50, a clip'
-_CONFIG = pathlib.Path(__file__).parents[1] / 'configs/camus_echoforge.py'
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -108,24 +102,9 @@ def directions(function: Callable, x: np.ndarray, kernel: np.ndarray | None
     yield name, gradient, (ones, *inputs)
 
 
-def training_step() -> tuple[Callable, tuple]:
-  """The paper's on a clip of noise, not donated, and what it takes."""
-  config, _ = plan.with_clips(
-      parse_config([f'--config={_CONFIG}']), 1, 1)
-  bench = speed_parts.Bench(config, 1)
-  parts = build.make_parts(config, bench.model, bench.mesh)
-  state, _ = speed_parts.make_state(config, parts, bench.mesh)
-  batch = speed_parts.host_batch(config)
-  return parts.train_step, (state, {key: batch[key]
-                                    for key in parts.batch_keys})
-
-
-def cases(frames: int, only: tuple[str, ...] = ()
+def cases(frames: int
           ) -> Iterator[tuple[str, str, Callable, tuple, dict | None]]:
-  """What is timed: group, formulation, function, inputs, compiler options.
-
-  `only`: the training step is not made where no beginning names it.
-  """
+  """What is timed: group, formulation, function, inputs, compiler options."""
   x, kernel = noise(frames, 256, 256, 1), noise(7, 7, 1, 64) / 7
   for name, function in (('convolution', stem), ('blocks', stem_blocks),
                          ('product', stem_product)):
@@ -175,11 +154,6 @@ def cases(frames: int, only: tuple[str, ...] = ()
       yield title, library, segment, (variables, video), compiler
     yield (title, 'nothing, winograd', cpu_inference.with_winograd(segment),
            (variables, video), cpu_compiler.INFERENCE)
-  if jax.default_backend() != 'cpu' or only and not STEP.startswith(only):
-    return
-  step, given = training_step()
-  for library, compiler in LIBRARY.items():
-    yield STEP, library, step, given, compiler
 
 
 def main() -> None:
@@ -200,12 +174,12 @@ def main() -> None:
            'git_revision': receipt.git_revision()}
   rows = []
   only = tuple(filter(None, flags.only.split(',')))
-  for group, name, function, given, options in cases(10 * flags.clips, only):
+  for group, name, function, given, options in cases(10 * flags.clips):
     if options is not None and jax.default_backend() != 'cpu' or (
         only and not group.startswith(only)):
       continue
     given = jax.device_put(given)
-    if group not in (*MODELS, STEP):
+    if group not in MODELS:
       given = jax.tree.map(lambda x: x.astype(flags.dtype), given)
     lowered = jax.jit(function).lower(*given)
     program = lowered.compile(options)
