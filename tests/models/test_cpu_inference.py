@@ -101,7 +101,13 @@ def test_only_what_gains_and_always_the_same(options, side, direct):
 def test_models_give_the_same(name, frames, options):
   model = build_model(name, **options)
   video = np.random.default_rng(0).random((1, frames, 64, 64, 1), np.float32)
-  variables = model.init(jax.random.key(0), video, train=False)
+  rng = np.random.default_rng(1)
+  variables = jax.tree.map(
+      lambda x: rng.standard_normal(x.shape, np.float32) / np.float32(
+          np.sqrt(np.prod(x.shape[:-1]))) if len(x.shape) > 1
+      else np.ones(x.shape, x.dtype),
+      jax.eval_shape(lambda key: model.init(key, video, train=False),
+                     jax.random.key(0)))
 
   def logits(variables, video):
     return model.apply(variables, video, train=False)['logits']
