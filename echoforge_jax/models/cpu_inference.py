@@ -4,8 +4,8 @@ A model is written once, with `nn.Conv`. Where only its results are wanted, and
 on a CPU, `jit` computes the 3x3 convolutions that suit it by Winograd's minimal
 filtering (Winograd 1980; Lavin and Gray 2016) with half of the multiplications,
 and compiles with the options that XLA's CPU programs are fastest with.
-docs/performance.md has what both gain. Training keeps the plain convolutions,
-whose gradients are faster, and so do accelerators.
+docs/performance.md has what both gain. Accelerators keep the plain
+convolutions, and so does training, which gained nothing by others.
 """
 
 from collections.abc import Callable
