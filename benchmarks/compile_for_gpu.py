@@ -19,15 +19,15 @@ import time
 import jax
 from jax.experimental import topologies
 
-from echoforge_jax.bench.cost import count_flops
-from echoforge_jax.commands.train import parse_config
-from echoforge_jax.evaluation import receipt
-from echoforge_jax.parallel import plan
-from echoforge_jax.parallel.topology import Slice
+from echoforge_jax import provenance
+from echoforge_jax.config import parse_config
+from echoforge_jax.experiments.cost import count_flops
+from echoforge_jax.planning import plan
+from echoforge_jax.planning.topology import Slice
 
 # XLA's description of the card (openxla/xla, xla/backends/gpu/target_config/
 # specs/h200.txtpb), without the rates that only its cost model reads.
-H200 = '''
+H200 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32
   shared_memory_per_block: 49152 shared_memory_per_core: 233472
@@ -49,43 +49,60 @@ gpu_device_info {
 platform_name: "CUDA"
 dnn_version_info { major: 9 minor: 10 patch: 0 }
 device_description_str: "NVIDIA H200 141GB HBM3e"
-'''
+"""
 
 
 def main() -> int:
   """Compiles one step; 2 where this JAX cannot compile for GPUs."""
   parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+  )
   parser.add_argument('--batch', type=int, default=10, help='clips')
   parser.add_argument('--config', required=True, metavar='FILE[:ARG]')
   parser.add_argument('--out', type=pathlib.Path)
   flags, fields = parser.parse_known_args()
   config, _ = plan.with_clips(
-      parse_config([f'--config={flags.config}', *fields]), 1, flags.batch)
+    parse_config([f'--config={flags.config}', *fields]), 1, flags.batch
+  )
   jax.devices('cpu')  # Registers the plugin.
   try:
     devices = topologies.get_topology_desc(
-        platform='cuda', target_config=H200, topology='1x1x1').devices
+      platform='cuda', target_config=H200, topology='1x1x1'
+    ).devices
   except (RuntimeError, NotImplementedError, ValueError) as error:
-    print(f"error: no compiler for GPUs ({error}); install 'jax[cuda13]', "
-          'JAX 0.11 or later, and set JAX_PLATFORMS=cpu', file=sys.stderr)
+    print(
+      f"error: no compiler for GPUs ({error}); install 'jax[cuda13]', "
+      'JAX 0.11 or later, and set JAX_PLATFORMS=cpu',
+      file=sys.stderr,
+    )
     return 2
-  step, state, batch = plan.train_step(config, Slice(
-      'h200', None, devices[0].device_kind, (1,), devices[:1], 0))
+  step, state, batch = plan.train_step(
+    config, Slice('h200', None, devices[0].device_kind, (1,), devices[:1], 0)
+  )
   lowered = step.lower(state, batch)
   start = time.perf_counter()
   memory = lowered.compile().memory_analysis()
   arguments, temporaries = (
-      memory.argument_size_in_bytes + memory.output_size_in_bytes
-      - memory.alias_size_in_bytes, memory.temp_size_in_bytes)
-  line = json.dumps({
-      'config': pathlib.Path(flags.config).name, 'overrides': fields,
-      'batch': flags.batch, 'compiled_for': devices[0].device_kind,
-      'arguments_mb': arguments / 1e6, 'temporaries_mb': temporaries / 1e6,
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes,
+    memory.temp_size_in_bytes,
+  )
+  line = json.dumps(
+    {
+      'config': pathlib.Path(flags.config).name,
+      'overrides': fields,
+      'batch': flags.batch,
+      'compiled_for': devices[0].device_kind,
+      'arguments_mb': arguments / 1e6,
+      'temporaries_mb': temporaries / 1e6,
       'memory_mb': (arguments + temporaries) / 1e6,
       'gflop_a_call': count_flops(lowered) / 1e9,
       'compile_s': time.perf_counter() - start,
-      'git_revision': receipt.git_revision(), 'versions': receipt.versions()})
+      'git_revision': provenance.git_revision(),
+      'versions': provenance.versions(),
+    }
+  )
   print(line)
   if flags.out:
     with flags.out.open('a') as file:

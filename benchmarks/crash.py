@@ -30,13 +30,29 @@ def echoforge(*flags: str) -> list[str]:
 
 def make_data(folder: Path) -> Path:
   """Phantom patients, prepared at 32 pixels."""
-  subprocess.run(echoforge(
-      'phantom', '--layout=camus', f'--out={folder / "raw"}', '--patients=8',
-      '--test=2', '--seed=0'), check=True, stdout=subprocess.DEVNULL)
-  subprocess.run(echoforge(
-      'prepare', '--dataset=camus', f'--raw={folder / "raw"}',
-      f'--data_dir={folder / "data"}', '--image_size=32'), check=True,
-      stdout=subprocess.DEVNULL)
+  subprocess.run(
+    echoforge(
+      'phantom',
+      '--layout=camus',
+      f'--out={folder / "raw"}',
+      '--patients=8',
+      '--test=2',
+      '--seed=0',
+    ),
+    check=True,
+    stdout=subprocess.DEVNULL,
+  )
+  subprocess.run(
+    echoforge(
+      'prepare',
+      '--dataset=camus',
+      f'--raw={folder / "raw"}',
+      f'--data_dir={folder / "data"}',
+      '--image_size=32',
+    ),
+    check=True,
+    stdout=subprocess.DEVNULL,
+  )
   return folder / 'data'
 
 
@@ -48,13 +64,24 @@ class Run:
     self._log = workdir.with_suffix('.log').open('ab')
     self.start = time.monotonic()
     self._process = subprocess.Popen(
-        ['env', f'JAX_COMPILATION_CACHE_DIR={cache}',
-         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0', *echoforge(
-             'train', f'--config={REPOSITORY / "configs" / "tiny.py"}',
-             f'--workdir={workdir}', f'--config.data.data_dir={data_dir}',
-             f'--config.num_steps={STEPS}', '--config.log_every=1',
-             '--config.eval.every=20', f'--config.checkpoint_every={EVERY}')],
-        stdout=self._log, stderr=self._log)
+      [
+        'env',
+        f'JAX_COMPILATION_CACHE_DIR={cache}',
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0',
+        *echoforge(
+          'train',
+          f'--config={REPOSITORY / "configs" / "tiny.py"}',
+          f'--workdir={workdir}',
+          f'--config.data.data_dir={data_dir}',
+          f'--config.num_steps={STEPS}',
+          '--config.log_every=1',
+          '--config.eval.every=20',
+          f'--config.checkpoint_every={EVERY}',
+        ),
+      ],
+      stdout=self._log,
+      stderr=self._log,
+    )
 
   @property
   def seconds(self) -> float:
@@ -69,7 +96,8 @@ class Run:
     """Whether a checkpoint is half written right now."""
     folder = self.workdir / 'checkpoints'
     return folder.is_dir() and any(
-        'tmp' in path.name for path in folder.iterdir())
+      'tmp' in path.name for path in folder.iterdir()
+    )
 
   def kill(self) -> None:
     """kill -9."""
@@ -88,18 +116,24 @@ class Run:
   def whole_checkpoints(self) -> list[int]:
     """Steps of the checkpoints that are there."""
     folder = self.workdir / 'checkpoints'
-    return sorted(int(path.name) for path in folder.iterdir()
-                  if path.name.isdigit()) if folder.is_dir() else []
+    return (
+      sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+      if folder.is_dir()
+      else []
+    )
 
 
-def interrupt(run: Run, rng: random.Random, whole_seconds: float,
-              in_save: bool) -> bool:
+def interrupt(
+  run: Run, rng: random.Random, whole_seconds: float, in_save: bool
+) -> bool:
   """Waits for the moment and kills; False where the run ended before."""
   if in_save:
     skip = rng.randrange(STEPS // EVERY - 2)  # Which save, about.
     while run.running() and not (
-        run.is_writing() and len(run.whole_checkpoints()) >= min(skip, 2)
-        and (run.whole_checkpoints() or [0])[-1] >= skip * EVERY):
+      run.is_writing()
+      and len(run.whole_checkpoints()) >= min(skip, 2)
+      and (run.whole_checkpoints() or [0])[-1] >= skip * EVERY
+    ):
       time.sleep(0.0005)
     time.sleep(rng.uniform(0, 0.03))
   else:
@@ -115,6 +149,7 @@ def interrupt(run: Run, rng: random.Random, whole_seconds: float,
 def main() -> int:
   """Runs the trials."""
   from echoforge_jax.training import checkpoint
+
   parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
   parser.add_argument('--out', type=Path, required=True)
   parser.add_argument('--trials', type=int, default=20)
@@ -130,8 +165,10 @@ def main() -> int:
     whole.finish()
     seconds = whole.seconds
     wanted = checkpoint.fingerprint(whole.workdir)
-    print(f'uninterrupted: step {wanted[0]}, {wanted[1][:16]}, '
-          f'{seconds:.0f} s', flush=True)
+    print(
+      f'uninterrupted: step {wanted[0]}, {wanted[1][:16]}, {seconds:.0f} s',
+      flush=True,
+    )
     for trial in range(flags.trials):
       attempts = 0
       while True:  # A run that ends before its moment is not a trial.
@@ -141,14 +178,18 @@ def main() -> int:
           break
         attempts += 1
       line = {
-          'trial': trial,
-          'after_seconds': round(run.seconds, 2),
-          'in_save': run.is_writing(),
-          'checkpoints': run.whole_checkpoints()}
+        'trial': trial,
+        'after_seconds': round(run.seconds, 2),
+        'in_save': run.is_writing(),
+        'checkpoints': run.whole_checkpoints(),
+      }
       Run(workdir, data_dir, cache).finish()
       found = checkpoint.fingerprint(workdir)
-      line |= {'step': found[0], 'sha256': found[1],
-               'identical': found == wanted}
+      line |= {
+        'step': found[0],
+        'sha256': found[1],
+        'identical': found == wanted,
+      }
       failed += not line['identical']
       out.write(json.dumps(line) + '\n')
       out.flush()

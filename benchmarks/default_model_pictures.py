@@ -1,11 +1,11 @@
 """Pictures of docs/default_model.md and docs/dicom_to_ef.md.
 
-  python benchmarks/default_model_pictures.py [--out=docs/images]
+python benchmarks/default_model_pictures.py [--out=docs/images]
 
-  default_real_clip.png    pydicom's real clip, every tenth frame, the outline
-  default_area_curve.png   its area curve, as `segment` draws it
-  default_confidence.png   risk against coverage on phantoms held out
-  default_phantoms.png     what it was trained on: streamed clips, ED and ES
+default_real_clip.png    pydicom's real clip, every tenth frame, the outline
+default_area_curve.png   its area curve, as `segment` draws it
+default_confidence.png   risk against coverage on phantoms held out
+default_phantoms.png     what it was trained on: streamed clips, ED and ES
 """
 
 import argparse
@@ -19,10 +19,11 @@ import numpy as np
 from pydicom.data import get_testdata_file
 
 from echoforge_jax import inference
-from echoforge_jax.inference import batch, outputs, readers
+from echoforge_jax.formats import readers
+from echoforge_jax.inference import batch, outputs
+from echoforge_jax.models import network_file as bundle
 from echoforge_jax.phantom import stream
 from echoforge_jax.phantom.config import PhantomConfig
-from echoforge_jax.training import bundle
 
 REAL = 'color3d_jpeg_baseline.dcm'
 
@@ -37,18 +38,26 @@ def real_clip(segmenter, out: pathlib.Path) -> None:
     (out / 'default_area_curve.png').write_bytes(curve.read_bytes())
   sector = segmenter.locate(clip.frames, clip.spacing_mm, clip.region)
   masks = segmenter.segment(
-      clip.frames, clip.spacing_mm, fps=clip.fps, sector=sector, lag=1)
+    clip.frames, clip.spacing_mm, fps=clip.fps, sector=sector, lag=1
+  )
   top, left, bottom, right = sector.box
   tiles = []
   for index in range(0, len(masks), 10):
     image = outputs.draw(clip.frames[index], masks[index])
     image = image[top:bottom, left:right]
-    cv2.putText(image, str(index), (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5,
-                (220, 220, 220), 1, cv2.LINE_AA)
+    cv2.putText(
+      image,
+      str(index),
+      (6, 18),
+      cv2.FONT_HERSHEY_SIMPLEX,
+      0.5,
+      (220, 220, 220),
+      1,
+      cv2.LINE_AA,
+    )
     tiles.append(cv2.resize(image, (330, 236), interpolation=cv2.INTER_AREA))
-  rows = [np.hstack(tiles[i:i + 4]) for i in range(0, len(tiles), 4)]
-  cv2.imwrite(str(out / 'default_real_clip.png'),
-              np.vstack(rows)[..., ::-1])
+  rows = [np.hstack(tiles[i : i + 4]) for i in range(0, len(tiles), 4)]
+  cv2.imwrite(str(out / 'default_real_clip.png'), np.vstack(rows)[..., ::-1])
 
 
 def confidence(out: pathlib.Path) -> None:
@@ -57,11 +66,20 @@ def confidence(out: pathlib.Path) -> None:
   found = facts['risk_coverage']
   figure = Figure(figsize=(5, 3.4), dpi=120, layout='constrained')
   axes = figure.subplots()
-  axes.plot([100 * point['coverage'] for point in found['curve']],
-            [100 * point['risk'] for point in found['curve']],
-            color='#c0392b', lw=2, label='by expected Dice')
-  axes.axhline(100 * found['aurc_random'], color='0.5', lw=1, ls='--',
-               label='without a choice')
+  axes.plot(
+    [100 * point['coverage'] for point in found['curve']],
+    [100 * point['risk'] for point in found['curve']],
+    color='#c0392b',
+    lw=2,
+    label='by expected Dice',
+  )
+  axes.axhline(
+    100 * found['aurc_random'],
+    color='0.5',
+    lw=1,
+    ls='--',
+    label='without a choice',
+  )
   axes.set_xlabel('most confident clips kept (%)')
   axes.set_ylabel('their mean error, 1 - Dice (%)')
   axes.set_xlim(5, 100)
@@ -83,10 +101,16 @@ def phantoms(out: pathlib.Path) -> None:
   for seed in range(3):
     clips = jax.device_get(draw(jax.random.key(700 + seed)))
     for index in (0, -1):
-      rows.append(np.hstack([
-          outputs.draw(_coarse(video[index]), (mask[index] == 1) * np.uint8(
-              index != 0))
-          for video, mask in zip(clips['video'], clips['masks'])]))
+      rows.append(
+        np.hstack(
+          [
+            outputs.draw(
+              _coarse(video[index]), (mask[index] == 1) * np.uint8(index != 0)
+            )
+            for video, mask in zip(clips['video'], clips['masks'])
+          ]
+        )
+      )
   cv2.imwrite(str(out / 'default_phantoms.png'), np.vstack(rows)[..., ::-1])
 
 

@@ -18,9 +18,9 @@ import tempfile
 import numpy as np
 from pydicom.data import get_testdata_file
 
-from echoforge_jax import inference
-from echoforge_jax.evaluation import receipt
-from echoforge_jax.inference import batch, export, readers
+from echoforge_jax import inference, provenance
+from echoforge_jax.formats import readers
+from echoforge_jax.inference import batch, export
 from echoforge_jax.phantom.patient import generate_patient
 
 REAL = ('examples_ybr_color.dcm', 'color3d_jpeg_baseline.dcm')
@@ -37,7 +37,8 @@ def digest(folder: pathlib.Path) -> str:
 def digests(segmenter, paths, out) -> dict[str, str]:
   """Segments clips in one call: name -> digest."""
   results, failures = batch.segment_files(
-      segmenter, paths, out, report=lambda _: None)
+    segmenter, paths, out, report=lambda _: None
+  )
   if failures:
     raise SystemExit(str(failures))
   return {name: digest(pathlib.Path(out) / name) for name in results}
@@ -48,9 +49,10 @@ def streamed(segmenter, path) -> int:
   clip = readers.read_any(path)
   sector = segmenter.locate(clip.frames, clip.spacing_mm, clip.region)
   offline = segmenter.segment(
-      clip.frames, clip.spacing_mm, fps=clip.fps, sector=sector)
+    clip.frames, clip.spacing_mm, fps=clip.fps, sector=sector
+  )
   stream = segmenter.stream(fps=clip.fps, sector=sector)
-  masks = [stream.step(frame) for frame in clip.frames][stream.delay:]
+  masks = [stream.step(frame) for frame in clip.frames][stream.delay :]
   masks += list(stream.flush())
   return int((np.stack(masks) != offline).sum())
 
@@ -65,8 +67,12 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as root:
     root = pathlib.Path(root)
     phantom = generate_patient(11, 1, beats=1, views=('4CH',)).clips['4CH']
-    np.savez(root / 'phantom.npz', frames=phantom.frames,
-             spacing_mm=phantom.spacing_mm, fps=phantom.fps)
+    np.savez(
+      root / 'phantom.npz',
+      frames=phantom.frames,
+      spacing_mm=phantom.spacing_mm,
+      fps=phantom.fps,
+    )
     paths = [*map(get_testdata_file, REAL), str(root / 'phantom.npz')]
     together = digests(segmenter, paths, root / 'a')
     again = digests(segmenter, paths[::-1], root / 'b')
@@ -74,18 +80,21 @@ def main() -> None:
     for path in paths:
       alone |= digests(segmenter, [path], root / 'c')
     manifest = export.export_run(
-        args.checkpoint, root / 'model.echoforge', report=lambda _: None)
+      args.checkpoint, root / 'model.echoforge', report=lambda _: None
+    )
     found = {
-        'checkpoint': args.checkpoint,
-        'stream_pixels_that_differ': {
-            readers.stem_of(path): streamed(segmenter, path)
-            for path in paths},
-        'same_bytes_again_in_another_order': together == again,
-        'same_bytes_alone': together == alone,
-        'export_largest_difference': manifest['parity']['largest_difference'],
-        'device': receipt.device_kind(), 'model': segmenter.receipt['sha256'],
-        'git_revision': receipt.git_revision(),
-        'versions': receipt.versions()}
+      'checkpoint': args.checkpoint,
+      'stream_pixels_that_differ': {
+        readers.stem_of(path): streamed(segmenter, path) for path in paths
+      },
+      'same_bytes_again_in_another_order': together == again,
+      'same_bytes_alone': together == alone,
+      'export_largest_difference': manifest['parity']['largest_difference'],
+      'device': provenance.device_kind(),
+      'model': segmenter.receipt['sha256'],
+      'git_revision': provenance.git_revision(),
+      'versions': provenance.versions(),
+    }
   line = json.dumps(found)
   print(json.dumps(found, indent=2))
   if args.json:

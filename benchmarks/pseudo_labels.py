@@ -15,37 +15,58 @@ import jax
 import numpy as np
 
 BATCHES, CLIPS = 8, 4
-THRESHOLDS = (.95, .85, .75)
+THRESHOLDS = (0.95, 0.85, 0.75)
 
 
 def batches(config, data_dir: str):
   """Yields (video [2 CLIPS, T, S, S, 1], truth, labeled) of a run's data."""
   from echoforge_jax.data import pipeline, prepared, selection
+
   data = config.data
-  where = dict(data_dir=data_dir or data.data_dir, dataset=data.dataset,
-               image_size=data.image_size, split='train')
+  where = dict(
+    data_dir=data_dir or data.data_dir,
+    dataset=data.dataset,
+    image_size=data.image_size,
+    split='train',
+  )
   source = prepared.load_split(
-      where['data_dir'], data.dataset, 'train', data.image_size,
-      split_scheme=data.split_scheme)
+    where['data_dir'],
+    data.dataset,
+    'train',
+    data.image_size,
+    split_scheme=data.split_scheme,
+  )
   known, unknown = selection.divide_clips(
-      source, data.label_fraction, data.label_seed)
+    source, data.label_fraction, data.label_seed
+  )
   clips = pipeline.eval_clips(
-      **where, num_frames=data.num_frames, classes=tuple(data.classes),
-      split_scheme=data.split_scheme)
+    **where,
+    num_frames=data.num_frames,
+    classes=tuple(data.classes),
+    split_scheme=data.split_scheme,
+  )
   rng = np.random.default_rng(0)
   for _ in range(BATCHES):
-    chosen = [clips[int(i)] for i in (*rng.choice(known, CLIPS, False),
-                                      *rng.choice(unknown, CLIPS, False))]
+    chosen = [
+      clips[int(i)]
+      for i in (
+        *rng.choice(known, CLIPS, False),
+        *rng.choice(unknown, CLIPS, False),
+      )
+    ]
     labeled = np.zeros((2 * CLIPS, data.num_frames), bool)
     labeled[:CLIPS, [0, -1]] = True
-    yield (np.stack([c['video'] for c in chosen]).astype(np.float32) / 255,
-           np.stack([c['masks'] for c in chosen]) == 1, labeled)
+    yield (
+      np.stack([c['video'] for c in chosen]).astype(np.float32) / 255,
+      np.stack([c['masks'] for c in chosen]) == 1,
+      labeled,
+    )
 
 
 def dice(first: np.ndarray, second: np.ndarray) -> float:
   """Unsmoothed Dice of two masks; 1 where both are empty."""
   sizes = first.sum() + second.sum()
-  return 2 * (first & second).sum() / sizes if sizes else 1.
+  return 2 * (first & second).sum() / sizes if sizes else 1.0
 
 
 def main() -> None:
@@ -56,31 +77,40 @@ def main() -> None:
   args = parser.parse_args()
   absl_flags.FLAGS.mark_as_parsed()  # Grain reads them.
   from echoforge_jax.training import build, checkpoint
+
   config, variables, step = checkpoint.restore_for_inference(args.workdir)
   model = build.make_model(config)
-  predict = jax.jit(lambda video, labeled: model.apply(
-      variables, video, labeled=labeled, reforge=True))
+  predict = jax.jit(
+    lambda video, labeled: model.apply(
+      variables, video, labeled=labeled, reforge=True
+    )
+  )
   rows = {}
   for video, truth, labeled in batches(config, args.data_dir):
     outputs = predict(video, labeled)
     for kind, key in (('plain', 'logits'), ('reforged', 'reforged_logits')):
       p = 1 / (1 + np.exp(-np.asarray(outputs[key])[..., 0]))
       for b, t in np.argwhere(~labeled):
-        row = rows.setdefault((kind, 'of labeled' if b < CLIPS
-                               else 'without a label'), [])
+        row = rows.setdefault(
+          (kind, 'of labeled' if b < CLIPS else 'without a label'), []
+        )
         row.append((p[b, t], truth[b, t]))
   print(f'{args.workdir}, step {step}')
   for (kind, clips), pairs in rows.items():
     p, truth = (np.stack(part) for part in zip(*pairs))
-    mask = p >= .5
-    print(f'{kind} masks, clips {clips}: Dice '
-          f'{np.mean([dice(m, t) for m, t in zip(mask, truth)]):.3f}, area '
-          f'{mask.sum() / truth.sum():.2f} of the true one')
+    mask = p >= 0.5
+    print(
+      f'{kind} masks, clips {clips}: Dice '
+      f'{np.mean([dice(m, t) for m, t in zip(mask, truth)]):.3f}, area '
+      f'{mask.sum() / truth.sum():.2f} of the true one'
+    )
     for tau in THRESHOLDS:
       sure = np.maximum(p, 1 - p) >= tau
       inside = sure[mask].mean() if mask.any() else float('nan')
-      print(f'  confident at {tau}: {inside:.3f} of the inside, '
-            f'{sure[~mask].mean():.3f} of the outside')
+      print(
+        f'  confident at {tau}: {inside:.3f} of the inside, '
+        f'{sure[~mask].mean():.3f} of the outside'
+      )
 
 
 if __name__ == '__main__':

@@ -18,7 +18,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from echoforge_jax.data.streamed import StreamConfig
+from echoforge_jax.data.phantom_stream import StreamConfig
 from echoforge_jax.data.transforms import AugmentConfig
 from echoforge_jax.errors import InputError
 
@@ -81,7 +81,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data = ConfigDict()
   # Clips are drawn by `phantom.stream`; nothing is read.
   config.data.dataset = 'phantom_stream'
-  # How they are drawn and used, described in `data.streamed.StreamConfig`.
+  # How they are drawn and used, described in `phantom_stream.StreamConfig`.
   config.data.stream = ConfigDict(dataclasses.asdict(StreamConfig()))
   # Not used: there is no prepared data.
   config.data.data_dir = ''
@@ -107,10 +107,24 @@ def get_config(arg: str = '') -> ConfigDict:
   # (a program before the training step; other random numbers).
   config.data.augment_on = 'host'
   # Ranges of the augmentation, described in `data.transforms.AugmentConfig`.
-  config.data.augmentation = ConfigDict(dataclasses.asdict(AugmentConfig(
-      rotation_deg=15.0, scale=0.2, translation=0.08, reversal=0.5,
-      elastic=0.02, strong_gamma=0.5, contrast=0.3, speckle=0.15,
-      attenuation=0.4, haze=0.15, shadow=0.2, dropout=0.2)))
+  config.data.augmentation = ConfigDict(
+    dataclasses.asdict(
+      AugmentConfig(
+        rotation_deg=15.0,
+        scale=0.2,
+        translation=0.08,
+        reversal=0.5,
+        elastic=0.02,
+        strong_gamma=0.5,
+        contrast=0.3,
+        speckle=0.15,
+        attenuation=0.4,
+        haze=0.15,
+        shadow=0.2,
+        dropout=0.2,
+      )
+    )
+  )
 
   config.optimizer = ConfigDict()
   # 'adam' or 'adamw'.

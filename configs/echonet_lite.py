@@ -107,10 +107,22 @@ def get_config(arg: str = '') -> ConfigDict:
   config.data.augment_on = 'host'
   # Ranges of the augmentation, described in `data.transforms.AugmentConfig`;
   # milder than its defaults, which ask for longer training.
-  config.data.augmentation = ConfigDict(dataclasses.asdict(AugmentConfig(
-      temporal_jitter=0.5, reversal=0.5, elastic=0.02, strong_gamma=0.4,
-      contrast=0.25, speckle=0.15, attenuation=0.25, haze=0.1, shadow=0.15,
-      dropout=0.15)))
+  config.data.augmentation = ConfigDict(
+    dataclasses.asdict(
+      AugmentConfig(
+        temporal_jitter=0.5,
+        reversal=0.5,
+        elastic=0.02,
+        strong_gamma=0.4,
+        contrast=0.25,
+        speckle=0.15,
+        attenuation=0.25,
+        haze=0.1,
+        shadow=0.15,
+        dropout=0.15,
+      )
+    )
+  )
 
   config.optimizer = ConfigDict()
   # 'adam' or 'adamw'.

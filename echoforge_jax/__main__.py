@@ -7,20 +7,20 @@ from echoforge_jax import __version__, huge_pages
 from echoforge_jax.errors import InputError
 
 VERBS = {
-    'demo': 'phantom patients to a trained, evaluated model and a real clip',
-    'phantom': 'write synthetic patients in a provider\'s raw layout',
-    'verify': 'check a raw dataset; exit 1 on errors',
-    'prepare': 'raw dataset -> ArrayRecord',
-    'train': 'train a config; resumes from its workdir',
-    'evaluate': 'score a trained model: metrics, tables, figures, report',
-    'segment': 'masks, overlay, areas and EF for any clip',
-    'export': 'one file that runs with JAX alone, and its model card',
-    'bench': 'studies (ablation), cost, latency (stream), speed',
-    'plan': 'whether and how fast a config would run on a TPU slice',
+  'demo': 'phantom patients to a trained, evaluated model and a real clip',
+  'phantom': "write synthetic patients in a provider's raw layout",
+  'verify': 'check a raw dataset; exit 1 on errors',
+  'prepare': 'raw dataset -> ArrayRecord',
+  'train': 'train a config; resumes from its workdir',
+  'evaluate': 'score a trained model: metrics, tables, figures, report',
+  'segment': 'masks, overlay, areas and EF for any clip',
+  'export': 'one file that runs with JAX alone, and its model card',
+  'study': 'studies (ablation), cost, latency (stream), speed',
+  'plan': 'whether and how fast a config would run on a TPU slice',
 }
 
 # Those that compute for minutes.
-COMPUTING = ('demo', 'train', 'evaluate', 'bench')
+COMPUTING = ('demo', 'train', 'evaluate', 'study')
 
 
 def _usage() -> str:
@@ -40,10 +40,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0
   verb, *rest = argv
   if verb not in VERBS:
-    print(f'error: unknown verb {verb!r}; choose one of '
-          f'{", ".join(VERBS)}', file=sys.stderr)
+    print(
+      f'error: unknown verb {verb!r}; choose one of {", ".join(VERBS)}',
+      file=sys.stderr,
+    )
     return 2
   from absl import flags  # Grain reads absl flags; nobody else parses them.
+
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
   command = importlib.import_module(f'echoforge_jax.commands.{verb}')

@@ -32,8 +32,11 @@ def known(options: Mapping[str, str], platform: str) -> dict[str, str] | None:
     None for all but the CPU that JAX runs on, where XLA_FLAGS already has the
     option, and where this JAX does not know it.
   """
-  if (platform != 'cpu' or jax.default_backend() != 'cpu'
-      or OPTION in os.environ.get('XLA_FLAGS', '')):
+  if (
+    platform != 'cpu'
+    or jax.default_backend() != 'cpu'
+    or OPTION in os.environ.get('XLA_FLAGS', '')
+  ):
     return None
   return dict(options) if _compiles(tuple(options.items())) else None
 
@@ -41,8 +44,9 @@ def known(options: Mapping[str, str], platform: str) -> dict[str, str] | None:
 @functools.cache
 def _compiles(options: tuple[tuple[str, str], ...]) -> bool:
   try:
-    jax.jit(lambda: jnp.int32(0),
-            compiler_options=dict(options)).lower().compile()
+    jax.jit(
+      lambda: jnp.int32(0), compiler_options=dict(options)
+    ).lower().compile()
   except (jax.errors.JaxRuntimeError, RuntimeError, ValueError):
     return False
   return True

@@ -37,6 +37,7 @@ class Demo:
     seconds: duration of every stage by its name.
     interrupted: True if training was stopped by a signal; nothing follows it.
   """
+
   out_dir: pathlib.Path
   reports: dict[str, pathlib.Path]
   overlay: pathlib.Path | None
@@ -45,11 +46,18 @@ class Demo:
   interrupted: bool = False
 
 
-def run_demo(out_dir='demo', *, num_patients: int = NUM_PATIENTS,
-             seed: int = 0, num_steps: int | None = None,
-             image_size: int = IMAGE_SIZE, config_path=CONFIG,
-             say: Callable[[str], None] = print, num_workers: int = 0,
-             progress: bool = True) -> Demo:
+def run_demo(
+  out_dir='demo',
+  *,
+  num_patients: int = NUM_PATIENTS,
+  seed: int = 0,
+  num_steps: int | None = None,
+  image_size: int = IMAGE_SIZE,
+  config_path=CONFIG,
+  say: Callable[[str], None] = print,
+  num_workers: int = 0,
+  progress: bool = True,
+) -> Demo:
   """Runs the demo, or what is left of it.
 
   Args:
@@ -72,20 +80,36 @@ def run_demo(out_dir='demo', *, num_patients: int = NUM_PATIENTS,
       repository's configs are not there.
   """
   out_dir = pathlib.Path(out_dir)
-  settings = {'num_patients': num_patients, 'seed': seed,
-              'num_steps': num_steps, 'image_size': image_size,
-              'config': pathlib.Path(config_path).name}
+  settings = {
+    'num_patients': num_patients,
+    'seed': seed,
+    'num_steps': num_steps,
+    'image_size': image_size,
+    'config': pathlib.Path(config_path).name,
+  }
   if num_patients < 3:
-    raise InputError(f'--patients={num_patients}: wanted at least 3, one for '
-                     'each of training, validation and test')
+    raise InputError(
+      f'--patients={num_patients}: wanted at least 3, one for '
+      'each of training, validation and test'
+    )
   _claim(out_dir, settings)
   clock = _Clock(say)
   raw_dir, data_dir, run_dir = (
-      out_dir / name for name in ('raw', 'data', 'run'))
-  _make_data(clock, raw_dir, data_dir, num_patients, seed, image_size,
-             num_workers, progress)
-  clock.start('train', 'EchoForge lite, semi-supervised: only ED and ES are '
-              'labeled')
+    out_dir / name for name in ('raw', 'data', 'run')
+  )
+  _make_data(
+    clock,
+    raw_dir,
+    data_dir,
+    num_patients,
+    seed,
+    image_size,
+    num_workers,
+    progress,
+  )
+  clock.start(
+    'train', 'EchoForge lite, semi-supervised: only ED and ES are labeled'
+  )
   outcome = _train(config_path, data_dir, run_dir, seed, num_steps, image_size)
   clock.stop()
   if outcome.signal:
@@ -96,58 +120,88 @@ def run_demo(out_dir='demo', *, num_patients: int = NUM_PATIENTS,
   return Demo(out_dir, reports, overlay, result, clock.seconds)
 
 
-def _make_data(clock, raw_dir, data_dir, num_patients, seed, image_size,
-               num_workers, progress) -> None:
+def _make_data(
+  clock,
+  raw_dir,
+  data_dir,
+  num_patients,
+  seed,
+  image_size,
+  num_workers,
+  progress,
+) -> None:
   """Phantom -> verify -> prepare."""
-  from echoforge_jax.data import builder, verify
+  from echoforge_jax.data import prepare as builder
+  from echoforge_jax.data import verify
   from echoforge_jax.phantom import camus_writer
-  clock.start('phantom', f'{num_patients} synthetic patients with exact '
-              'truth, as raw CAMUS files')
-  camus_writer.write_camus(raw_dir, num_patients=num_patients, seed=seed,
-                           num_test=max(1, int(TEST_SHARE * num_patients)),
-                           num_workers=num_workers, progress=progress)
+
+  clock.start(
+    'phantom',
+    f'{num_patients} synthetic patients with exact truth, as raw CAMUS files',
+  )
+  camus_writer.write_camus(
+    raw_dir,
+    num_patients=num_patients,
+    seed=seed,
+    num_test=max(1, int(TEST_SHARE * num_patients)),
+    num_workers=num_workers,
+    progress=progress,
+  )
   clock.stop()
-  clock.start('verify', 'every raw file, as a provider\'s would be')
+  clock.start('verify', "every raw file, as a provider's would be")
   findings = verify.verify_camus(raw_dir, progress=progress)
   errors = [finding for finding in findings if finding.severity == 'error']
   codes = collections.Counter(finding.code for finding in findings)
-  clock.say(f'{len(errors)} errors, {len(findings) - len(errors)} warnings'
-            + ''.join(f'; {count} {code}' for code, count in codes.items()))
+  clock.say(
+    f'{len(errors)} errors, {len(findings) - len(errors)} warnings'
+    + ''.join(f'; {count} {code}' for code, count in codes.items())
+  )
   if errors:
     first = errors[0]
     raise InputError(
-        f'{first.file}: found {first.found}; wanted {first.wanted}; '
-        f'{first.remedy} (the first of {len(errors)} errors; `echoforge '
-        f'verify --dataset=camus --raw={raw_dir}` lists all)')
+      f'{first.file}: found {first.found}; wanted {first.wanted}; '
+      f'{first.remedy} (the first of {len(errors)} errors; `echoforge '
+      f'verify --dataset=camus --raw={raw_dir}` lists all)'
+    )
   clock.stop()
   clock.start('prepare', f'squeezed to {image_size}x{image_size}, ArrayRecord')
-  prepared = builder.prepare('camus', raw_dir, data_dir, image_size,
-                             progress=progress)
+  prepared = builder.prepare(
+    'camus', raw_dir, data_dir, image_size, progress=progress
+  )
   for split, (patients, clips, frames) in prepared.counts.items():
-    clock.say(f'{split:<12}{patients:>4} patients {clips:>4} clips '
-              f'{frames:>6} frames')
+    clock.say(
+      f'{split:<12}{patients:>4} patients {clips:>4} clips {frames:>6} frames'
+    )
   clock.stop()
 
 
 def _train(config_path, data_dir, run_dir, seed, num_steps, image_size):
   """Trains the config, or resumes; a finished run returns at once."""
-  from echoforge_jax.commands import train as train_command
+  from echoforge_jax import config
   from echoforge_jax.training import loop
-  flags = [f'--config={config_path}', f'--config.data.data_dir={data_dir}',
-           f'--config.data.image_size={image_size}', f'--config.seed={seed}']
+
+  flags = [
+    f'--config={config_path}',
+    f'--config.data.data_dir={data_dir}',
+    f'--config.data.image_size={image_size}',
+    f'--config.seed={seed}',
+  ]
   if num_steps is not None:
     every = max(1, min(200, num_steps // 2))
-    flags += [f'--config.num_steps={num_steps}',
-              f'--config.optimizer.warmup_steps={min(20, num_steps // 10)}',
-              f'--config.eval.every={every}',
-              f'--config.checkpoint_every={every}']
-  return loop.train(train_command.parse_config(flags), run_dir)
+    flags += [
+      f'--config.num_steps={num_steps}',
+      f'--config.optimizer.warmup_steps={min(20, num_steps // 10)}',
+      f'--config.eval.every={every}',
+      f'--config.checkpoint_every={every}',
+    ]
+  return loop.train(config.parse_config(flags), run_dir)
 
 
 def _evaluate(clock, out_dir, run_dir) -> dict[str, pathlib.Path]:
   """Scores the test split under each protocol; prints the tables."""
   from echoforge_jax.evaluation import evaluate
-  from echoforge_jax.evaluation.summary import summary_text
+  from echoforge_jax.evaluation.report.summary import summary_text
+
   reports = {}
   for protocol in PROTOCOLS:
     clock.start(f'evaluate {protocol}', 'test patients, never trained on')
@@ -168,13 +222,20 @@ def _segment(clock, out_dir, run_dir) -> tuple[pathlib.Path, dict]:
 
   from echoforge_jax import inference
   from echoforge_jax.inference import batch
-  clock.start('segment', 'a real apical four-chamber clip (pydicom\'s '
-              'examples_ybr_color.dcm), unlike anything trained on')
+
+  clock.start(
+    'segment',
+    "a real apical four-chamber clip (pydicom's "
+    'examples_ybr_color.dcm), unlike anything trained on',
+  )
   path = pathlib.Path(examples.get_path('ybr_color'))
   folder = out_dir / 'segment' / path.stem
   written = folder / 'result.json'  # Written last: the stage is complete.
-  result = (json.loads(written.read_text()) if written.exists()
-            else batch.segment_file(inference.load(run_dir), path, folder))
+  result = (
+    json.loads(written.read_text())
+    if written.exists()
+    else batch.segment_file(inference.load(run_dir), path, folder)
+  )
   clock.say(batch.summary(folder.name, result))
   clock.stop()
   return folder / 'overlay.mp4', result
@@ -182,6 +243,7 @@ def _segment(clock, out_dir, run_dir) -> tuple[pathlib.Path, dict]:
 
 def _close(clock, reports, overlay) -> None:
   from echoforge_jax.inference.receipt import DISCLAIMER
+
   clock.say('')
   clock.say(f'== done in {_duration(sum(clock.seconds.values()))} ==')
   for protocol, page in reports.items():
@@ -198,23 +260,29 @@ def _claim(out_dir: pathlib.Path, settings: dict) -> None:
   try:
     if path.exists():
       found = json.loads(path.read_text())
-      differing = [f'{name} {found.get(name)!r} there, {value!r} now'
-                   for name, value in settings.items()
-                   if found.get(name) != value]
+      differing = [
+        f'{name} {found.get(name)!r} there, {value!r} now'
+        for name, value in settings.items()
+        if found.get(name) != value
+      ]
       if differing:
         raise InputError(
-            f'{path}: an earlier demo with other settings is here '
-            f'({"; ".join(differing)}); give the same ones to continue it, '
-            'or another --out')
+          f'{path}: an earlier demo with other settings is here '
+          f'({"; ".join(differing)}); give the same ones to continue it, '
+          'or another --out'
+        )
       return
     if out_dir.exists() and any(out_dir.iterdir()):
-      raise InputError(f'{out_dir}: is not empty and holds no demo; wanted a '
-                       'new folder: give another --out')
+      raise InputError(
+        f'{out_dir}: is not empty and holds no demo; wanted a '
+        'new folder: give another --out'
+      )
     out_dir.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings, indent=2) + '\n')
   except (OSError, json.JSONDecodeError) as error:
-    raise InputError(f'{path}: cannot be used ({error}); give another '
-                     '--out') from error
+    raise InputError(
+      f'{path}: cannot be used ({error}); give another --out'
+    ) from error
 
 
 class _Clock:

@@ -31,8 +31,11 @@ def helps(environ: MutableMapping[str, str], setting: str = _SETTING) -> bool:
   try:
     name, _, version = os.confstr('CS_GNU_LIBC_VERSION').partition(' ')
     new = tuple(map(int, version.split('.')[:2])) >= (2, 35)
-    return (name == 'glibc' and new
-            and '[madvise]' in pathlib.Path(setting).read_text())
+    return (
+      name == 'glibc'
+      and new
+      and '[madvise]' in pathlib.Path(setting).read_text()
+    )
   except (OSError, ValueError, AttributeError):
     return False
 

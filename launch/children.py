@@ -26,8 +26,12 @@ def spawn(command: list[str], **options: Any) -> subprocess.Popen:
   """
   # A stepping stone in place of `preexec_fn`, which is unsafe beside threads.
   stone = [sys.executable, '-I', '-S', __file__, str(os.getpid())]
-  return subprocess.Popen([*stone, *command], stdin=subprocess.DEVNULL,
-                          start_new_session=True, **options)
+  return subprocess.Popen(
+    [*stone, *command],
+    stdin=subprocess.DEVNULL,
+    start_new_session=True,
+    **options,
+  )
 
 
 def status(child: subprocess.Popen) -> int | None:
@@ -72,7 +76,8 @@ class StopSignals:
   def __enter__(self) -> 'StopSignals':
     for number in (signal.SIGTERM, signal.SIGINT):
       self._previous[number] = signal.signal(
-          number, lambda number, _: self.received.append(number))
+        number, lambda number, _: self.received.append(number)
+      )
     return self
 
   def __exit__(self, *unused) -> None:

@@ -8,7 +8,7 @@ import shlex
 
 from ml_collections import ConfigDict
 
-from echoforge_jax.commands.train import parse_config
+from echoforge_jax.config import parse_config
 from echoforge_jax.errors import InputError
 
 TARGETS = ('local', 'slurm', 'gcloud', 'gke')
@@ -24,6 +24,7 @@ class Run:
     flags: of `train`.
     config: resolved and locked.
   """
+
   name: str
   workdir: str
   flags: tuple[str, ...]
@@ -63,21 +64,29 @@ def parse_axis(text: str) -> tuple[str, list[str]]:
   if text.startswith(':'):
     field, values = '', text.split(',')
     if not all(re.fullmatch(r':\w+', value) for value in values):
-      raise InputError(f'--set {text}: wanted arguments of the config, each '
-                       'with its colon, such as :all,:baseline')
+      raise InputError(
+        f'--set {text}: wanted arguments of the config, each '
+        'with its colon, such as :all,:baseline'
+      )
     values = [value[1:] for value in values]
   else:
     values = _split_values(rest)
     if not equals or not re.fullmatch(r'\w+(\.\w+)*', field):
-      raise InputError(f'--set {text}: wanted FIELD=VALUE,VALUE such as '
-                       'seed=0,1,2, or :all,:baseline')
+      raise InputError(
+        f'--set {text}: wanted FIELD=VALUE,VALUE such as '
+        'seed=0,1,2, or :all,:baseline'
+      )
   if '' in values or len(set(values)) < len(values):
     raise InputError(f'--set {text}: a value is empty or there twice')
   return field, values
 
 
-def make_runs(config: str, root: str, axes: Sequence[tuple[str, list[str]]],
-              fixed: Sequence[str]) -> list[Run]:
+def make_runs(
+  config: str,
+  root: str,
+  axes: Sequence[tuple[str, list[str]]],
+  fixed: Sequence[str],
+) -> list[Run]:
   """All combinations, each checked against the config.
 
   Args:
@@ -98,21 +107,32 @@ def make_runs(config: str, root: str, axes: Sequence[tuple[str, list[str]]],
     if (fields + taken).count(field) > 1:
       raise InputError(f'the field {field!r} is set twice')
   if '' in fields and ':' in config:
-    raise InputError(f'--config={config} has an argument already; leave it '
-                     'out, or leave out the --set that starts with ":"')
+    raise InputError(
+      f'--config={config} has an argument already; leave it '
+      'out, or leave out the --set that starts with ":"'
+    )
   lasts = [field.rpartition('.')[2] for field in fields]
-  labels = {field: last if lasts.count(last) == 1 else field
-            for field, last in zip(fields, lasts)}
+  labels = {
+    field: last if lasts.count(last) == 1 else field
+    for field, last in zip(fields, lasts)
+  }
   runs = []
   for values in itertools.product(*(values for _, values in axes)):
     chosen = dict(zip(fields, values))
     name = ','.join(
-        re.sub(r'[^\w.+=-]+', '-', f'{labels[field]}={value}' if field
-               else value).strip('-') for field, value in chosen.items())
+      re.sub(
+        r'[^\w.+=-]+', '-', f'{labels[field]}={value}' if field else value
+      ).strip('-')
+      for field, value in chosen.items()
+    )
     argument = f':{chosen[""]}' if '' in chosen else ''
-    flags = (f'--config={config}{argument}', *fixed,
-             *(f'--config.{field}={value}'
-               for field, value in chosen.items() if field))
+    flags = (
+      f'--config={config}{argument}',
+      *fixed,
+      *(
+        f'--config.{field}={value}' for field, value in chosen.items() if field
+      ),
+    )
     try:
       resolved = parse_config(list(flags))
     except InputError as error:
@@ -121,13 +141,16 @@ def make_runs(config: str, root: str, axes: Sequence[tuple[str, list[str]]],
   names = [run.name for run in runs]
   for name in names:
     if names.count(name) > 1:
-      raise InputError(f'two runs would be called {name!r}; their values '
-                       'differ only in signs that a folder cannot have')
+      raise InputError(
+        f'two runs would be called {name!r}; their values '
+        'differ only in signs that a folder cannot have'
+      )
   return runs
 
 
-def cluster_commands(runs: Sequence[Run], target: str, root: str
-                     ) -> Iterator[str]:
+def cluster_commands(
+  runs: Sequence[Run], target: str, root: str
+) -> Iterator[str]:
   """The commands that do the sweep elsewhere.
 
   Args:
@@ -142,8 +165,10 @@ def cluster_commands(runs: Sequence[Run], target: str, root: str
     InputError: where machines of a cloud could not write to the workdir.
   """
   if target in ('gcloud', 'gke') and not root.startswith('gs://'):
-    raise InputError(f'--workdir={root}: with --print={target} it must be a '
-                     'bucket (gs://...), since the machines are deleted')
+    raise InputError(
+      f'--workdir={root}: with --print={target} it must be a '
+      'bucket (gs://...), since the machines are deleted'
+    )
   slug = re.sub(r'[^a-z0-9]+', '-', root.rpartition('/')[2].lower()).strip('-')
   slug = (slug if slug[:1].isalpha() else f'sweep-{slug}')[:30].strip('-')
   for index, run in enumerate(runs):

@@ -30,8 +30,13 @@ import children
 
 ROOT = Path(__file__).resolve().parents[1]
 # Flags that this launcher sets.
-OWN_FLAGS = ('--multihost', '--coordinator_address', '--num_processes',
-             '--process_id', '--config.cpu_devices')
+OWN_FLAGS = (
+  '--multihost',
+  '--coordinator_address',
+  '--num_processes',
+  '--process_id',
+  '--config.cpu_devices',
+)
 _NO_VERB = 'no verb after --, such as: -- train --config=FILE --workdir=DIR'
 # Seconds between SIGTERM and SIGKILL of processes whose grace is over.
 KILL_AFTER = 10.0
@@ -49,19 +54,33 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   """
   own, mark, rest = _split(list(argv))
   parser = argparse.ArgumentParser(
-      prog='launch/local.py', allow_abbrev=False,
-      usage='python launch/local.py [--processes=N] [--devices=D] [--port=P] '
-      '[--grace=SECONDS] [--dry_run] -- VERB [FLAGS]',
-      description='Runs a verb in several processes of this machine.')
+    prog='launch/local.py',
+    allow_abbrev=False,
+    usage='python launch/local.py [--processes=N] [--devices=D] [--port=P] '
+    '[--grace=SECONDS] [--dry_run] -- VERB [FLAGS]',
+    description='Runs a verb in several processes of this machine.',
+  )
   parser.add_argument('--processes', type=int, default=2, metavar='N')
-  parser.add_argument('--devices', type=int, default=1, metavar='D',
-                      help='CPU devices a process')
-  parser.add_argument('--port', type=int, default=0, metavar='P',
-                      help='of the coordinator; 0: a free one')
-  parser.add_argument('--grace', type=float, default=30, metavar='SECONDS',
-                      help='how long the others may go on after a failure')
-  parser.add_argument('--dry_run', action='store_true',
-                      help='print the commands only')
+  parser.add_argument(
+    '--devices', type=int, default=1, metavar='D', help='CPU devices a process'
+  )
+  parser.add_argument(
+    '--port',
+    type=int,
+    default=0,
+    metavar='P',
+    help='of the coordinator; 0: a free one',
+  )
+  parser.add_argument(
+    '--grace',
+    type=float,
+    default=30,
+    metavar='SECONDS',
+    help='how long the others may go on after a failure',
+  )
+  parser.add_argument(
+    '--dry_run', action='store_true', help='print the commands only'
+  )
   if not mark and not {'-h', '--help'} & set(own):
     parser.error(_NO_VERB)
   args = parser.parse_args(own)
@@ -76,8 +95,10 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.error(_NO_VERB)
   for flag in rest:
     if flag.partition('=')[0] in OWN_FLAGS:
-      parser.error(f'{flag} is set by this launcher; use --processes, '
-                   '--devices and --port before the --')
+      parser.error(
+        f'{flag} is set by this launcher; use --processes, '
+        '--devices and --port before the --'
+      )
   return args, rest
 
 
@@ -85,7 +106,7 @@ def _split(argv: list[str]) -> tuple[list[str], bool, list[str]]:
   if '--' not in argv:
     return argv, False, []
   at = argv.index('--')
-  return argv[:at], True, argv[at + 1:]
+  return argv[:at], True, argv[at + 1 :]
 
 
 def free_port() -> int:
@@ -95,8 +116,9 @@ def free_port() -> int:
     return probe.getsockname()[1]
 
 
-def make_commands(args: argparse.Namespace,
-                  rest: Sequence[str]) -> list[list[str]]:
+def make_commands(
+  args: argparse.Namespace, rest: Sequence[str]
+) -> list[list[str]]:
   """The command of every process.
 
   Args:
@@ -110,11 +132,27 @@ def make_commands(args: argparse.Namespace,
   verb, *flags = rest
   commands = []
   for process in range(args.processes):
-    cluster = [] if args.processes == 1 else [
-        '--multihost', f'--coordinator_address=127.0.0.1:{port}',
-        f'--num_processes={args.processes}', f'--process_id={process}']
-    commands.append([sys.executable, '-m', 'echoforge_jax', verb, *cluster,
-                     *flags, f'--config.cpu_devices={args.devices}'])
+    cluster = (
+      []
+      if args.processes == 1
+      else [
+        '--multihost',
+        f'--coordinator_address=127.0.0.1:{port}',
+        f'--num_processes={args.processes}',
+        f'--process_id={process}',
+      ]
+    )
+    commands.append(
+      [
+        sys.executable,
+        '-m',
+        'echoforge_jax',
+        verb,
+        *cluster,
+        *flags,
+        f'--config.cpu_devices={args.devices}',
+      ]
+    )
   return commands
 
 
@@ -123,7 +161,8 @@ def environment() -> dict[str, str]:
   env = dict(os.environ, PYTHONUNBUFFERED='1')
   env.setdefault('JAX_PLATFORMS', 'cpu')
   env['PYTHONPATH'] = os.pathsep.join(
-      [str(ROOT), *filter(None, [env.get('PYTHONPATH')])])
+    [str(ROOT), *filter(None, [env.get('PYTHONPATH')])]
+  )
   return env
 
 
@@ -138,8 +177,9 @@ def run(commands: Sequence[list[str]], grace: float) -> int:
     The exit status of the launcher.
   """
   several = len(commands) > 1
-  pipes = ({'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT}
-           if several else {})
+  pipes = (
+    {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT} if several else {}
+  )
   running, readers = [], []
   with children.StopSignals() as signals:
     try:
@@ -147,8 +187,11 @@ def run(commands: Sequence[list[str]], grace: float) -> int:
         running.append(children.spawn(command, env=environment(), **pipes))
       lock = threading.Lock()
       for index, child in enumerate(running if several else ()):
-        readers.append(threading.Thread(
-            target=_copy_lines, args=(child, f'[{index}] ', lock), daemon=True))
+        readers.append(
+          threading.Thread(
+            target=_copy_lines, args=(child, f'[{index}] ', lock), daemon=True
+          )
+        )
         readers[-1].start()
       return _wait(running, signals, grace)
     finally:
@@ -158,8 +201,9 @@ def run(commands: Sequence[list[str]], grace: float) -> int:
         reader.join(timeout=5)
 
 
-def _copy_lines(child: subprocess.Popen, prefix: str,
-                lock: threading.Lock) -> None:
+def _copy_lines(
+  child: subprocess.Popen, prefix: str, lock: threading.Lock
+) -> None:
   for line in child.stdout:
     text = prefix + line.decode(errors='replace').rstrip('\n') + '\n'
     # A reader that went away (`| head`) must not stop the training.
@@ -172,8 +216,11 @@ def _say(text: str) -> None:
   print(f'local.py: {text}', file=sys.stderr, flush=True)
 
 
-def _wait(running: Sequence[subprocess.Popen], signals: children.StopSignals,
-          grace: float) -> int:
+def _wait(
+  running: Sequence[subprocess.Popen],
+  signals: children.StopSignals,
+  grace: float,
+) -> int:
   """Waits for all; the status of the first that failed, or 0."""
   statuses: dict[int, int] = {}
   handled, failed, deadline, terminated = 0, 0, None, False
@@ -185,10 +232,13 @@ def _wait(running: Sequence[subprocess.Popen], signals: children.StopSignals,
       if status and not failed:
         failed, deadline = status, time.monotonic() + grace
         if len(running) > 1:
-          _say(f'process {index} ended with status {status}; the others have '
-               f'{grace:g} s to end')
-    left = [child for index, child in enumerate(running)
-            if index not in statuses]
+          _say(
+            f'process {index} ended with status {status}; the others have '
+            f'{grace:g} s to end'
+          )
+    left = [
+      child for index, child in enumerate(running) if index not in statuses
+    ]
     if not left:
       return failed
     for number in signals.received[handled:]:

@@ -72,31 +72,39 @@ def is_finished(run: Run) -> bool:
   except (OSError, ValueError):
     return False  # `train` says what is wrong with it.
   # Imports jax, so only where a run is finished.
-  from echoforge_jax.training.checkpoint import RUNTIME_FIELDS
+  from echoforge_jax.config import RUNTIME_FIELDS
+
   wanted = _flat(json.loads(json.dumps(run.config.to_dict())))
   differing = [
-      f'{name} is {found.get(name)!r} there and {wanted.get(name)!r} now'
-      for name in sorted(found.keys() | wanted.keys())
-      if found.get(name) != wanted.get(name)
-      and name.split('.')[0] not in RUNTIME_FIELDS]
+    f'{name} is {found.get(name)!r} there and {wanted.get(name)!r} now'
+    for name in sorted(found.keys() | wanted.keys())
+    if found.get(name) != wanted.get(name)
+    and name.split('.')[0] not in RUNTIME_FIELDS
+  ]
   if differing:
-    raise InputError(f'{run.workdir} was made with another config: '
-                     f'{"; ".join(differing[:4])}; give another --workdir')
+    raise InputError(
+      f'{run.workdir} was made with another config: '
+      f'{"; ".join(differing[:4])}; give another --workdir'
+    )
   return True
 
 
 def _flat(value: Any, prefix: str = '') -> dict[str, Any]:
   if isinstance(value, Mapping):
-    return {key: item for name, child in value.items()
-            for key, item in _flat(child, f'{prefix}{name}.').items()}
+    return {
+      key: item
+      for name, child in value.items()
+      for key, item in _flat(child, f'{prefix}{name}.').items()
+    }
   return {prefix[:-1]: value}
 
 
 class Sweep:
   """Runs at most `jobs` trainings at a time, in processes of their own."""
 
-  def __init__(self, runs: Sequence[Run], *, jobs: int, gpus_each: int,
-               logs: Path | None):
+  def __init__(
+    self, runs: Sequence[Run], *, jobs: int, gpus_each: int, logs: Path | None
+  ):
     """Starts nothing yet.
 
     Args:
@@ -121,8 +129,11 @@ class Sweep:
         self.states[run.name] = 'done'
       else:
         waiting.append(run)
-    print(f'{len(self._runs)} runs, {len(self._runs) - len(waiting)} finished '
-          'before', flush=True)
+    print(
+      f'{len(self._runs)} runs, {len(self._runs) - len(waiting)} finished '
+      'before',
+      flush=True,
+    )
     with children.StopSignals() as signals:
       try:
         self._loop(waiting, signals)
@@ -140,8 +151,13 @@ class Sweep:
         self._start(waiting.pop(0))
       for number in signals.received[handled:]:
         handled += 1
-        print(f'stopped by {signal.Signals(number).name}; waiting for the runs '
-              'under way to save' if handled == 1 else 'killed', flush=True)
+        print(
+          f'stopped by {signal.Signals(number).name}; waiting for the runs '
+          'under way to save'
+          if handled == 1
+          else 'killed',
+          flush=True,
+        )
         for _, child, _, _ in self._running.values():
           if handled == 1:
             child.send_signal(signal.SIGTERM)
@@ -155,27 +171,40 @@ class Sweep:
       time.sleep(POLL)
 
   def _log(self, run: Run) -> Path:
-    return (self._logs / f'{run.name}.log' if self._logs
-            else Path(run.workdir) / 'train.log')
+    return (
+      self._logs / f'{run.name}.log'
+      if self._logs
+      else Path(run.workdir) / 'train.log'
+    )
 
   def _start(self, run: Run) -> None:
     env = dict(os.environ, PYTHONUNBUFFERED='1')
     env['PYTHONPATH'] = os.pathsep.join(
-        [str(ROOT), *filter(None, [env.get('PYTHONPATH')])])
+      [str(ROOT), *filter(None, [env.get('PYTHONPATH')])]
+    )
     slot = self._slots.pop(0)
     if self._gpus_each:
       count = self._gpus_each
       all_gpus = env.get('CUDA_VISIBLE_DEVICES') or ','.join(
-          map(str, range(count * self._jobs)))
+        map(str, range(count * self._jobs))
+      )
       env['CUDA_VISIBLE_DEVICES'] = ','.join(
-          all_gpus.split(',')[slot * count:(slot + 1) * count])
+        all_gpus.split(',')[slot * count : (slot + 1) * count]
+      )
     log = self._log(run)
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, '-m', 'echoforge_jax', 'train', *run.flags,
-               f'--workdir={run.workdir}']
+    command = [
+      sys.executable,
+      '-m',
+      'echoforge_jax',
+      'train',
+      *run.flags,
+      f'--workdir={run.workdir}',
+    ]
     with log.open('ab') as file:  # A resumed run keeps its earlier output.
-      child = children.spawn(command, env=env, stdout=file,
-                             stderr=subprocess.STDOUT)
+      child = children.spawn(
+        command, env=env, stdout=file, stderr=subprocess.STDOUT
+      )
     self._running[run.name] = run, child, slot, time.monotonic()
     self.states[run.name] = 'running'
     print(f'  started {run.name}', flush=True)
@@ -203,16 +232,18 @@ def read_scores(workdir: str) -> dict[str, float]:
       entry = json.loads(line)
       if entry['kind'] == 'eval':
         scores = {'step': entry['step']} | {
-            name: value for name, value in entry.items()
-            if name not in ('step', 'kind')
-            and isinstance(value, (int, float))}
+          name: value
+          for name, value in entry.items()
+          if name not in ('step', 'kind') and isinstance(value, (int, float))
+        }
     except (ValueError, KeyError, TypeError):
       continue  # Torn by an interruption.
   return scores
 
 
-def summarize(runs: Sequence[Run], states: Mapping[str, str],
-              root: str) -> list[list[str]]:
+def summarize(
+  runs: Sequence[Run], states: Mapping[str, str], root: str
+) -> list[list[str]]:
   """A table of states and scores; also written to ROOT/summary.csv.
 
   Args:
@@ -227,8 +258,16 @@ def summarize(runs: Sequence[Run], states: Mapping[str, str],
   columns = list(dict.fromkeys(name for entry in scores for name in entry))
   rows = [['run', 'state', *columns]]
   for run, entry in zip(runs, scores):
-    cells = (('' if name not in entry else str(entry[name])
-              if name == 'step' else f'{entry[name]:.4f}') for name in columns)
+    cells = (
+      (
+        ''
+        if name not in entry
+        else str(entry[name])
+        if name == 'step'
+        else f'{entry[name]:.4f}'
+      )
+      for name in columns
+    )
     rows.append([run.name, states[run.name], *cells])
   text = io.StringIO()
   csv.writer(text, lineterminator='\n').writerows(rows)
@@ -242,30 +281,59 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
   """Prints rows in columns: names to the left, numbers to the right."""
   widths = [max(map(len, column)) for column in zip(*rows)]
   for row in rows:
-    print('  '.join(cell.ljust(width) if index < 2 else cell.rjust(width)
-                    for index, (cell, width) in enumerate(zip(row, widths))
-                    ).rstrip())
+    print(
+      '  '.join(
+        cell.ljust(width) if index < 2 else cell.rjust(width)
+        for index, (cell, width) in enumerate(zip(row, widths))
+      ).rstrip()
+    )
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   parser = argparse.ArgumentParser(
-      prog='launch/sweep.py', allow_abbrev=False,
-      usage='python launch/sweep.py --config=FILE[:ARG] --workdir=DIR --set '
-      'FIELD=VALUE,... [--set :ARG,:ARG] [--config.FIELD=VALUE ...]',
-      description='Trains one config with every combination of values.')
+    prog='launch/sweep.py',
+    allow_abbrev=False,
+    usage='python launch/sweep.py --config=FILE[:ARG] --workdir=DIR --set '
+    'FIELD=VALUE,... [--set :ARG,:ARG] [--config.FIELD=VALUE ...]',
+    description='Trains one config with every combination of values.',
+  )
   parser.add_argument('--config', required=True, metavar='FILE[:ARG]')
-  parser.add_argument('--workdir', required=True, metavar='DIR',
-                      help='gets a workdir a run; may be gs://...')
-  parser.add_argument('--set', action='append', default=[], dest='axes',
-                      metavar='FIELD=VALUE,VALUE', help='repeat for more')
-  parser.add_argument('--jobs', type=int, default=1, metavar='N',
-                      help='runs at a time')
-  parser.add_argument('--gpus_each', type=int, default=0, metavar='N',
-                      help='GPUs a run sees; 0: all')
-  parser.add_argument('--logs', metavar='DIR', help='folder of the output; '
-                      'default: train.log in a local workdir, else sweep_logs/')
-  parser.add_argument('--print', choices=TARGETS, dest='target',
-                      help='print the commands and start nothing')
+  parser.add_argument(
+    '--workdir',
+    required=True,
+    metavar='DIR',
+    help='gets a workdir a run; may be gs://...',
+  )
+  parser.add_argument(
+    '--set',
+    action='append',
+    default=[],
+    dest='axes',
+    metavar='FIELD=VALUE,VALUE',
+    help='repeat for more',
+  )
+  parser.add_argument(
+    '--jobs', type=int, default=1, metavar='N', help='runs at a time'
+  )
+  parser.add_argument(
+    '--gpus_each',
+    type=int,
+    default=0,
+    metavar='N',
+    help='GPUs a run sees; 0: all',
+  )
+  parser.add_argument(
+    '--logs',
+    metavar='DIR',
+    help='folder of the output; '
+    'default: train.log in a local workdir, else sweep_logs/',
+  )
+  parser.add_argument(
+    '--print',
+    choices=TARGETS,
+    dest='target',
+    help='print the commands and start nothing',
+  )
   args, rest = parser.parse_known_args(argv)
   for flag in rest:
     if not re.match(r'--config\.[\w.]+=', flag):
@@ -281,14 +349,19 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs or prints a sweep; returns the exit status."""
   args, fixed = _parse(sys.argv[1:] if argv is None else argv)
   try:
-    runs = make_runs(args.config, args.workdir,
-                     [parse_axis(text) for text in args.axes], fixed)
+    runs = make_runs(
+      args.config, args.workdir, [parse_axis(text) for text in args.axes], fixed
+    )
     if args.target:
       print('\n'.join(cluster_commands(runs, args.target, args.workdir)))
       return 0
     logs = args.logs or ('sweep_logs' if '://' in args.workdir else None)
-    sweep = Sweep(runs, jobs=args.jobs, gpus_each=args.gpus_each,
-                  logs=Path(logs) if logs else None)
+    sweep = Sweep(
+      runs,
+      jobs=args.jobs,
+      gpus_each=args.gpus_each,
+      logs=Path(logs) if logs else None,
+    )
     status = sweep.run()
     print()
     print_table(summarize(runs, sweep.states, args.workdir))

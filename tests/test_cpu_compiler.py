@@ -7,8 +7,9 @@ from echoforge_jax import cpu_compiler
 
 
 @pytest.mark.skipif(jax.default_backend() != 'cpu', reason='it is for CPUs')
-@pytest.mark.parametrize('options', [cpu_compiler.INFERENCE,
-                                     cpu_compiler.TRAINING])
+@pytest.mark.parametrize(
+  'options', [cpu_compiler.INFERENCE, cpu_compiler.TRAINING]
+)
 def test_this_jax_knows_them(options, monkeypatch):
   monkeypatch.delenv('XLA_FLAGS', raising=False)
   assert cpu_compiler.known(options, 'cpu') == options
@@ -19,8 +20,10 @@ def test_this_jax_knows_them(options, monkeypatch):
   assert cpu_compiler.known(options, 'cpu') is None
 
 
-@pytest.mark.parametrize('options', [
-    {'xla_cpu_no_such_option': '1'}, {cpu_compiler.OPTION: 'NO_SUCH_TYPE'}])
+@pytest.mark.parametrize(
+  'options',
+  [{'xla_cpu_no_such_option': '1'}, {cpu_compiler.OPTION: 'NO_SUCH_TYPE'}],
+)
 def test_what_this_jax_lacks_is_left_out(options):
   assert cpu_compiler.known(options, jax.default_backend()) is None
 

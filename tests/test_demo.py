@@ -25,12 +25,24 @@ def cheap_compilation():
 @pytest.mark.slow
 def test_demo_runs_and_continues(tmp_path, monkeypatch):
   lines = []
-  settings = dict(num_patients=3, num_steps=2, image_size=32,
-                  config_path=CONFIG, say=lines.append, progress=False)
+  settings = dict(
+    num_patients=3,
+    num_steps=2,
+    image_size=32,
+    config_path=CONFIG,
+    say=lines.append,
+    progress=False,
+  )
   done = demo.run_demo(tmp_path / 'demo', **settings)
   assert list(done.seconds) == [
-      'phantom', 'verify', 'prepare', 'train', 'evaluate camus_full',
-      'evaluate camus_semi', 'segment']
+    'phantom',
+    'verify',
+    'prepare',
+    'train',
+    'evaluate camus_full',
+    'evaluate camus_semi',
+    'segment',
+  ]
   assert done.overlay.stat().st_size > 1000
   assert set(done.reports) == {'camus_full', 'camus_semi'}
   assert all(page.stat().st_size > 1000 for page in done.reports.values())
@@ -41,6 +53,7 @@ def test_demo_runs_and_continues(tmp_path, monkeypatch):
     assert str(path) in text
   # Continued with only its last stage missing, it redoes that one alone.
   from echoforge_jax.evaluation import evaluate
+
   monkeypatch.setattr(evaluate, 'evaluate', None)
   (done.overlay.parent / 'result.json').unlink()
   again = demo.run_demo(tmp_path / 'demo', **settings)

@@ -18,29 +18,60 @@ as the papers do, and on whole clips, where ED and ES must be found.
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-      prog='echoforge evaluate', allow_abbrev=False, description=_TEXT,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--workdir', required=True, nargs='+', metavar='RUN',
-                      help='training runs: config.json and checkpoints/; '
-                      'several are aggregated as seeds of one experiment')
-  parser.add_argument('--split', default='test',
-                      help='train, validation or test (default: test)')
-  parser.add_argument('--protocol', required=True,
-                      help='one of: ' + ', '.join(PROTOCOLS)
-                      + '; or a .json file with the fields of one')
-  parser.add_argument('--out', required=True,
-                      help='folder for metrics.json, per_case.csv, report/')
-  parser.add_argument('--compare', default=None, metavar='OTHER',
-                      help="another run's workdir, or the folder of its "
-                      'evaluation under the same protocol')
-  parser.add_argument('--data_dir', default=None,
-                      help='prepared data (default: the one trained on)')
-  parser.add_argument('--which', default='teacher',
-                      choices=('teacher', 'student'))
-  parser.add_argument('--skip_whole_clip', action='store_true',
-                      help='do not score whole clips with ED and ES unknown')
-  parser.add_argument('--seed', type=int, default=0,
-                      help='of the bootstrap over patients (default: 0)')
+    prog='echoforge evaluate',
+    allow_abbrev=False,
+    description=_TEXT,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument(
+    '--workdir',
+    required=True,
+    nargs='+',
+    metavar='RUN',
+    help='training runs: config.json and checkpoints/; '
+    'several are aggregated as seeds of one experiment',
+  )
+  parser.add_argument(
+    '--split', default='test', help='train, validation or test (default: test)'
+  )
+  parser.add_argument(
+    '--protocol',
+    required=True,
+    help='one of: '
+    + ', '.join(PROTOCOLS)
+    + '; or a .json file with the fields of one',
+  )
+  parser.add_argument(
+    '--out',
+    required=True,
+    help='folder for metrics.json, per_case.csv, report/',
+  )
+  parser.add_argument(
+    '--compare',
+    default=None,
+    metavar='OTHER',
+    help="another run's workdir, or the folder of its "
+    'evaluation under the same protocol',
+  )
+  parser.add_argument(
+    '--data_dir',
+    default=None,
+    help='prepared data (default: the one trained on)',
+  )
+  parser.add_argument(
+    '--which', default='teacher', choices=('teacher', 'student')
+  )
+  parser.add_argument(
+    '--skip_whole_clip',
+    action='store_true',
+    help='do not score whole clips with ED and ES unknown',
+  )
+  parser.add_argument(
+    '--seed',
+    type=int,
+    default=0,
+    help='of the bootstrap over patients (default: 0)',
+  )
   return parser
 
 
@@ -58,21 +89,40 @@ def main(argv: list[str]) -> int:
   if flags.seed < 0:
     parser.error(f'--seed={flags.seed}: wanted zero or more')
   if len(flags.workdir) > 1 and flags.compare:
-    parser.error('--compare: wanted a single --workdir, found '
-                 f'{len(flags.workdir)}; compare one run at a time')
+    parser.error(
+      '--compare: wanted a single --workdir, found '
+      f'{len(flags.workdir)}; compare one run at a time'
+    )
   # Matplotlib, JAX and orbax are slow to import; --help needs none of them.
-  from echoforge_jax.evaluation import compare, evaluate, seeds, summary
+  from echoforge_jax.evaluation import evaluate
+  from echoforge_jax.evaluation.comparison import seeds
+  from echoforge_jax.evaluation.comparison import two_runs as compare
+  from echoforge_jax.evaluation.report import summary
+
   def run(workdir, out):
     done = evaluate.evaluate(
-        workdir, flags.split, flags.protocol, out, data_dir=flags.data_dir,
-        which=flags.which, seed=flags.seed,
-        whole_clip=not flags.skip_whole_clip, progress=sys.stderr.isatty())
+      workdir,
+      flags.split,
+      flags.protocol,
+      out,
+      data_dir=flags.data_dir,
+      which=flags.which,
+      seed=flags.seed,
+      whole_clip=not flags.skip_whole_clip,
+      progress=sys.stderr.isatty(),
+    )
     print(summary.summary_text(done.result) + '\n')
     return done.paths
+
   def receipt(workdir):
     return evaluate.predict_split(
-        workdir, flags.split, get_protocol(flags.protocol),
-        data_dir=flags.data_dir, which=flags.which).receipt
+      workdir,
+      flags.split,
+      get_protocol(flags.protocol),
+      data_dir=flags.data_dir,
+      which=flags.which,
+    ).receipt
+
   out = pathlib.Path(flags.out)
   if len(flags.workdir) > 1:
     folders = evaluate.folders_of_runs(flags.workdir, out)

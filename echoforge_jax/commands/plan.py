@@ -22,20 +22,37 @@ exit status: 0 every training step fits, 1 one does not, 2 misuse.
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-      prog='echoforge plan', allow_abbrev=False, description=_TEXT,
-      epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    prog='echoforge plan',
+    allow_abbrev=False,
+    description=_TEXT,
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   parser.add_argument('--config', required=True, metavar='FILE[:ARG]')
   parser.add_argument(
-      '--topology', default='local', metavar='A,B',
-      help='such as v5e:4x4, v5e:16x16, v6e:16x16, v5p:8x8x4, v4:4x4x4; '
-      "default: local, JAX's devices here")
-  parser.add_argument('--per_chip', type=int, default=0, metavar='N',
-                      help="clips a chip (default: the config's batch if it "
-                      'divides, else 1)')
-  parser.add_argument('--scaling', action='store_true',
-                      help='smaller slices of the same chips as well')
-  parser.add_argument('--no_suggest', action='store_true',
-                      help='try nothing else where a step does not fit')
+    '--topology',
+    default='local',
+    metavar='A,B',
+    help='such as v5e:4x4, v5e:16x16, v6e:16x16, v5p:8x8x4, v4:4x4x4; '
+    "default: local, JAX's devices here",
+  )
+  parser.add_argument(
+    '--per_chip',
+    type=int,
+    default=0,
+    metavar='N',
+    help="clips a chip (default: the config's batch if it divides, else 1)",
+  )
+  parser.add_argument(
+    '--scaling',
+    action='store_true',
+    help='smaller slices of the same chips as well',
+  )
+  parser.add_argument(
+    '--no_suggest',
+    action='store_true',
+    help='try nothing else where a step does not fit',
+  )
   parser.add_argument('--json', metavar='FILE', type=Path)
   return parser
 
@@ -55,48 +72,64 @@ def main(argv: list[str]) -> int:
     raise InputError(f'--per_chip={args.per_chip}: wanted at least 1')
   if args.json and not args.json.resolve().parent.is_dir():
     raise InputError(f'--json={args.json}: no such folder; make it first')
-  from echoforge_jax.commands.train import parse_config
+  from echoforge_jax.config import parse_config
+
   config = parse_config([f'--config={args.config}', *fields])
 
   import jax
 
-  from echoforge_jax.parallel import mesh, plan, plan_report, topology
+  from echoforge_jax.parallel import mesh
+  from echoforge_jax.planning import plan, topology
+  from echoforge_jax.planning import report as plan_report
+
   names = [name for name in args.topology.split(',') if name]
   if names != ['local']:
     if 'local' in names or not names:
-      raise InputError(f'--topology={args.topology}: wanted slices, or local '
-                       'alone')
+      raise InputError(
+        f'--topology={args.topology}: wanted slices, or local alone'
+      )
     topology.prepare_environment()
     # What is traced here runs nowhere; another backend would only start.
     jax.config.update('jax_platforms', 'cpu')
   mesh.split_cpu(config.cpu_devices)
-  places = [topology.get_slice(name)
-            for name in topology.ladder(names, args.scaling)]
+  places = [
+    topology.get_slice(name) for name in topology.ladder(names, args.scaling)
+  ]
   plans, start = [], time.perf_counter()
   for place in places:
-    plans.append(plan.make_plan(config, place, per_chip=args.per_chip,
-                                suggest=not args.no_suggest))
+    plans.append(
+      plan.make_plan(
+        config, place, per_chip=args.per_chip, suggest=not args.no_suggest
+      )
+    )
     print(plan_report.text(plans[-1]), flush=True)
     if args.json:
-      args.json.write_text(json.dumps(
-          _record(args, fields, plans, time.perf_counter() - start),
-          indent=1) + '\n')
+      args.json.write_text(
+        json.dumps(
+          _record(args, fields, plans, time.perf_counter() - start), indent=1
+        )
+        + '\n'
+      )
   if len(plans) > 1:
     print('\n' + plan_report.table(plans))
   return 0 if all(one.train.fits for one in plans) else 1
 
 
 def _record(args, fields: list[str], plans: list, seconds: float) -> dict:
-  from echoforge_jax.evaluation import receipt
-  from echoforge_jax.parallel import plan_report, topology
+  from echoforge_jax import provenance
+  from echoforge_jax.planning import report as plan_report
+  from echoforge_jax.planning import topology
+
   used = resource.getrusage(resource.RUSAGE_SELF)
   # Kilobytes on Linux, bytes on macOS.
   unit = 1 if sys.platform == 'darwin' else 1024
   return {
-      'config': args.config, 'fields': fields,
-      'versions': receipt.versions() | topology.library_version(),
-      'wall_seconds': round(seconds, 1),
-      'cpu_seconds': round(used.ru_utime + used.ru_stime, 1),
-      'peak_memory_bytes': used.ru_maxrss * unit,
-      'method': plan_report.METHOD,
-      'plans': [plan_report.to_json(one) for one in plans]}
+    'config': args.config,
+    'fields': fields,
+    'versions': provenance.versions() | topology.library_version(),
+    'wall_seconds': round(seconds, 1),
+    'cpu_seconds': round(used.ru_utime + used.ru_stime, 1),
+    'peak_memory_bytes': used.ru_maxrss * unit,
+    'method': plan_report.METHOD,
+    'plans': [plan_report.to_json(one) for one in plans],
+  }

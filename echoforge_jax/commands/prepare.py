@@ -16,26 +16,56 @@ left alone. Run `echoforge verify` first: it lists all that is wrong at once.
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-      prog='echoforge prepare', description=_TEXT, allow_abbrev=False,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+    prog='echoforge prepare',
+    description=_TEXT,
+    allow_abbrev=False,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   parser.add_argument('--dataset', required=True, help='camus or echonet')
-  parser.add_argument('--raw', required=True, metavar='DIR', type=pathlib.Path,
-                      help='root of the raw dataset')
-  parser.add_argument('--data_dir', required=True, metavar='DIR',
-                      type=pathlib.Path, help='root of all prepared data')
-  parser.add_argument('--image_size', type=int, default=256, metavar='S',
-                      help='side of the square in pixels, for training a '
-                      'multiple of 32 (256; EchoNet\'s configs take 128)')
-  parser.add_argument('--split_scheme', default='official',
-                      help='official (400/50/50) or memsam (350/50/100)')
-  parser.add_argument('--overwrite', action='store_true',
-                      help='replace data prepared from other raw files')
-  parser.add_argument('--allow_skips', action='store_true',
-                      help='go on without clips that cannot be read')
-  parser.add_argument('--exclude', metavar='FILE',
-                      help='text file, one patient (EchoNet: clip) a line to '
-                      'leave out, or "none"; by default what is known to be '
-                      'unusable (EchoNet: six clips that were never traced)')
+  parser.add_argument(
+    '--raw',
+    required=True,
+    metavar='DIR',
+    type=pathlib.Path,
+    help='root of the raw dataset',
+  )
+  parser.add_argument(
+    '--data_dir',
+    required=True,
+    metavar='DIR',
+    type=pathlib.Path,
+    help='root of all prepared data',
+  )
+  parser.add_argument(
+    '--image_size',
+    type=int,
+    default=256,
+    metavar='S',
+    help='side of the square in pixels, for training a '
+    "multiple of 32 (256; EchoNet's configs take 128)",
+  )
+  parser.add_argument(
+    '--split_scheme',
+    default='official',
+    help='official (400/50/50) or memsam (350/50/100)',
+  )
+  parser.add_argument(
+    '--overwrite',
+    action='store_true',
+    help='replace data prepared from other raw files',
+  )
+  parser.add_argument(
+    '--allow_skips',
+    action='store_true',
+    help='go on without clips that cannot be read',
+  )
+  parser.add_argument(
+    '--exclude',
+    metavar='FILE',
+    help='text file, one patient (EchoNet: clip) a line to '
+    'leave out, or "none"; by default what is known to be '
+    'unusable (EchoNet: six clips that were never traced)',
+  )
   return parser
 
 
@@ -45,8 +75,10 @@ def _excluded(flag: str | None) -> list[str] | None:
   try:
     lines = pathlib.Path(flag).read_text().splitlines()
   except (OSError, UnicodeDecodeError) as error:
-    raise InputError(f'--exclude {flag}: cannot be read ({error}); wanted a '
-                     'text file with one name a line, or "none"') from error
+    raise InputError(
+      f'--exclude {flag}: cannot be read ({error}); wanted a '
+      'text file with one name a line, or "none"'
+    ) from error
   names = [line.split('#')[0].strip() for line in lines]
   return [name.removesuffix('.avi') for name in names if name]
 
@@ -54,8 +86,9 @@ def _excluded(flag: str | None) -> list[str] | None:
 def _print_skipped(skipped) -> None:
   print(f'{len(skipped)} clips left out:')
   for skip in skipped:
-    print(f'  {skip["split"]} {skip["patient"]} {skip["view"]}: '
-          f'{skip["reason"]}')
+    print(
+      f'  {skip["split"]} {skip["patient"]} {skip["view"]}: {skip["reason"]}'
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -70,18 +103,29 @@ def main(argv: list[str]) -> int:
     start.
   """
   flags = _parser().parse_args(argv)
-  from echoforge_jax.data import builder, squeezing
+  from echoforge_jax.data import prepare as builder
+  from echoforge_jax.data import squeezing
+
   try:
     prepared = builder.prepare(
-        flags.dataset, flags.raw, flags.data_dir, flags.image_size,
-        split_scheme=flags.split_scheme, overwrite=flags.overwrite,
-        allow_skips=flags.allow_skips, excluded=_excluded(flags.exclude),
-        progress=sys.stderr.isatty())
+      flags.dataset,
+      flags.raw,
+      flags.data_dir,
+      flags.image_size,
+      split_scheme=flags.split_scheme,
+      overwrite=flags.overwrite,
+      allow_skips=flags.allow_skips,
+      excluded=_excluded(flags.exclude),
+      progress=sys.stderr.isatty(),
+    )
   except squeezing.ClipsFailed as error:
     _print_skipped([dataclasses.asdict(skip) for skip in error.skipped])
-    print('error: nothing was finished, but what can be read is kept: mend '
-          'the clips above and start again, or pass --allow_skips to go on '
-          'without them', file=sys.stderr)
+    print(
+      'error: nothing was finished, but what can be read is kept: mend '
+      'the clips above and start again, or pass --allow_skips to go on '
+      'without them',
+      file=sys.stderr,
+    )
     return 1
   state = 'already complete' if prepared.reused else 'written'
   print(f'{prepared.path}: {state}, {prepared.num_bytes / 1e6:.1f} MB')

@@ -12,64 +12,114 @@ from echoforge_jax.errors import InputError
 def main(argv: list[str]) -> int:
   """Runs the verb; 1 if any input failed."""
   parser = argparse.ArgumentParser(
-      prog='echoforge segment', allow_abbrev=False,
-      description='Segments clips (DICOM, AVI, MP4, GIF, NIfTI, MetaImage, '
-      'NPY, NPZ, a folder of PNGs). Writes masks, overlay, area curve and '
-      'result.json a clip.')
-  parser.add_argument('--checkpoint', default='default', metavar='DIR',
-                      help='workdir of a training run, or a .npz of export '
-                      '(default: the model shipped with the package)')
-  parser.add_argument('--out', required=True, metavar='DIR',
-                      help='gets one folder a clip')
-  parser.add_argument('--which', choices=('teacher', 'student'),
-                      default='teacher', help='which parameters to use')
-  parser.add_argument('--spacing_mm', type=_spacing, metavar='ROW,COL',
-                      help='mm per pixel, instead of the files\' own')
-  parser.add_argument('--fps', type=_positive, metavar='N',
-                      help='frames per second, instead of the files\' own')
-  parser.add_argument('--recursive', action='store_true',
-                      help='look through folders, and all below them, for '
-                      'clips')
-  parser.add_argument('--pair', nargs=2, action='append', default=[],
-                      metavar=('4CH', '2CH'),
-                      help='two views of one patient: biplane volumes and EF '
-                      'go to biplane.json; may be given again')
-  parser.add_argument('--lag', type=int, default=1, metavar='L',
-                      help='average each frame with L before and L after it, '
-                      'for smoother masks; 0: as a live stream (default: 1)')
-  parser.add_argument('--probabilities', action='store_true',
-                      help='write probability.nii.gz, the confidence in every '
-                      'pixel')
-  parser.add_argument('inputs', nargs='*', metavar='INPUT',
-                      help='a clip, a folder of PNG frames, or with '
-                      '--recursive a folder of clips')
+    prog='echoforge segment',
+    allow_abbrev=False,
+    description='Segments clips (DICOM, AVI, MP4, GIF, NIfTI, MetaImage, '
+    'NPY, NPZ, a folder of PNGs). Writes masks, overlay, area curve and '
+    'result.json a clip.',
+  )
+  parser.add_argument(
+    '--checkpoint',
+    default='default',
+    metavar='DIR',
+    help='workdir of a training run, or a .npz of export '
+    '(default: the model shipped with the package)',
+  )
+  parser.add_argument(
+    '--out', required=True, metavar='DIR', help='gets one folder a clip'
+  )
+  parser.add_argument(
+    '--which',
+    choices=('teacher', 'student'),
+    default='teacher',
+    help='which parameters to use',
+  )
+  parser.add_argument(
+    '--spacing_mm',
+    type=_spacing,
+    metavar='ROW,COL',
+    help="mm per pixel, instead of the files' own",
+  )
+  parser.add_argument(
+    '--fps',
+    type=_positive,
+    metavar='N',
+    help="frames per second, instead of the files' own",
+  )
+  parser.add_argument(
+    '--recursive',
+    action='store_true',
+    help='look through folders, and all below them, for clips',
+  )
+  parser.add_argument(
+    '--pair',
+    nargs=2,
+    action='append',
+    default=[],
+    metavar=('4CH', '2CH'),
+    help='two views of one patient: biplane volumes and EF '
+    'go to biplane.json; may be given again',
+  )
+  parser.add_argument(
+    '--lag',
+    type=int,
+    default=1,
+    metavar='L',
+    help='average each frame with L before and L after it, '
+    'for smoother masks; 0: as a live stream (default: 1)',
+  )
+  parser.add_argument(
+    '--probabilities',
+    action='store_true',
+    help='write probability.nii.gz, the confidence in every pixel',
+  )
+  parser.add_argument(
+    'inputs',
+    nargs='*',
+    metavar='INPUT',
+    help='a clip, a folder of PNG frames, or with '
+    '--recursive a folder of clips',
+  )
   args = parser.parse_args(argv)
   if not args.inputs and not args.pair:
     parser.error('wanted at least one INPUT or --pair')
   _quiet()
   from echoforge_jax import inference
   from echoforge_jax.inference import batch, lag, receipt
+
   lag.check(args.lag)
   for pair in args.pair:
     if os.path.abspath(pair[0]) == os.path.abspath(pair[1]):
-      raise InputError(f'--pair {pair[0]} {pair[1]}: one clip twice; wanted a '
-                       'four-chamber and a two-chamber view')
+      raise InputError(
+        f'--pair {pair[0]} {pair[1]}: one clip twice; wanted a '
+        'four-chamber and a two-chamber view'
+      )
   segmenter = inference.load(args.checkpoint, args.which)
   print(receipt.DISCLAIMER)
   results, failures = batch.segment_files(
-      segmenter, args.inputs, args.out, spacing_mm=args.spacing_mm,
-      fps=args.fps, recursive=args.recursive, pairs_of=args.pair, lag=args.lag,
-      probabilities=args.probabilities)
+    segmenter,
+    args.inputs,
+    args.out,
+    spacing_mm=args.spacing_mm,
+    fps=args.fps,
+    recursive=args.recursive,
+    pairs_of=args.pair,
+    lag=args.lag,
+    probabilities=args.probabilities,
+  )
   named = {' + '.join(pair) for pair in args.pair}
   total = len(results) + len(set(failures) - named)
-  print(f'{len(results)} of {total} clips segmented into {args.out}'
-        + (f'; {len(failures)} failed' if failures else ''))
+  print(
+    f'{len(results)} of {total} clips segmented into {args.out}'
+    + (f'; {len(failures)} failed' if failures else '')
+  )
   return 1 if failures else 0
 
 
 def _quiet() -> None:
   """Readers' warnings off: what matters is said in one line a file."""
   import SimpleITK as sitk
+
   sitk.ProcessObject.SetGlobalWarningDisplay(False)
   logging.getLogger('pydicom').setLevel(logging.CRITICAL)
   warnings.filterwarnings('ignore', module=r'(pydicom|highdicom|PIL)(\.|$)')

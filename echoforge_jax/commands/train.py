@@ -2,13 +2,10 @@
 
 import argparse
 import os
-from pathlib import Path
 import sys
 from typing import NoReturn
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
-
+from echoforge_jax.config import parse_config
 from echoforge_jax.errors import InputError
 
 _EPILOG = """\
@@ -18,68 +15,6 @@ was interrupted, bit for bit. exit status: 0 done, 1 diverged (loss not
 finite), 2 misuse, 3 a checkpoint could not be written, 143 stopped by SIGTERM
 and 130 by SIGINT, both with a checkpoint.
 """
-
-
-def parse_config(argv: list[str]) -> ConfigDict:
-  """Reads --config=FILE[:ARG] and --config.field=value, without global flags.
-
-  Args:
-    argv: these flags only.
-
-  Returns:
-    The locked config.
-
-  Raises:
-    InputError: for a missing file, an unknown flag or field, a wrong value.
-  """
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-      'config', flag_values=values, sys_argv=['train', *argv])
-  path = _check_config_file(argv)
-  try:
-    rest = values(['train', *argv])[1:]
-  except flags.UnrecognizedFlagError as error:
-    raise InputError(
-        f'unknown flag --{error.flagname}; train takes --config, --workdir '
-        'and --config.FIELD=VALUE') from error
-  except (AttributeError, KeyError) as error:
-    if 'get_config' in str(error):
-      raise InputError(f'--config={path}: no get_config() in this file; the '
-                       'files in configs/ show what one holds') from error
-    raise InputError(
-        f'no such field in the config: {error.args[0]}; the config file '
-        'lists every field') from error
-  except (flags.Error, TypeError, ValueError) as error:
-    raise InputError(f'{_last_line(error)}') from error
-  if rest:
-    raise InputError(f'unexpected argument {rest[0]!r}; write flags as '
-                     '--name=value')
-  return values['config'].value
-
-
-def _last_line(error: Exception) -> str:
-  lines = [line for line in str(error).splitlines() if line.strip()]
-  if not lines:
-    return type(error).__name__
-  # The flag's parser quotes the name of an exception raised by `get_config`.
-  return lines[-1].rpartition('InputError: ')[-1].strip()
-
-
-def _check_config_file(argv: list[str]) -> Path:
-  for index, flag in enumerate(argv):
-    name, equals, value = flag.partition('=')
-    if name in ('--config', '-config'):
-      value = value if equals else ''.join(argv[index + 1:index + 2])
-      path = Path(value.partition(':')[0])
-      if not path.is_file():
-        raise InputError(f'--config={value}: no file {path}; the configs that '
-                         'come with this project are in configs/')
-      if path.suffix != '.py':
-        raise InputError(f'--config={value}: {path} is not a Python file; the '
-                         'configs that come with this project are in configs/')
-      return path
-  raise InputError('--config=FILE is missing, such as '
-                   '--config=configs/phantom_lite.py')
 
 
 def main(argv: list[str]) -> int:
@@ -92,44 +27,76 @@ def main(argv: list[str]) -> int:
     0 done, 1 diverged, 3 not saved, 128 + n stopped by signal n.
   """
   parser = argparse.ArgumentParser(
-      prog='echoforge train', allow_abbrev=False, epilog=_EPILOG,
-      usage='echoforge train --config=FILE[:ARG] --workdir=DIR '
-      '[--config.FIELD=VALUE ...]',
-      description='Trains a config; resumes from its workdir.',
-      formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--workdir', required=True, metavar='DIR',
-                      help='config, checkpoints and metrics of the run')
-  parser.add_argument('--config', metavar='FILE[:ARG]', dest='unused_config',
-                      help='config file and its argument')
-  parser.add_argument('--multihost', action='store_true',
-                      help='one of several processes that train together; '
-                      'finds the others on Cloud TPU, GKE and Slurm')
-  parser.add_argument('--coordinator_address', metavar='HOST:PORT',
-                      help='elsewhere: of process 0')
-  parser.add_argument('--num_processes', type=int, metavar='N',
-                      help='elsewhere: how many there are')
-  parser.add_argument('--process_id', type=int, metavar='I',
-                      help='elsewhere: which of them this is, from 0')
+    prog='echoforge train',
+    allow_abbrev=False,
+    epilog=_EPILOG,
+    usage='echoforge train --config=FILE[:ARG] --workdir=DIR '
+    '[--config.FIELD=VALUE ...]',
+    description='Trains a config; resumes from its workdir.',
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument(
+    '--workdir',
+    required=True,
+    metavar='DIR',
+    help='config, checkpoints and metrics of the run',
+  )
+  parser.add_argument(
+    '--config',
+    metavar='FILE[:ARG]',
+    dest='unused_config',
+    help='config file and its argument',
+  )
+  parser.add_argument(
+    '--multihost',
+    action='store_true',
+    help='one of several processes that train together; '
+    'finds the others on Cloud TPU, GKE and Slurm',
+  )
+  parser.add_argument(
+    '--coordinator_address', metavar='HOST:PORT', help='elsewhere: of process 0'
+  )
+  parser.add_argument(
+    '--num_processes',
+    type=int,
+    metavar='N',
+    help='elsewhere: how many there are',
+  )
+  parser.add_argument(
+    '--process_id',
+    type=int,
+    metavar='I',
+    help='elsewhere: which of them this is, from 0',
+  )
   if {'-h', '--help'} & set(argv):
     parser.parse_args(['--help'])
   arguments, rest = _split(parser, argv)
   config = parse_config(rest)
-  place = (arguments.coordinator_address, arguments.num_processes,
-           arguments.process_id)
+  place = (
+    arguments.coordinator_address,
+    arguments.num_processes,
+    arguments.process_id,
+  )
   if not arguments.multihost and place != (None, None, None):
-    raise InputError('--coordinator_address, --num_processes and --process_id '
-                     'say where a process belongs that has --multihost; add it')
+    raise InputError(
+      '--coordinator_address, --num_processes and --process_id '
+      'say where a process belongs that has --multihost; add it'
+    )
 
   import jax
 
   from echoforge_jax.parallel import mesh, multihost
   from echoforge_jax.training import checkpoint, loop
+  from echoforge_jax.training.workdir import workdir_path
+
   mesh.split_cpu(config.cpu_devices)
   if arguments.multihost:
     multihost.start(*place)
   if config.compilation_cache:
-    jax.config.update('jax_compilation_cache_dir', str(
-        checkpoint.workdir_path(arguments.workdir) / 'compilation_cache'))
+    jax.config.update(
+      'jax_compilation_cache_dir',
+      str(workdir_path(arguments.workdir) / 'compilation_cache'),
+    )
   try:
     outcome = loop.train(config, arguments.workdir)
   except loop.DivergenceError as error:
@@ -151,8 +118,9 @@ def _leave(code: int) -> NoReturn:
   os._exit(code)
 
 
-def _split(parser: argparse.ArgumentParser,
-           argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+def _split(
+  parser: argparse.ArgumentParser, argv: list[str]
+) -> tuple[argparse.Namespace, list[str]]:
   """Takes our own flags for argparse, leaves the rest for the config's."""
   own, rest = [], []
   arguments = iter(argv)
@@ -160,8 +128,12 @@ def _split(parser: argparse.ArgumentParser,
     name = argument.partition('=')[0]
     if name == '--multihost':
       own.append(argument)
-    elif name in ('--workdir', '--coordinator_address', '--num_processes',
-                  '--process_id'):
+    elif name in (
+      '--workdir',
+      '--coordinator_address',
+      '--num_processes',
+      '--process_id',
+    ):
       own.append(argument)
       if '=' not in argument:
         own += [value for value in [next(arguments, None)] if value]

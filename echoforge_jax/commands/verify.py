@@ -10,16 +10,22 @@ from echoforge_jax.errors import InputError
 
 
 def _verify_camus(raw_dir, progress):
-  from echoforge_jax.data import camus, verify
+  from echoforge_jax.data import verify
+  from echoforge_jax.formats import camus
+
   return len(camus.list_patients(raw_dir)), verify.verify_camus(
-      raw_dir, progress=progress)
+    raw_dir, progress=progress
+  )
 
 
 def _verify_echonet(raw_dir, progress):
-  from echoforge_jax.data import echonet, verify_echonet
+  from echoforge_jax.data import verify_echonet
+  from echoforge_jax.formats import echonet
+
   findings = verify_echonet.verify_echonet(raw_dir, progress=progress)
-  lines = echonet.read_rows(Path(raw_dir).expanduser() / echonet.FILE_LIST,
-                            echonet.LIST_COLUMNS)
+  lines = echonet.read_rows(
+    Path(raw_dir).expanduser() / echonet.FILE_LIST, echonet.LIST_COLUMNS
+  )
   return len({row['FileName'] for _, row in lines}), findings
 
 
@@ -37,24 +43,35 @@ def main(argv: list[str]) -> int:
     0 without errors (warnings may be there), 1 with.
   """
   parser = argparse.ArgumentParser(
-      prog='echoforge verify', allow_abbrev=False,
-      description='Checks every file of a raw dataset. Exit status 1 if there '
-      'are errors, 0 if there are none or only warnings.')
+    prog='echoforge verify',
+    allow_abbrev=False,
+    description='Checks every file of a raw dataset. Exit status 1 if there '
+    'are errors, 0 if there are none or only warnings.',
+  )
   parser.add_argument('--dataset', required=True, choices=sorted(_VERIFIERS))
-  parser.add_argument('--raw', required=True, metavar='DIR',
-                      help='root of the download, as the provider ships it')
-  parser.add_argument('--json', metavar='FILE',
-                      help='write all findings to FILE as well')
+  parser.add_argument(
+    '--raw',
+    required=True,
+    metavar='DIR',
+    help='root of the download, as the provider ships it',
+  )
+  parser.add_argument(
+    '--json', metavar='FILE', help='write all findings to FILE as well'
+  )
   args = parser.parse_args(argv)
   num_patients, findings = _VERIFIERS[args.dataset](
-      args.raw, sys.stderr.isatty())
+    args.raw, sys.stderr.isatty()
+  )
   print(summary(findings, num_patients))
-  report = as_json(findings, dataset=args.dataset, raw_dir=args.raw,
-                   num_patients=num_patients)
+  report = as_json(
+    findings, dataset=args.dataset, raw_dir=args.raw, num_patients=num_patients
+  )
   if args.json:
     try:
       Path(args.json).write_text(json.dumps(report, indent=1) + '\n')
     except OSError as error:
-      raise InputError(f'{args.json}: cannot be written ({error.strerror}); '
-                       'remedy: choose another --json') from error
+      raise InputError(
+        f'{args.json}: cannot be written ({error.strerror}); '
+        'remedy: choose another --json'
+      ) from error
   return 1 if report['errors'] else 0

@@ -1,6 +1,6 @@
 """One training example after the other: which clip, which frames, which view.
 
-    place in training -> clip number -> example -> the rows of one process
+place in training -> clip number -> example -> the rows of one process
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ import dataclasses
 import grain
 import numpy as np
 
+from echoforge_jax.clip import IGNORE
 from echoforge_jax.data import transforms
-from echoforge_jax.data.clip import IGNORE
 from echoforge_jax.data.selection import frame_indices
 from echoforge_jax.data.training_clips import TrainingClips, masks_at
 from echoforge_jax.data.transforms import AugmentConfig
@@ -32,7 +32,7 @@ class Order:
 
   def __len__(self) -> int:
     # As good as endless, and exact where grain divides it as a float.
-    return 2 ** 53
+    return 2**53
 
   def __getitem__(self, position: int) -> int:
     epoch, place = divmod(position, len(self._clips))
@@ -57,6 +57,7 @@ class _Picked:
     masks: uint8 [L, S, S] class ids of the labeled frames.
     spacing_mm: float32 [2].
   """
+
   frames: np.ndarray
   labeled: np.ndarray
   masks: np.ndarray
@@ -75,6 +76,7 @@ class Examples(grain.transforms.RandomMap):
       label.
     augmentation: ranges.
   """
+
   clips: TrainingClips
   table: np.ndarray
   num_frames: int
@@ -85,22 +87,27 @@ class Examples(grain.transforms.RandomMap):
     """Returns both views of one clip, augmented here."""
     picked = self._pick(element, rng)
     out = transforms.augment_clip(
-        rng, self.augmentation, picked.frames, picked.masks, picked.spacing_mm)
+      rng, self.augmentation, picked.frames, picked.masks, picked.spacing_mm
+    )
     masks = np.full(out['weak'].shape, IGNORE, np.uint8)
     masks[picked.labeled] = out['masks']
     return {
-        'video_weak': out['weak'][..., None],
-        'video_strong': out['strong'][..., None],
-        'masks': masks,
-        'labeled': picked.labeled,
-        'spacing_mm': out['spacing_mm'],
+      'video_weak': out['weak'][..., None],
+      'video_strong': out['strong'][..., None],
+      'masks': masks,
+      'labeled': picked.labeled,
+      'spacing_mm': out['spacing_mm'],
     }
 
   def _pick(self, number: int, rng: np.random.Generator) -> _Picked:
     clip = self.clips[number]
     rows = frame_indices(
-        clip['ed'], clip['es'], self.num_frames,
-        jitter=self.augmentation.temporal_jitter, rng=rng)
+      clip['ed'],
+      clip['es'],
+      self.num_frames,
+      jitter=self.augmentation.temporal_jitter,
+      rng=rng,
+    )
     reversal = self.augmentation.reversal
     if reversal and rng.random() < reversal:
       rows = rows[::-1]
@@ -109,9 +116,12 @@ class Examples(grain.transforms.RandomMap):
       labeled[:] = clip['labeled'][rows]
     elif self.supervision == 'sparse':
       labeled[[0, -1]] = True
-    return _Picked(clip['frames'][rows], labeled,
-                   self.table[masks_at(clip, rows[labeled])],
-                   clip['spacing_mm'])
+    return _Picked(
+      clip['frames'][rows],
+      labeled,
+      self.table[masks_at(clip, rows[labeled])],
+      clip['spacing_mm'],
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +132,7 @@ class PlainExamples(Examples):
     num_masks: N, masks of an example: 2, of its first and last frame, where no
       other can have a label; else T.
   """
+
   num_masks: int
 
   def random_map(self, element: int, rng: np.random.Generator) -> Example:
@@ -133,19 +144,26 @@ class PlainExamples(Examples):
     masks = np.zeros((self.num_masks, *picked.frames.shape[1:]), np.uint8)
     masks[places] = picked.masks
     return {
-        'video': picked.frames[..., None],
-        'masks': masks,
-        'labeled': picked.labeled,
-        'spacing_mm': picked.spacing_mm.astype(np.float32),
-        'seed': rng.integers(2**32, dtype=np.uint32),
+      'video': picked.frames[..., None],
+      'masks': masks,
+      'labeled': picked.labeled,
+      'spacing_mm': picked.spacing_mm.astype(np.float32),
+      'seed': rng.integers(2**32, dtype=np.uint32),
     }
 
 
 class OwnRows(grain.MapDataset):
   """The rows of one process: a block of every batch, from some batch on."""
 
-  def __init__(self, parent: grain.MapDataset, *, size: int, index: int,
-               count: int, first_batch: int):
+  def __init__(
+    self,
+    parent: grain.MapDataset,
+    *,
+    size: int,
+    index: int,
+    count: int,
+    first_batch: int,
+  ):
     super().__init__(parent)
     self._examples = parent
     self._size, self._index, self._count = size, index, count

@@ -23,13 +23,14 @@ import os
 import grain
 import numpy as np
 
-from echoforge_jax.data import examples, streamed
-from echoforge_jax.data.clip import IGNORE
+from echoforge_jax.clip import IGNORE
+from echoforge_jax.data import examples
+from echoforge_jax.data import phantom_stream as streamed
 from echoforge_jax.data.prepared import ClipSource, load_split
 from echoforge_jax.data.selection import (
-    class_table,
-    divide_clips,
-    frame_indices,
+  class_table,
+  divide_clips,
+  frame_indices,
 )
 from echoforge_jax.data.training_clips import FIELDS, ClipCache, TrainingClips
 from echoforge_jax.data.transforms import AugmentConfig
@@ -50,72 +51,86 @@ def _interleave(batches: tuple[Batch, ...]) -> Batch:
   groups = math.gcd(*(len(batch['labeled']) for batch in batches))
   joined = {}
   for name in batches[0]:
-    parts = [batch[name].reshape(groups, -1, *batch[name].shape[1:])
-             for batch in batches]
+    parts = [
+      batch[name].reshape(groups, -1, *batch[name].shape[1:])
+      for batch in batches
+    ]
     mixed = np.concatenate(parts, axis=1)
     joined[name] = mixed.reshape(-1, *mixed.shape[2:])
   return joined
 
 
 def _check_numbers(
-    num_frames, supervision, batch_size, unlabeled_batch_size, process_index,
-    process_count, augment_on, cache_mb
+  num_frames,
+  supervision,
+  batch_size,
+  unlabeled_batch_size,
+  process_index,
+  process_count,
+  augment_on,
+  cache_mb,
 ) -> None:
   if num_frames < 2:
-    raise InputError(f'num_frames: found {num_frames}, wanted 2 (ED and ES) '
-                     'or more')
+    raise InputError(
+      f'num_frames: found {num_frames}, wanted 2 (ED and ES) or more'
+    )
   if supervision not in SUPERVISION:
-    raise InputError(f'supervision: found {supervision!r}, wanted one of '
-                     f'{list(SUPERVISION)}')
+    raise InputError(
+      f'supervision: found {supervision!r}, wanted one of {list(SUPERVISION)}'
+    )
   if augment_on not in AUGMENT_ON:
-    raise InputError(f'augment_on: found {augment_on!r}, wanted one of '
-                     f'{list(AUGMENT_ON)}')
+    raise InputError(
+      f'augment_on: found {augment_on!r}, wanted one of {list(AUGMENT_ON)}'
+    )
   if not cache_mb >= 0:
     raise InputError(f'cache_mb: found {cache_mb}, wanted 0 (off) or more')
   if batch_size < 1 or unlabeled_batch_size < 0:
     raise InputError(
-        f'batch_size {batch_size} and unlabeled_batch_size '
-        f'{unlabeled_batch_size}: wanted at least 1 and 0')
+      f'batch_size {batch_size} and unlabeled_batch_size '
+      f'{unlabeled_batch_size}: wanted at least 1 and 0'
+    )
   if not 0 <= process_index < process_count:
-    raise InputError(f'process_index: found {process_index} of '
-                     f'{process_count} processes')
+    raise InputError(
+      f'process_index: found {process_index} of {process_count} processes'
+    )
 
 
 def _check_supply(name, source, clips, batch_size, process_count) -> None:
   """Every process needs a batch of different clips and a clip of its own."""
   if len(clips) < max(batch_size, process_count):
     raise InputError(
-        f'{source.path}: the split {source.split!r} holds {len(clips)} {name} '
-        f'clips, wanted at least {max(batch_size, process_count)} for a batch '
-        f'of {batch_size} on each of {process_count} processes; lower the '
-        f'batch size, or change label_fraction (its unlabeled clips are those '
-        'of the other patients)')
+      f'{source.path}: the split {source.split!r} holds {len(clips)} {name} '
+      f'clips, wanted at least {max(batch_size, process_count)} for a batch '
+      f'of {batch_size} on each of {process_count} processes; lower the '
+      f'batch size, or change label_fraction (its unlabeled clips are those '
+      'of the other patients)'
+    )
 
 
 def make_train_dataset(
-    *,
-    data_dir: str | os.PathLike,
-    dataset: str,
-    image_size: int,
-    num_frames: int,
-    batch_size: int,
-    seed: int,
-    classes: Sequence[str] = ('lv',),
-    supervision: str = 'sparse',
-    label_fraction: float = 1.0,
-    label_seed: int = 0,
-    unlabeled_batch_size: int = 0,
-    augmentation: AugmentConfig | Mapping | None = None,
-    augment_on: str = 'host',
-    split: str = 'train',
-    split_scheme: str = 'official',
-    process_index: int = 0,
-    process_count: int = 1,
-    stream: Mapping | None = None,
-    first_batch: int = 0,
-    cache_mb: float = 0,
-    num_workers: int = 0,
-    num_threads: int | None = None,
+  *,
+  data_dir: str | os.PathLike,
+  dataset: str,
+  image_size: int,
+  num_frames: int,
+  batch_size: int,
+  seed: int,
+  classes: Sequence[str] = ('lv',),
+  supervision: str = 'sparse',
+  label_fraction: float = 1.0,
+  label_seed: int = 0,
+  unlabeled_batch_size: int = 0,
+  augmentation: AugmentConfig | Mapping | None = None,
+  augment_on: str = 'host',
+  split: str = 'train',
+  split_scheme: str = 'official',
+  process_index: int = 0,
+  process_count: int = 1,
+  stream: Mapping | None = None,
+  first_batch: int = 0,
+  cache_mb: float = 0,
+  num_workers: int = 0,
+  num_threads: int | None = None,
 ) -> grain.IterDataset:
   """Builds the infinite stream of training batches.
 
@@ -164,22 +179,42 @@ def make_train_dataset(
     InputError: when an argument is out of range, or there are fewer clips than
       a batch or the processes need.
   """
-  _check_numbers(num_frames, supervision, batch_size, unlabeled_batch_size,
-                 process_index, process_count, augment_on, cache_mb)
+  _check_numbers(
+    num_frames,
+    supervision,
+    batch_size,
+    unlabeled_batch_size,
+    process_index,
+    process_count,
+    augment_on,
+    cache_mb,
+  )
   if not isinstance(augmentation, AugmentConfig):
     augmentation = AugmentConfig.from_mapping(augmentation)
   table = class_table(classes)
   if dataset == streamed.DATASET:
     cache_mb = 0
     source = _phantoms(stream, num_frames, image_size, seed, num_workers)
+
     def order(clips, own_seed):
       return streamed.StreamOrder(clips.config, own_seed)
+
     # Other patients, and a window that moves at its own pace.
-    labeled, unlabeled = source, _phantoms(
-        stream, num_frames, image_size, _stream_seed(seed, 1), num_workers)
+    labeled, unlabeled = (
+      source,
+      _phantoms(
+        stream, num_frames, image_size, _stream_seed(seed, 1), num_workers
+      ),
+    )
   else:
-    source = load_split(data_dir, dataset, split, image_size,
-                        split_scheme=split_scheme, features=FIELDS)
+    source = load_split(
+      data_dir,
+      dataset,
+      split,
+      image_size,
+      split_scheme=split_scheme,
+      features=FIELDS,
+    )
     order = examples.Order
     labeled, unlabeled = divide_clips(source, label_fraction, label_seed)
   # Labeled and unlabeled clips are never the same.
@@ -187,23 +222,35 @@ def make_train_dataset(
   make_examples = examples.Examples
   if augment_on == 'device':
     make_examples = functools.partial(
-        examples.PlainExamples,
-        num_masks=2 if supervision == 'sparse' else num_frames)
+      examples.PlainExamples,
+      num_masks=2 if supervision == 'sparse' else num_frames,
+    )
   if num_threads is None:
     num_threads = 1 if num_workers else min(4, os.cpu_count() or 1)
-  options = grain.ReadOptions(num_threads=num_threads,
-                              prefetch_buffer_size=max(2, num_threads))
+  options = grain.ReadOptions(
+    num_threads=num_threads, prefetch_buffer_size=max(2, num_threads)
+  )
 
   def rows_of(name, clips, size, number, supervision):
     _check_supply(name, source, clips, size, process_count)
     own_seed = _stream_seed(seed, number)
     own = clips if dataset == streamed.DATASET else source
-    transform = make_examples(TrainingClips(own, supervision, cache), table,
-                              num_frames, supervision, augmentation)
+    transform = make_examples(
+      TrainingClips(own, supervision, cache),
+      table,
+      num_frames,
+      supervision,
+      augmentation,
+    )
     numbers = grain.MapDataset.source(order(clips, own_seed))
     drawn = numbers.seed(own_seed).random_map(transform)
-    rows = examples.OwnRows(drawn, size=size, index=process_index,
-                            count=process_count, first_batch=first_batch)
+    rows = examples.OwnRows(
+      drawn,
+      size=size,
+      index=process_index,
+      count=process_count,
+      first_batch=first_batch,
+    )
     return rows.batch(size).to_iter_dataset(options)
 
   batches = rows_of('labeled', labeled, batch_size, 0, supervision)
@@ -216,15 +263,20 @@ def make_train_dataset(
   return _with_workers(batches, num_workers)
 
 
-def _phantoms(stream, num_frames, image_size, seed, num_workers
-              ) -> streamed.PhantomSource:
+def _phantoms(
+  stream, num_frames, image_size, seed, num_workers
+) -> streamed.PhantomSource:
   if num_workers:
     raise InputError(
-        f'config.data.num_workers is {num_workers}; phantom clips are drawn by '
-        'the training process itself: set it to 0')
+      f'config.data.num_workers is {num_workers}; phantom clips are drawn by '
+      'the training process itself: set it to 0'
+    )
   return streamed.PhantomSource(
-      streamed.StreamConfig.from_mapping(stream), num_frames=num_frames,
-      image_size=image_size, seed=seed)
+    streamed.StreamConfig.from_mapping(stream),
+    num_frames=num_frames,
+    image_size=image_size,
+    seed=seed,
+  )
 
 
 def _stream_seed(seed: int, number: int) -> int:
@@ -234,7 +286,7 @@ def _stream_seed(seed: int, number: int) -> int:
 
 
 def _with_workers(
-    batches: grain.IterDataset, num_workers: int
+  batches: grain.IterDataset, num_workers: int
 ) -> grain.IterDataset:
   """Reads ahead in other processes; the order stays the same.
 
@@ -242,16 +294,22 @@ def _with_workers(
   threads and devices of this process are no matter.
   """
   from absl import flags  # Grain reads them in its workers and raises unless
+
   if not flags.FLAGS.is_parsed():  # they are parsed; nobody here defines any.
     flags.FLAGS.mark_as_parsed()
-  return batches.mp_prefetch(grain.MultiprocessingOptions(
-      num_workers=num_workers, per_worker_buffer_size=2), _start_worker)
+  return batches.mp_prefetch(
+    grain.MultiprocessingOptions(
+      num_workers=num_workers, per_worker_buffer_size=2
+    ),
+    _start_worker,
+  )
 
 
 def _start_worker(index: int, count: int) -> None:
   """Keeps a worker off the accelerators, which belong to the trainer."""
   del index, count
   import jax  # Grain imports it anyhow; nothing here computes with it.
+
   jax.config.update('jax_platforms', 'cpu')
 
 
@@ -296,8 +354,9 @@ class TrainIterator:
     given = state.get('batches') if isinstance(state, Mapping) else None
     if not isinstance(given, int) or given < 0:
       raise InputError(
-          f'position in the data: found {state!r}, wanted the number of '
-          "batches that were read, {'batches': N}")
+        f'position in the data: found {state!r}, wanted the number of '
+        "batches that were read, {'batches': N}"
+      )
     self.close()
     self._given = given
     self._iterator = iter(self._make_dataset(given))
@@ -316,8 +375,10 @@ def make_train_iterator(**kwargs) -> TrainIterator:
   Returns:
     Endless iterator over batches with `get_state()` and `set_state()`.
   """
+
   def make_dataset(first_batch: int) -> grain.IterDataset:
     return make_train_dataset(first_batch=first_batch, **kwargs)
+
   return TrainIterator(make_dataset)
 
 
@@ -327,8 +388,9 @@ class EvalClips:
   See `eval_clips` for what a clip holds.
   """
 
-  def __init__(self, source: ClipSource, table: np.ndarray, num_frames: int,
-               sampler: str):
+  def __init__(
+    self, source: ClipSource, table: np.ndarray, num_frames: int, sampler: str
+  ):
     self._source = source
     self._table = table
     self._num_frames = num_frames
@@ -347,31 +409,32 @@ class EvalClips:
     if self._sampler == 'all':
       rows = np.arange(len(frames))
     else:
-      rows = frame_indices(ed, es, self._num_frames,
-                           truncate=self._sampler == 'truncate')
+      rows = frame_indices(
+        ed, es, self._num_frames, truncate=self._sampler == 'truncate'
+      )
     truth = self._table[masks[rows]]
     truth[~labeled[rows]] = IGNORE
     return clip | {
-        'video': frames[rows][..., None],
-        'masks': truth,
-        'labeled': labeled[rows],
-        'frames': rows,
-        'ed': int(np.flatnonzero(rows == ed)[0]),
-        'es': int(np.flatnonzero(rows == es)[-1]),
+      'video': frames[rows][..., None],
+      'masks': truth,
+      'labeled': labeled[rows],
+      'frames': rows,
+      'ed': int(np.flatnonzero(rows == ed)[0]),
+      'es': int(np.flatnonzero(rows == es)[-1]),
     }
 
 
 def eval_clips(
-    *,
-    data_dir: str | os.PathLike,
-    dataset: str,
-    image_size: int,
-    num_frames: int,
-    split: str,
-    classes: Sequence[str] = ('lv',),
-    sampler: str = 'linspace',
-    split_scheme: str = 'official',
-    stream: Mapping | None = None,
+  *,
+  data_dir: str | os.PathLike,
+  dataset: str,
+  image_size: int,
+  num_frames: int,
+  split: str,
+  classes: Sequence[str] = ('lv',),
+  sampler: str = 'linspace',
+  split_scheme: str = 'official',
+  stream: Mapping | None = None,
 ) -> EvalClips:
   """Opens a split for evaluation: no augmentation, all the truth there is.
 
@@ -399,14 +462,20 @@ def eval_clips(
   """
   if sampler not in SAMPLERS:
     raise InputError(
-        f'sampler: found {sampler!r}, wanted one of {list(SAMPLERS)}')
+      f'sampler: found {sampler!r}, wanted one of {list(SAMPLERS)}'
+    )
   if num_frames < 2 and sampler != 'all':
     raise InputError(f'num_frames: found {num_frames}, wanted 2 or more')
   if dataset == streamed.DATASET:
     source = streamed.PhantomSource(
-        streamed.StreamConfig.from_mapping(stream), num_frames=num_frames,
-        image_size=image_size, seed=0, split=split)
+      streamed.StreamConfig.from_mapping(stream),
+      num_frames=num_frames,
+      image_size=image_size,
+      seed=0,
+      split=split,
+    )
   else:
-    source = load_split(data_dir, dataset, split, image_size,
-                        split_scheme=split_scheme)
+    source = load_split(
+      data_dir, dataset, split, image_size, split_scheme=split_scheme
+    )
   return EvalClips(source, class_table(classes), num_frames, sampler)

@@ -13,9 +13,14 @@ from echoforge_jax.errors import InputError
 VERSION = '1.0.0'
 SPLITS = ('train', 'validation', 'test')
 _TEXTS = {'patient', 'view', 'quality'}
-_SCALARS = {'ed': np.int32, 'es': np.int32, 'fps': np.float32,
-            'ef_percent': np.float32, 'edv_ml': np.float32,
-            'esv_ml': np.float32}
+_SCALARS = {
+  'ed': np.int32,
+  'es': np.int32,
+  'fps': np.float32,
+  'ef_percent': np.float32,
+  'edv_ml': np.float32,
+  'esv_ml': np.float32,
+}
 
 
 def config_name(split_scheme: str, image_size: int) -> str:
@@ -24,12 +29,15 @@ def config_name(split_scheme: str, image_size: int) -> str:
 
 
 def prepared_path(
-    data_dir: str | os.PathLike, dataset: str, split_scheme: str,
-    image_size: int
+  data_dir: str | os.PathLike, dataset: str, split_scheme: str, image_size: int
 ) -> pathlib.Path:
   """Folder of one prepared grid, whether it exists or not."""
-  return (pathlib.Path(data_dir).expanduser() / dataset
-          / config_name(split_scheme, image_size) / VERSION)
+  return (
+    pathlib.Path(data_dir).expanduser()
+    / dataset
+    / config_name(split_scheme, image_size)
+    / VERSION
+  )
 
 
 def read_index(path: pathlib.Path) -> dict:
@@ -52,8 +60,9 @@ def read_index(path: pathlib.Path) -> dict:
     return json.loads(file.read_text())
   except (OSError, ValueError) as error:
     raise InputError(
-        f'{file}: not an index of prepared data ({error}); delete {path} and '
-        'run `echoforge prepare` again') from error
+      f'{file}: not an index of prepared data ({error}); delete {path} and '
+      'run `echoforge prepare` again'
+    ) from error
 
 
 class ClipSource:
@@ -73,8 +82,12 @@ class ClipSource:
     features: what is decoded of a clip; None: everything.
   """
 
-  def __init__(self, path: pathlib.Path, split: str,
-               features: Collection[str] | None = None):
+  def __init__(
+    self,
+    path: pathlib.Path,
+    split: str,
+    features: Collection[str] | None = None,
+  ):
     self.features = features
     index = read_index(path)
     self.path = path
@@ -107,15 +120,17 @@ class ClipSource:
 
   def _open(self):
     import tensorflow_datasets as tfds  # Half a second; needed here only.
+
     builder = tfds.builder_from_directory(self.path)
     records = builder.as_data_source(
-        self.split,
-        deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+      self.split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    )
     features = builder.info.features
     if self.features is not None:
       # Each of the sixteen costs as much Python as a frame costs reading.
       features = tfds.features.FeaturesDict(
-          {name: features[name] for name in self.features})
+        {name: features[name] for name in self.features}
+      )
     return records, features
 
   def __getstate__(self):
@@ -132,30 +147,38 @@ def _find_size(data_dir, dataset, split_scheme) -> int:
   """The only prepared image size of a dataset, or an error with the choices."""
   root = pathlib.Path(data_dir).expanduser() / dataset
   found = sorted(
-      int(folder.parent.name.removeprefix(f'{split_scheme}_'))
-      for folder in root.glob(f'{split_scheme}_*/{VERSION}'))
+    int(folder.parent.name.removeprefix(f'{split_scheme}_'))
+    for folder in root.glob(f'{split_scheme}_*/{VERSION}')
+  )
   if len(found) == 1:
     return found[0]
-  wanted = 'give image_size' if found else _remedy(
-      data_dir, dataset, split_scheme, 256)
-  raise InputError(f'{root}: found the image sizes {found} of the split scheme '
-                   f'{split_scheme!r}, wanted exactly one; {wanted}')
+  wanted = (
+    'give image_size'
+    if found
+    else _remedy(data_dir, dataset, split_scheme, 256)
+  )
+  raise InputError(
+    f'{root}: found the image sizes {found} of the split scheme '
+    f'{split_scheme!r}, wanted exactly one; {wanted}'
+  )
 
 
 def _remedy(data_dir, dataset, split_scheme, image_size) -> str:
-  return (f'run `echoforge prepare --dataset={dataset} --raw=DIR '
-          f'--data_dir={data_dir} --image_size={image_size} '
-          f'--split_scheme={split_scheme}`')
+  return (
+    f'run `echoforge prepare --dataset={dataset} --raw=DIR '
+    f'--data_dir={data_dir} --image_size={image_size} '
+    f'--split_scheme={split_scheme}`'
+  )
 
 
 def load_split(
-    data_dir: str | os.PathLike,
-    dataset: str,
-    split: str,
-    image_size: int | None = None,
-    *,
-    split_scheme: str = 'official',
-    features: Collection[str] | None = None,
+  data_dir: str | os.PathLike,
+  dataset: str,
+  split: str,
+  image_size: int | None = None,
+  *,
+  split_scheme: str = 'official',
+  features: Collection[str] | None = None,
 ) -> ClipSource:
   """Opens one split of prepared data.
 
@@ -180,11 +203,15 @@ def load_split(
     image_size = _find_size(data_dir, dataset, split_scheme)
   path = prepared_path(data_dir, dataset, split_scheme, image_size)
   if not path.is_dir():
-    raise InputError(f'{path}: no prepared data; '
-                     + _remedy(data_dir, dataset, split_scheme, image_size))
+    raise InputError(
+      f'{path}: no prepared data; '
+      + _remedy(data_dir, dataset, split_scheme, image_size)
+    )
   source = ClipSource(path, split, features)
   if not len(source):
-    raise InputError(f'{path}: the split {split!r} has no clip; wanted at '
-                     'least one: choose another split, or list patients in the '
-                     'raw dataset\'s split file and prepare again')
+    raise InputError(
+      f'{path}: the split {split!r} has no clip; wanted at '
+      'least one: choose another split, or list patients in the '
+      "raw dataset's split file and prepare again"
+    )
   return source

@@ -5,19 +5,19 @@ import hashlib
 
 import numpy as np
 
-from echoforge_jax.data.clip import LABELS
+from echoforge_jax.clip import LABELS
 from echoforge_jax.data.prepared import ClipSource
 from echoforge_jax.errors import InputError
 
 
 def frame_indices(
-    ed: int,
-    es: int,
-    num_frames: int,
-    *,
-    truncate: bool = False,
-    jitter: float = 0.0,
-    rng: np.random.Generator | None = None,
+  ed: int,
+  es: int,
+  num_frames: int,
+  *,
+  truncate: bool = False,
+  jitter: float = 0.0,
+  rng: np.random.Generator | None = None,
 ) -> np.ndarray:
   """Frames at equal distances from ED to ES (paper section 4).
 
@@ -57,10 +57,15 @@ def class_table(classes: Sequence[str]) -> np.ndarray:
     InputError: on an unknown, repeated or missing name.
   """
   unknown = [name for name in classes if name not in LABELS]
-  if isinstance(classes, str) or unknown or not classes or (
-      len(set(classes)) < len(classes)):
-    raise InputError(f'classes: found {classes!r}, wanted some of '
-                     f'{list(LABELS)}, each once')
+  if (
+    isinstance(classes, str)
+    or unknown
+    or not classes
+    or (len(set(classes)) < len(classes))
+  ):
+    raise InputError(
+      f'classes: found {classes!r}, wanted some of {list(LABELS)}, each once'
+    )
   table = np.zeros(256, np.uint8)
   for number, name in enumerate(classes, start=1):
     table[LABELS[name]] = number
@@ -68,7 +73,7 @@ def class_table(classes: Sequence[str]) -> np.ndarray:
 
 
 def labeled_patients(
-    patients: Sequence[str], label_fraction: float, label_seed: int = 0
+  patients: Sequence[str], label_fraction: float, label_seed: int = 0
 ) -> set[str]:
   """Chooses the patients whose labels training may see.
 
@@ -83,14 +88,16 @@ def labeled_patients(
   Returns:
     round(label_fraction * number) patients, at least one.
   """
+
   def rank(patient):
     return hashlib.sha256(f'{label_seed}:{patient}'.encode()).digest()
+
   ranked = sorted(set(patients), key=rank)
-  return set(ranked[:max(1, round(label_fraction * len(ranked)))])
+  return set(ranked[: max(1, round(label_fraction * len(ranked)))])
 
 
 def divide_clips(
-    source: ClipSource, label_fraction: float = 1.0, label_seed: int = 0
+  source: ClipSource, label_fraction: float = 1.0, label_seed: int = 0
 ) -> tuple[list[int], list[int]]:
   """Divides a split's clips into those with and those without usable labels.
 
@@ -104,12 +111,16 @@ def divide_clips(
     InputError: when `label_fraction` is not in (0, 1] or no clip is labeled.
   """
   if not 0 < label_fraction <= 1:
-    raise InputError(f'label_fraction: found {label_fraction}, wanted more '
-                     'than 0 and at most 1')
+    raise InputError(
+      f'label_fraction: found {label_fraction}, wanted more '
+      'than 0 and at most 1'
+    )
   usable = [clip['patient'] for clip in source.clips if clip['labeled']]
   if not usable:
-    raise InputError(f'{source.path}: none of the {len(source)} clips of '
-                     f'{source.split!r} has a label at ED and ES')
+    raise InputError(
+      f'{source.path}: none of the {len(source)} clips of '
+      f'{source.split!r} has a label at ED and ES'
+    )
   chosen = labeled_patients(usable, label_fraction, label_seed)
   labeled, unlabeled = [], []
   for number, clip in enumerate(source.clips):

@@ -14,8 +14,7 @@ FIELDS = ('frames', 'masks', 'labeled', 'ed', 'es', 'spacing_mm')
 class Source(Protocol):
   """Clips by number, with at least the features `FIELDS`."""
 
-  def __getitem__(self, number: int) -> Clip:
-    ...
+  def __getitem__(self, number: int) -> Clip: ...
 
 
 class ClipCache:
@@ -66,8 +65,9 @@ class TrainingClips:
   hidden from training is dropped as it is read.
   """
 
-  def __init__(self, source: Source, supervision: str,
-               cache: ClipCache | None = None):
+  def __init__(
+    self, source: Source, supervision: str, cache: ClipCache | None = None
+  ):
     """Reads nothing yet.
 
     Args:

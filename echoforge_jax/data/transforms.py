@@ -50,6 +50,7 @@ class AugmentConfig:
     shadow: probability of each of two sector-shaped shadows.
     dropout: probability of each of two dimmed rectangles.
   """
+
   rotation_deg: float = 12.0
   scale: float = 0.15
   translation: float = 0.06
@@ -78,8 +79,9 @@ class AugmentConfig:
   @classmethod
   def none(cls) -> 'AugmentConfig':
     """No augmentation at all; both views are the prepared frames."""
-    return cls(rotation_deg=0, scale=0, translation=0, gain=0, gamma=0,
-               strong=False)
+    return cls(
+      rotation_deg=0, scale=0, translation=0, gain=0, gamma=0, strong=False
+    )
 
   @classmethod
   def from_mapping(cls, values: Mapping | None) -> 'AugmentConfig':
@@ -96,12 +98,13 @@ class AugmentConfig:
     presets = {'default': cls, 'light': cls.light, 'none': cls.none}
     preset = values.pop('preset', 'default')
     if preset not in presets:
-      raise InputError(f'augmentation.preset: found {preset!r}, wanted one of '
-                       f'{sorted(presets)}')
+      raise InputError(
+        f'augmentation.preset: found {preset!r}, wanted one of '
+        f'{sorted(presets)}'
+      )
     names = [field.name for field in dataclasses.fields(cls)]
     if unknown := sorted(set(values) - set(names)):
-      raise InputError(
-          f'augmentation: found {unknown}, wanted some of {names}')
+      raise InputError(f'augmentation: found {unknown}, wanted some of {names}')
     return dataclasses.replace(presets[preset](), **values)
 
   def __post_init__(self):
@@ -109,14 +112,25 @@ class AugmentConfig:
       value = getattr(self, field.name)
       if not 0 <= value:
         raise InputError(
-            f'augmentation.{field.name}: found {value}, wanted 0 or more')
-    for name, most in (('temporal_jitter', 0.5), ('reversal', 1), ('flip', 1),
-                       ('shadow', 1), ('dropout', 1), ('gain', 0.9),
-                       ('contrast', 0.9), ('scale', 1), ('attenuation', 0.95),
-                       ('speckle', 0.4)):
+          f'augmentation.{field.name}: found {value}, wanted 0 or more'
+        )
+    for name, most in (
+      ('temporal_jitter', 0.5),
+      ('reversal', 1),
+      ('flip', 1),
+      ('shadow', 1),
+      ('dropout', 1),
+      ('gain', 0.9),
+      ('contrast', 0.9),
+      ('scale', 1),
+      ('attenuation', 0.95),
+      ('speckle', 0.4),
+    ):
       if getattr(self, name) > most:
-        raise InputError(f'augmentation.{name}: found {getattr(self, name)}, '
-                         f'wanted at most {most}')
+        raise InputError(
+          f'augmentation.{name}: found {getattr(self, name)}, '
+          f'wanted at most {most}'
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +143,7 @@ class Geometry:
     displacement: None, or float32 [S, S, 2] pixels (column, row) that are
       added to the place in the output before the affine map is undone.
   """
+
   matrix: np.ndarray
   scale: float
   displacement: np.ndarray | None = None
@@ -148,10 +163,10 @@ def _spread(rng: np.random.Generator, largest: float) -> float:
 
 
 def sample_geometry(
-    rng: np.random.Generator,
-    config: AugmentConfig,
-    size: int,
-    spacing_mm: np.ndarray,
+  rng: np.random.Generator,
+  config: AugmentConfig,
+  size: int,
+  spacing_mm: np.ndarray,
 ) -> Geometry:
   """Draws one geometric transform.
 
@@ -184,12 +199,13 @@ def sample_geometry(
     coarse = rng.uniform(-1, 1, (5, 5, 2)).astype(np.float32)
     coarse *= config.elastic * size * rng.random()
     displacement = cv2.resize(
-        coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+      coarse, (size, size), interpolation=cv2.INTER_CUBIC
+    )
   return Geometry(np.column_stack([linear, offset]), scale, displacement)
 
 
 def warp(
-    images: np.ndarray, geometry: Geometry, nearest: bool = False
+  images: np.ndarray, geometry: Geometry, nearest: bool = False
 ) -> np.ndarray:
   """Applies one geometric transform to every image; 0 flows in from outside.
 
@@ -209,8 +225,9 @@ def warp(
       cv2.warpAffine(image, geometry.matrix, size, dst=target, flags=flags)
     return out
   inverse = cv2.invertAffineTransform(geometry.matrix).astype(np.float32)
-  columns, rows = np.meshgrid(np.arange(size[0], dtype=np.float32),
-                              np.arange(size[1], dtype=np.float32))
+  columns, rows = np.meshgrid(
+    np.arange(size[0], dtype=np.float32), np.arange(size[1], dtype=np.float32)
+  )
   places = np.stack([columns, rows], -1) + geometry.displacement
   places = places @ inverse[:, :2].T + inverse[:, 2]
   for image, target in zip(images, out):
@@ -229,14 +246,14 @@ def _gray_table(gamma: float, contrast: float, offset: float) -> np.ndarray:
   Contrast and offset fade out below gray 48: black, and with it the outside of
   the sector, stays black.
   """
-  gray = np.linspace(0, 1, 256, dtype=np.float32)**np.float32(gamma)
+  gray = np.linspace(0, 1, 256, dtype=np.float32) ** np.float32(gamma)
   change = (gray - 0.5) * (contrast - 1) + offset
   gray = gray + change * np.minimum(np.arange(256) / 48, 1)
   return np.clip(np.rint(255 * gray), 0, 255).astype(np.uint8)
 
 
 def weak_view(
-    rng: np.random.Generator, config: AugmentConfig, frames: np.ndarray
+  rng: np.random.Generator, config: AugmentConfig, frames: np.ndarray
 ) -> np.ndarray:
   """Gain and gamma, constant over the clip.
 
@@ -251,7 +268,7 @@ def weak_view(
   gain, gamma = _spread(rng, config.gain), _spread(rng, config.gamma)
   if not (config.gain or config.gamma):
     return frames
-  gray = np.linspace(0, 1, 256, dtype=np.float32)**np.float32(2**gamma)
+  gray = np.linspace(0, 1, 256, dtype=np.float32) ** np.float32(2**gamma)
   table = np.clip(np.rint(255 * (1 + gain) * gray), 0, 255).astype(np.uint8)
   return _lookup(frames, table)
 
@@ -261,33 +278,38 @@ def speckle_bank(size: int) -> np.ndarray:
   """float32 [2 size, 2 size] texture, mean 0 and deviation 1; never changes."""
   rng = np.random.default_rng(20260)
   noise = rng.standard_normal((2 * size, 2 * size), dtype=np.float32)
-  noise = cv2.GaussianBlur(noise, (0, 0), sigmaX=max(1.0, size / 110),
-                           sigmaY=max(0.7, size / 180))
+  noise = cv2.GaussianBlur(
+    noise, (0, 0), sigmaX=max(1.0, size / 110), sigmaY=max(0.7, size / 180)
+  )
   return noise / noise.std()
 
 
 def _speckle_gains(
-    rng: np.random.Generator, deviation: float, num_frames: int, size: int
+  rng: np.random.Generator, deviation: float, num_frames: int, size: int
 ) -> list[np.ndarray]:
   """uint8 [S, S] gain maps, one a frame: a texture that drifts over time."""
   margin = min(size // 2, 2 * num_frames)
   corner = rng.integers(0, size - margin, 2)
   extent = size + margin
-  texture = speckle_bank(size)[corner[0]:corner[0] + extent,
-                                corner[1]:corner[1] + extent]
+  texture = speckle_bank(size)[
+    corner[0] : corner[0] + extent, corner[1] : corner[1] + extent
+  ]
   gains = cv2.convertScaleAbs(
-      cv2.max(texture, -1 / max(deviation, 1e-6)),
-      alpha=_UNIT * deviation, beta=_UNIT)
+    cv2.max(texture, -1 / max(deviation, 1e-6)),
+    alpha=_UNIT * deviation,
+    beta=_UNIT,
+  )
   speed = rng.uniform(-1, 1, 2) * margin / max(num_frames - 1, 1)
   start = np.where(speed < 0, margin, 0)
   steps = np.arange(num_frames)[:, None] * speed + start
-  return [gains[row:row + size, column:column + size]
-          for row, column in np.rint(steps).astype(int)]
+  return [
+    gains[row : row + size, column : column + size]
+    for row, column in np.rint(steps).astype(int)
+  ]
 
 
 def _smooth_gain(
-    rng: np.random.Generator, config: AugmentConfig, size: int,
-    apex: np.ndarray
+  rng: np.random.Generator, config: AugmentConfig, size: int, apex: np.ndarray
 ) -> np.ndarray:
   """uint8 [S, S] gain map: attenuation, sector shadows, dimmed rectangles."""
   axis = (np.arange(_COARSE, dtype=np.float32) + 0.5) * (size / _COARSE) - 0.5
@@ -301,7 +323,7 @@ def _smooth_gain(
     use, center, width, loss, onset = rng.random(5).astype(np.float32)
     if use < config.shadow:
       notch = (slope - (1.4 * center - 0.7)) / (0.03 + 0.1 * width)
-      notch = np.exp(-notch**2)
+      notch = np.exp(-(notch**2))
       begin = np.clip((depth - 0.5 * onset) * 8, 0, 1)
       gain *= 1 - (0.4 + 0.6 * loss) * notch * begin
   gain = cv2.resize(gain, (size, size), interpolation=cv2.INTER_LINEAR)
@@ -309,13 +331,15 @@ def _smooth_gain(
     use, row, column, height, width, loss = rng.random(6)
     if use < config.dropout:
       top, left = int(row * size), int(column * size)
-      gain[top:top + int(size * (0.05 + 0.2 * height)),
-           left:left + int(size * (0.05 + 0.2 * width))] *= 1 - loss
+      gain[
+        top : top + int(size * (0.05 + 0.2 * height)),
+        left : left + int(size * (0.05 + 0.2 * width)),
+      ] *= 1 - loss
   return cv2.convertScaleAbs(gain, alpha=_UNIT)
 
 
 def _haze(
-    rng: np.random.Generator, largest: float, frames: np.ndarray
+  rng: np.random.Generator, largest: float, frames: np.ndarray
 ) -> np.ndarray:
   """uint8 [S, S] stationary clutter inside the sector of all frames."""
   size = frames.shape[-1]
@@ -328,10 +352,10 @@ def _haze(
 
 
 def strong_view(
-    rng: np.random.Generator,
-    config: AugmentConfig,
-    frames: np.ndarray,
-    apex: np.ndarray,
+  rng: np.random.Generator,
+  config: AugmentConfig,
+  frames: np.ndarray,
+  apex: np.ndarray,
 ) -> np.ndarray:
   """Blur, shadows, speckle, gray curve and haze, coherent over the clip.
 
@@ -346,11 +370,14 @@ def strong_view(
   """
   size = frames.shape[-1]
   gain = _smooth_gain(rng, config, size, apex)
-  speckle = _speckle_gains(rng, config.speckle * rng.random(), len(frames),
-                           size)
-  table = _gray_table(2**_spread(rng, config.strong_gamma),
-                      1 + _spread(rng, config.contrast),
-                      _spread(rng, config.brightness))
+  speckle = _speckle_gains(
+    rng, config.speckle * rng.random(), len(frames), size
+  )
+  table = _gray_table(
+    2 ** _spread(rng, config.strong_gamma),
+    1 + _spread(rng, config.contrast),
+    _spread(rng, config.brightness),
+  )
   sigma = config.blur * size * rng.random()
   haze = _haze(rng, config.haze, frames)
   out = np.empty_like(frames)
@@ -367,11 +394,11 @@ def strong_view(
 
 
 def augment_clip(
-    rng: np.random.Generator,
-    config: AugmentConfig,
-    frames: np.ndarray,
-    masks: np.ndarray,
-    spacing_mm: np.ndarray,
+  rng: np.random.Generator,
+  config: AugmentConfig,
+  frames: np.ndarray,
+  masks: np.ndarray,
+  spacing_mm: np.ndarray,
 ) -> dict[str, np.ndarray]:
   """Draws the two views of a clip and the masks that belong to both.
 
@@ -389,7 +416,8 @@ def augment_clip(
   size = frames.shape[-1]
   geometry = sample_geometry(rng, config, size, spacing_mm)
   if geometry.displacement is not None or not np.array_equal(
-      geometry.matrix, np.eye(2, 3)):
+    geometry.matrix, np.eye(2, 3)
+  ):
     frames = warp(frames, geometry)
     masks = warp(masks, geometry, nearest=True)
   weak = weak_view(rng, config, frames)
@@ -397,5 +425,9 @@ def augment_clip(
   if config.strong:
     apex = geometry.place((size - 1) / 2, 0)
     strong = strong_view(rng, config, frames, apex)
-  return {'weak': weak, 'strong': strong, 'masks': masks,
-          'spacing_mm': geometry.spacing(spacing_mm)}
+  return {
+    'weak': weak,
+    'strong': strong,
+    'masks': masks,
+    'spacing_mm': geometry.spacing(spacing_mm),
+  }

@@ -9,10 +9,12 @@ from etils import epath
 from tqdm import tqdm
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.evaluation import case_files, report, results
+from echoforge_jax.evaluation import results
 from echoforge_jax.evaluation.aggregate import Result, score_predictions
 from echoforge_jax.evaluation.protocols import Protocol, get_protocol
 from echoforge_jax.evaluation.receipt import make_receipt
+from echoforge_jax.evaluation.report import case_files
+from echoforge_jax.evaluation.report import page as report
 from echoforge_jax.evaluation.scoring import Case
 
 
@@ -24,14 +26,24 @@ class Evaluation:
     result: the scores.
     paths: files by name: 'metrics', 'per_case', 'per_frame', 'report'.
   """
+
   result: Result
   paths: dict[str, pathlib.Path]
 
 
-def evaluate(workdir, split: str, protocol: str, out_dir,
-             data_dir=None, which: str = 'teacher', seed: int = 0, *,
-             batch_size: int = 4, whole_clip: bool = True,
-             progress: bool = False) -> Evaluation:
+def evaluate(
+  workdir,
+  split: str,
+  protocol: str,
+  out_dir,
+  data_dir=None,
+  which: str = 'teacher',
+  seed: int = 0,
+  *,
+  batch_size: int = 4,
+  whole_clip: bool = True,
+  progress: bool = False,
+) -> Evaluation:
   """Scores a trained model on a prepared split and writes the report.
 
   Args:
@@ -56,19 +68,38 @@ def evaluate(workdir, split: str, protocol: str, out_dir,
   chosen = get_protocol(protocol)
   _check_writable(out_dir)
   predicted = predict_split(
-      workdir, split, chosen, data_dir=data_dir, which=which,
-      batch_size=batch_size)
+    workdir,
+    split,
+    chosen,
+    data_dir=data_dir,
+    which=which,
+    batch_size=batch_size,
+  )
   return write_evaluation(
-      predicted.cases, chosen, out_dir, classes=predicted.classes, seed=seed,
-      receipt=predicted.receipt, whole=predicted.whole if whole_clip else (),
-      log_path=epath.Path(workdir) / 'metrics.jsonl', progress=progress)
+    predicted.cases,
+    chosen,
+    out_dir,
+    classes=predicted.classes,
+    seed=seed,
+    receipt=predicted.receipt,
+    whole=predicted.whole if whole_clip else (),
+    log_path=epath.Path(workdir) / 'metrics.jsonl',
+    progress=progress,
+  )
 
 
-def write_evaluation(cases: Sequence[Case], protocol: Protocol, out_dir, *,
-                     classes: Sequence[str] = ('lv',), seed: int = 0,
-                     receipt: dict | None = None, log_path=None,
-                     whole: Iterable[Case] = (),
-                     progress: bool = False) -> Evaluation:
+def write_evaluation(
+  cases: Sequence[Case],
+  protocol: Protocol,
+  out_dir,
+  *,
+  classes: Sequence[str] = ('lv',),
+  seed: int = 0,
+  receipt: dict | None = None,
+  log_path=None,
+  whole: Iterable[Case] = (),
+  progress: bool = False,
+) -> Evaluation:
   """Scores predicted clips and writes every file of an evaluation.
 
   Args:
@@ -90,21 +121,30 @@ def write_evaluation(cases: Sequence[Case], protocol: Protocol, out_dir, *,
     InputError: if there are no cases or the folder cannot be written.
   """
   report_dir = pathlib.Path(out_dir) / 'report'
+
   def bar(items, name):
     return tqdm(items, desc=name, unit='clip', disable=not progress)
+
   try:
     files = case_files.CaseFiles(report_dir)
     result = score_predictions(
-        bar(cases, 'ED to ES'), protocol, classes=classes, seed=seed,
-        receipt=receipt, on_clip=files.add,
-        whole=bar(whole, 'whole clips') if whole else ())
+      bar(cases, 'ED to ES'),
+      protocol,
+      classes=classes,
+      seed=seed,
+      receipt=receipt,
+      on_clip=files.add,
+      whole=bar(whole, 'whole clips') if whole else (),
+    )
     paths = results.write_result(result, out_dir)
     paths['report'] = report.write_report(
-        result, cases, report_dir, log_path=log_path, case_files=files)
+      result, cases, report_dir, log_path=log_path, case_files=files
+    )
   except OSError as error:
     raise InputError(
-        f'--out {out_dir} cannot be written ({error.strerror or error}); '
-        'choose a directory you may write to') from error
+      f'--out {out_dir} cannot be written ({error.strerror or error}); '
+      'choose a directory you may write to'
+    ) from error
   return Evaluation(result, paths)
 
 
@@ -118,15 +158,22 @@ class PredictedSplit:
     classes: names in the order of the class ids.
     receipt: what identifies model and data.
   """
+
   cases: Sequence[Case]
   whole: Iterable[Case]
   classes: tuple[str, ...]
   receipt: dict
 
 
-def predict_split(workdir, split: str, protocol: Protocol, *, data_dir=None,
-                  which: str = 'teacher', batch_size: int = 4
-                  ) -> PredictedSplit:
+def predict_split(
+  workdir,
+  split: str,
+  protocol: Protocol,
+  *,
+  data_dir=None,
+  which: str = 'teacher',
+  batch_size: int = 4,
+) -> PredictedSplit:
   """Restores a run's model to predict every clip of a split.
 
   Args:
@@ -148,6 +195,7 @@ def predict_split(workdir, split: str, protocol: Protocol, *, data_dir=None,
   from echoforge_jax.data import pipeline, prepared
   from echoforge_jax.evaluation import predict
   from echoforge_jax.training import build, checkpoint
+
   config, variables, step = checkpoint.restore_for_inference(workdir, which)
   data = config.data
   classes = tuple(data.classes)
@@ -155,25 +203,46 @@ def predict_split(workdir, split: str, protocol: Protocol, *, data_dir=None,
   trained = data.get('split_scheme', 'official')
   if dataset == data.dataset and trained != protocol.split_scheme:
     raise InputError(
-        f'{workdir}: trained with the patient lists {trained!r}, but the '
-        f'protocol {protocol.name!r} tests on those of '
-        f'{protocol.split_scheme!r}, some of whom it was trained on; choose a '
-        'protocol with the same lists')
-  where = dict(data_dir=str(data_dir or data.data_dir), dataset=dataset,
-               split=split, image_size=data.image_size,
-               split_scheme=protocol.split_scheme)
+      f'{workdir}: trained with the patient lists {trained!r}, but the '
+      f'protocol {protocol.name!r} tests on those of '
+      f'{protocol.split_scheme!r}, some of whom it was trained on; choose a '
+      'protocol with the same lists'
+    )
+  where = dict(
+    data_dir=str(data_dir or data.data_dir),
+    dataset=dataset,
+    split=split,
+    image_size=data.image_size,
+    split_scheme=protocol.split_scheme,
+  )
   common = dict(**where, num_frames=protocol.num_frames, classes=classes)
   model = build.make_model(config)
   cases = predict.PredictedClips(
-      predict.make_predictor(model, threshold=protocol.threshold), variables,
-      pipeline.eval_clips(**common, sampler=protocol.sampler),
-      batch_size=batch_size)
+    predict.make_predictor(model, threshold=protocol.threshold),
+    variables,
+    pipeline.eval_clips(**common, sampler=protocol.sampler),
+    batch_size=batch_size,
+  )
   whole = predict.WholeClips(
-      model, variables, pipeline.eval_clips(**common, sampler='all'),
-      threshold=protocol.threshold)
-  return PredictedSplit(cases, whole, classes, make_receipt(
-      config, prepared.load_split(**where), step=step, which=which,
-      workdir=workdir, dataset=dataset, split_scheme=protocol.split_scheme))
+    model,
+    variables,
+    pipeline.eval_clips(**common, sampler='all'),
+    threshold=protocol.threshold,
+  )
+  return PredictedSplit(
+    cases,
+    whole,
+    classes,
+    make_receipt(
+      config,
+      prepared.load_split(**where),
+      step=step,
+      which=which,
+      workdir=workdir,
+      dataset=dataset,
+      split_scheme=protocol.split_scheme,
+    ),
+  )
 
 
 def folders_of_runs(workdirs: Sequence, out_dir) -> dict:
@@ -189,12 +258,15 @@ def folders_of_runs(workdirs: Sequence, out_dir) -> dict:
   Raises:
     InputError: if two runs have the same name.
   """
-  folders = {str(w): pathlib.Path(out_dir) / pathlib.Path(w).resolve().name
-             for w in workdirs}
+  folders = {
+    str(w): pathlib.Path(out_dir) / pathlib.Path(w).resolve().name
+    for w in workdirs
+  }
   if len(set(folders.values())) < len(workdirs):
     raise InputError(
-        f'--workdir: found {", ".join(map(str, workdirs))}, wanted runs with '
-        'different names; each gets a folder of that name')
+      f'--workdir: found {", ".join(map(str, workdirs))}, wanted runs with '
+      'different names; each gets a folder of that name'
+    )
   return folders
 
 
@@ -205,5 +277,6 @@ def _check_writable(out_dir) -> None:
     folder = folder.parent
   if not folder.is_dir() or not os.access(folder, os.W_OK):
     raise InputError(
-        f'--out {out_dir} cannot be written: {folder} is not a folder you may '
-        'write to; choose another')
+      f'--out {out_dir} cannot be written: {folder} is not a folder you may '
+      'write to; choose another'
+    )

@@ -12,8 +12,8 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
+from echoforge_jax import cpu as cpu_inference
 from echoforge_jax.evaluation.scoring import Case
-from echoforge_jax.models import cpu_inference
 from echoforge_jax.models.memory import stride_of
 
 # Frames of a whole clip that are predicted at a time.
@@ -25,16 +25,17 @@ def _decide(logits: Array, cut: float) -> tuple[Array, Array]:
   best = jnp.argmax(logits, axis=-1).astype(jnp.uint8) + jnp.uint8(1)
   masks = jnp.where(jnp.max(logits, axis=-1) > cut, best, jnp.uint8(0))
   return masks, jax.nn.sigmoid(logits[..., 0].astype(jnp.float32)).astype(
-      jnp.float16)
+    jnp.float16
+  )
 
 
 def _cut(threshold: float) -> float:
   return math.log(threshold / (1 - threshold))
 
 
-def make_predictor(model: nn.Module, *, threshold: float = 0.5
-                   ) -> Callable[[Mapping[str, Any], Array],
-                                 tuple[Array, Array]]:
+def make_predictor(
+  model: nn.Module, *, threshold: float = 0.5
+) -> Callable[[Mapping[str, Any], Array], tuple[Array, Array]]:
   """Builds the jitted (variables, video) -> masks and probabilities.
 
   Args:
@@ -45,7 +46,7 @@ def make_predictor(model: nn.Module, *, threshold: float = 0.5
   Returns:
     predict(variables, video uint8 [B, T, H, W, 1]) -> masks uint8
     [B, T, H, W] (0 background, k + 1 the k-th class) and the probability of
-    the first class, float16 [B, T, H, W]. Of `models.cpu_inference.jit`: not to
+    the first class, float16 [B, T, H, W]. Of `cpu.jit`: not to
     be called inside of another jitted function.
   """
   cut = _cut(threshold)
@@ -66,8 +67,9 @@ class PredictedClips(Sequence):
   of any size fits in memory.
   """
 
-  def __init__(self, predict, variables: Any, clips: Sequence, *,
-               batch_size: int = 4):
+  def __init__(
+    self, predict, variables: Any, clips: Sequence, *, batch_size: int = 4
+  ):
     """Predicts nothing yet.
 
     Args:
@@ -85,18 +87,28 @@ class PredictedClips(Sequence):
     return len(self._clips)
 
   def __iter__(self) -> Iterator[Case]:
-    return predict_clips(self._predict, self._variables, self._clips,
-                         batch_size=self._batch_size)
+    return predict_clips(
+      self._predict, self._variables, self._clips, batch_size=self._batch_size
+    )
 
   def __getitem__(self, number: int) -> Case:
-    return next(predict_clips(
-        self._predict, self._variables, [self._clips[number]],
-        batch_size=self._batch_size))
+    return next(
+      predict_clips(
+        self._predict,
+        self._variables,
+        [self._clips[number]],
+        batch_size=self._batch_size,
+      )
+    )
 
 
-def predict_clips(predict: Callable[[Any, Array], tuple[Array, Array]],
-                  variables: Any, clips: Iterable[Mapping[str, Any]], *,
-                  batch_size: int = 4) -> Iterator[Case]:
+def predict_clips(
+  predict: Callable[[Any, Array], tuple[Array, Array]],
+  variables: Any,
+  clips: Iterable[Mapping[str, Any]],
+  *,
+  batch_size: int = 4,
+) -> Iterator[Case]:
   """Predicts clips in batches of one size; the last is padded.
 
   Args:
@@ -114,8 +126,7 @@ def predict_clips(predict: Callable[[Any, Array], tuple[Array, Array]],
   while group := list(itertools.islice(clips, batch_size)):
     video = np.stack([np.asarray(clip['video']) for clip in group])
     padding = [(0, batch_size - len(group))] + [(0, 0)] * 4
-    masks, likely = jax.device_get(
-        predict(variables, np.pad(video, padding)))
+    masks, likely = jax.device_get(predict(variables, np.pad(video, padding)))
     # Only the real clips leave: the padding's masks are dropped here.
     for clip, *predicted in zip(group, masks, likely):
       yield make_case(clip, *predicted)
@@ -131,8 +142,14 @@ class WholeClips:
   memory (`models.memory.stride_of`).
   """
 
-  def __init__(self, model: nn.Module, variables: Any, clips: Sequence, *,
-               threshold: float = 0.5):
+  def __init__(
+    self,
+    model: nn.Module,
+    variables: Any,
+    clips: Sequence,
+    *,
+    threshold: float = 0.5,
+  ):
     """Predicts nothing yet.
 
     Args:
@@ -165,8 +182,9 @@ class WholeClips:
       likely = np.zeros(video.shape[:3], np.float16)
       for turn in range(stride):
         self._follow(video, np.arange(turn, len(video), stride), masks, likely)
-      yield dataclasses.replace(make_case(clip, masks, likely),
-                                ed=int(clip['ed']), es=int(clip['es']))
+      yield dataclasses.replace(
+        make_case(clip, masks, likely), ed=int(clip['ed']), es=int(clip['es'])
+      )
 
   def _follow(self, video, members, masks, likely) -> None:
     """Predicts the frames that share a memory, into `masks` and `likely`."""
@@ -177,18 +195,21 @@ class WholeClips:
     track = np.concatenate([members, np.repeat(members[-1:], lag)])
     owners = np.concatenate([np.full(lag, -1), members])
     for start in range(0, len(track), CHUNK):
-      part = track[start:start + CHUNK]
+      part = track[start : start + CHUNK]
       # The padding of the last part comes after all that counts.
       frames = np.pad(video[part], [(0, CHUNK - len(part))] + [(0, 0)] * 3)
       *found, memory = self._run(self._variables, frames, memory)
-      owner = owners[start:start + len(part)]
+      owner = owners[start : start + len(part)]
       real = owner >= 0
       for kept, new in zip((masks, likely), jax.device_get(found)):
-        kept[owner[real]] = new[:len(part)][real]
+        kept[owner[real]] = new[: len(part)][real]
 
 
-def make_case(clip: Mapping[str, Any], prediction: np.ndarray,
-              probability: np.ndarray | None = None) -> Case:
+def make_case(
+  clip: Mapping[str, Any],
+  prediction: np.ndarray,
+  probability: np.ndarray | None = None,
+) -> Case:
   """A case from an evaluation clip and its predicted masks.
 
   Args:
@@ -199,16 +220,24 @@ def make_case(clip: Mapping[str, Any], prediction: np.ndarray,
   Returns:
     The case.
   """
+
   def number(name):
     return float(clip.get(name, math.nan))
 
   native = clip.get('native_size')
   return Case(
-      patient=str(clip['patient']), view=str(clip['view']),
-      truth=np.asarray(clip['masks']), prediction=np.asarray(prediction),
-      spacing_mm=np.asarray(clip['spacing_mm'], np.float64),
-      frames=np.asarray(clip['video'])[..., 0],
-      labeled=np.asarray(clip['labeled'], bool), probability=probability,
-      native_size=None if native is None else tuple(int(n) for n in native),
-      quality=str(clip.get('quality', '')), ef_percent=number('ef_percent'),
-      edv_ml=number('edv_ml'), esv_ml=number('esv_ml'), fps=number('fps'))
+    patient=str(clip['patient']),
+    view=str(clip['view']),
+    truth=np.asarray(clip['masks']),
+    prediction=np.asarray(prediction),
+    spacing_mm=np.asarray(clip['spacing_mm'], np.float64),
+    frames=np.asarray(clip['video'])[..., 0],
+    labeled=np.asarray(clip['labeled'], bool),
+    probability=probability,
+    native_size=None if native is None else tuple(int(n) for n in native),
+    quality=str(clip.get('quality', '')),
+    ef_percent=number('ef_percent'),
+    edv_ml=number('edv_ml'),
+    esv_ml=number('esv_ml'),
+    fps=number('fps'),
+  )

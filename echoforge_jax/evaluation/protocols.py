@@ -4,15 +4,15 @@ import dataclasses
 import json
 import pathlib
 
-from echoforge_jax.data.raw import DATASETS
+from echoforge_jax.data.datasets import DATASETS
 from echoforge_jax.errors import InputError
 
 _CHOICES = {
-    'split_scheme': ('official', 'memsam'),
-    'sampler': ('linspace', 'truncate'),
-    'score': ('ends', 'all'),
-    'pooling': ('clip_patient', 'frame'),
-    'ef_method': ('biplane', 'discs', 'area_length'),
+  'split_scheme': ('official', 'memsam'),
+  'sampler': ('linspace', 'truncate'),
+  'score': ('ends', 'all'),
+  'pooling': ('clip_patient', 'frame'),
+  'ef_method': ('biplane', 'discs', 'area_length'),
 }
 
 
@@ -40,6 +40,7 @@ class Protocol:
       Volumes of several views are averaged with the last two.
     metric_spacing: True measures distances in mm, False in native pixels.
   """
+
   name: str
   score: str
   description: str
@@ -66,26 +67,42 @@ class Protocol:
     return list(range(count))
 
 
-_SEMI = Protocol('camus_semi', score='ends',
-                 description='10 frames from ED to ES, scored at ED and ES')
-_FULL = Protocol('camus_full', score='all',
-                 description='10 frames from ED to ES, all scored')
+_SEMI = Protocol(
+  'camus_semi',
+  score='ends',
+  description='10 frames from ED to ES, scored at ED and ES',
+)
+_FULL = Protocol(
+  'camus_full', score='all', description='10 frames from ED to ES, all scored'
+)
 _MEMSAM = ', patients in the order of ids (350/50/100)'
 PROTOCOLS = {
-    p.name: p for p in (
-        _SEMI,
-        _FULL,
-        dataclasses.replace(
-            _SEMI, name='camus_semi_memsam', split_scheme='memsam',
-            description=_SEMI.description + _MEMSAM),
-        dataclasses.replace(
-            _FULL, name='camus_full_memsam', split_scheme='memsam',
-            description=_FULL.description + _MEMSAM),
-        Protocol('echonet', score='ends', dataset='echonet',
-                 ef_method='discs', metric_spacing=False,
-                 description='10 frames from ED to ES, scored at the two '
-                 'traced frames, distances in pixels'),
-    )
+  p.name: p
+  for p in (
+    _SEMI,
+    _FULL,
+    dataclasses.replace(
+      _SEMI,
+      name='camus_semi_memsam',
+      split_scheme='memsam',
+      description=_SEMI.description + _MEMSAM,
+    ),
+    dataclasses.replace(
+      _FULL,
+      name='camus_full_memsam',
+      split_scheme='memsam',
+      description=_FULL.description + _MEMSAM,
+    ),
+    Protocol(
+      'echonet',
+      score='ends',
+      dataset='echonet',
+      ef_method='discs',
+      metric_spacing=False,
+      description='10 frames from ED to ES, scored at the two '
+      'traced frames, distances in pixels',
+    ),
+  )
 }
 
 
@@ -106,8 +123,9 @@ def get_protocol(name: str) -> Protocol:
     return _read_protocol(pathlib.Path(name))
   if name not in PROTOCOLS:
     raise InputError(
-        f'protocol: found {name!r}, wanted one of {", ".join(PROTOCOLS)}, or '
-        'a .json file with its fields; choose one with --protocol')
+      f'protocol: found {name!r}, wanted one of {", ".join(PROTOCOLS)}, or '
+      'a .json file with its fields; choose one with --protocol'
+    )
   return PROTOCOLS[name]
 
 
@@ -117,27 +135,42 @@ def _read_protocol(path: pathlib.Path) -> Protocol:
     protocol = Protocol(**fields)
   except (OSError, ValueError, TypeError) as error:
     known = ', '.join(f.name for f in dataclasses.fields(Protocol))
-    raise InputError(f'{path}: not a protocol ({error}); wanted a JSON object '
-                     f'with fields of: {known}') from error
+    raise InputError(
+      f'{path}: not a protocol ({error}); wanted a JSON object '
+      f'with fields of: {known}'
+    ) from error
   if protocol.name in PROTOCOLS:
-    raise InputError(f'{path}: the name {protocol.name!r} belongs to a '
-                     'built-in protocol; give yours another')
-  for field, kind in (('name', str), ('description', str),
-                      ('metric_spacing', bool)):
+    raise InputError(
+      f'{path}: the name {protocol.name!r} belongs to a '
+      'built-in protocol; give yours another'
+    )
+  for field, kind in (
+    ('name', str),
+    ('description', str),
+    ('metric_spacing', bool),
+  ):
     value = getattr(protocol, field)
     if not isinstance(value, kind):
-      raise InputError(f'{path}: {field} is {value!r}, wanted '
-                       f'{"true or false" if kind is bool else "a text"}')
+      raise InputError(
+        f'{path}: {field} is {value!r}, wanted '
+        f'{"true or false" if kind is bool else "a text"}'
+      )
   for field, choices in {**_CHOICES, 'dataset': ('', *DATASETS)}.items():
     value = getattr(protocol, field)
     if value not in choices:
-      raise InputError(f'{path}: {field} is {value!r}, wanted one of '
-                       f'{", ".join(c or repr(c) for c in choices)}')
+      raise InputError(
+        f'{path}: {field} is {value!r}, wanted one of '
+        f'{", ".join(c or repr(c) for c in choices)}'
+      )
   number = (int, float)
-  if not (isinstance(protocol.num_frames, int) and protocol.num_frames >= 2
-          and isinstance(protocol.threshold, number)
-          and 0 < protocol.threshold < 1):
+  if not (
+    isinstance(protocol.num_frames, int)
+    and protocol.num_frames >= 2
+    and isinstance(protocol.threshold, number)
+    and 0 < protocol.threshold < 1
+  ):
     raise InputError(
-        f'{path}: found num_frames {protocol.num_frames!r} and threshold '
-        f'{protocol.threshold!r}, wanted 2 or more and between 0 and 1')
+      f'{path}: found num_frames {protocol.num_frames!r} and threshold '
+      f'{protocol.threshold!r}, wanted 2 or more and between 0 and 1'
+    )
   return protocol

@@ -1,6 +1,5 @@
 """Writes a result: metrics.json, the two tables, the summary for a terminal."""
 
-from collections.abc import Sequence
 import csv
 import json
 import math
@@ -9,45 +8,7 @@ import pathlib
 import numpy as np
 
 from echoforge_jax.evaluation.aggregate import Result
-
-NAMES = {'dice': 'Dice', 'iou': 'IoU', 'hd': 'HD', 'hd95': 'HD95',
-          'asd': 'ASD'}
-SYNTHETIC_NOTE = ('synthetic patients: these scores say nothing about real '
-                  'ultrasound')
-
-
-def is_synthetic(metrics: dict) -> bool:
-  """Whether the receipt says that the patients are phantoms.
-
-  Args:
-    metrics: content of metrics.json.
-
-  Returns:
-    False where the receipt does not know.
-  """
-  receipt = metrics['receipt']
-  return bool(receipt.get('synthetic')
-              or 'phantom' in str(receipt.get('dataset', '')))
-
-
-def to_json(value):
-  """The value in strict JSON's types: NaN and infinity become None.
-
-  Args:
-    value: nested dicts, sequences, numpy or Python scalars.
-
-  Returns:
-    The same with dicts, lists, str, bool, int, float and None only.
-  """
-  if isinstance(value, dict):
-    return {str(k): to_json(v) for k, v in value.items()}
-  if isinstance(value, (list, tuple, np.ndarray)):
-    return [to_json(v) for v in value]
-  if isinstance(value, np.generic):
-    value = value.item()
-  if isinstance(value, float) and not math.isfinite(value):
-    return None
-  return value
+from echoforge_jax.textio import NAMES, interval, number, to_json
 
 
 def write_result(result: Result, out_dir) -> dict[str, pathlib.Path]:
@@ -62,11 +23,14 @@ def write_result(result: Result, out_dir) -> dict[str, pathlib.Path]:
   """
   out_dir = pathlib.Path(out_dir)
   out_dir.mkdir(parents=True, exist_ok=True)
-  paths = {'metrics': out_dir / 'metrics.json',
-           'per_case': out_dir / 'per_case.csv',
-           'per_frame': out_dir / 'per_frame.csv'}
+  paths = {
+    'metrics': out_dir / 'metrics.json',
+    'per_case': out_dir / 'per_case.csv',
+    'per_frame': out_dir / 'per_frame.csv',
+  }
   paths['metrics'].write_text(
-      json.dumps(to_json(result.metrics), indent=2, allow_nan=False) + '\n')
+    json.dumps(to_json(result.metrics), indent=2, allow_nan=False) + '\n'
+  )
   _write_csv(paths['per_case'], result.per_case)
   _write_csv(paths['per_frame'], result.per_frame)
   return paths
@@ -87,11 +51,16 @@ def headline_rows(result: Result) -> list[tuple[str, ...]]:
     for metric, entry in entries.items():
       share = metric in ('dice', 'iou')
       scale, digits = (100, 2) if share else (1, 2)
-      rows.append((
-          name.upper(), f'{NAMES[metric]} ({"%" if share else unit})',
+      rows.append(
+        (
+          name.upper(),
+          f'{NAMES[metric]} ({"%" if share else unit})',
           number(entry['mean'], digits, scale),
           interval(entry['ci95'], digits, scale),
-          number(entry['median'], digits, scale), str(entry['n'])))
+          number(entry['median'], digits, scale),
+          str(entry['n']),
+        )
+      )
   return rows
 
 
@@ -109,12 +78,12 @@ def ef_rows(result: Result) -> list[tuple[str, str, str]]:
     return []
   ci = ef['ci95']
   return [
-      ('Pearson r', number(ef['pearson_r'], 3), interval(ci['pearson_r'], 3)),
-      ('bias (points)', number(ef['bias'], 2), interval(ci['bias'], 2)),
-      ('SD of differences', number(ef['sd'], 2), ''),
-      ('limits of agreement', interval(ef['loa'], 2), ''),
-      ('MAE', number(ef['mae'], 2), interval(ci['mae'], 2)),
-      ('RMSE', number(ef['rmse'], 2), interval(ci['rmse'], 2)),
+    ('Pearson r', number(ef['pearson_r'], 3), interval(ci['pearson_r'], 3)),
+    ('bias (points)', number(ef['bias'], 2), interval(ci['bias'], 2)),
+    ('SD of differences', number(ef['sd'], 2), ''),
+    ('limits of agreement', interval(ef['loa'], 2), ''),
+    ('MAE', number(ef['mae'], 2), interval(ci['mae'], 2)),
+    ('RMSE', number(ef['rmse'], 2), interval(ci['rmse'], 2)),
   ]
 
 
@@ -127,72 +96,17 @@ def flagged_rows(result: Result) -> list[tuple[str, str, str, str]]:
   Returns:
     (patient, EF reference, EF predicted, flags) as text, one a patient.
   """
-  rows = {r['patient']: (r['patient'], number(r['ef_reference'], 1),
-                         number(r['ef_predicted'], 1), r['flags'])
-          for r in result.per_case if r['flags']}
+  rows = {
+    r['patient']: (
+      r['patient'],
+      number(r['ef_reference'], 1),
+      number(r['ef_predicted'], 1),
+      r['flags'],
+    )
+    for r in result.per_case
+    if r['flags']
+  }
   return list(rows.values())
-
-
-def number(value, digits: int, scale: float = 1) -> str:
-  """A number as text, 'n/a' if it is not finite.
-
-  Args:
-    value: the number or None.
-    digits: after the decimal point.
-    scale: multiplied first.
-
-  Returns:
-    The text.
-  """
-  if value is None or not math.isfinite(value):
-    return 'n/a'
-  return f'{value * scale:.{digits}f}'
-
-
-def interval(pair, digits: int, scale: float = 1) -> str:
-  """An interval as '[low, high]', '' if it is not finite.
-
-  Args:
-    pair: (low, high).
-    digits: after the decimal point.
-    scale: multiplied first.
-
-  Returns:
-    The text.
-  """
-  if any(v is None or not math.isfinite(v) for v in pair):
-    return ''
-  return f'[{number(pair[0], digits, scale)}, {number(pair[1], digits, scale)}]'
-
-
-def p_text(value: float | None) -> str:
-  """A p value as text.
-
-  Args:
-    value: in [0, 1], or None.
-
-  Returns:
-    Four digits, '<.0001' below them, 'n/a' for None.
-  """
-  if value is None or not math.isfinite(value):
-    return 'n/a'
-  if value < 1e-4:
-    return '<.0001'
-  return f'{value:.4f}'.removeprefix('0')
-
-
-def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-  """Rows as left-aligned columns.
-
-  Args:
-    rows: one or more, all of one length.
-
-  Returns:
-    One line a row, indented by two.
-  """
-  widths = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
-  return ['  ' + '  '.join(c.ljust(w) for c, w in zip(row, widths)).rstrip()
-          for row in rows]
 
 
 def _write_csv(path: pathlib.Path, rows: list[dict]) -> None:

@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.evaluation import (
+from echoforge_jax.evaluation.protocols import Protocol
+from echoforge_jax.metrics import (
   calibration,
   ejection,
   overlap,
@@ -15,7 +16,6 @@ from echoforge_jax.evaluation import (
   temporal,
   validity,
 )
-from echoforge_jax.evaluation.protocols import Protocol
 
 METRICS = ('dice', 'iou', 'hd', 'hd95', 'asd')
 
@@ -43,6 +43,7 @@ class Case:
     ed: position of the true ED in a whole clip; None means the first frame.
     es: position of the true ES in a whole clip; None means the last frame.
   """
+
   patient: str
   view: str
   truth: np.ndarray
@@ -105,6 +106,7 @@ class ClipScore:
     reliability: counts of the first class's probability; None if unknown.
     confidence: of the whole clip's prediction; NaN if unknown.
   """
+
   case: Case
   unit: str
   frames: list[dict]
@@ -127,8 +129,9 @@ class ClipScore:
     return self.truth_attributes if complete else {}
 
 
-def score_clip(case: Case, protocol: Protocol,
-               classes: Sequence[str] = ('lv',)) -> ClipScore:
+def score_clip(
+  case: Case, protocol: Protocol, classes: Sequence[str] = ('lv',)
+) -> ClipScore:
   """Scores one clip under a protocol.
 
   Args:
@@ -144,46 +147,70 @@ def score_clip(case: Case, protocol: Protocol,
   """
   if case.truth.shape != case.prediction.shape or case.truth.ndim != 3:
     raise InputError(
-        f'{case.patient} {case.view}: found masks of shape '
-        f'{case.prediction.shape} for a truth of {case.truth.shape}, wanted '
-        'the same [T, H, W]; predict on the grid the truth is on')
+      f'{case.patient} {case.view}: found masks of shape '
+      f'{case.prediction.shape} for a truth of {case.truth.shape}, wanted '
+      'the same [T, H, W]; predict on the grid the truth is on'
+    )
   count = len(case.truth)
-  labeled = (np.ones(count, bool) if case.labeled is None
-             else np.asarray(case.labeled, bool))
+  labeled = (
+    np.ones(count, bool)
+    if case.labeled is None
+    else np.asarray(case.labeled, bool)
+  )
   metric = protocol.metric_spacing
   spacing = case.spacing(metric)
-  rows = frame_rows(case, protocol.scored_frames(count), classes, labeled,
-                    spacing)
-  means = {name: {m: _mean(r[m] for r in rows
-                           if r['scored'] and r['class'] == name)
-                  for m in METRICS} for name in classes}
+  rows = frame_rows(
+    case, protocol.scored_frames(count), classes, labeled, spacing
+  )
+  means = {
+    name: {
+      m: _mean(r[m] for r in rows if r['scored'] and r['class'] == name)
+      for m in METRICS
+    }
+    for name in classes
+  }
   pixel = spacing[0] * spacing[1]
   common = dict(
-      case=dataclasses.replace(case, truth=None, prediction=None, frames=None,
-                               probability=None),
-      unit=_unit(case, metric), frames=rows, means=means,
-      valid=_valid_share(case.prediction, classes),
-      truth_valid=(_valid_share(case.truth, classes) if labeled.all()
-                   else math.nan),
-      **_trust(case, labeled))
+    case=dataclasses.replace(
+      case, truth=None, prediction=None, frames=None, probability=None
+    ),
+    unit=_unit(case, metric),
+    frames=rows,
+    means=means,
+    valid=_valid_share(case.prediction, classes),
+    truth_valid=(
+      _valid_share(case.truth, classes) if labeled.all() else math.nan
+    ),
+    **_trust(case, labeled),
+  )
   if 'lv' not in classes:
     empty = np.full(count, math.nan)
-    return ClipScore(truth_ends=(None, None), predicted_ends=(None, None),
-                     areas=empty, truth_areas=empty, attributes={},
-                     truth_attributes={}, **common)
+    return ClipScore(
+      truth_ends=(None, None),
+      predicted_ends=(None, None),
+      areas=empty,
+      truth_areas=empty,
+      attributes={},
+      truth_attributes={},
+      **common,
+    )
   lv = classes.index('lv') + 1
   predicted, attributes = _follow(case.prediction, classes, spacing)
   truth, truth_attributes = _follow(case.truth, classes, spacing)
   return ClipScore(
-      truth_ends=tuple(truth[t] if labeled[t] else None for t in (0, -1)),
-      predicted_ends=(predicted[0], predicted[-1]),
-      areas=(case.prediction == lv).sum(axis=(1, 2)) * pixel,
-      truth_areas=np.where(
-          labeled, (case.truth == lv).sum(axis=(1, 2)) * pixel, math.nan),
-      attributes=attributes,
-      truth_attributes={name: np.where(labeled, series, math.nan)
-                        for name, series in truth_attributes.items()},
-      **common)
+    truth_ends=tuple(truth[t] if labeled[t] else None for t in (0, -1)),
+    predicted_ends=(predicted[0], predicted[-1]),
+    areas=(case.prediction == lv).sum(axis=(1, 2)) * pixel,
+    truth_areas=np.where(
+      labeled, (case.truth == lv).sum(axis=(1, 2)) * pixel, math.nan
+    ),
+    attributes=attributes,
+    truth_attributes={
+      name: np.where(labeled, series, math.nan)
+      for name, series in truth_attributes.items()
+    },
+    **common,
+  )
 
 
 def _trust(case: Case, labeled) -> dict:
@@ -193,14 +220,20 @@ def _trust(case: Case, labeled) -> dict:
   truth, prediction = case.truth == 1, case.prediction == 1
   band = calibration.boundary_band(truth[labeled], prediction[labeled])
   return {
-      'reliability': calibration.count_bins(
-          case.probability[labeled], truth[labeled], where=band),
-      'confidence': calibration.clip_confidence(case.probability, prediction)}
+    'reliability': calibration.count_bins(
+      case.probability[labeled], truth[labeled], where=band
+    ),
+    'confidence': calibration.clip_confidence(case.probability, prediction),
+  }
 
 
-def frame_rows(case: Case, frames: Sequence[int], classes: Sequence[str],
-               labeled: np.ndarray, spacing: tuple[float, float]
-               ) -> list[dict]:
+def frame_rows(
+  case: Case,
+  frames: Sequence[int],
+  classes: Sequence[str],
+  labeled: np.ndarray,
+  spacing: tuple[float, float],
+) -> list[dict]:
   """Metrics of every labeled frame and class.
 
   Args:
@@ -224,15 +257,23 @@ def frame_rows(case: Case, frames: Sequence[int], classes: Sequence[str],
       truth = case.truth[t] == k + 1
       prediction = case.prediction[t] == k + 1
       distances = surface.surface_distances(truth, prediction, spacing)
-      rows.append({
-          'patient': case.patient, 'view': case.view, 'frame': int(t),
+      rows.append(
+        {
+          'patient': case.patient,
+          'view': case.view,
+          'frame': int(t),
           'phase': 'ED' if t == ed else 'ES' if t == es else '',
-          'scored': int(t) in scored, 'class': name,
+          'scored': int(t) in scored,
+          'class': name,
           'dice': overlap.dice(truth, prediction),
           'iou': overlap.iou(truth, prediction),
-          'hd': distances.hd, 'hd95': distances.hd95, 'asd': distances.asd,
+          'hd': distances.hd,
+          'hd95': distances.hd95,
+          'asd': distances.asd,
           'area_truth': float(truth.sum() * pixel),
-          'area_predicted': float(prediction.sum() * pixel)})
+          'area_predicted': float(prediction.sum() * pixel),
+        }
+      )
   return rows
 
 
@@ -246,8 +287,9 @@ def _follow(masks, classes, spacing):
 
 def _valid_share(masks, classes) -> float:
   """Share of frames on which the anatomy is valid."""
-  return float(np.mean([validity.all_valid(frame, tuple(classes))
-                        for frame in masks]))
+  return float(
+    np.mean([validity.all_valid(frame, tuple(classes)) for frame in masks])
+  )
 
 
 def _unit(case: Case, metric: bool) -> str:

@@ -11,9 +11,9 @@ import math
 
 import numpy as np
 
-from echoforge_jax.evaluation import beats, ejection
 from echoforge_jax.evaluation.protocols import Protocol
 from echoforge_jax.evaluation.scoring import METRICS, Case, frame_rows
+from echoforge_jax.metrics import beats, ejection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,7 @@ class WholeScore:
     fps: frames per second; NaN where unknown.
     flags: of `beats.find_beats`, and 'empty_frames'.
   """
+
   patient: str
   view: str
   num_frames: int
@@ -46,8 +47,9 @@ class WholeScore:
   flags: tuple[str, ...]
 
 
-def score_whole(cases: Iterable[Case], protocol: Protocol,
-                classes: Sequence[str] = ('lv',)) -> Iterator[WholeScore]:
+def score_whole(
+  cases: Iterable[Case], protocol: Protocol, classes: Sequence[str] = ('lv',)
+) -> Iterator[WholeScore]:
   """Scores whole clips one at a time.
 
   Args:
@@ -65,21 +67,36 @@ def score_whole(cases: Iterable[Case], protocol: Protocol,
 
 def _score(case: Case, protocol: Protocol, classes) -> WholeScore:
   count = len(case.truth)
-  labeled = (np.ones(count, bool) if case.labeled is None
-             else np.asarray(case.labeled, bool))
-  wanted = ({case.ed, case.es} if protocol.score == 'ends'
-            else set(range(count)))
+  labeled = (
+    np.ones(count, bool)
+    if case.labeled is None
+    else np.asarray(case.labeled, bool)
+  )
+  wanted = {case.ed, case.es} if protocol.score == 'ends' else set(range(count))
   use = labeled & np.isin(np.arange(count), sorted(wanted))
   spacing = case.spacing(protocol.metric_spacing)
   rows = frame_rows(case, sorted(wanted), classes, use, spacing)
-  means = {name: {m: _mean(r[m] for r in rows if r['class'] == name)
-                  for m in METRICS} for name in classes}
+  means = {
+    name: {m: _mean(r[m] for r in rows if r['class'] == name) for m in METRICS}
+    for name in classes
+  }
   found, errors, ends, flags = None, (math.nan, math.nan), (None, None), ()
   if 'lv' in classes:
     found, errors, ends, flags = _beat(
-        case, case.prediction == classes.index('lv') + 1, spacing)
-  return WholeScore(case.patient, case.view, count, int(use.sum()), means,
-                    ends, found, errors, case.fps, flags)
+      case, case.prediction == classes.index('lv') + 1, spacing
+    )
+  return WholeScore(
+    case.patient,
+    case.view,
+    count,
+    int(use.sum()),
+    means,
+    ends,
+    found,
+    errors,
+    case.fps,
+    flags,
+  )
 
 
 def _beat(case: Case, lv: np.ndarray, spacing):
@@ -96,8 +113,9 @@ def _beat(case: Case, lv: np.ndarray, spacing):
   usable = np.flatnonzero(~empty)
   found = tuple(int(usable[np.abs(usable - t).argmin()]) for t in pairs[0])
   errors = tuple(
-      float(min(abs(pair[k] - true) for pair in pairs))
-      for k, true in enumerate((case.ed, case.es)))
+    float(min(abs(pair[k] - true) for pair in pairs))
+    for k, true in enumerate((case.ed, case.es))
+  )
   ends = tuple(ejection.measure_cavity(lv[t], spacing) for t in found)
   return found, errors, ends, tuple(flags)
 

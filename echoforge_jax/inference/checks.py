@@ -5,9 +5,9 @@ import pathlib
 import numpy as np
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.inference.color import painted_share
-from echoforge_jax.inference.raw_clip import RawClip
-from echoforge_jax.inference.sector import Sector
+from echoforge_jax.formats.color import painted_share
+from echoforge_jax.formats.raw_clip import RawClip
+from echoforge_jax.formats.sector import Sector
 
 # Below this overlap of what moves and the best sector it is another shape.
 _MIN_FIT = 0.8
@@ -17,8 +17,9 @@ _BRIGHT = 128
 _FRAMES = 16  # Looked at, spread over the clip.
 
 
-def check_content(path: pathlib.Path, clip: RawClip,
-                  sector: Sector) -> tuple[str, ...]:
+def check_content(
+  path: pathlib.Path, clip: RawClip, sector: Sector
+) -> tuple[str, ...]:
   """Refuses what the networks cannot take, and names what is doubtful.
 
   Args:
@@ -37,19 +38,20 @@ def check_content(path: pathlib.Path, clip: RawClip,
   low, high = int(clip.frames.min()), int(clip.frames.max())
   if low == high:
     raise InputError(
-        f'{path}: every pixel has the gray level {low}; wanted an ultrasound '
-        'clip: export it again')
+      f'{path}: every pixel has the gray level {low}; wanted an ultrasound '
+      'clip: export it again'
+    )
   inside = _inside(sector, frames.shape[1:])
   painted = painted_share(clip.color, inside)
   if painted:
     raise InputError(
-        f'{path}: found color Doppler over {100 * painted:.0f} % of the '
-        'sector; wanted a gray-scale (B-mode) clip: export the one without '
-        'color')
+      f'{path}: found color Doppler over {100 * painted:.0f} % of the '
+      'sector; wanted a gray-scale (B-mode) clip: export the one without '
+      'color'
+    )
   flags = []
   # Crops, as datasets distribute them, may cut the sector's sides.
-  if sector.fit < _MIN_FIT and (
-      sector.inside is not None or sector.doubted):
+  if sector.fit < _MIN_FIT and (sector.inside is not None or sector.doubted):
     flags.append('not_a_sector')
   dark, light = np.percentile(frames[:, inside], [5, 95])
   if light - dark < _MIN_SPAN:
@@ -66,5 +68,5 @@ def _inside(sector: Sector, shape: tuple[int, int]) -> np.ndarray:
     return sector.inside
   top, left, bottom, right = sector.box
   inside = np.zeros(shape, bool)
-  inside[max(top, 0):bottom, max(left, 0):right] = True
+  inside[max(top, 0) : bottom, max(left, 0) : right] = True
   return inside

@@ -20,9 +20,9 @@ import dataclasses
 import numpy as np
 from scipy import optimize, special
 
-from echoforge_jax.data.clip import IGNORE
+from echoforge_jax.clip import IGNORE
 from echoforge_jax.errors import InputError
-from echoforge_jax.evaluation import calibration as reliability
+from echoforge_jax.metrics import calibration as reliability
 
 # A frame of this mean Dice is of no use for volumes (ours).
 POOR = 0.85
@@ -40,6 +40,7 @@ class Calibration:
     low: expected Dice below which a frame is doubtful.
     facts: how it was found, as JSON takes it; empty where it was not.
   """
+
   temperature: float = 1.0
   low: float = POOR
   facts: Mapping = dataclasses.field(default_factory=dict)
@@ -58,7 +59,8 @@ class Calibration:
   def probability(self, logits: np.ndarray) -> np.ndarray:
     """Logits -> probabilities, float32 of the same shape."""
     return special.expit(
-        np.asarray(logits, np.float32) / np.float32(self.temperature))
+      np.asarray(logits, np.float32) / np.float32(self.temperature)
+    )
 
 
 def expected_dice(probability: np.ndarray) -> np.ndarray:
@@ -79,8 +81,9 @@ def expected_dice(probability: np.ndarray) -> np.ndarray:
   return np.where(size > 0, overlap / np.maximum(both, 1e-9), 0.0)
 
 
-def fit(clips: Iterable[tuple[np.ndarray, np.ndarray]], *,
-        seed: int = 0) -> dict:
+def fit(
+  clips: Iterable[tuple[np.ndarray, np.ndarray]], *, seed: int = 0
+) -> dict:
   """Fits a temperature and a threshold on clips with truth.
 
   One half of the clips is fitted on, the figures are of the other half.
@@ -98,11 +101,16 @@ def fit(clips: Iterable[tuple[np.ndarray, np.ndarray]], *,
   Raises:
     InputError: fewer than 8 clips show the class.
   """
-  clips = [(logits, masks) for logits, masks in clips
-           if ((masks == 1).any((1, 2)) & (masks != IGNORE).all((1, 2))).any()]
+  clips = [
+    (logits, masks)
+    for logits, masks in clips
+    if ((masks == 1).any((1, 2)) & (masks != IGNORE).all((1, 2))).any()
+  ]
   if len(clips) < _FEWEST:
-    raise InputError(f'--calibrate: found {len(clips)} validation clips that '
-                     f'show the class, wanted at least {_FEWEST}')
+    raise InputError(
+      f'--calibrate: found {len(clips)} validation clips that '
+      f'show the class, wanted at least {_FEWEST}'
+    )
   fitted, held = clips[0::2], clips[1::2]
   near = [_near(logits, masks) for logits, masks in fitted]
   logits, truth = (np.concatenate(parts) for parts in zip(*near))
@@ -112,7 +120,8 @@ def fit(clips: Iterable[tuple[np.ndarray, np.ndarray]], *,
     return float(np.mean(np.logaddexp(0, z) - truth * z))
 
   found = optimize.minimize_scalar(
-      cost, bounds=np.log(_TEMPERATURES), method='bounded')
+    cost, bounds=np.log(_TEMPERATURES), method='bounded'
+  )
   temperature = float(np.exp(found.x))
   calibrated = Calibration(temperature)
   expected, dice = _frames(fitted, calibrated)
@@ -120,23 +129,33 @@ def fit(clips: Iterable[tuple[np.ndarray, np.ndarray]], *,
   expected, dice = _frames(held, calibrated)
   pooled = {}
   for name, one in (('before', Calibration()), ('after', calibrated)):
-    bins = [reliability.count_bins(one.probability(z), masks == 1,
-                                   where=_band(z, masks))
-            for z, masks in held]
+    bins = [
+      reliability.count_bins(
+        one.probability(z), masks == 1, where=_band(z, masks)
+      )
+      for z, masks in held
+    ]
     pooled[name] = reliability.ece(sum(bins[1:], bins[0]))
   by_clip = [_frames([clip], calibrated) for clip in held]
   return {
-      'temperature': temperature, 'low': low, 'n_clips': len(held),
-      'n_frames': len(dice), 'ece': pooled, 'frame_dice': float(dice.mean()),
-      'frame_expected_dice': float(expected.mean()),
-      'correlation': float(np.corrcoef(expected, dice)[0, 1]),
-      'share_low': float((expected < low).mean()),
-      'dice_low': _mean(dice[expected < low]),
-      'dice_rest': _mean(dice[expected >= low]),
-      'risk_coverage': reliability.risk_coverage(
-          np.array([e.mean() for e, _ in by_clip]),
-          np.array([1 - d.mean() for _, d in by_clip]), seed=seed,
-          resamples=2000)}
+    'temperature': temperature,
+    'low': low,
+    'n_clips': len(held),
+    'n_frames': len(dice),
+    'ece': pooled,
+    'frame_dice': float(dice.mean()),
+    'frame_expected_dice': float(expected.mean()),
+    'correlation': float(np.corrcoef(expected, dice)[0, 1]),
+    'share_low': float((expected < low).mean()),
+    'dice_low': _mean(dice[expected < low]),
+    'dice_rest': _mean(dice[expected >= low]),
+    'risk_coverage': reliability.risk_coverage(
+      np.array([e.mean() for e, _ in by_clip]),
+      np.array([1 - d.mean() for _, d in by_clip]),
+      seed=seed,
+      resamples=2000,
+    ),
+  }
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -144,8 +163,7 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def _band(logits, masks) -> np.ndarray:
-  return (reliability.boundary_band(masks == 1, logits > 0)
-          & (masks != IGNORE))
+  return reliability.boundary_band(masks == 1, logits > 0) & (masks != IGNORE)
 
 
 def _near(logits, masks) -> tuple[np.ndarray, np.ndarray]:

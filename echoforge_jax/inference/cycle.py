@@ -6,64 +6,63 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from echoforge_jax.data.clip import LABELS
-from echoforge_jax.evaluation import ejection
-from echoforge_jax.evaluation.beats import find_beats, is_cut, smooth_curve
+from echoforge_jax.clip import LABELS
+from echoforge_jax.metrics import ejection
+from echoforge_jax.metrics.beats import find_beats, is_cut, smooth_curve
 
 # What each code in `flags` means to a reader.
 FLAGS = {
-    'no_cavity': 'no left ventricle was found in any frame',
-    'empty_masks': 'some frames have no left ventricle',
-    'fragmented': 'the left ventricle falls into several pieces somewhere',
-    'holes': 'the left ventricle has holes at ED or ES',
-    'axis_not_upright': 'the ventricle lies across the image at ED or ES; '
-                        'wanted an apical view with the apex up',
-    'cut_by_border': 'the left ventricle touches the border of the sector '
-                     'sideways or at the bottom: its area is too small',
-    'no_full_cycle': 'the area curve does not show a fall and a rise: ED and '
-                     'ES may lie outside the clip',
-    'es_before_ed': 'no contraction follows the largest area: ES was taken '
-                    'before ED',
-    'no_contraction': 'the area hardly changes: ED and ES are guesses',
-    'area_jitter': 'the area jumps from frame to frame: the masks are '
-                   'inconsistent in time',
-    'beat_unmeasured': 'ED or ES of a beat shows no ventricle that could be '
-                       'measured; the beat is left out',
-    'beats_differ': 'EF differs between the beats by more than 10 points (SD)',
-    'low_confidence': 'the network is unsure of the outline at ED, at ES or in '
-                      'most frames',
-    'spacing_unknown': 'mm per pixel unknown: no volumes; EF by area-length '
-                       'ratio, which assumes square pixels',
-    'fps_unknown': 'frame rate unknown: every frame feeds the memory',
-    'implausible_volume': 'EDV outside 20-500 ml',
-    'implausible_length': 'long axis at ED outside 40-130 mm',
-    'ef_out_of_range': 'EF outside 0-90 %',
-    'long_axes_differ': 'the long axes of both views differ by more than 20 %: '
-                        'one may be foreshortened',
-    'es_larger_than_ed': 'the ventricle is larger at ES than at ED',
-    'methods_disagree': 'EF by discs and by area-length differ by more than '
-                        '15 points',
-    'sector_not_found': 'no ultrasound sector was found; the whole image was '
-                        'taken',
-    'region_rescaled': 'the calibrated region belongs to a larger original; '
-                       'region and spacing were rescaled',
-    'region_unusable': 'the calibrated region exceeds the image; ignored',
-    'fewer_frames': 'fewer frames decode than the file announces',
-    'duplicate_frames': 'some frames repeat the one before',
-    'still_image': 'nothing moves: one frame, or one frame many times; no ED, '
-                   'ES or EF',
-    'few_frames': 'fewer than 10 frames: hardly a beat; training saw 10 from '
-                  'ED to ES',
-    'uneven_frames': 'the frames are unevenly spaced in time, or their times '
-                     'go backwards; an even rate was taken',
-    'spacing_implausible': 'the stated mm per pixel cannot be; taken as '
-                           'unknown',
-    'fps_implausible': 'the stated frame rate cannot be; taken as unknown',
-    'not_a_sector': 'what moves is not shaped like a sector: perhaps a linear '
-                    'probe or another view; wanted an apical view',
-    'bright_background': 'the image is bright around the sector: perhaps '
-                         'inverted; wanted black',
-    'low_contrast': 'the sector is almost black, white or of one gray',
+  'no_cavity': 'no left ventricle was found in any frame',
+  'empty_masks': 'some frames have no left ventricle',
+  'fragmented': 'the left ventricle falls into several pieces somewhere',
+  'holes': 'the left ventricle has holes at ED or ES',
+  'axis_not_upright': 'the ventricle lies across the image at ED or ES; '
+  'wanted an apical view with the apex up',
+  'cut_by_border': 'the left ventricle touches the border of the sector '
+  'sideways or at the bottom: its area is too small',
+  'no_full_cycle': 'the area curve does not show a fall and a rise: ED and '
+  'ES may lie outside the clip',
+  'es_before_ed': 'no contraction follows the largest area: ES was taken '
+  'before ED',
+  'no_contraction': 'the area hardly changes: ED and ES are guesses',
+  'area_jitter': 'the area jumps from frame to frame: the masks are '
+  'inconsistent in time',
+  'beat_unmeasured': 'ED or ES of a beat shows no ventricle that could be '
+  'measured; the beat is left out',
+  'beats_differ': 'EF differs between the beats by more than 10 points (SD)',
+  'low_confidence': 'the network is unsure of the outline at ED, at ES or in '
+  'most frames',
+  'spacing_unknown': 'mm per pixel unknown: no volumes; EF by area-length '
+  'ratio, which assumes square pixels',
+  'fps_unknown': 'frame rate unknown: every frame feeds the memory',
+  'implausible_volume': 'EDV outside 20-500 ml',
+  'implausible_length': 'long axis at ED outside 40-130 mm',
+  'ef_out_of_range': 'EF outside 0-90 %',
+  'long_axes_differ': 'the long axes of both views differ by more than 20 %: '
+  'one may be foreshortened',
+  'es_larger_than_ed': 'the ventricle is larger at ES than at ED',
+  'methods_disagree': 'EF by discs and by area-length differ by more than '
+  '15 points',
+  'sector_not_found': 'no ultrasound sector was found; the whole image was '
+  'taken',
+  'region_rescaled': 'the calibrated region belongs to a larger original; '
+  'region and spacing were rescaled',
+  'region_unusable': 'the calibrated region exceeds the image; ignored',
+  'fewer_frames': 'fewer frames decode than the file announces',
+  'duplicate_frames': 'some frames repeat the one before',
+  'still_image': 'nothing moves: one frame, or one frame many times; no ED, '
+  'ES or EF',
+  'few_frames': 'fewer than 10 frames: hardly a beat; training saw 10 from '
+  'ED to ES',
+  'uneven_frames': 'the frames are unevenly spaced in time, or their times '
+  'go backwards; an even rate was taken',
+  'spacing_implausible': 'the stated mm per pixel cannot be; taken as unknown',
+  'fps_implausible': 'the stated frame rate cannot be; taken as unknown',
+  'not_a_sector': 'what moves is not shaped like a sector: perhaps a linear '
+  'probe or another view; wanted an apical view',
+  'bright_background': 'the image is bright around the sector: perhaps '
+  'inverted; wanted black',
+  'low_contrast': 'the sector is almost black, white or of one gray',
 }
 _JITTER = 0.06
 _EDV_RANGE, _LENGTH_RANGE = (20.0, 500.0), (40.0, 130.0)
@@ -82,6 +81,7 @@ class Beat:
       comparison; NaN if it cannot be measured.
     whole: the clip shows its contraction from beginning to end.
   """
+
   ed: int
   es: int
   edv_ml: float
@@ -110,6 +110,7 @@ class Cycle:
     ef_method: 'discs', 'area_length' or ''.
     flags: codes of `FLAGS`.
   """
+
   area: np.ndarray
   smooth: np.ndarray
   ed: int | None
@@ -125,13 +126,30 @@ class Cycle:
   @classmethod
   def unmeasured(cls, area: np.ndarray, flags) -> 'Cycle':
     """Of a clip without beats: areas alone."""
-    return cls(area, area, None, None, (), math.nan, math.nan, math.nan,
-               math.nan, '', tuple(flags))
+    return cls(
+      area,
+      area,
+      None,
+      None,
+      (),
+      math.nan,
+      math.nan,
+      math.nan,
+      math.nan,
+      '',
+      tuple(flags),
+    )
 
 
-def measure(masks: np.ndarray, spacing_mm=(math.nan, math.nan),
-            fps: float = math.nan, box=None, still: bool = False,
-            confidence: np.ndarray | None = None, low: float = 0.0) -> Cycle:
+def measure(
+  masks: np.ndarray,
+  spacing_mm=(math.nan, math.nan),
+  fps: float = math.nan,
+  box=None,
+  still: bool = False,
+  confidence: np.ndarray | None = None,
+  low: float = 0.0,
+) -> Cycle:
   """Areas, ED, ES, volumes and flags of one clip.
 
   Args:
@@ -174,15 +192,24 @@ def measure(masks: np.ndarray, spacing_mm=(math.nan, math.nan),
     # A doubt about a beat that is not used is none.
     used = not beats or not is_cut(beat, smooth)
     measured, more = _measure_beat(
-        lv, ed, es, not is_cut(beat, smooth), spacing_mm if known else None)
+      lv, ed, es, not is_cut(beat, smooth), spacing_mm if known else None
+    )
     beats.append(measured)
     flags += more if used else []
     if used and min(sure[ed], sure[es]) < low:
       doubtful = ['low_confidence']
   means, spread, more = _over_beats(beats)
-  return Cycle(area, smooth, beats[0].ed, beats[0].es, tuple(beats), *means,
-               spread, 'discs' if known else 'area_length',
-               tuple(dict.fromkeys([*flags, *more, *doubtful])))
+  return Cycle(
+    area,
+    smooth,
+    beats[0].ed,
+    beats[0].es,
+    tuple(beats),
+    *means,
+    spread,
+    'discs' if known else 'area_length',
+    tuple(dict.fromkeys([*flags, *more, *doubtful])),
+  )
 
 
 def _over_beats(beats: list[Beat]):
@@ -191,12 +218,16 @@ def _over_beats(beats: list[Beat]):
   used = [beat for beat in whole if math.isfinite(beat.ef_percent)]
   flags = ['beat_unmeasured'] if len(used) < len(whole) else []
   used = used or beats[:1]
-  means = [float(np.mean([getattr(beat, name) for beat in used]))
-           for name in ('edv_ml', 'esv_ml', 'ef_percent')]
-  spread = (float(np.std([beat.ef_percent for beat in used], ddof=1))
-            if len(used) > 1 else math.nan)
-  return means, spread, flags + (
-      ['beats_differ'] if spread > _BEATS_SD else [])
+  means = [
+    float(np.mean([getattr(beat, name) for beat in used]))
+    for name in ('edv_ml', 'esv_ml', 'ef_percent')
+  ]
+  spread = (
+    float(np.std([beat.ef_percent for beat in used], ddof=1))
+    if len(used) > 1
+    else math.nan
+  )
+  return means, spread, flags + (['beats_differ'] if spread > _BEATS_SD else [])
 
 
 def _measure_beat(lv, ed: int, es: int, whole: bool, spacing):
@@ -211,14 +242,16 @@ def _measure_beat(lv, ed: int, es: int, whole: bool, spacing):
     flags.append('methods_disagree')
   ef = by_area_length if spacing is None else by_discs
   if math.isfinite(ef) and not (
-      ejection.EF_RANGE[0] <= ef <= ejection.EF_RANGE[1]):
+    ejection.EF_RANGE[0] <= ef <= ejection.EF_RANGE[1]
+  ):
     flags.append('ef_out_of_range')
   if spacing is None:
     return Beat(ed, es, math.nan, math.nan, ef, by_area_length, whole), flags
   if not _EDV_RANGE[0] <= discs[0] <= _EDV_RANGE[1]:
     flags.append('implausible_volume')
   if cavities[0] and not (
-      _LENGTH_RANGE[0] <= cavities[0].length <= _LENGTH_RANGE[1]):
+    _LENGTH_RANGE[0] <= cavities[0].length <= _LENGTH_RANGE[1]
+  ):
     flags.append('implausible_length')
   return Beat(ed, es, *discs, ef, by_area_length, whole), flags
 

@@ -19,28 +19,51 @@ import pydicom
 from pydicom import uid
 from pydicom.dataset import Dataset
 
-from echoforge_jax.data.clip import LABELS
-from echoforge_jax.inference import dicom
+from echoforge_jax.clip import LABELS
+from echoforge_jax.formats import dicom
 
 # Names as people read them; SNOMED CT keywords of pydicom's dictionary.
 _STRUCTURES = {
-    'lv': ('left ventricle', 'LeftVentricle', (235, 60, 50)),
-    'myo': ('left ventricular myocardium', 'LeftVentricleMyocardium',
-            (240, 190, 60)),
-    'la': ('left atrium', 'LeftAtrium', (70, 140, 240)),
+  'lv': ('left ventricle', 'LeftVentricle', (235, 60, 50)),
+  'myo': (
+    'left ventricular myocardium',
+    'LeftVentricleMyocardium',
+    (240, 190, 60),
+  ),
+  'la': ('left atrium', 'LeftAtrium', (70, 140, 240)),
 }
 _DEFER = 2**20
 _NOMINAL_THICKNESS_MM = 1.0
 # What a single image without a coordinate system must not have.
-_LEFT_OUT = ('PixelData', 'FloatPixelData', 'DoubleFloatPixelData',
-             'NumberOfFrames', 'FrameOfReferenceUID', 'SOPClassUID')
+_LEFT_OUT = (
+  'PixelData',
+  'FloatPixelData',
+  'DoubleFloatPixelData',
+  'NumberOfFrames',
+  'FrameOfReferenceUID',
+  'SOPClassUID',
+)
 # May be empty, and are often removed to anonymize.
-_MAY_BE_EMPTY = ('PatientID', 'PatientName', 'PatientBirthDate', 'PatientSex',
-                 'AccessionNumber', 'StudyID', 'StudyDate', 'StudyTime')
+_MAY_BE_EMPTY = (
+  'PatientID',
+  'PatientName',
+  'PatientBirthDate',
+  'PatientSex',
+  'AccessionNumber',
+  'StudyID',
+  'StudyDate',
+  'StudyTime',
+)
 
 
-def write_if_dicom(path, source, masks: np.ndarray, spacing_mm,
-                   classes: Sequence[str], model: dict) -> str:
+def write_if_dicom(
+  path,
+  source,
+  masks: np.ndarray,
+  spacing_mm,
+  classes: Sequence[str],
+  model: dict,
+) -> str:
   """Writes the segmentation of a DICOM clip; does nothing for other clips.
 
   Args:
@@ -48,7 +71,7 @@ def write_if_dicom(path, source, masks: np.ndarray, spacing_mm,
     source: the clip as the user named it.
     masks: uint8 [T, H, W] label values, T the clip's number of frames.
     spacing_mm: mm per pixel (row, column), NaN where unknown.
-    classes: the model's classes, names of `data.clip.LABELS`.
+    classes: the model's classes, names of `clip.LABELS`.
     model: its receipt.
 
   Returns:
@@ -59,20 +82,32 @@ def write_if_dicom(path, source, masks: np.ndarray, spacing_mm,
   if source.is_dir() or not dicom.is_dicom(source):
     return ''
   try:
-    dataset = segmentation(pydicom.dcmread(source, defer_size=_DEFER), masks,
-                           spacing_mm, classes, model)
+    dataset = segmentation(
+      pydicom.dcmread(source, defer_size=_DEFER),
+      masks,
+      spacing_mm,
+      classes,
+      model,
+    )
     encoded = io.BytesIO()
     dataset.save_as(encoded)
   except Exception as error:  # A header may lack or break any of many fields.
     reason = ' '.join(str(error).split())[:160]
-    return ('no DICOM segmentation was written: the header of the clip does '
-            f'not allow one ({reason})')
+    return (
+      'no DICOM segmentation was written: the header of the clip does '
+      f'not allow one ({reason})'
+    )
   pathlib.Path(path).write_bytes(encoded.getbuffer())
   return ''
 
 
-def segmentation(source: Dataset, masks: np.ndarray, spacing_mm,
-                 classes: Sequence[str], model: dict) -> Dataset:
+def segmentation(
+  source: Dataset,
+  masks: np.ndarray,
+  spacing_mm,
+  classes: Sequence[str],
+  model: dict,
+) -> Dataset:
   """The segmentation object of a clip.
 
   Args:
@@ -93,20 +128,33 @@ def segmentation(source: Dataset, masks: np.ndarray, spacing_mm,
     del shared.SegmentIdentificationSequence
   derivation = template.DerivationImageSequence[0]
   result.walk(lambda item, element: _restore_class(item, element, source))
-  items = [_frame_item(derivation, source, segment, frame)
-           for segment, frame in itertools.product(
-               range(1, len(classes) + 1), range(1, count + 1))]
+  items = [
+    _frame_item(derivation, source, segment, frame)
+    for segment, frame in itertools.product(
+      range(1, len(classes) + 1), range(1, count + 1)
+    )
+  ]
   result.PerFrameFunctionalGroupsSequence = items
   organization = result.DimensionOrganizationSequence[0]
   result.DimensionIndexSequence = [
-      _dimension(organization, 'ReferencedSegmentNumber',
-                 'SegmentIdentificationSequence', 'Segment Number'),
-      _dimension(organization, 'TemporalPositionIndex',
-                 'FrameContentSequence', 'Temporal Position Index')]
+    _dimension(
+      organization,
+      'ReferencedSegmentNumber',
+      'SegmentIdentificationSequence',
+      'Segment Number',
+    ),
+    _dimension(
+      organization,
+      'TemporalPositionIndex',
+      'FrameContentSequence',
+      'Temporal Position Index',
+    ),
+  ]
   result.NumberOfFrames = len(items)
   labels = [LABELS[name] for name in classes]
-  result.PixelData = b''.join(_packed(
-      mask == label for label in labels for mask in masks))
+  result.PixelData = b''.join(
+    _packed(mask == label for label in labels for mask in masks)
+  )
   if len(result.PixelData) % 2:
     result.PixelData += b'\0'
   return result
@@ -115,9 +163,15 @@ def segmentation(source: Dataset, masks: np.ndarray, spacing_mm,
 def _of_one_frame(source, shape, spacing_mm, classes, model) -> Dataset:
   """highdicom's object of the clip's first frame, all segments described."""
   import highdicom as hd  # Slow to import.
+
   still = Dataset()
-  still.update({element.tag: source[element.tag] for element in source
-                if element.keyword not in _LEFT_OUT})
+  still.update(
+    {
+      element.tag: source[element.tag]
+      for element in source
+      if element.keyword not in _LEFT_OUT
+    }
+  )
   still.file_meta = source.file_meta
   still.SOPClassUID = uid.UltrasoundImageStorage
   for name in _MAY_BE_EMPTY:
@@ -127,48 +181,62 @@ def _of_one_frame(source, shape, spacing_mm, classes, model) -> Dataset:
   if all(map(math.isfinite, spacing_mm)):
     # Readers insist on a thickness; that of an ultrasound plane is unknown.
     measures = hd.PixelMeasuresSequence(
-        pixel_spacing=[float(s) for s in spacing_mm],
-        slice_thickness=_NOMINAL_THICKNESS_MM)
+      pixel_spacing=[float(s) for s in spacing_mm],
+      slice_thickness=_NOMINAL_THICKNESS_MM,
+    )
   version = str(model.get('git_revision') or model.get('step') or 'unknown')
   return hd.seg.Segmentation(
-      source_images=[still],
-      pixel_array=np.ones((1, *shape), np.uint8),
-      segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-      segment_descriptions=[
-          _description(hd, number, name, model)
-          for number, name in enumerate(classes, 1)],
-      series_instance_uid=hd.UID(), sop_instance_uid=hd.UID(),
-      series_number=int(source.get('SeriesNumber') or 0) % 9000 + 900,
-      instance_number=1, manufacturer='EchoForge',
-      manufacturer_model_name='echoforge_jax',
-      software_versions=version[:64],
-      device_serial_number=str(model.get('sha256', 'unknown'))[:64],
-      content_label='LV_SEGMENTATION',
-      content_description='Research software, not for clinical use',
-      series_description='EchoForge masks, not for clinical use',
-      pixel_measures=measures, omit_empty_frames=False)
+    source_images=[still],
+    pixel_array=np.ones((1, *shape), np.uint8),
+    segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+    segment_descriptions=[
+      _description(hd, number, name, model)
+      for number, name in enumerate(classes, 1)
+    ],
+    series_instance_uid=hd.UID(),
+    sop_instance_uid=hd.UID(),
+    series_number=int(source.get('SeriesNumber') or 0) % 9000 + 900,
+    instance_number=1,
+    manufacturer='EchoForge',
+    manufacturer_model_name='echoforge_jax',
+    software_versions=version[:64],
+    device_serial_number=str(model.get('sha256', 'unknown'))[:64],
+    content_label='LV_SEGMENTATION',
+    content_description='Research software, not for clinical use',
+    series_description='EchoForge masks, not for clinical use',
+    pixel_measures=measures,
+    omit_empty_frames=False,
+  )
 
 
 def _description(hd, number: int, name: str, model: dict):
   from pydicom.sr.codedict import codes
+
   label, keyword, color = _STRUCTURES[name]
   found = hd.seg.SegmentDescription(
-      segment_number=number, segment_label=label,
-      segmented_property_category=codes.SCT.AnatomicalStructure,
-      segmented_property_type=getattr(codes.SCT, keyword),
-      algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-      algorithm_identification=hd.AlgorithmIdentificationSequence(
-          name='EchoForge', family=codes.DCM.ArtificialIntelligence,
-          version=str(model.get('sha256', 'unknown'))[:64]))
+    segment_number=number,
+    segment_label=label,
+    segmented_property_category=codes.SCT.AnatomicalStructure,
+    segmented_property_type=getattr(codes.SCT, keyword),
+    algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+    algorithm_identification=hd.AlgorithmIdentificationSequence(
+      name='EchoForge',
+      family=codes.DCM.ArtificialIntelligence,
+      version=str(model.get('sha256', 'unknown'))[:64],
+    ),
+  )
   found.RecommendedDisplayCIELabValue = list(
-      hd.color.CIELabColor.from_rgb(*color).value)
+    hd.color.CIELabColor.from_rgb(*color).value
+  )
   return found
 
 
 def _restore_class(item: Dataset, element, source: Dataset) -> None:
   """References name the clip's own class, not that of a single image."""
-  if (element.keyword == 'ReferencedSOPInstanceUID'
-      and element.value == source.SOPInstanceUID):
+  if (
+    element.keyword == 'ReferencedSOPInstanceUID'
+    and element.value == source.SOPInstanceUID
+  ):
     item.ReferencedSOPClassUID = source.SOPClassUID
 
 
@@ -184,8 +252,7 @@ def _frame_item(derivation, source, segment: int, frame: int) -> Dataset:
   image.ReferencedFrameNumber = frame
   image.SpatialLocationsPreserved = 'YES'
   template = derivation.SourceImageSequence[0]
-  image.PurposeOfReferenceCodeSequence = (
-      template.PurposeOfReferenceCodeSequence)
+  image.PurposeOfReferenceCodeSequence = template.PurposeOfReferenceCodeSequence
   derived = Dataset()
   derived.DerivationCodeSequence = derivation.DerivationCodeSequence
   derived.SourceImageSequence = [image]

@@ -14,23 +14,32 @@ import zipfile
 import jax
 import numpy as np
 
-from echoforge_jax.bench.latency import frames_of
-from echoforge_jax.data.clip import LABELS
+from echoforge_jax.clip import LABELS
+from echoforge_jax.config import config_digest
 from echoforge_jax.errors import InputError
-from echoforge_jax.evaluation.receipt import config_digest
-from echoforge_jax.evaluation.results import to_json
 from echoforge_jax.inference import confidence, model_card, programs
 from echoforge_jax.inference import receipt as receipts
+from echoforge_jax.inference.programs import frames_of
 from echoforge_jax.inference.segmenter import Segmenter, jit_frame_step, load
+from echoforge_jax.models import network_file as bundle
 from echoforge_jax.models.memory import TRAINED_INTERVAL_S
-from echoforge_jax.training import build, bundle, checkpoint
+from echoforge_jax.textio import to_json
+from echoforge_jax.training import build, checkpoint
+from echoforge_jax.training.workdir import read_config
 
 FORMAT, FORMAT_VERSION = 'echoforge-export', 1
 
 
-def export_run(checkpoint_dir, out, *, which: str = 'teacher',
-               frames: int = 10, metrics=None, check: bool = True,
-               report: Callable[[str], None] = print) -> dict:
+def export_run(
+  checkpoint_dir,
+  out,
+  *,
+  which: str = 'teacher',
+  frames: int = 10,
+  metrics=None,
+  check: bool = True,
+  report: Callable[[str], None] = print,
+) -> dict:
   """Exports a run's latest checkpoint into one file, and its card beside it.
 
   Args:
@@ -54,21 +63,31 @@ def export_run(checkpoint_dir, out, *, which: str = 'teacher',
   if frames < 1:
     raise InputError(f'--frames={frames}: wanted at least 1')
   segmenter = load(checkpoint_dir, which)
-  config = checkpoint.read_config(checkpoint_dir)
-  scores = None if metrics is None else _read_metrics(
-      metrics, config, segmenter.receipt)
+  config = read_config(checkpoint_dir)
+  scores = (
+    None
+    if metrics is None
+    else _read_metrics(metrics, config, segmenter.receipt)
+  )
   made, parity = [], {}
   for program in programs.make_programs(segmenter, frames):
     made.append(program)
     if check:
       parity[program.name] = programs.parity(
-          segmenter, program, _check_clip(segmenter.image_size, frames))
-    report(f'{program.name}: {len(program.serialized) / 1e6:.1f} MB'
-           + (f', probabilities within {_most(parity[program.name])} of '
-              'the segmenter' if check else ''))
+        segmenter, program, _check_clip(segmenter.image_size, frames)
+      )
+    report(
+      f'{program.name}: {len(program.serialized) / 1e6:.1f} MB'
+      + (
+        f', probabilities within {_most(parity[program.name])} of the segmenter'
+        if check
+        else ''
+      )
+    )
   manifest = to_json(_manifest(segmenter, config, made, frames, parity))
-  card = model_card.text(manifest, model_card.public_config(config), scores,
-                         out.name)
+  card = model_card.text(
+    manifest, model_card.public_config(config), scores, out.name
+  )
   _write(out, made, manifest, card)
   report(f'{out} ({out.stat().st_size / 1e6:.1f} MB) and {out.name}.md')
   return manifest
@@ -78,10 +97,16 @@ def export_run(checkpoint_dir, out, *, which: str = 'teacher',
 _CALIBRATION_CLIPS = 400
 
 
-def export_network(checkpoint_dir, out, *, which: str = 'teacher', metrics=None,
-                   calibrate: bool = False,
-                   report: Callable[[str], None] = print) -> None:
-  """Writes config and parameters into one .npz, see `training.bundle`.
+def export_network(
+  checkpoint_dir,
+  out,
+  *,
+  which: str = 'teacher',
+  metrics=None,
+  calibrate: bool = False,
+  report: Callable[[str], None] = print,
+) -> None:
+  """Writes config and parameters into one .npz, see `models.network_file`.
 
   Args:
     checkpoint_dir: as `segmenter.load` takes it.
@@ -98,29 +123,50 @@ def export_network(checkpoint_dir, out, *, which: str = 'teacher', metrics=None,
   out = _checked_out(out)
   segmenter = load(checkpoint_dir, which)  # It fits the model as it is now.
   config, variables, step = checkpoint.restore_for_inference(
-      checkpoint_dir, which)
-  facts = {'versions': segmenter.receipt['versions'],
-           'git_revision': segmenter.receipt['git_revision']}
+    checkpoint_dir, which
+  )
+  facts = {
+    'versions': segmenter.receipt['versions'],
+    'git_revision': segmenter.receipt['git_revision'],
+  }
   if metrics is not None:
     scores = _read_metrics(metrics, config, segmenter.receipt)
-    facts['metrics'] = {name: scores.get(name) for name in (
-        'protocol', 'n_patients', 'n_frames', 'classes', 'ef', 'temporal')}
+    facts['metrics'] = {
+      name: scores.get(name)
+      for name in (
+        'protocol',
+        'n_patients',
+        'n_frames',
+        'classes',
+        'ef',
+        'temporal',
+      )
+    }
   if calibrate:
     facts['confidence'] = _fit_confidence(segmenter, config)
     report(f'confidence: {json.dumps(_shown(facts["confidence"]))}')
   elif segmenter.calibration.facts:
     facts['confidence'] = dict(segmenter.calibration.facts)
-  size = bundle.write(out, model_card.public_config(config), variables, step,
-                      which, **to_json(facts))
+  size = bundle.write(
+    out,
+    model_card.public_config(config),
+    variables,
+    step,
+    which,
+    **to_json(facts),
+  )
   report(f'{out} ({size / 1e6:.1f} MB)')
 
 
 def _shown(found: dict) -> dict:
   """The numbers of `confidence.fit`, without the curve."""
-  return to_json({name: value for name, value in found.items()
-                  if name != 'risk_coverage'} | {
+  return to_json(
+    {name: value for name, value in found.items() if name != 'risk_coverage'}
+    | {
       name: found['risk_coverage'][name]
-      for name in ('aurc', 'aurc_random', 'aurc_oracle')})
+      for name in ('aurc', 'aurc_random', 'aurc_oracle')
+    }
+  )
 
 
 def _fit_confidence(segmenter: Segmenter, config) -> dict:
@@ -136,13 +182,15 @@ def _fit_confidence(segmenter: Segmenter, config) -> dict:
     memory, found = jax.device_put(memory, segmenter._device), []
     for frame in clip['video'][..., 0]:
       logits, memory = jit_frame_step()(
-          segmenter._model, segmenter._variables, frame, memory)
+        segmenter._model, segmenter._variables, frame, memory
+      )
       found.append(logits[..., 0])
     return np.stack(found).astype(np.float32)
 
   if segmenter._model.delay:
-    raise InputError('--calibrate: models that look ahead are not calibrated; '
-                     'leave it out')
+    raise InputError(
+      '--calibrate: models that look ahead are not calibrated; leave it out'
+    )
   facts = confidence.fit((logits_of(clip), clip['masks']) for clip in clips)
   return facts | {'data': config.data.dataset}
 
@@ -160,8 +208,10 @@ def _check_clip(size: int, frames: int) -> np.ndarray:
 def _checked_out(out) -> pathlib.Path:
   out = pathlib.Path(out)
   if out.is_dir() or not out.name:
-    raise InputError(f'--out={out}: this is a folder; wanted a file, such as '
-                     f'{out / "model.echoforge"}')
+    raise InputError(
+      f'--out={out}: this is a folder; wanted a file, such as '
+      f'{out / "model.echoforge"}'
+    )
   if not out.resolve().parent.is_dir():
     raise InputError(f'--out={out}: no folder {out.parent}; make it first')
   if not os.access(out.resolve().parent, os.W_OK):
@@ -176,63 +226,88 @@ def _read_metrics(path, config, receipt: dict) -> dict:
     found = dict(scores['receipt'])
     scores['classes'], scores['protocol']  # noqa: B018
   except OSError as error:
-    raise InputError(f'--metrics={path}: {error.strerror or error}; wanted '
-                     'the metrics.json of an evaluation') from error
+    raise InputError(
+      f'--metrics={path}: {error.strerror or error}; wanted '
+      'the metrics.json of an evaluation'
+    ) from error
   except (ValueError, KeyError, TypeError) as error:
     raise InputError(
-        f'--metrics={path}: not the metrics.json of an evaluation '
-        f'({type(error).__name__}: {error})') from error
-  wanted = {'config_digest': config_digest(config), 'which': receipt['which'],
-            'checkpoint_step': receipt['step'],
-            'training_seed': receipt['training_seed']}
+      f'--metrics={path}: not the metrics.json of an evaluation '
+      f'({type(error).__name__}: {error})'
+    ) from error
+  wanted = {
+    'config_digest': config_digest(config),
+    'which': receipt['which'],
+    'checkpoint_step': receipt['step'],
+    'training_seed': receipt['training_seed'],
+  }
   for name, value in wanted.items():
     if found.get(name) != value:
       raise InputError(
-          f'--metrics={path}: an evaluation of another model: {name} is '
-          f'{found.get(name)!r} there and {value!r} here; evaluate this one')
+        f'--metrics={path}: an evaluation of another model: {name} is '
+        f'{found.get(name)!r} there and {value!r} here; evaluate this one'
+      )
   return scores
 
 
-def _manifest(segmenter: Segmenter, config, made, frames: int,
-              parity: dict) -> dict:
+def _manifest(
+  segmenter: Segmenter, config, made, frames: int, parity: dict
+) -> dict:
   memory = programs.memory_fields(segmenter._model, segmenter.image_size)
   assert not any(value.any() for _, value in memory), 'memory begins as zeros'
   size = segmenter.image_size
   return {
-      'format': FORMAT, 'format_version': FORMAT_VERSION,
-      'programs': {program.name: program.entry() for program in made},
-      'platforms': list(programs.PLATFORMS),
-      'image_size': size, 'frames': frames,
-      'classes': [{'name': name, 'label': LABELS[name]}
-                  for name in segmenter.classes],
-      'delay': segmenter._model.delay,
-      'memory': [{'name': name, 'shape': list(value.shape),
-                  'dtype': value.dtype.name, 'initial': 'zeros'}
-                 for name, value in memory],
-      'preprocess': {
-          'gray': 'uint8, one channel, 0 black',
-          'crop': 'to the ultrasound sector: apex at the top center, sides '
-                  'touching; black outside',
-          'squeeze': f'each frame to {size}x{size}, whatever its proportions: '
-                     'area average where an axis shrinks, linear where it '
-                     'grows, rounded to uint8',
-          'scale': 'none: the program divides by 255 itself',
-          'interval_s': TRAINED_INTERVAL_S},
-      'postprocess': {
-          'logits': 'interpolate bilinearly to the native size first',
-          'mask': 'label of the largest logit where it is above 0, else 0'},
-      'parity': {'clip': f'{frames} frames of speckle in a sector',
-                 'device': str(segmenter._device.platform),
-                 'largest_difference': parity} if parity else None,
-      'model': segmenter.receipt | {'config_digest': config_digest(config)},
-      'jax': jax.__version__, 'disclaimer': receipts.DISCLAIMER,
+    'format': FORMAT,
+    'format_version': FORMAT_VERSION,
+    'programs': {program.name: program.entry() for program in made},
+    'platforms': list(programs.PLATFORMS),
+    'image_size': size,
+    'frames': frames,
+    'classes': [
+      {'name': name, 'label': LABELS[name]} for name in segmenter.classes
+    ],
+    'delay': segmenter._model.delay,
+    'memory': [
+      {
+        'name': name,
+        'shape': list(value.shape),
+        'dtype': value.dtype.name,
+        'initial': 'zeros',
+      }
+      for name, value in memory
+    ],
+    'preprocess': {
+      'gray': 'uint8, one channel, 0 black',
+      'crop': 'to the ultrasound sector: apex at the top center, sides '
+      'touching; black outside',
+      'squeeze': f'each frame to {size}x{size}, whatever its proportions: '
+      'area average where an axis shrinks, linear where it '
+      'grows, rounded to uint8',
+      'scale': 'none: the program divides by 255 itself',
+      'interval_s': TRAINED_INTERVAL_S,
+    },
+    'postprocess': {
+      'logits': 'interpolate bilinearly to the native size first',
+      'mask': 'label of the largest logit where it is above 0, else 0',
+    },
+    'parity': {
+      'clip': f'{frames} frames of speckle in a sector',
+      'device': str(segmenter._device.platform),
+      'largest_difference': parity,
+    }
+    if parity
+    else None,
+    'model': segmenter.receipt | {'config_digest': config_digest(config)},
+    'jax': jax.__version__,
+    'disclaimer': receipts.DISCLAIMER,
   }
 
 
 def _write(out: pathlib.Path, made, manifest: dict, card: str) -> None:
   entries = {f'{program.name}.jaxexp': program.serialized for program in made}
   entries['manifest.json'] = (
-      json.dumps(manifest, indent=2, allow_nan=False) + '\n').encode()
+    json.dumps(manifest, indent=2, allow_nan=False) + '\n'
+  ).encode()
   entries['README.md'] = card.encode()
   temporary = out.with_name(out.name + '.tmp')
   try:
@@ -243,5 +318,6 @@ def _write(out: pathlib.Path, made, manifest: dict, card: str) -> None:
     out.with_name(out.name + '.md').write_text(card)
   except OSError as error:
     temporary.unlink(missing_ok=True)
-    raise InputError(f'--out={out}: cannot be written '
-                     f'({error.strerror or error})') from error
+    raise InputError(
+      f'--out={out}: cannot be written ({error.strerror or error})'
+    ) from error

@@ -7,11 +7,12 @@ import pathlib
 from natsort import natsorted
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.inference import images, readers
+from echoforge_jax.formats import images, readers
 
 
-def expand(paths: Sequence, recursive: bool = False, skip=None
-           ) -> tuple[list[tuple[pathlib.Path, str]], dict[str, str]]:
+def expand(
+  paths: Sequence, recursive: bool = False, skip=None
+) -> tuple[list[tuple[pathlib.Path, str]], dict[str, str]]:
   """Finds the clips among files and folders.
 
   A file is a clip. A folder whose files are images is one clip, an image a
@@ -36,18 +37,23 @@ def expand(paths: Sequence, recursive: bool = False, skip=None
     try:
       clips = _clips_of(path, recursive, skip)
     except (InputError, OSError) as error:
-      failures[str(path)] = str(error) if isinstance(error, InputError) else (
+      failures[str(path)] = (
+        str(error)
+        if isinstance(error, InputError)
+        else (
           f'{path}: cannot be looked through ({error.strerror or error}); '
-          'wanted a folder you may read')
+          'wanted a folder you may read'
+        )
+      )
       continue
     base = path if recursive and path.is_dir() and clips != [path] else None
     found += [(clip, _name_of(clip, base)) for clip in clips]
-  return list(zip([clip for clip, _ in found],
-                  _unique([name for _, name in found]))), failures
+  return list(
+    zip([clip for clip, _ in found], _unique([name for _, name in found]))
+  ), failures
 
 
-def _clips_of(path: pathlib.Path, recursive: bool, skip
-              ) -> list[pathlib.Path]:
+def _clips_of(path: pathlib.Path, recursive: bool, skip) -> list[pathlib.Path]:
   if not path.is_dir():
     return [path]
   clips = _clips_in(path)
@@ -55,33 +61,43 @@ def _clips_of(path: pathlib.Path, recursive: bool, skip
     return [path]
   if not recursive:
     raise InputError(
-        f'{path}: is a folder ' + (
-            f'of {len(clips)} clips' if clips else 'without images or clips')
-        + '; wanted a clip or a folder of PNG frames: add --recursive to look '
-        'for clips in it and below')
+      f'{path}: is a folder '
+      + (f'of {len(clips)} clips' if clips else 'without images or clips')
+      + '; wanted a clip or a folder of PNG frames: add --recursive to look '
+      'for clips in it and below'
+    )
   found = []
   skip = os.path.abspath(skip) if skip else None
+
   def stop(error):
     raise error
+
   for folder, below, _ in os.walk(path, onerror=stop):
     below[:] = natsorted(
-        name for name in below if not name.startswith('.')
-        and os.path.abspath(os.path.join(folder, name)) != skip)
+      name
+      for name in below
+      if not name.startswith('.')
+      and os.path.abspath(os.path.join(folder, name)) != skip
+    )
     folder = pathlib.Path(folder)
     clips = _clips_in(folder)
     found += clips or ([folder] if images.image_files(folder) else [])
   if not found:
-    raise InputError(f'{path}: no clip in this folder or below; wanted '
-                     f'{", ".join(readers.SUFFIXES)} or DICOM files')
+    raise InputError(
+      f'{path}: no clip in this folder or below; wanted '
+      f'{", ".join(readers.SUFFIXES)} or DICOM files'
+    )
   return found
 
 
 def _clips_in(folder: pathlib.Path) -> list[pathlib.Path]:
   """The clip files directly in a folder, in natural order."""
   names = natsorted(
-      entry.name for entry in os.scandir(folder) if entry.is_file())
-  return [folder / name for name in names
-          if readers.is_clip_name(folder / name)]
+    entry.name for entry in os.scandir(folder) if entry.is_file()
+  )
+  return [
+    folder / name for name in names if readers.is_clip_name(folder / name)
+  ]
 
 
 def _name_of(clip: pathlib.Path, base: pathlib.Path | None) -> str:

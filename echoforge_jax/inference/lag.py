@@ -34,11 +34,14 @@ def check(lag: int) -> int:
   Raises:
     InputError: not a whole number from 0 to `MAX_LAG`.
   """
-  if isinstance(lag, bool) or not isinstance(lag, (int, np.integer)) or not (
-      0 <= lag <= MAX_LAG):
+  if (
+    isinstance(lag, bool)
+    or not isinstance(lag, (int, np.integer))
+    or not (0 <= lag <= MAX_LAG)
+  ):
     raise InputError(
-        f'lag: found {lag!r}, wanted a whole number of frames from 0 to '
-        f'{MAX_LAG}')
+      f'lag: found {lag!r}, wanted a whole number of frames from 0 to {MAX_LAG}'
+    )
   return int(lag)
 
 

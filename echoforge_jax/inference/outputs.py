@@ -2,7 +2,6 @@
 
 import dataclasses
 import fractions
-import json
 import math
 import pathlib
 
@@ -12,19 +11,26 @@ import numpy as np
 from PIL import Image
 import SimpleITK as sitk
 
-from echoforge_jax.data.clip import LABELS
+from echoforge_jax.clip import LABELS
+from echoforge_jax.formats.raw_clip import RawClip
 from echoforge_jax.inference.confidence import Calibration
 from echoforge_jax.inference.cycle import FLAGS, Cycle
-from echoforge_jax.inference.raw_clip import RawClip
 from echoforge_jax.inference.receipt import DISCLAIMER
 from echoforge_jax.inference.segmenter import Segmentation
 
 # Red is the prediction's color in this project's figures.
 COLORS = {'lv': (235, 60, 50), 'myo': (240, 190, 60), 'la': (70, 140, 240)}
 # What a clip leaves; `masks.dcm` only if it was DICOM.
-NAMES = ('result.json', 'masks.nii.gz', 'masks.dcm', 'probability.nii.gz',
-         'overlay.mp4',
-         'overlay.gif', 'overlay.png', 'area_curve.png')
+NAMES = (
+  'result.json',
+  'masks.nii.gz',
+  'masks.dcm',
+  'probability.nii.gz',
+  'overlay.mp4',
+  'overlay.gif',
+  'overlay.png',
+  'area_curve.png',
+)
 _SHORTEST_SIDE = 384
 # The GIF is for mails and pages: the clip's first seconds, small.
 _GIF_SIDE, _GIF_SECONDS, _GIF_STEP, _GIF_COLORS = 280, 3.0, 0.08, 64
@@ -83,13 +89,13 @@ def draw(frame: np.ndarray, mask: np.ndarray, scale: int = 1) -> np.ndarray:
     inside = region > 0
     image[inside] = (0.78 * image[inside] + 0.22 * color).astype(np.uint8)
     contours, _ = cv2.findContours(
-        region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+      region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+    )
     cv2.drawContours(image, contours, -1, COLORS[name], 1, cv2.LINE_AA)
   return image
 
 
-def write_overlay(path, clip: RawClip, masks: np.ndarray,
-                  cycle: Cycle) -> None:
+def write_overlay(path, clip: RawClip, masks: np.ndarray, cycle: Cycle) -> None:
   """Writes the clip with its masks as an H.264 video, one frame a frame.
 
   Args:
@@ -107,8 +113,11 @@ def write_overlay(path, clip: RawClip, masks: np.ndarray,
     # Without its look-ahead over blocks x264 gives the same bytes every time.
     stream.options = {'crf': '20', 'preset': 'fast', 'x264-params': 'mbtree=0'}
     for index, (frame, mask) in enumerate(zip(clip.frames, masks)):
-      image = _even(_with_footer(
-          draw(frame, mask, scale), _caption(index, len(masks), cycle)))
+      image = _even(
+        _with_footer(
+          draw(frame, mask, scale), _caption(index, len(masks), cycle)
+        )
+      )
       if index == 0:
         stream.height, stream.width = image.shape[:2]
       picture = av.VideoFrame.from_ndarray(image, format='rgb24')
@@ -136,15 +145,22 @@ def write_gif(path, clip: RawClip, masks: np.ndarray, cycle: Cycle) -> None:
   for index in range(0, count, step):
     frame = cv2.resize(clip.frames[index], size, interpolation=cv2.INTER_AREA)
     mask = cv2.resize(masks[index], size, interpolation=cv2.INTER_NEAREST)
-    image = Image.fromarray(_with_footer(
-        draw(frame, mask), _caption(index, len(masks), cycle)))
+    image = Image.fromarray(
+      _with_footer(draw(frame, mask), _caption(index, len(masks), cycle))
+    )
     pictures.append(image.quantize(_GIF_COLORS, dither=Image.Dither.NONE))
-  pictures[0].save(path, save_all=True, append_images=pictures[1:], loop=0,
-                   duration=max(20, round(1000 * step / rate)))
+  pictures[0].save(
+    path,
+    save_all=True,
+    append_images=pictures[1:],
+    loop=0,
+    duration=max(20, round(1000 * step / rate)),
+  )
 
 
-def write_sheet(path, clip: RawClip, masks: np.ndarray, cycle: Cycle,
-                columns: int = 4) -> None:
+def write_sheet(
+  path, clip: RawClip, masks: np.ndarray, cycle: Cycle, columns: int = 4
+) -> None:
   """Writes a sheet of eight frames spread over the clip, ED and ES among them.
 
   Args:
@@ -161,12 +177,18 @@ def write_sheet(path, clip: RawClip, masks: np.ndarray, cycle: Cycle,
       others = chosen - {cycle.ed, cycle.es}
       chosen.discard(min(others, key=lambda i: abs(i - key), default=None))
       chosen.add(key)
-  tiles = [_with_footer(draw(clip.frames[i], masks[i], 2 if
-                             min(masks.shape[1:]) < 300 else 1),
-                        _caption(i, count, cycle)) for i in sorted(chosen)]
+  tiles = [
+    _with_footer(
+      draw(clip.frames[i], masks[i], 2 if min(masks.shape[1:]) < 300 else 1),
+      _caption(i, count, cycle),
+    )
+    for i in sorted(chosen)
+  ]
   tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
-  rows = [np.concatenate(tiles[i:i + columns], axis=1)
-          for i in range(0, len(tiles), columns)]
+  rows = [
+    np.concatenate(tiles[i : i + columns], axis=1)
+    for i in range(0, len(tiles), columns)
+  ]
   _write_png(path, np.concatenate(rows, axis=0))
 
 
@@ -186,15 +208,19 @@ def write_probability(path, found: Segmentation, box, spacing_mm) -> None:
   rows = slice(max(top, 0), min(bottom, height))
   columns = slice(max(left, 0), min(right, width))
   for frame, small in zip(native, found.probability):
-    large = cv2.resize(small, (right - left, bottom - top),
-                       interpolation=cv2.INTER_LINEAR)
-    frame[rows, columns] = large[rows.start - top:rows.stop - top,
-                                 columns.start - left:columns.stop - left]
+    large = cv2.resize(
+      small, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR
+    )
+    frame[rows, columns] = large[
+      rows.start - top : rows.stop - top,
+      columns.start - left : columns.stop - left,
+    ]
   write_masks(path, native, spacing_mm)
 
 
-def write_curve(path, clip: RawClip, cycle: Cycle,
-                doubtful: np.ndarray | None = None) -> None:
+def write_curve(
+  path, clip: RawClip, cycle: Cycle, doubtful: np.ndarray | None = None
+) -> None:
   """Plots the ventricle's area over time with ED and ES marked.
 
   Args:
@@ -204,6 +230,7 @@ def write_curve(path, clip: RawClip, cycle: Cycle,
     doubtful: bool [T], frames to shade; None shades none.
   """
   from matplotlib.figure import Figure  # No pyplot: no global state.
+
   known = all(math.isfinite(s) for s in clip.spacing_mm)
   unit = 100.0 if known else 1.0
   timed = math.isfinite(clip.fps)
@@ -213,35 +240,60 @@ def write_curve(path, clip: RawClip, cycle: Cycle,
   axes.plot(time, cycle.area / unit, color='0.6', lw=1, label='area')
   axes.plot(time, cycle.smooth / unit, color='#c0392b', lw=2, label='smoothed')
   half = 0.5 / (clip.fps if timed else 1.0)  # A frame is that wide.
-  for count, index in enumerate(np.flatnonzero(
-      [] if doubtful is None else doubtful)):
-    axes.axvspan(time[index] - half, time[index] + half, color='#f1c40f',
-                 alpha=0.35, lw=0, label=None if count else 'low confidence')
+  for count, index in enumerate(
+    np.flatnonzero([] if doubtful is None else doubtful)
+  ):
+    axes.axvspan(
+      time[index] - half,
+      time[index] + half,
+      color='#f1c40f',
+      alpha=0.35,
+      lw=0,
+      label=None if count else 'low confidence',
+    )
   for beat in cycle.beats:
     for name, index in (('ED', beat.ed), ('ES', beat.es)):
       chosen = index in (cycle.ed, cycle.es)
       axes.axvline(time[index], color='0.4' if chosen else '0.75', lw=1, ls=':')
-      axes.annotate(name, (time[index], cycle.smooth[index] / unit),
-                    xytext=(4, 6), textcoords='offset points',
-                    color='black' if chosen else '0.55')
+      axes.annotate(
+        name,
+        (time[index], cycle.smooth[index] / unit),
+        xytext=(4, 6),
+        textcoords='offset points',
+        color='black' if chosen else '0.55',
+      )
   axes.set_xlabel('time (s)' if timed else 'frame')
   axes.set_ylabel(f'left ventricle ({"cm²" if known else "px²"})')
   axes.set_ylim(bottom=0)
   axes.spines[['top', 'right']].set_visible(False)
   axes.legend(frameon=False)
   if math.isfinite(cycle.ef_percent):
-    whole = sum(beat.whole and math.isfinite(beat.ef_percent)
-                for beat in cycle.beats)
-    spread = (f' ± {cycle.ef_sd:.0f} (SD of {whole} beats)'
-              if math.isfinite(cycle.ef_sd) else '')
-    axes.set_title(f'single-plane EF {cycle.ef_percent:.0f} %{spread}  '
-                   '(not for clinical use)', fontsize=10)
+    whole = sum(
+      beat.whole and math.isfinite(beat.ef_percent) for beat in cycle.beats
+    )
+    spread = (
+      f' ± {cycle.ef_sd:.0f} (SD of {whole} beats)'
+      if math.isfinite(cycle.ef_sd)
+      else ''
+    )
+    axes.set_title(
+      f'single-plane EF {cycle.ef_percent:.0f} %{spread}  '
+      '(not for clinical use)',
+      fontsize=10,
+    )
   figure.savefig(path)
 
 
-def result_of(source: str, clip: RawClip, cycle: Cycle, sector,
-              found: Segmentation, model: dict,
-              calibration: Calibration, lag: int = 0) -> dict:
+def result_of(
+  source: str,
+  clip: RawClip,
+  cycle: Cycle,
+  sector,
+  found: Segmentation,
+  model: dict,
+  calibration: Calibration,
+  lag: int = 0,
+) -> dict:
   """What `result.json` holds: plain numbers, None where unknown.
 
   Args:
@@ -259,47 +311,50 @@ def result_of(source: str, clip: RawClip, cycle: Cycle, sector,
   """
   known = all(math.isfinite(s) for s in clip.spacing_mm)
   masks = found.masks
-  flags = list(dict.fromkeys([
-      *clip.flags, *([] if sector.found else ['sector_not_found']),
-      *cycle.flags]))
+  flags = list(
+    dict.fromkeys(
+      [
+        *clip.flags,
+        *([] if sector.found else ['sector_not_found']),
+        *cycle.flags,
+      ]
+    )
+  )
   result = {
-      'source': source,
-      'frames': len(masks),
-      'size': list(masks.shape[1:]),
-      'fps': clip.fps,
-      'spacing_mm': list(clip.spacing_mm) if known else None,
-      'ed_frame': cycle.ed,
-      'es_frame': cycle.es,
-      'edv_ml': cycle.edv_ml,
-      'esv_ml': cycle.esv_ml,
-      'ef_percent': cycle.ef_percent,
-      'ef_sd': cycle.ef_sd,
-      'lag': lag,
-      'ef_method': cycle.ef_method or None,
-      'flags': flags,
-      'flag_details': {code: FLAGS[code] for code in flags},
-      'beats': [dataclasses.asdict(beat) for beat in cycle.beats],
-      'area_mm2': [round(a, 2) for a in cycle.area] if known else None,
-      'area_px': (masks == LABELS['lv']).sum(axis=(1, 2)).tolist(),
-      'confidence': {
-          'mean': float(found.confidence.mean()), 'low': calibration.low,
-          'calibrated': bool(calibration.facts),
-          'frames': found.confidence.tolist()},
-      'sector': {'box': list(sector.box), 'found': sector.found,
-                 'fit': sector.fit},
-      'notes': list(clip.notes),
-      'model': model,
-      'disclaimer': DISCLAIMER,
+    'source': source,
+    'frames': len(masks),
+    'size': list(masks.shape[1:]),
+    'fps': clip.fps,
+    'spacing_mm': list(clip.spacing_mm) if known else None,
+    'ed_frame': cycle.ed,
+    'es_frame': cycle.es,
+    'edv_ml': cycle.edv_ml,
+    'esv_ml': cycle.esv_ml,
+    'ef_percent': cycle.ef_percent,
+    'ef_sd': cycle.ef_sd,
+    'lag': lag,
+    'ef_method': cycle.ef_method or None,
+    'flags': flags,
+    'flag_details': {code: FLAGS[code] for code in flags},
+    'beats': [dataclasses.asdict(beat) for beat in cycle.beats],
+    'area_mm2': [round(a, 2) for a in cycle.area] if known else None,
+    'area_px': (masks == LABELS['lv']).sum(axis=(1, 2)).tolist(),
+    'confidence': {
+      'mean': float(found.confidence.mean()),
+      'low': calibration.low,
+      'calibrated': bool(calibration.facts),
+      'frames': found.confidence.tolist(),
+    },
+    'sector': {
+      'box': list(sector.box),
+      'found': sector.found,
+      'fit': sector.fit,
+    },
+    'notes': list(clip.notes),
+    'model': model,
+    'disclaimer': DISCLAIMER,
   }
   return _plain(result)
-
-
-def write_json(path, result: dict) -> None:
-  """Writes strict JSON (no NaN) in one move, so that no half file is left."""
-  path = pathlib.Path(path)
-  partial = path.with_name(path.name + '.partial')
-  partial.write_text(json.dumps(result, indent=2, allow_nan=False) + '\n')
-  partial.replace(path)
 
 
 def _plain(value):
@@ -326,8 +381,16 @@ def _with_footer(image: np.ndarray, text: str) -> np.ndarray:
   cv2.putText(footer, text, (4, 15), font, 0.42, gray, 1, cv2.LINE_AA)
   notice = 'not for clinical use'
   (width, _), _ = cv2.getTextSize(notice, font, 0.42, 1)
-  cv2.putText(footer, notice, (max(100, image.shape[1] - width - 4), 15),
-              font, 0.42, gray, 1, cv2.LINE_AA)
+  cv2.putText(
+    footer,
+    notice,
+    (max(100, image.shape[1] - width - 4), 15),
+    font,
+    0.42,
+    gray,
+    1,
+    cv2.LINE_AA,
+  )
   return np.concatenate([image, footer], axis=0)
 
 

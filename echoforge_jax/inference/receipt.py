@@ -5,11 +5,12 @@ import hashlib
 import jax
 import numpy as np
 
-from echoforge_jax.evaluation.receipt import git_revision, versions
+from echoforge_jax.provenance import git_revision, versions
 
 DISCLAIMER = (
-    'Research software, not a medical device and not for clinical use. A '
-    'model trained on phantoms only has never seen a patient.')
+  'Research software, not a medical device and not for clinical use. A '
+  'model trained on phantoms only has never seen a patient.'
+)
 
 
 def model_receipt(config, variables, step: int, which: str) -> dict:
@@ -29,16 +30,17 @@ def model_receipt(config, variables, step: int, which: str) -> dict:
   for leaf in leaves:
     digest.update(np.ascontiguousarray(leaf).tobytes())
   return {
-      'name': config.model.name,
-      'which': which,
-      'step': int(step),
-      'classes': list(config.data.classes),
-      'image_size': int(config.data.image_size),
-      'dataset': config.data.dataset,
-      'parameters': sum(
-          int(np.size(leaf)) for leaf in jax.tree.leaves(variables['params'])),
-      'sha256': digest.hexdigest(),
-      'training_seed': int(config.seed),
-      'git_revision': git_revision(),
-      'versions': versions(),
+    'name': config.model.name,
+    'which': which,
+    'step': int(step),
+    'classes': list(config.data.classes),
+    'image_size': int(config.data.image_size),
+    'dataset': config.data.dataset,
+    'parameters': sum(
+      int(np.size(leaf)) for leaf in jax.tree.leaves(variables['params'])
+    ),
+    'sha256': digest.hexdigest(),
+    'training_seed': int(config.seed),
+    'git_revision': git_revision(),
+    'versions': versions(),
   }

@@ -19,14 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echoforge_jax.data import squeeze
-from echoforge_jax.data.clip import LABELS
+from echoforge_jax import cpu as cpu_inference
+from echoforge_jax.clip import LABELS
 from echoforge_jax.errors import InputError
+from echoforge_jax.formats import resize as squeeze
+from echoforge_jax.formats import sector as sectors
 from echoforge_jax.inference import confidence as confidences
 from echoforge_jax.inference import lag as lags
 from echoforge_jax.inference import receipt as receipts
-from echoforge_jax.inference import sector as sectors
-from echoforge_jax.models import cpu_inference
 from echoforge_jax.models.memory import stride_of
 
 # Frames in flight before their results are fetched.
@@ -48,30 +48,39 @@ def load(checkpoint_dir, which: str = 'teacher') -> 'Segmenter':
     InputError: no checkpoint there, or its parameters are of another version's
       model.
   """
-  from echoforge_jax.training import build, bundle, checkpoint  # Slow.
+  from echoforge_jax.models import network_file as bundle  # Slow.
+  from echoforge_jax.training import build, checkpoint
+
   if not bundle.is_bundle(checkpoint_dir) and (
-      not epath.Path(checkpoint_dir).is_dir()):
+    not epath.Path(checkpoint_dir).is_dir()
+  ):
     raise InputError(
-        f'{checkpoint_dir}: no such directory; wanted the workdir of a '
-        'training run, a .npz of `echoforge export`, or default')
+      f'{checkpoint_dir}: no such directory; wanted the workdir of a '
+      'training run, a .npz of `echoforge export`, or default'
+    )
   config, variables, step = checkpoint.restore_for_inference(
-      checkpoint_dir, which)
+    checkpoint_dir, which
+  )
   facts = None
   if bundle.is_bundle(checkpoint_dir):
     meta = bundle.read(checkpoint_dir)[1]
     facts, which = meta.get('confidence'), meta['which']
   segmenter = Segmenter(
-      build.make_model(config), variables,
-      classes=tuple(config.data.classes), image_size=config.data.image_size,
-      receipt=receipts.model_receipt(config, variables, step, which),
-      calibration=facts)
+    build.make_model(config),
+    variables,
+    classes=tuple(config.data.classes),
+    image_size=config.data.image_size,
+    receipt=receipts.model_receipt(config, variables, step, which),
+    calibration=facts,
+  )
   try:
     segmenter.trace()
   except errors.FlaxError as error:
     raise InputError(
-        f'{checkpoint_dir}: step {step} does not fit the model as it is now '
-        f'({str(error).splitlines()[0][:200]}); use the version that trained '
-        'it, or train again') from error
+      f'{checkpoint_dir}: step {step} does not fit the model as it is now '
+      f'({str(error).splitlines()[0][:200]}); use the version that trained '
+      'it, or train again'
+    ) from error
   return segmenter
 
 
@@ -109,6 +118,7 @@ class Segmentation:
     probability: uint8 [T, S, S] of the same class, 255 being one, on the
       grid that the network saw.
   """
+
   masks: np.ndarray
   confidence: np.ndarray
   probability: np.ndarray
@@ -117,9 +127,16 @@ class Segmentation:
 class Segmenter:
   """Masks for ultrasound clips of any size and length."""
 
-  def __init__(self, model, variables, *, classes: tuple[str, ...],
-               image_size: int, receipt: dict | None = None,
-               calibration: Mapping | None = None):
+  def __init__(
+    self,
+    model,
+    variables,
+    *,
+    classes: tuple[str, ...],
+    image_size: int,
+    receipt: dict | None = None,
+    calibration: Mapping | None = None,
+  ):
     """Wraps a model.
 
     Args:
@@ -127,7 +144,7 @@ class Segmenter:
         `delay`.
       variables: its {'params': ..., ...}.
       classes: foreground classes in the order of the model's channels, names
-        of `data.clip.LABELS`.
+        of `clip.LABELS`.
       image_size: side of the square the model was trained on.
       receipt: what identifies the model, for `result.json`.
       calibration: of `confidence.fit`; None where none was made.
@@ -150,13 +167,21 @@ class Segmenter:
     """
     side = self.image_size
     jit_frame_step().eval_shape(
-        self._model, self._variables,
-        jax.ShapeDtypeStruct((side, side), np.uint8),
-        self._model.init_memory(1, (side, side)))
+      self._model,
+      self._variables,
+      jax.ShapeDtypeStruct((side, side), np.uint8),
+      self._model.init_memory(1, (side, side)),
+    )
 
-  def segment(self, video, spacing_mm=None, *, fps: float = math.nan,
-              sector: sectors.Sector | None = None,
-              lag: int = 0) -> np.ndarray:
+  def segment(
+    self,
+    video,
+    spacing_mm=None,
+    *,
+    fps: float = math.nan,
+    sector: sectors.Sector | None = None,
+    lag: int = 0,
+  ) -> np.ndarray:
     """Segments one clip.
 
     Args:
@@ -168,17 +193,24 @@ class Segmenter:
       lag: frames on either side to average with, see `stream`.
 
     Returns:
-      uint8 [T, H, W] label values of `data.clip.LABELS`.
+      uint8 [T, H, W] label values of `clip.LABELS`.
 
     Raises:
       InputError: the video is not uint8 [T, H, W], or the lag is none.
     """
-    return self.segment_clip(video, spacing_mm, fps=fps, sector=sector,
-                             lag=lag).masks
+    return self.segment_clip(
+      video, spacing_mm, fps=fps, sector=sector, lag=lag
+    ).masks
 
-  def segment_clip(self, video, spacing_mm=None, *, fps: float = math.nan,
-                   sector: sectors.Sector | None = None,
-                   lag: int = 0) -> Segmentation:
+  def segment_clip(
+    self,
+    video,
+    spacing_mm=None,
+    *,
+    fps: float = math.nan,
+    sector: sectors.Sector | None = None,
+    lag: int = 0,
+  ) -> Segmentation:
     """As `segment`, with the confidence in every frame and pixel."""
     video = _checked(video, 3, '[T, H, W]')
     if sector is None:
@@ -186,8 +218,10 @@ class Segmenter:
     stream = self.stream(fps=fps, sector=sector, lag=lag)
     size = (self.image_size,) * 2
     found = Segmentation(
-        np.zeros(video.shape, np.uint8), np.zeros(len(video)),
-        np.zeros((len(video), *size), np.uint8))
+      np.zeros(video.shape, np.uint8),
+      np.zeros(len(video)),
+      np.zeros((len(video), *size), np.uint8),
+    )
 
     channel = self.classes.index('lv') if 'lv' in self.classes else 0
 
@@ -223,8 +257,13 @@ class Segmenter:
     row_mm = math.nan if spacing_mm is None else float(spacing_mm[0])
     return sectors.limit_depth(sectors.find_sector(video, region), row_mm)
 
-  def stream(self, *, fps: float = math.nan,
-             sector: sectors.Sector | None = None, lag: int = 0) -> 'Stream':
+  def stream(
+    self,
+    *,
+    fps: float = math.nan,
+    sector: sectors.Sector | None = None,
+    lag: int = 0,
+  ) -> 'Stream':
     """Starts a stream; see `Stream.step`.
 
     Args:
@@ -255,8 +294,13 @@ class Stream:
       lag adds to it.
   """
 
-  def __init__(self, segmenter: Segmenter, stride: int,
-               sector: sectors.Sector | None, lag: int = 0):
+  def __init__(
+    self,
+    segmenter: Segmenter,
+    stride: int,
+    sector: sectors.Sector | None,
+    lag: int = 0,
+  ):
     self.sector = sector
     self._behind = segmenter._model.delay * stride
     self.delay = self._behind + lag
@@ -265,8 +309,9 @@ class Stream:
     # Frames t, t + stride, t + 2 stride, ... share a memory.
     size = (segmenter.image_size,) * 2
     self._memories = jax.device_put(
-        [segmenter._model.init_memory(1, size) for _ in range(stride)],
-        segmenter._device)
+      [segmenter._model.init_memory(1, size) for _ in range(stride)],
+      segmenter._device,
+    )
     self._last: list[np.ndarray | None] = [None] * stride
     self._shape: tuple[int, int] | None = None
     self._count = 0
@@ -279,7 +324,7 @@ class Stream:
       frame: uint8 [H, W], the same size throughout.
 
     Returns:
-      uint8 [H, W] label values of `data.clip.LABELS` of frame t - delay, t
+      uint8 [H, W] label values of `clip.LABELS` of frame t - delay, t
       being this one; all zero for the first `delay` calls.
 
     Raises:
@@ -330,12 +375,14 @@ class Stream:
       self._shape = frame.shape
     if frame.shape != self._shape:
       raise InputError(
-          f'frame {self._count} is {list(frame.shape)}; wanted '
-          f'{list(self._shape)} as the frames before it')
+        f'frame {self._count} is {list(frame.shape)}; wanted '
+        f'{list(self._shape)} as the frames before it'
+      )
     if self.sector is None:
       self.sector = sectors.find_sector(frame[None])
     small = squeeze.squeeze_frames(
-        self.sector.crop(frame)[None], self._segmenter.image_size)[0]
+      self.sector.crop(frame)[None], self._segmenter.image_size
+    )[0]
     turn = self._count % len(self._memories)
     self._last[turn] = small
     self._count += 1
@@ -347,20 +394,27 @@ class Stream:
 
   def _run(self, turn: int, small: np.ndarray) -> jax.Array:
     logits, self._memories[turn] = jit_frame_step()(
-        self._segmenter._model, self._segmenter._variables, small,
-        self._memories[turn])
+      self._segmenter._model,
+      self._segmenter._variables,
+      small,
+      self._memories[turn],
+    )
     return logits
 
   def mask(self, logits) -> np.ndarray:
     """Logits [S, S, K] -> native mask uint8 [H, W]."""
     top, left, bottom, right = self.sector.box
-    labels = labels_of(np.asarray(logits, np.float32),
-                       (bottom - top, right - left), self._segmenter._labels)
+    labels = labels_of(
+      np.asarray(logits, np.float32),
+      (bottom - top, right - left),
+      self._segmenter._labels,
+    )
     return self.sector.paste(labels, self._shape)
 
 
-def labels_of(logits: np.ndarray, shape: tuple[int, int],
-              labels: np.ndarray) -> np.ndarray:
+def labels_of(
+  logits: np.ndarray, shape: tuple[int, int], labels: np.ndarray
+) -> np.ndarray:
   """Native labels from the logits of a squeezed frame.
 
   Args:
@@ -372,10 +426,16 @@ def labels_of(logits: np.ndarray, shape: tuple[int, int],
     uint8 [h, w]: the label of the largest logit where it is positive
     (probability above one half), else 0.
   """
-  planes = np.stack([
-      cv2.resize(np.ascontiguousarray(logits[..., k]), shape[::-1],
-                 interpolation=cv2.INTER_LINEAR)
-      for k in range(logits.shape[-1])])
+  planes = np.stack(
+    [
+      cv2.resize(
+        np.ascontiguousarray(logits[..., k]),
+        shape[::-1],
+        interpolation=cv2.INTER_LINEAR,
+      )
+      for k in range(logits.shape[-1])
+    ]
+  )
   best = planes.argmax(axis=0)
   return np.where(planes.max(axis=0) > 0, labels[best], 0).astype(np.uint8)
 
@@ -384,6 +444,7 @@ def _checked(array, dimensions: int, wanted: str) -> np.ndarray:
   array = np.asarray(array)
   if array.ndim != dimensions or array.dtype != np.uint8 or not array.size:
     raise InputError(
-        f'found an array of type {array.dtype} and shape {list(array.shape)}; '
-        f'wanted uint8 gray levels {wanted}')
+      f'found an array of type {array.dtype} and shape {list(array.shape)}; '
+      f'wanted uint8 gray levels {wanted}'
+    )
   return array

@@ -31,6 +31,7 @@ class ArcOutput(NamedTuple):
     anchors: [N, A, C] updated anchors.
     ambiguous: bool [N, h / patch, w / patch], the patches that were altered.
   """
+
   features: jax.Array
   scores: jax.Array
   anchors: jax.Array
@@ -55,15 +56,18 @@ def anchor_groups(anchors: int, num_classes: int) -> tuple[int, ...]:
     InputError: `anchors` is out of range.
   """
   if anchors not in LAYOUTS:
-    raise InputError(f'model option anchors: found {anchors!r}, wanted one of '
-                     f'{", ".join(map(str, LAYOUTS))}')
+    raise InputError(
+      f'model option anchors: found {anchors!r}, wanted one of '
+      f'{", ".join(map(str, LAYOUTS))}'
+    )
   front, back = LAYOUTS[anchors]
   foreground = [k + 1 for k in range(num_classes) for _ in range(front)]
   return tuple(foreground + [0] * max(back, 1))
 
 
-def group_scores(similarities: jax.Array, groups: tuple[int, ...],
-                 num_classes: int) -> jax.Array:
+def group_scores(
+  similarities: jax.Array, groups: tuple[int, ...], num_classes: int
+) -> jax.Array:
   """Log-sum-exp of the similarities of each group's anchors.
 
   Args:
@@ -84,8 +88,9 @@ def group_scores(similarities: jax.Array, groups: tuple[int, ...],
   return jnp.stack(columns, -1)
 
 
-def nearest_bias(pixels: jax.Array, anchors: jax.Array, neighbours: int,
-                 knn: str) -> jax.Array:
+def nearest_bias(
+  pixels: jax.Array, anchors: jax.Array, neighbours: int, knn: str
+) -> jax.Array:
   """Attention bias that leaves each anchor its K nearest pixels.
 
   Masking attention over all pixels equals gathering K of them, has static
@@ -106,9 +111,13 @@ def nearest_bias(pixels: jax.Array, anchors: jax.Array, neighbours: int,
   pixels = jax.lax.stop_gradient(pixels)
   anchors = jax.lax.stop_gradient(anchors)
   norms = jnp.sum(jnp.square(pixels.astype(jnp.float32)), -1)
-  closeness = 2.0 * jnp.einsum(
-      'nac,npc->nap', anchors, pixels,
-      preferred_element_type=jnp.float32) - norms[:, None]
+  closeness = (
+    2.0
+    * jnp.einsum(
+      'nac,npc->nap', anchors, pixels, preferred_element_type=jnp.float32
+    )
+    - norms[:, None]
+  )
   k = min(neighbours, pixels.shape[1])
   if knn == 'exact':
     # Not top_k: devices that share a batch would gather it whole for that.
@@ -117,8 +126,9 @@ def nearest_bias(pixels: jax.Array, anchors: jax.Array, neighbours: int,
     best = jax.lax.approx_max_k(closeness, k)[0]
     threshold = jnp.min(best, axis=-1, keepdims=True)
   else:
-    raise InputError(f'model option knn: found {knn!r}, wanted one of '
-                     f'{", ".join(KNN)}')
+    raise InputError(
+      f'model option knn: found {knn!r}, wanted one of {", ".join(KNN)}'
+    )
   return jnp.where(closeness >= threshold, 0.0, MASKED)
 
 
@@ -133,6 +143,7 @@ class AnchorUpdate(nn.Module):
     knn: 'exact' or 'approx'.
     dtype: compute dtype.
   """
+
   neighbours: int = 32
   knn: str = 'exact'
   dtype: Dtype = jnp.float32
@@ -148,17 +159,25 @@ class AnchorUpdate(nn.Module):
 
     query = nn.LayerNorm(dtype=self.dtype, name='norm')(anchors)
     query = dense('key_transposed')(dense('query')(query))
-    logits = jnp.einsum('nac,npc->nap', query, pixels,
-                        preferred_element_type=jnp.float32)
+    logits = jnp.einsum(
+      'nac,npc->nap', query, pixels, preferred_element_type=jnp.float32
+    )
     weights = jax.nn.softmax(logits / np.sqrt(c) + bias, axis=-1)
     mixed = jnp.einsum('nap,npc->nac', weights.astype(self.dtype), pixels)
     return anchors + dense('value')(mixed)
 
 
 def pull_ambiguous(
-    x: jax.Array, similarities: jax.Array, anchors: jax.Array,
-    groups: tuple[int, ...], num_classes: int, *, patch: int, band: float,
-    pull: float) -> tuple[jax.Array, jax.Array]:
+  x: jax.Array,
+  similarities: jax.Array,
+  anchors: jax.Array,
+  groups: tuple[int, ...],
+  num_classes: int,
+  *,
+  patch: int,
+  band: float,
+  pull: float,
+) -> tuple[jax.Array, jax.Array]:
   """Moves ambiguous patches toward their more confident anchor.
 
   With r = s_top / (s_top + s_second) over the groups' probabilities, a patch
@@ -185,9 +204,11 @@ def pull_ambiguous(
   n, h, w, c = x.shape
   rows, columns = h // patch, w // patch
   probabilities = jax.nn.softmax(
-      group_scores(similarities, groups, num_classes), axis=-1)
+    group_scores(similarities, groups, num_classes), axis=-1
+  )
   top = jax.nn.one_hot(
-      jnp.argmax(probabilities, -1), num_classes + 1, dtype=jnp.bool)
+    jnp.argmax(probabilities, -1), num_classes + 1, dtype=jnp.bool
+  )
   first = jnp.max(probabilities, -1)
   second = jnp.max(jnp.where(top, 0.0, probabilities), -1)
   confidence = first / (first + second)
@@ -198,7 +219,8 @@ def pull_ambiguous(
   # Without a background anchor there is nothing to be pulled to.
   ambiguous = (confidence <= 0.5 + band) & (chosen < count)
   target = jnp.einsum(
-      'nrca,nad->nrcd', jax.nn.one_hot(chosen, count, dtype=x.dtype), anchors)
+    'nrca,nad->nrcd', jax.nn.one_hot(chosen, count, dtype=x.dtype), anchors
+  )
   weight = (pull * (2.0 * confidence - 1.0) / (2.0 * band)).astype(x.dtype)
 
   tiled = x.reshape(n, rows, patch, columns, patch, c)
@@ -225,6 +247,7 @@ class AnchorRecalibration(nn.Module):
     temperature: initial value of the learned temperature (ours).
     dtype: compute dtype.
   """
+
   num_classes: int = 1
   anchors: int = 2
   neighbours: int = 32
@@ -249,33 +272,45 @@ class AnchorRecalibration(nn.Module):
     n, h, w, c = x.shape
     if h % self.patch or w % self.patch:
       raise InputError(
-          f'model option patch: found {self.patch}, wanted a divisor of the '
-          f'token grid {h}x{w}; the grid is an eighth of the image')
+        f'model option patch: found {self.patch}, wanted a divisor of the '
+        f'token grid {h}x{w}; the grid is an eighth of the image'
+      )
     groups = anchor_groups(self.anchors, self.num_classes)
     count = len(groups) - (self.anchors == 1)
     pixels = x.reshape(n, h * w, c)
     weights = self._weights(pixels, count)
     mass = jnp.sum(weights, axis=1)[..., None] + 1e-6
-    initial = jnp.einsum(
-        'npa,npc->nac', weights.astype(self.dtype), pixels,
-        preferred_element_type=jnp.float32) / mass
+    initial = (
+      jnp.einsum(
+        'npa,npc->nac',
+        weights.astype(self.dtype),
+        pixels,
+        preferred_element_type=jnp.float32,
+      )
+      / mass
+    )
     updated = AnchorUpdate(
-        self.neighbours, self.knn, self.dtype, name='update')(
-            initial.astype(self.dtype), pixels)
+      self.neighbours, self.knn, self.dtype, name='update'
+    )(initial.astype(self.dtype), pixels)
 
     log_temperature = self.param(
-        'log_temperature',
-        lambda _: jnp.full((1,), np.log(self.temperature), jnp.float32))
+      'log_temperature',
+      lambda _: jnp.full((1,), np.log(self.temperature), jnp.float32),
+    )
     wide = updated.astype(jnp.float32)
-    unit = wide * jax.lax.rsqrt(
-        jnp.sum(wide * wide, -1, keepdims=True) + 1e-6)
-    dots = jnp.einsum('npc,nac->npa', pixels, unit.astype(self.dtype),
-                      preferred_element_type=jnp.float32)
+    unit = wide * jax.lax.rsqrt(jnp.sum(wide * wide, -1, keepdims=True) + 1e-6)
+    dots = jnp.einsum(
+      'npc,nac->npa',
+      pixels,
+      unit.astype(self.dtype),
+      preferred_element_type=jnp.float32,
+    )
     dots = dots.reshape(n, h, w, count)
 
     if count < len(groups):
       constant = self.param(
-          'background', nn.initializers.zeros, (1,), jnp.float32)[0]
+        'background', nn.initializers.zeros, (1,), jnp.float32
+      )[0]
 
     def similarity(dots, vectors):
       """Cosines over the temperature; the constant column where needed."""
@@ -283,17 +318,28 @@ class AnchorRecalibration(nn.Module):
       cosine = dots * jax.lax.rsqrt(square + 1e-6)[..., None]
       if count < len(groups):
         cosine = jnp.concatenate(
-            [cosine, jnp.broadcast_to(constant, (*cosine.shape[:-1], 1))], -1)
+          [cosine, jnp.broadcast_to(constant, (*cosine.shape[:-1], 1))], -1
+        )
       return cosine * jnp.exp(-log_temperature[0])
 
     # The mean of dots is the dot of the mean: one product serves both.
     def pooled(v):
-      return jnp.mean(v.reshape(
-          n, h // self.patch, self.patch, w // self.patch, self.patch, -1),
-          axis=(2, 4))
+      return jnp.mean(
+        v.reshape(
+          n, h // self.patch, self.patch, w // self.patch, self.patch, -1
+        ),
+        axis=(2, 4),
+      )
 
     scores = group_scores(similarity(dots, x), groups, self.num_classes)
     features, ambiguous = pull_ambiguous(
-        x, similarity(pooled(dots), pooled(x)), updated, groups,
-        self.num_classes, patch=self.patch, band=self.band, pull=self.pull)
+      x,
+      similarity(pooled(dots), pooled(x)),
+      updated,
+      groups,
+      self.num_classes,
+      patch=self.patch,
+      band=self.band,
+      pull=self.pull,
+    )
     return ArcOutput(features, scores, updated, ambiguous)

@@ -12,8 +12,12 @@ MASKED = -1e9
 
 def _project_init(fan_in_axes):
   return nn.initializers.variance_scaling(
-      1.0, 'fan_in', 'truncated_normal', in_axis=fan_in_axes,
-      out_axis=tuple(i for i in range(3) if i not in fan_in_axes))
+    1.0,
+    'fan_in',
+    'truncated_normal',
+    in_axis=fan_in_axes,
+    out_axis=tuple(i for i in range(3) if i not in fan_in_axes),
+  )
 
 
 class CrossAttention(nn.Module):
@@ -29,13 +33,15 @@ class CrossAttention(nn.Module):
     few: 'queries' if the queries are the few tokens, 'keys' if the keys are.
     dtype: compute dtype; logits and softmax are float32.
   """
+
   heads: int = 4
   few: str = 'queries'
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, queries: jax.Array, keys: jax.Array,
-               bias: jax.Array | None = None) -> jax.Array:
+  def __call__(
+    self, queries: jax.Array, keys: jax.Array, bias: jax.Array | None = None
+  ) -> jax.Array:
     """Attends.
 
     Args:
@@ -49,22 +55,27 @@ class CrossAttention(nn.Module):
     c = queries.shape[-1]
     d = c // self.heads
     wq, wk, wv = (
-        self.param(name, _project_init((0,)), (c, self.heads, d), jnp.float32)
-        for name in ('query', 'key', 'value'))
+      self.param(name, _project_init((0,)), (c, self.heads, d), jnp.float32)
+      for name in ('query', 'key', 'value')
+    )
     wo = self.param(
-        'out', _project_init((0, 1)), (self.heads, d, c), jnp.float32)
+      'out', _project_init((0, 1)), (self.heads, d, c), jnp.float32
+    )
     wq, wk, wv, wo, queries, keys = (
-        x.astype(self.dtype) for x in (wq, wk, wv, wo, queries, keys))
+      x.astype(self.dtype) for x in (wq, wk, wv, wo, queries, keys)
+    )
     if self.few == 'queries':
       few = jnp.einsum('nqc,chd->nqhd', queries, wq)
       few = jnp.einsum('nqhd,chd->nhqc', few, wk)
-      logits = jnp.einsum('nhqc,nkc->nhqk', few, keys,
-                          preferred_element_type=jnp.float32)
+      logits = jnp.einsum(
+        'nhqc,nkc->nhqk', few, keys, preferred_element_type=jnp.float32
+      )
     else:
       few = jnp.einsum('nkc,chd->nkhd', keys, wk)
       few = jnp.einsum('nkhd,chd->nhkc', few, wq)
-      logits = jnp.einsum('nqc,nhkc->nhqk', queries, few,
-                          preferred_element_type=jnp.float32)
+      logits = jnp.einsum(
+        'nqc,nhkc->nhqk', queries, few, preferred_element_type=jnp.float32
+      )
     logits = logits / jnp.sqrt(jnp.float32(d))
     if bias is not None:
       logits = logits + bias[:, None]
@@ -85,13 +96,14 @@ class SelfAttention(nn.Module):
     heads: number of heads.
     dtype: compute dtype.
   """
+
   heads: int = 4
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array,
-               bias: jax.Array | None = None) -> jax.Array:
+  def __call__(self, x: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """Maps x [N, L, C] to [N, L, C]; bias as in `CrossAttention`."""
     x = nn.LayerNorm(dtype=self.dtype, name='norm')(x)
-    return CrossAttention(
-        self.heads, dtype=self.dtype, name='attention')(x, x, bias)
+    return CrossAttention(self.heads, dtype=self.dtype, name='attention')(
+      x, x, bias
+    )

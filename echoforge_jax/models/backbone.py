@@ -23,26 +23,34 @@ from echoforge_jax.models.layers import (
 
 # Name -> (blocks a stage, bottleneck).
 RESNETS = {
-    'resnet18': ((2, 2, 2, 2), False),
-    'resnet34': ((3, 4, 6, 3), False),
-    'resnet50': ((3, 4, 6, 3), True),
+  'resnet18': ((2, 2, 2, 2), False),
+  'resnet34': ((3, 4, 6, 3), False),
+  'resnet50': ((3, 4, 6, 3), True),
 }
 BACKBONES = (*RESNETS, 'lite')
 STRIDES = (4, 8, 16, 32)
 
 
-def _conv(features: int, size: int, stride: int, dtype: Dtype,
-          name: str) -> nn.Module:
+def _conv(
+  features: int, size: int, stride: int, dtype: Dtype, name: str
+) -> nn.Module:
   """Bias-free convolution, padded like torch's (size // 2 on every side)."""
-  init = nn.initializers.variance_scaling(
-      2.0, 'fan_out', 'truncated_normal')
+  init = nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
   if size == 1:
-    return PointwiseConv(features, stride, use_bias=False, dtype=dtype,
-                         kernel_init=init, name=name)
+    return PointwiseConv(
+      features, stride, use_bias=False, dtype=dtype, kernel_init=init, name=name
+    )
   pad = size // 2
   return nn.Conv(
-      features, (size, size), (stride, stride), [(pad, pad)] * 2,
-      use_bias=False, dtype=dtype, name=name, kernel_init=init)
+    features,
+    (size, size),
+    (stride, stride),
+    [(pad, pad)] * 2,
+    use_bias=False,
+    dtype=dtype,
+    name=name,
+    kernel_init=init,
+  )
 
 
 class BasicBlock(nn.Module):
@@ -55,6 +63,7 @@ class BasicBlock(nn.Module):
     train: whether the model trains.
     dtype: compute dtype.
   """
+
   features: int
   stride: int
   norm: str
@@ -67,14 +76,14 @@ class BasicBlock(nn.Module):
 
     def normed(y, name):
       return make_norm(
-          self.norm, train=self.train, dtype=self.dtype, name=name)(y)
+        self.norm, train=self.train, dtype=self.dtype, name=name
+      )(y)
 
     y = _conv(self.features, 3, self.stride, self.dtype, 'conv1')(x)
     y = nn.relu(normed(y, 'bn1'))
     y = normed(_conv(self.features, 3, 1, self.dtype, 'conv2')(y), 'bn2')
     if self.stride != 1 or x.shape[-1] != self.features:
-      x = _conv(
-          self.features, 1, self.stride, self.dtype, 'downsample_conv')(x)
+      x = _conv(self.features, 1, self.stride, self.dtype, 'downsample_conv')(x)
       x = normed(x, 'downsample_bn')
     return nn.relu(x + y)
 
@@ -89,6 +98,7 @@ class Bottleneck(nn.Module):
     train: whether the model trains.
     dtype: compute dtype.
   """
+
   features: int
   stride: int
   norm: str
@@ -101,7 +111,8 @@ class Bottleneck(nn.Module):
 
     def normed(y, name):
       return make_norm(
-          self.norm, train=self.train, dtype=self.dtype, name=name)(y)
+        self.norm, train=self.train, dtype=self.dtype, name=name
+      )(y)
 
     wide = 4 * self.features
     y = _conv(self.features, 1, 1, self.dtype, 'conv1')(x)
@@ -127,6 +138,7 @@ class ResNet(nn.Module):
     max_pool: whether the stem pools, as torchvision's does; without it all
       strides are halved.
   """
+
   variant: str = 'resnet50'
   norm: str = 'batch'
   remat: bool = False
@@ -152,15 +164,22 @@ class ResNet(nn.Module):
       block = nn.remat(block)
     x = _conv(self.width, 7, 2, self.dtype, 'conv1')(x)
     x = nn.relu(
-        make_norm(self.norm, train=train, dtype=self.dtype, name='bn1')(x))
+      make_norm(self.norm, train=train, dtype=self.dtype, name='bn1')(x)
+    )
     if self.max_pool:
       x = max_pool(x)
     outputs = []
     for stage, depth in enumerate(depths):
       for index in range(depth):
         stride = 2 if stage and not index else 1
-        x = block(self.width * 2 ** stage, stride, self.norm, train,
-                  self.dtype, name=f'layer{stage + 1}_{index}')(x)
+        x = block(
+          self.width * 2**stage,
+          stride,
+          self.norm,
+          train,
+          self.dtype,
+          name=f'layer{stage + 1}_{index}',
+        )(x)
       outputs.append(x)
     return tuple(outputs)
 
@@ -177,6 +196,7 @@ class LiteEncoder(nn.Module):
     remat: recompute each block in the backward pass to save memory.
     dtype: compute dtype; parameters are float32.
   """
+
   widths: tuple[int, ...] = (16, 32, 64, 128, 128)
   norm: str = 'group'
   remat: bool = False
@@ -198,22 +218,27 @@ class LiteEncoder(nn.Module):
 
     def down(x, features, stride, name):
       x = _conv(features, 3, stride, self.dtype, f'{name}_conv')(x)
-      return nn.relu(make_norm(
-          self.norm, train=train, dtype=self.dtype, name=f'{name}_bn')(x))
+      return nn.relu(
+        make_norm(self.norm, train=train, dtype=self.dtype, name=f'{name}_bn')(
+          x
+        )
+      )
 
     x = x.reshape(n, h // 2, 2, w // 2, 2).transpose(0, 1, 3, 2, 4)
     x = down(x.reshape(n, h // 2, w // 2, 4), self.widths[0], 1, 'stem')
     outputs = []
     for stage, features in enumerate(self.widths[1:], start=1):
       x = down(x, features, 2, f'down{stage}')
-      x = block(features, 1, self.norm, train, self.dtype,
-                name=f'layer{stage}_0')(x)
+      x = block(
+        features, 1, self.norm, train, self.dtype, name=f'layer{stage}_0'
+      )(x)
       outputs.append(x)
     return tuple(outputs)
 
 
-def make_backbone(kind: str, *, norm: str, remat: bool, dtype: Dtype,
-                  name: str = 'backbone') -> nn.Module:
+def make_backbone(
+  kind: str, *, norm: str, remat: bool, dtype: Dtype, name: str = 'backbone'
+) -> nn.Module:
   """The encoder that `kind` names.
 
   Args:
@@ -232,7 +257,8 @@ def make_backbone(kind: str, *, norm: str, remat: bool, dtype: Dtype,
   if kind == 'lite':
     return LiteEncoder(norm=norm, remat=remat, dtype=dtype, name=name)
   if kind in RESNETS:
-    return ResNet(
-        variant=kind, norm=norm, remat=remat, dtype=dtype, name=name)
-  raise InputError(f'model option backbone: found {kind!r}, wanted one of '
-                   f'{", ".join(BACKBONES)}')
+    return ResNet(variant=kind, norm=norm, remat=remat, dtype=dtype, name=name)
+  raise InputError(
+    f'model option backbone: found {kind!r}, wanted one of '
+    f'{", ".join(BACKBONES)}'
+  )

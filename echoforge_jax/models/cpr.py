@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from echoforge_jax.models.layers import Dtype
 
 
-def reference_features(features: jax.Array, labeled: jax.Array,
-                       frames: jax.Array) -> tuple[jax.Array, jax.Array]:
+def reference_features(
+  features: jax.Array, labeled: jax.Array, frames: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   """F^L for each target frame: the mean over labelled frames other than it.
 
   A clip without another labelled frame borrows the mean of the other clips'
@@ -32,20 +33,23 @@ def reference_features(features: jax.Array, labeled: jax.Array,
   own_count = jnp.sum(own, -1)
   dtype = features.dtype
   near = jnp.einsum(
-      'bft,bthwc->bfhwc',
-      (own / jnp.maximum(own_count, 1.0)[..., None]).astype(dtype), features)
+    'bft,bthwc->bfhwc',
+    (own / jnp.maximum(own_count, 1.0)[..., None]).astype(dtype),
+    features,
+  )
 
   known = labeled.astype(jnp.float32)
-  clip_sum = jnp.einsum('bt,bthwc->bhwc', known, features,
-                        preferred_element_type=jnp.float32)
+  clip_sum = jnp.einsum(
+    'bt,bthwc->bhwc', known, features, preferred_element_type=jnp.float32
+  )
   clip_count = jnp.sum(known, -1)
   rest_count = jnp.sum(clip_count) - clip_count
-  far = (jnp.sum(clip_sum, 0)[None] - clip_sum) / jnp.maximum(
-      rest_count, 1.0)[:, None, None, None]
+  far = (jnp.sum(clip_sum, 0)[None] - clip_sum) / jnp.maximum(rest_count, 1.0)[
+    :, None, None, None
+  ]
   far = far.astype(dtype)
   has_own = own_count > 0
-  references = jnp.where(
-      has_own[..., None, None, None], near, far[:, None])
+  references = jnp.where(has_own[..., None, None, None], near, far[:, None])
   return references, has_own | (rest_count > 0)[:, None]
 
 
@@ -74,6 +78,7 @@ class PseudoLabelReforging(nn.Module):
     gain: initial gain of the instance normalisation.
     dtype: compute dtype; Q^T K and its softmax are float32.
   """
+
   gain: float = 2.0
   dtype: Dtype = jnp.float32
 
@@ -91,18 +96,21 @@ class PseudoLabelReforging(nn.Module):
     c = target.shape[-1]
 
     def project(x, name):
-      return nn.Dense(c, use_bias=False, dtype=self.dtype, name=name,
-                      kernel_init=_identity)(x)
+      return nn.Dense(
+        c, use_bias=False, dtype=self.dtype, name=name, kernel_init=_identity
+      )(x)
 
     def centred(x):
       return x - jnp.mean(x, axis=1, keepdims=True, dtype=jnp.float32).astype(
-          x.dtype)
+        x.dtype
+      )
 
     query = project(centred(labeled), 'query')
     key = project(centred(target), 'key')
     value = project(target, 'value')
-    gram = jnp.einsum('npc,npd->ncd', query, key,
-                      preferred_element_type=jnp.float32)
+    gram = jnp.einsum(
+      'npc,npd->ncd', query, key, preferred_element_type=jnp.float32
+    )
     # InstanceNorm over the one-channel image [C, C]; a shift would cancel in
     # the softmax. Scaled by the area first: independent of the image size.
     gram = gram / query.shape[1]
@@ -110,7 +118,8 @@ class PseudoLabelReforging(nn.Module):
     gram = gram - mean
     variance = jnp.mean(gram * gram, axis=(1, 2), keepdims=True)
     gain = self.param(
-        'gain', nn.initializers.constant(self.gain), (1,), jnp.float32)
+      'gain', nn.initializers.constant(self.gain), (1,), jnp.float32
+    )
     gram = gain[0] * gram * jax.lax.rsqrt(variance + 1e-8)
     attention = jax.nn.softmax(gram, axis=-1).astype(self.dtype)
     return jnp.einsum('ncd,npd->npc', attention, value)

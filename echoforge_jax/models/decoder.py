@@ -27,6 +27,7 @@ class Decoder(nn.Module):
     dim: channels at stride 4; the skip's.
     dtype: compute dtype; logits are float32.
   """
+
   num_classes: int = 1
   dim: int = 64
   dtype: Dtype = jnp.float32
@@ -42,17 +43,23 @@ class Decoder(nn.Module):
     Returns:
       float32 [N, 8h, 8w, K] logits.
     """
-    x = PointwiseConv(self.dim, use_bias=False, dtype=self.dtype,
-                      name='narrow')(features)
+    x = PointwiseConv(
+      self.dim, use_bias=False, dtype=self.dtype, name='narrow'
+    )(features)
     x = GroupNorm(dtype=self.dtype, name='join_norm')(upsample2(x) + skip)
-    x = nn.Conv(self.dim, (3, 3), use_bias=False, dtype=self.dtype,
-                name='mix')(nn.relu(x))
+    x = nn.Conv(self.dim, (3, 3), use_bias=False, dtype=self.dtype, name='mix')(
+      nn.relu(x)
+    )
     x = nn.relu(GroupNorm(dtype=self.dtype, name='mix_norm')(x))
     k = self.num_classes
     logits = PointwiseConv(k, dtype=jnp.float32, name='logits')(x)
-    fine = PointwiseConv(16 * k, use_bias=False, dtype=jnp.float32,
-                         kernel_init=nn.initializers.normal(1e-2),
-                         name='fine')(x)
+    fine = PointwiseConv(
+      16 * k,
+      use_bias=False,
+      dtype=jnp.float32,
+      kernel_init=nn.initializers.normal(1e-2),
+      name='fine',
+    )(x)
     n, h, w, _ = fine.shape
     fine = fine.reshape(n, h, w, 4, 4, k).transpose(0, 1, 3, 2, 4, 5)
     return upsample_logits(logits, 4) + fine.reshape(n, 4 * h, 4 * w, k)

@@ -32,7 +32,7 @@ def log_odds(scores: jax.Array) -> jax.Array:
   """
   columns = []
   for k in range(1, scores.shape[-1]):
-    others = jnp.concatenate([scores[..., :k], scores[..., k + 1:]], -1)
+    others = jnp.concatenate([scores[..., :k], scores[..., k + 1 :]], -1)
     columns.append(scores[..., k] - jax.nn.logsumexp(others, axis=-1))
   return jnp.stack(columns, -1)
 
@@ -68,6 +68,7 @@ class EchoForge(nn.Module):
     remat: recompute backbone blocks in the backward pass.
     dtype: compute dtype; parameters and logits are float32.
   """
+
   num_classes: int = 1
   backbone: str = 'resnet50'
   norm: str = 'batch'
@@ -92,19 +93,30 @@ class EchoForge(nn.Module):
   def setup(self):
     """Makes the parts that the switches ask for."""
     self.encoder = make_backbone(
-        self.backbone, norm=self.norm, remat=self.remat, dtype=self.dtype,
-        name='backbone')
+      self.backbone,
+      norm=self.norm,
+      remat=self.remat,
+      dtype=self.dtype,
+      name='backbone',
+    )
     self.neck = Neck(self.dim, self.decoder_dim, self.dtype)
     if self.use_arc:
       self.arc = AnchorRecalibration(
-          num_classes=self.num_classes, anchors=self.anchors,
-          neighbours=self.neighbours, patch=self.patch, band=self.band,
-          pull=self.pull, knn=self.knn, dtype=self.dtype)
+        num_classes=self.num_classes,
+        anchors=self.anchors,
+        neighbours=self.neighbours,
+        patch=self.patch,
+        band=self.band,
+        pull=self.pull,
+        knn=self.knn,
+        dtype=self.dtype,
+      )
     elif self.use_tsf:
       self.coarse_head = nn.Dense(self.num_classes + 1, dtype=jnp.float32)
     if self.use_tsf:
       self.tsf = TemporalSemanticFusion(
-          self.num_queries, self.heads, self.dropout, self.dtype)
+        self.num_queries, self.heads, self.dropout, self.dtype
+      )
     if self.use_cpr:
       self.cpr = cpr_lib.PseudoLabelReforging(dtype=self.dtype)
     self.decoder = Decoder(self.num_classes, self.decoder_dim, self.dtype)
@@ -115,25 +127,28 @@ class EchoForge(nn.Module):
     return 0
 
   @nn.nowrap
-  def init_memory(self, batch: int, image_size: tuple[int, int]
-                  ) -> memory_lib.TokenMemory:
+  def init_memory(
+    self, batch: int, image_size: tuple[int, int]
+  ) -> memory_lib.TokenMemory:
     """The memory of `batch` streams before their first frame.
 
     Tokens do not depend on the frames' size (H, W); other models' memories do.
     """
     del image_size
     return memory_lib.empty(
-        batch, self.memory_frames, self.num_classes + 1, self.dim)
+      batch, self.memory_frames, self.num_classes + 1, self.dim
+    )
 
   def _trunk(
-      self, video: jax.Array, memory: memory_lib.TokenMemory, train: bool
+    self, video: jax.Array, memory: memory_lib.TokenMemory, train: bool
   ) -> tuple[dict[str, jax.Array], jax.Array, memory_lib.TokenMemory]:
     """Everything up to the decoder: outputs, skip and memory afterwards."""
     b, t, h, w, channels = video.shape
     if h % 32 or w % 32 or channels != 1:
       raise InputError(
-          f'video: found frames of {h}x{w}x{channels}, wanted one channel and '
-          f'sides that are multiples of 32; resize or pad the frames')
+        f'video: found frames of {h}x{w}x{channels}, wanted one channel and '
+        f'sides that are multiples of 32; resize or pad the frames'
+      )
     # One leading dimension for the convolutions; clips again for TSF.
     frames = video.reshape(b * t, h, w, 1).astype(jnp.float32)
     frames = ((frames - GRAY_MEAN) / GRAY_STD).astype(self.dtype)
@@ -158,25 +173,33 @@ class EchoForge(nn.Module):
   def _decode(self, features: jax.Array, skip: jax.Array) -> jax.Array:
     """Decodes [B, F, h, w, C] with skips [B, F, 2h, 2w, D] to logits."""
     b, f = features.shape[:2]
-    logits = self.decoder(features.reshape(b * f, *features.shape[2:]),
-                          skip.reshape(b * f, *skip.shape[2:]))
+    logits = self.decoder(
+      features.reshape(b * f, *features.shape[2:]),
+      skip.reshape(b * f, *skip.shape[2:]),
+    )
     return logits.reshape(b, f, *logits.shape[1:])
 
-  def _reforge(self, features: jax.Array, labeled: jax.Array,
-               frames: jax.Array) -> jax.Array:
+  def _reforge(
+    self, features: jax.Array, labeled: jax.Array, frames: jax.Array
+  ) -> jax.Array:
     """F_hat of the frames [B, F]: [B, F, h, w, C]."""
     b, t, h, w, c = features.shape
     reference, found = cpr_lib.reference_features(features, labeled, frames)
     target = _take_frames(features, frames)
     flat = (-1, h * w, c)
     reforged = self.cpr(reference.reshape(flat), target.reshape(flat))
-    return jnp.where(found[..., None, None, None],
-                     reforged.reshape(target.shape), target)
+    return jnp.where(
+      found[..., None, None, None], reforged.reshape(target.shape), target
+    )
 
   def __call__(
-      self, video: jax.Array, train: bool = False,
-      labeled: jax.Array | None = None, reforge: bool = False,
-      reforge_frames: jax.Array | None = None) -> dict[str, jax.Array]:
+    self,
+    video: jax.Array,
+    train: bool = False,
+    labeled: jax.Array | None = None,
+    reforge: bool = False,
+    reforge_frames: jax.Array | None = None,
+  ) -> dict[str, jax.Array]:
     """Segments clips; frame t depends on frames up to t only.
 
     Args:
@@ -200,7 +223,8 @@ class EchoForge(nn.Module):
     """
     b, t = video.shape[:2]
     outputs, skip, _ = self._trunk(
-        video, self.init_memory(b, video.shape[2:4]), train)
+      video, self.init_memory(b, video.shape[2:4]), train
+    )
     features = outputs['features']
     outputs['logits'] = self._decode(features, skip)
     if self.use_cpr and self.is_initializing():
@@ -208,11 +232,14 @@ class EchoForge(nn.Module):
     if not reforge:
       return outputs
     if not self.use_cpr:
-      raise InputError('model call: found reforge=True with use_cpr=False; '
-                       'set use_cpr=True or leave reforging out')
+      raise InputError(
+        'model call: found reforge=True with use_cpr=False; '
+        'set use_cpr=True or leave reforging out'
+      )
     if labeled is None:
-      raise InputError('model call: found reforge=True without labeled, '
-                       'wanted bool [B, T]')
+      raise InputError(
+        'model call: found reforge=True without labeled, wanted bool [B, T]'
+      )
     if reforge_frames is None:
       reforge_frames = jnp.broadcast_to(jnp.arange(t)[None], (b, t))
     else:
@@ -222,7 +249,7 @@ class EchoForge(nn.Module):
     return outputs
 
   def resume(
-      self, video: jax.Array, memory: memory_lib.TokenMemory
+    self, video: jax.Array, memory: memory_lib.TokenMemory
   ) -> tuple[dict[str, jax.Array], memory_lib.TokenMemory]:
     """Segments the next frames of B streams; equals the whole clip's result.
 
@@ -238,7 +265,7 @@ class EchoForge(nn.Module):
     return outputs, memory
 
   def step(
-      self, frame: jax.Array, memory: memory_lib.TokenMemory
+    self, frame: jax.Array, memory: memory_lib.TokenMemory
   ) -> tuple[dict[str, jax.Array], memory_lib.TokenMemory]:
     """Segments the next frame of B streams; equals the clip's result.
 
@@ -255,8 +282,12 @@ class EchoForge(nn.Module):
 
 # Options that follow from the small encoder unless they are given.
 LITE = {'norm': 'group', 'dim': 64, 'decoder_dim': 32, 'num_queries': 8}
-CHOICES = {'backbone': BACKBONES, 'norm': NORMS, 'anchors': tuple(LAYOUTS),
-           'knn': KNN}
+CHOICES = {
+  'backbone': BACKBONES,
+  'norm': NORMS,
+  'anchors': tuple(LAYOUTS),
+  'knn': KNN,
+}
 
 
 def make_echoforge(**options: Any) -> EchoForge:
@@ -275,10 +306,13 @@ def make_echoforge(**options: Any) -> EchoForge:
     options = LITE | options
   model = make_checked('echoforge', EchoForge, options, CHOICES)
   if model.dim % model.heads:
-    raise InputError(f'model option heads: found {model.heads}, wanted a '
-                     f'divisor of dim, {model.dim}')
+    raise InputError(
+      f'model option heads: found {model.heads}, wanted a '
+      f'divisor of dim, {model.dim}'
+    )
   if model.num_queries <= model.num_classes:
     raise InputError(
-        f'model option num_queries: found {model.num_queries}, wanted at '
-        f'least {model.num_classes + 1}, one for background and each class')
+      f'model option num_queries: found {model.num_queries}, wanted at '
+      f'least {model.num_classes + 1}, one for background and each class'
+    )
   return model

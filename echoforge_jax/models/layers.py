@@ -25,6 +25,7 @@ class GroupNorm(nn.Module):
     dtype: dtype of the result; moments are always float32.
     epsilon: added to the variance.
   """
+
   dtype: Dtype = jnp.float32
   epsilon: float = 1e-5
 
@@ -46,8 +47,9 @@ class GroupNorm(nn.Module):
     inverse = jax.lax.rsqrt(variance + self.epsilon)
     gain = jnp.repeat(inverse, c // groups, axis=1) * scale[None]
     shift = bias[None] - jnp.repeat(mean, c // groups, axis=1) * gain
-    return (wide * gain[:, None, None]
-            + shift[:, None, None]).astype(self.dtype)
+    return (wide * gain[:, None, None] + shift[:, None, None]).astype(
+      self.dtype
+    )
 
 
 def make_norm(kind: str, *, train: bool, dtype: Dtype, name: str) -> nn.Module:
@@ -70,10 +72,15 @@ def make_norm(kind: str, *, train: bool, dtype: Dtype, name: str) -> nn.Module:
     return GroupNorm(dtype=dtype, name=name)
   if kind in ('batch', 'frozen'):
     return nn.BatchNorm(
-        use_running_average=kind == 'frozen' or not train, momentum=0.9,
-        epsilon=1e-5, dtype=dtype, name=name)
+      use_running_average=kind == 'frozen' or not train,
+      momentum=0.9,
+      epsilon=1e-5,
+      dtype=dtype,
+      name=name,
+    )
   raise InputError(
-      f'model option norm: found {kind!r}, wanted one of {", ".join(NORMS)}')
+    f'model option norm: found {kind!r}, wanted one of {", ".join(NORMS)}'
+  )
 
 
 class PointwiseConv(nn.Module):
@@ -89,6 +96,7 @@ class PointwiseConv(nn.Module):
     dtype: compute dtype; parameters are float32.
     kernel_init: of the kernel [1, 1, C, features].
   """
+
   features: int
   stride: int = 1
   use_bias: bool = True
@@ -101,27 +109,34 @@ class PointwiseConv(nn.Module):
 
     h and w are multiples of the stride.
     """
-    kernel = self.param('kernel', self.kernel_init,
-                        (1, 1, x.shape[-1], self.features), jnp.float32)
+    kernel = self.param(
+      'kernel',
+      self.kernel_init,
+      (1, 1, x.shape[-1], self.features),
+      jnp.float32,
+    )
     if self.stride > 1:
       # Not x[:, ::stride, ::stride]: XLA's GPU compiler aborts on a product of
       # a strided slice (seen in JAX 0.10.2 and 0.11.2; openxla/xla#47381).
       n, h, w, c = x.shape
-      x = x.reshape(n, h // self.stride, self.stride, w // self.stride,
-                    self.stride, c)[:, :, 0, :, 0]
+      x = x.reshape(
+        n, h // self.stride, self.stride, w // self.stride, self.stride, c
+      )[:, :, 0, :, 0]
     pixels = x.astype(self.dtype).reshape(-1, x.shape[-1])
     y = pixels @ kernel[0, 0].astype(self.dtype)
     if self.use_bias:
-      bias = self.param('bias', nn.initializers.zeros, (self.features,),
-                        jnp.float32)
+      bias = self.param(
+        'bias', nn.initializers.zeros, (self.features,), jnp.float32
+      )
       y = y + bias.astype(self.dtype)[None]
     return y.reshape(*x.shape[:-1], self.features)
 
 
 def _halve_max(x: jax.Array, axis: int) -> jax.Array:
   """Maxima of elements 2i - 1, 2i and 2i + 1 along one axis."""
-  pairs = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2,
-                    *x.shape[axis + 1:])
+  pairs = x.reshape(
+    *x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :]
+  )
   even = jax.lax.index_in_dim(pairs, 0, axis + 1, keepdims=False)
   odd = jax.lax.index_in_dim(pairs, 1, axis + 1, keepdims=False)
   shift = [(0, 0, 0)] * x.ndim
@@ -154,6 +169,7 @@ class FeedForward(nn.Module):
     dropout: probability of dropping a hidden unit in training.
     dtype: compute dtype.
   """
+
   ratio: int = 2
   dropout: float = 0.0
   dtype: Dtype = jnp.float32
@@ -179,7 +195,7 @@ def _double_axis(x: jax.Array, axis: int) -> jax.Array:
   after = jax.lax.slice_in_dim(padded, 2, size + 2, axis=axis)
   near = 0.75 * x
   pair = jnp.stack([0.25 * before + near, near + 0.25 * after], axis + 1)
-  return pair.reshape(x.shape[:axis] + (2 * size,) + x.shape[axis + 1:])
+  return pair.reshape(x.shape[:axis] + (2 * size,) + x.shape[axis + 1 :])
 
 
 def upsample2(x: jax.Array) -> jax.Array:
@@ -208,7 +224,8 @@ def upsample_logits(x: jax.Array, factor: int) -> jax.Array:
 
   def weights(size):
     return jax.image.resize(
-        jnp.eye(size, dtype=x.dtype), (factor * size, size), 'linear')
+      jnp.eye(size, dtype=x.dtype), (factor * size, size), 'linear'
+    )
 
   x = jnp.einsum('Hh,nhwk->nkHw', weights(h), x)
   return jnp.einsum('nkHw,Ww->nHWk', x, weights(w))

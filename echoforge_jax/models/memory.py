@@ -21,6 +21,7 @@ class TokenMemory:
     tokens: float32 [B, M, N, C] semantic tokens, N = classes + background.
     valid: bool [B, M], False where the clip had not begun.
   """
+
   tokens: jax.Array
   valid: jax.Array
 
@@ -38,12 +39,14 @@ def empty(batch: int, frames: int, tokens: int, dim: int) -> TokenMemory:
     Zeros, all invalid.
   """
   return TokenMemory(
-      tokens=jnp.zeros((batch, frames, tokens, dim), jnp.float32),
-      valid=jnp.zeros((batch, frames), bool))
+    tokens=jnp.zeros((batch, frames, tokens, dim), jnp.float32),
+    valid=jnp.zeros((batch, frames), bool),
+  )
 
 
-def windows(memory: TokenMemory, tokens: jax.Array) -> tuple[
-    jax.Array, jax.Array, TokenMemory]:
+def windows(
+  memory: TokenMemory, tokens: jax.Array
+) -> tuple[jax.Array, jax.Array, TokenMemory]:
   """What each of T new frames may see: itself and the M frames before it.
 
   Static slices of one padded array: a whole clip at once and frame by frame
@@ -61,14 +64,14 @@ def windows(memory: TokenMemory, tokens: jax.Array) -> tuple[
   frames = tokens.shape[1]
   track = jnp.concatenate([memory.tokens, tokens], axis=1)
   known = jnp.concatenate(
-      [memory.valid, jnp.ones(tokens.shape[:2], bool)], axis=1)
+    [memory.valid, jnp.ones(tokens.shape[:2], bool)], axis=1
+  )
   context = jnp.stack(
-      [track[:, i:i + frames] for i in range(size + 1)], axis=2)
-  valid = jnp.stack(
-      [known[:, i:i + frames] for i in range(size + 1)], axis=2)
+    [track[:, i : i + frames] for i in range(size + 1)], axis=2
+  )
+  valid = jnp.stack([known[:, i : i + frames] for i in range(size + 1)], axis=2)
   after = TokenMemory(tokens=track[:, frames:], valid=known[:, frames:])
   return context, valid, after
-
 
 
 def stride_of(fps: float) -> int:

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 
 from echoforge_jax.models.layers import (
-    Dtype,
-    GroupNorm,
-    PointwiseConv,
-    upsample2,
+  Dtype,
+  GroupNorm,
+  PointwiseConv,
+  upsample2,
 )
 
 
@@ -26,13 +26,15 @@ class Neck(nn.Module):
     skip_dim: channels of the stride-4 skip.
     dtype: compute dtype.
   """
+
   dim: int = 256
   skip_dim: int = 64
   dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(
-      self, maps: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    self, maps: tuple[jax.Array, ...]
+  ) -> tuple[jax.Array, jax.Array]:
     """Makes tokens and skip.
 
     Args:
@@ -44,10 +46,17 @@ class Neck(nn.Module):
 
     def conv(features, size, name, bias=True):
       if size == 1:
-        return PointwiseConv(features, use_bias=bias, dtype=self.dtype,
-                             name=name)
-      return nn.Conv(features, (size, size), padding=[(size // 2,) * 2] * 2,
-                     use_bias=bias, dtype=self.dtype, name=name)
+        return PointwiseConv(
+          features, use_bias=bias, dtype=self.dtype, name=name
+        )
+      return nn.Conv(
+        features,
+        (size, size),
+        padding=[(size // 2,) * 2] * 2,
+        use_bias=bias,
+        dtype=self.dtype,
+        name=name,
+      )
 
     skip, *rest = maps
     x = None

@@ -10,8 +10,12 @@ from echoforge_jax.errors import InputError
 Model = TypeVar('Model', bound=nn.Module)
 
 
-def make_checked(name: str, kind: type[Model], options: Mapping[str, Any],
-                 choices: Mapping[str, Sequence[Any]]) -> Model:
+def make_checked(
+  name: str,
+  kind: type[Model],
+  options: Mapping[str, Any],
+  choices: Mapping[str, Sequence[Any]],
+) -> Model:
   """Builds a module from named options.
 
   Args:
@@ -31,15 +35,18 @@ def make_checked(name: str, kind: type[Model], options: Mapping[str, Any],
   unknown = sorted(set(options) - set(known))
   if unknown:
     raise InputError(
-        f'model {name}: unknown option {", ".join(unknown)}; choose from '
-        f'{", ".join(known)}')
+      f'model {name}: unknown option {", ".join(unknown)}; choose from '
+      f'{", ".join(known)}'
+    )
   model = kind(**options)
   for option, allowed in choices.items():
     if getattr(model, option) not in allowed:
       raise InputError(
-          f'model option {option}: found {getattr(model, option)!r}, wanted '
-          f'one of {", ".join(map(str, allowed))}')
+        f'model option {option}: found {getattr(model, option)!r}, wanted '
+        f'one of {", ".join(map(str, allowed))}'
+      )
   if model.num_classes < 1:
-    raise InputError(f'model option num_classes: found {model.num_classes}, '
-                     'wanted at least 1')
+    raise InputError(
+      f'model option num_classes: found {model.num_classes}, wanted at least 1'
+    )
   return model

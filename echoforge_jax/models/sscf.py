@@ -26,23 +26,30 @@ LEVELS = 4
 _INIT = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
-def _windows_max(x: jax.Array, axis: int, sizes: tuple[int, ...]
-                 ) -> jax.Array:
+def _windows_max(x: jax.Array, axis: int, sizes: tuple[int, ...]) -> jax.Array:
   """Maxima of all windows floor(i n / size) .. ceil((i + 1) n / size).
 
   The axis is cut wherever a window of any size begins or ends: the pieces'
   maxima read x once, and windows are joined from them.
   """
   n = x.shape[axis]
-  windows = [(i * n // size, -(-(i + 1) * n // size))
-             for size in sizes for i in range(size)]
+  windows = [
+    (i * n // size, -(-(i + 1) * n // size))
+    for size in sizes
+    for i in range(size)
+  ]
   cuts = sorted({cut for window in windows for cut in window})
-  pieces = [jnp.max(jax.lax.slice_in_dim(x, start, end, axis=axis), axis=axis)
-            for start, end in zip(cuts, cuts[1:])]
-  return jnp.stack([
-      functools.reduce(jnp.maximum,
-                       pieces[cuts.index(start):cuts.index(end)])
-      for start, end in windows], axis=axis)
+  pieces = [
+    jnp.max(jax.lax.slice_in_dim(x, start, end, axis=axis), axis=axis)
+    for start, end in zip(cuts, cuts[1:])
+  ]
+  return jnp.stack(
+    [
+      functools.reduce(jnp.maximum, pieces[cuts.index(start) : cuts.index(end)])
+      for start, end in windows
+    ],
+    axis=axis,
+  )
 
 
 def pyramid_pool(x: jax.Array, sizes: tuple[int, ...] = POOLS) -> jax.Array:
@@ -63,13 +70,18 @@ def pyramid_pool(x: jax.Array, sizes: tuple[int, ...] = POOLS) -> jax.Array:
   # cheaper than columns apart for each grid, since all maps are small by now.
   both = _windows_max(_windows_max(x, 1, sizes), 2, sizes)
   ends = itertools.accumulate(sizes)
-  return jnp.concatenate([
-      both[:, end - size:end, end - size:end].reshape(n, size**2, c)
-      for size, end in zip(sizes, ends)], axis=1)
+  return jnp.concatenate(
+    [
+      both[:, end - size : end, end - size : end].reshape(n, size**2, c)
+      for size, end in zip(sizes, ends)
+    ],
+    axis=1,
+  )
 
 
-def calibrate(query: jax.Array, key: jax.Array,
-              convolved: jax.Array) -> jax.Array:
+def calibrate(
+  query: jax.Array, key: jax.Array, convolved: jax.Array
+) -> jax.Array:
   """ASSC: a neighbour, convolved by a kernel that belongs to this pair alone.
 
   The paper's kernel of output channel q is sum_k A[q, k] condition[k] with
@@ -85,10 +97,12 @@ def calibrate(query: jax.Array, key: jax.Array,
   Returns:
     [N, h, w, C], same dtype. A is computed in float32.
   """
-  attention = jax.nn.sigmoid(jnp.einsum(
-      'npq,npk->nqk', query, key, preferred_element_type=jnp.float32))
-  return jnp.einsum('nqk,nhwk->nhwq', attention.astype(convolved.dtype),
-                    convolved)
+  attention = jax.nn.sigmoid(
+    jnp.einsum('npq,npk->nqk', query, key, preferred_element_type=jnp.float32)
+  )
+  return jnp.einsum(
+    'nqk,nhwk->nhwq', attention.astype(convolved.dtype), convolved
+  )
 
 
 class Fusion(nn.Module):
@@ -99,38 +113,63 @@ class Fusion(nn.Module):
     train: whether the model trains.
     dtype: compute dtype.
   """
+
   norm: str
   train: bool
   dtype: Dtype
 
   @nn.compact
-  def __call__(self, previous: jax.Array, target: jax.Array,
-               following: jax.Array) -> jax.Array:
+  def __call__(
+    self, previous: jax.Array, target: jax.Array, following: jax.Array
+  ) -> jax.Array:
     """Fuses three maps [N, h, w, C] into one of that shape."""
     c = target.shape[-1]
 
     def summarised(x, name):
-      return pyramid_pool(nn.Conv(
-          c, (3, 3), padding='VALID', kernel_init=_INIT, dtype=self.dtype,
-          name=name)(x))
+      return pyramid_pool(
+        nn.Conv(
+          c,
+          (3, 3),
+          padding='VALID',
+          kernel_init=_INIT,
+          dtype=self.dtype,
+          name=name,
+        )(x)
+      )
 
     def conditioned(x, name):
-      return nn.Conv(c, (3, 3), padding=[(1, 1)] * 2, use_bias=False,
-                     kernel_init=nn.initializers.ones, dtype=self.dtype,
-                     name=name)(x)
+      return nn.Conv(
+        c,
+        (3, 3),
+        padding=[(1, 1)] * 2,
+        use_bias=False,
+        kernel_init=nn.initializers.ones,
+        dtype=self.dtype,
+        name=name,
+      )(x)
 
-    x = jnp.concatenate([
-        calibrate(summarised(previous, 'forward_query'),
-                  summarised(target, 'forward_key'),
-                  conditioned(previous, 'forward_condition')),
+    x = jnp.concatenate(
+      [
+        calibrate(
+          summarised(previous, 'forward_query'),
+          summarised(target, 'forward_key'),
+          conditioned(previous, 'forward_condition'),
+        ),
         target,
-        calibrate(summarised(following, 'backward_query'),
-                  summarised(target, 'backward_key'),
-                  conditioned(following, 'backward_condition'))], axis=-1)
-    x = nn.Conv(c, (1, 1), use_bias=False, kernel_init=_INIT,
-                dtype=self.dtype, name='out')(x)
-    return make_norm(self.norm, train=self.train, dtype=self.dtype,
-                     name='out_norm')(x)
+        calibrate(
+          summarised(following, 'backward_query'),
+          summarised(target, 'backward_key'),
+          conditioned(following, 'backward_condition'),
+        ),
+      ],
+      axis=-1,
+    )
+    x = nn.Conv(
+      c, (1, 1), use_bias=False, kernel_init=_INIT, dtype=self.dtype, name='out'
+    )(x)
+    return make_norm(
+      self.norm, train=self.train, dtype=self.dtype, name='out_norm'
+    )(x)
 
 
 class DecoderBlock(nn.Module):
@@ -141,6 +180,7 @@ class DecoderBlock(nn.Module):
     train: whether the model trains.
     dtype: compute dtype.
   """
+
   norm: str
   train: bool
   dtype: Dtype
@@ -152,13 +192,15 @@ class DecoderBlock(nn.Module):
     options = {'kernel_init': _INIT, 'dtype': self.dtype}
 
     def normed(x, name):
-      return nn.relu(make_norm(self.norm, train=self.train, dtype=self.dtype,
-                               name=name)(x))
+      return nn.relu(
+        make_norm(self.norm, train=self.train, dtype=self.dtype, name=name)(x)
+      )
 
     x = normed(nn.Conv(c // 4, (1, 1), name='conv1', **options)(x), 'norm1')
     # torch's padding 1 and output padding 1, as padding of the dilated map.
-    x = nn.ConvTranspose(c // 4, (3, 3), (2, 2), [(1, 2)] * 2, name='deconv2',
-                         **options)(x)
+    x = nn.ConvTranspose(
+      c // 4, (3, 3), (2, 2), [(1, 2)] * 2, name='deconv2', **options
+    )(x)
     x = normed(x, 'norm2')
     return normed(nn.Conv(c // 2, (1, 1), name='conv3', **options)(x), 'norm3')
 
@@ -171,6 +213,7 @@ class FrameMemory:
     frames: float32 [B, 2, H, W, 1], the older first.
     begun: bool [B], False before the first frame.
   """
+
   frames: jax.Array
   begun: jax.Array
 
@@ -186,6 +229,7 @@ class SSCF(nn.Module):
     remat: recompute blocks in the backward pass to save memory.
     dtype: compute dtype; parameters and logits are float32.
   """
+
   num_classes: int = 1
   width: int = 64
   norm: str = 'batch'
@@ -199,54 +243,68 @@ class SSCF(nn.Module):
     return 1
 
   @nn.nowrap
-  def init_memory(self, batch: int, image_size: tuple[int, int]
-                  ) -> FrameMemory:
+  def init_memory(self, batch: int, image_size: tuple[int, int]) -> FrameMemory:
     """The memory of `batch` streams of frames (H, W) before their first."""
     return FrameMemory(
-        frames=jnp.zeros((batch, 2, *image_size, 1), jnp.float32),
-        begun=jnp.zeros((batch,), bool))
+      frames=jnp.zeros((batch, 2, *image_size, 1), jnp.float32),
+      begun=jnp.zeros((batch,), bool),
+    )
 
   @nn.compact
   def _segment(self, track: jax.Array, train: bool) -> jax.Array:
     """Logits [B, T, H, W, K] of all but the ends of track [B, T + 2, ...]."""
     b, t = track.shape[0], track.shape[1] - 2
-    if track.shape[-1] != 1 or any(
-        n % 32 or n < 64 for n in track.shape[2:4]):
+    if track.shape[-1] != 1 or any(n % 32 or n < 64 for n in track.shape[2:4]):
       raise InputError(
-          f'video: found frames of {"x".join(map(str, track.shape[2:]))}, '
-          'wanted one channel and sides that are multiples of 32, at least '
-          '64; resize or pad the frames')
+        f'video: found frames of {"x".join(map(str, track.shape[2:]))}, '
+        'wanted one channel and sides that are multiples of 32, at least '
+        '64; resize or pad the frames'
+      )
     # A frame passes each encoder once: as a past, a target and a future.
     maps = []
     for offset, role in enumerate(('previous', 'target', 'next')):
-      frames = track[:, offset:offset + t].reshape(b * t, *track.shape[2:])
+      frames = track[:, offset : offset + t].reshape(b * t, *track.shape[2:])
       encoder = ResNet(
-          variant='resnet18', norm=self.norm, remat=self.remat,
-          dtype=self.dtype, width=self.width, max_pool=False,
-          name=f'encoder_{role}')
+        variant='resnet18',
+        norm=self.norm,
+        remat=self.remat,
+        dtype=self.dtype,
+        width=self.width,
+        max_pool=False,
+        name=f'encoder_{role}',
+      )
       maps.append(encoder(frames.astype(self.dtype), train))
 
     def block(kind, name):
       kind = nn.remat(kind) if self.remat else kind
       return kind(self.norm, train, self.dtype, name=name)
 
-    fused = [block(Fusion, f'fusion{level + 1}')(*(m[level] for m in maps))
-             for level in range(LEVELS)]
+    fused = [
+      block(Fusion, f'fusion{level + 1}')(*(m[level] for m in maps))
+      for level in range(LEVELS)
+    ]
     x = fused.pop()
     while fused:
       x = block(DecoderBlock, f'decoder{len(fused) + 1}')(x) + fused.pop()
     x = block(DecoderBlock, 'decoder1')(x)
 
     def final(x, features, dtype, name):
-      return nn.Conv(features, (3, 3), padding=[(1, 1)] * 2, dtype=dtype,
-                     kernel_init=_INIT, name=name)(x)
+      return nn.Conv(
+        features,
+        (3, 3),
+        padding=[(1, 1)] * 2,
+        dtype=dtype,
+        kernel_init=_INIT,
+        name=name,
+      )(x)
 
     x = nn.relu(final(x, x.shape[-1], self.dtype, 'final2'))
     x = final(x, self.num_classes, jnp.float32, 'final3')
     return x.reshape(b, t, *x.shape[1:])
 
-  def __call__(self, video: jax.Array, train: bool = False
-               ) -> dict[str, jax.Array]:
+  def __call__(
+    self, video: jax.Array, train: bool = False
+  ) -> dict[str, jax.Array]:
     """Segments the middle frame of windows, or every frame of clips.
 
     Args:
@@ -267,13 +325,15 @@ class SSCF(nn.Module):
       return {'logits': self._segment(track, train)}
     if video.shape[1] != 3:
       raise InputError(
-          f'video: found {video.shape[1]} frames, wanted a window of three '
-          '(previous, target, next); for clips of any length build the model '
-          'with clips=True')
+        f'video: found {video.shape[1]} frames, wanted a window of three '
+        '(previous, target, next); for clips of any length build the model '
+        'with clips=True'
+      )
     return {'logits': self._segment(video, train)[:, 0]}
 
-  def resume(self, video: jax.Array, memory: FrameMemory
-             ) -> tuple[dict[str, jax.Array], FrameMemory]:
+  def resume(
+    self, video: jax.Array, memory: FrameMemory
+  ) -> tuple[dict[str, jax.Array], FrameMemory]:
     """Segments B streams, one frame behind; equals the clips' result.
 
     The future of a stream's last frame is unknown: feeding that frame once
@@ -296,8 +356,9 @@ class SSCF(nn.Module):
     memory = FrameMemory(track[:, -2:], jnp.ones_like(memory.begun))
     return {'logits': self._segment(track, False)}, memory
 
-  def step(self, frame: jax.Array, memory: FrameMemory
-           ) -> tuple[dict[str, jax.Array], FrameMemory]:
+  def step(
+    self, frame: jax.Array, memory: FrameMemory
+  ) -> tuple[dict[str, jax.Array], FrameMemory]:
     """As `resume`, for one frame [B, H, W, 1] and logits [B, H, W, K]."""
     outputs, memory = self.resume(frame[:, None], memory)
     return {k: v[:, 0] for k, v in outputs.items()}, memory
@@ -317,6 +378,7 @@ def make_sscf(**options: Any) -> SSCF:
   """
   model = make_checked('sscf', SSCF, options, {'norm': NORMS})
   if model.width < 4 or model.width % 4:
-    raise InputError(f'model option width: found {model.width}, wanted a '
-                     'multiple of 4')
+    raise InputError(
+      f'model option width: found {model.width}, wanted a multiple of 4'
+    )
   return model

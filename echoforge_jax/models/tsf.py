@@ -8,11 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from echoforge_jax.models import memory as memory_lib
-from echoforge_jax.models.attention import (
-    MASKED,
-    CrossAttention,
-    SelfAttention,
-)
+from echoforge_jax.models.attention import MASKED, CrossAttention, SelfAttention
 from echoforge_jax.models.layers import Dtype, FeedForward
 
 
@@ -27,8 +23,15 @@ def semantic_tokens(features: jax.Array, masks: jax.Array) -> jax.Array:
     float32 [..., N, C].
   """
   total = jnp.sum(masks, axis=-2)[..., None] + 1e-6
-  return jnp.einsum('...pn,...pc->...nc', masks.astype(features.dtype),
-                    features, preferred_element_type=jnp.float32) / total
+  return (
+    jnp.einsum(
+      '...pn,...pc->...nc',
+      masks.astype(features.dtype),
+      features,
+      preferred_element_type=jnp.float32,
+    )
+    / total
+  )
 
 
 class Fused(NamedTuple):
@@ -38,6 +41,7 @@ class Fused(NamedTuple):
     prototypes: [N, K + 1, C] P_sem.
     features: [N, P, C] F'_t, the enhanced target.
   """
+
   prototypes: jax.Array
   features: jax.Array
 
@@ -56,13 +60,15 @@ class InContextFusion(nn.Module):
     dropout: in the FFN.
     dtype: compute dtype.
   """
+
   heads: int = 4
   dropout: float = 0.0
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, pixels: jax.Array, context: jax.Array, valid: jax.Array,
-               train: bool) -> Fused:
+  def __call__(
+    self, pixels: jax.Array, context: jax.Array, valid: jax.Array, train: bool
+  ) -> Fused:
     """Fuses.
 
     Args:
@@ -84,26 +90,30 @@ class InContextFusion(nn.Module):
     bias = jnp.where(seen, 0.0, MASKED)[:, None]
 
     tokens = tokens + SelfAttention(
-        self.heads, self.dtype, name='self_attention')(tokens, bias)
+      self.heads, self.dtype, name='self_attention'
+    )(tokens, bias)
     query = nn.LayerNorm(dtype=self.dtype, name='cross_norm')(tokens)
     tokens = tokens + CrossAttention(
-        self.heads, 'queries', self.dtype, name='cross_attention')(
-            query, pixels)
-    tokens = tokens + FeedForward(
-        2, self.dropout, self.dtype, name='ffn')(tokens, train)
+      self.heads, 'queries', self.dtype, name='cross_attention'
+    )(query, pixels)
+    tokens = tokens + FeedForward(2, self.dropout, self.dtype, name='ffn')(
+      tokens, train
+    )
 
     score = nn.Dense(1, use_bias=False, dtype=self.dtype, name='age_score')(
-        nn.LayerNorm(dtype=self.dtype, name='age_norm')(tokens))
+      nn.LayerNorm(dtype=self.dtype, name='age_norm')(tokens)
+    )
     score = score.astype(jnp.float32).reshape(n, ages, classes)
     score = score + jnp.where(valid, 0.0, MASKED)[..., None]
     weights = jax.nn.softmax(score, axis=1).astype(self.dtype)
-    prototypes = jnp.einsum('nak,nakc->nkc', weights,
-                            tokens.reshape(n, ages, classes, c))
+    prototypes = jnp.einsum(
+      'nak,nakc->nkc', weights, tokens.reshape(n, ages, classes, c)
+    )
 
     keys = nn.LayerNorm(dtype=self.dtype, name='target_norm')(tokens)
     features = pixels + CrossAttention(
-        self.heads, 'keys', self.dtype, name='target_attention')(
-            pixels, keys, bias)
+      self.heads, 'keys', self.dtype, name='target_attention'
+    )(pixels, keys, bias)
     return Fused(prototypes, features)
 
 
@@ -116,14 +126,14 @@ class JointMasks(nn.Module):
     dropout: in the FFNs.
     dtype: compute dtype.
   """
+
   num_queries: int = 16
   heads: int = 4
   dropout: float = 0.0
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, fused: Fused, masks: jax.Array,
-               train: bool) -> jax.Array:
+  def __call__(self, fused: Fused, masks: jax.Array, train: bool) -> jax.Array:
     """Decodes features from queries, prototypes and the enhanced target.
 
     Args:
@@ -138,41 +148,48 @@ class JointMasks(nn.Module):
     n, classes, c = prototypes.shape
 
     def ffn(x, name):
-      return x + FeedForward(
-          2, self.dropout, self.dtype, name=name)(x, train)
+      return x + FeedForward(2, self.dropout, self.dtype, name=name)(x, train)
 
     # One module, called twice: the paper's shared weights.
     shared = SelfAttention(self.heads, self.dtype, name='shared_attention')
-    start = self.param('queries', nn.initializers.normal(1.0),
-                       (self.num_queries, c), jnp.float32)
+    start = self.param(
+      'queries', nn.initializers.normal(1.0), (self.num_queries, c), jnp.float32
+    )
     queries = start.astype(self.dtype)[None]
     # The queries' self-attention sees no image: once for all frames.
     queries = jnp.broadcast_to(
-        queries + shared(queries), (n, self.num_queries, c))
+      queries + shared(queries), (n, self.num_queries, c)
+    )
     own = np.arange(self.num_queries) % classes
     # Weights times the mask and renormalised, as a bias: soft, so a class
     # that is nowhere to be seen leaves plain attention and no nan (ours).
     mask = jnp.stack([masks[..., k] for k in own], axis=1)
     query = nn.LayerNorm(dtype=self.dtype, name='query_norm')(queries)
     queries = queries + CrossAttention(
-        self.heads, 'queries', self.dtype, name='masked_attention')(
-            query, pixels, jnp.log(mask + 1e-4))
+      self.heads, 'queries', self.dtype, name='masked_attention'
+    )(query, pixels, jnp.log(mask + 1e-4))
     queries = ffn(queries, 'query_ffn')
     prototypes = ffn(prototypes + shared(prototypes), 'prototype_ffn')
 
     left = nn.LayerNorm(dtype=self.dtype, name='final_query_norm')(queries)
-    right = nn.LayerNorm(
-        dtype=self.dtype, name='final_prototype_norm')(prototypes)
+    right = nn.LayerNorm(dtype=self.dtype, name='final_prototype_norm')(
+      prototypes
+    )
     affinity = nn.Dense(c, use_bias=False, dtype=self.dtype, name='affinity')(
-        left)
-    affinity = jnp.einsum('npc,nqc->npq', pixels, affinity,
-                          preferred_element_type=jnp.float32)
+      left
+    )
+    affinity = jnp.einsum(
+      'npc,nqc->npq', pixels, affinity, preferred_element_type=jnp.float32
+    )
     gate = nn.Dense(c, use_bias=False, dtype=self.dtype, name='gate')(left)
-    gate = jnp.einsum('nqc,nkc->nqk', gate, right,
-                      preferred_element_type=jnp.float32)
-    joint = jnp.einsum('npq,nqk->npk',
-                       jax.nn.softmax(affinity / np.sqrt(c), axis=-1),
-                       jax.nn.sigmoid(gate / np.sqrt(c)))
+    gate = jnp.einsum(
+      'nqc,nkc->nqk', gate, right, preferred_element_type=jnp.float32
+    )
+    joint = jnp.einsum(
+      'npq,nqk->npk',
+      jax.nn.softmax(affinity / np.sqrt(c), axis=-1),
+      jax.nn.sigmoid(gate / np.sqrt(c)),
+    )
     painted = jnp.einsum('npk,nkc->npc', joint.astype(self.dtype), right)
     return ffn(pixels + painted, 'mask_ffn')
 
@@ -186,6 +203,7 @@ class TemporalSemanticFusion(nn.Module):
     dropout: in the FFNs (ours).
     dtype: compute dtype.
   """
+
   num_queries: int = 16
   heads: int = 4
   dropout: float = 0.0
@@ -193,8 +211,12 @@ class TemporalSemanticFusion(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x: jax.Array, masks: jax.Array, memory: memory_lib.TokenMemory,
-      train: bool) -> tuple[jax.Array, memory_lib.TokenMemory]:
+    self,
+    x: jax.Array,
+    masks: jax.Array,
+    memory: memory_lib.TokenMemory,
+    train: bool,
+  ) -> tuple[jax.Array, memory_lib.TokenMemory]:
     """Fuses a clip.
 
     Args:
@@ -212,10 +234,14 @@ class TemporalSemanticFusion(nn.Module):
     tokens = semantic_tokens(pixels, masks).reshape(b, t, -1, c)
     context, valid, after = memory_lib.windows(memory, tokens)
     fused = InContextFusion(
-        self.heads, self.dropout, self.dtype, name='in_context')(
-            pixels, context.reshape(b * t, *context.shape[2:]),
-            valid.reshape(b * t, -1), train)
+      self.heads, self.dropout, self.dtype, name='in_context'
+    )(
+      pixels,
+      context.reshape(b * t, *context.shape[2:]),
+      valid.reshape(b * t, -1),
+      train,
+    )
     out = JointMasks(
-        self.num_queries, self.heads, self.dropout, self.dtype, name='joint')(
-            fused, masks, train)
+      self.num_queries, self.heads, self.dropout, self.dtype, name='joint'
+    )(fused, masks, train)
     return out.reshape(x.shape), after

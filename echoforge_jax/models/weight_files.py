@@ -16,10 +16,11 @@ from echoforge_jax.errors import InputError
 
 SUFFIXES = ('.safetensors', '.npz', '.pth', '.pt')
 CONVERT = (
-    'python -c "import sys, numpy, torch; '
-    "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
-    "d = d.get('state_dict', d); "
-    'numpy.savez(sys.argv[2], **{k: v.float().numpy() for k, v in d.items()})"')
+  'python -c "import sys, numpy, torch; '
+  "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
+  "d = d.get('state_dict', d); "
+  'numpy.savez(sys.argv[2], **{k: v.float().numpy() for k, v in d.items()})"'
+)
 
 
 def is_weight_file(path: str | pathlib.Path) -> bool:
@@ -43,61 +44,81 @@ def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
   """
   path = pathlib.Path(path)
   if path.suffix not in SUFFIXES:
-    raise InputError(f'{path}: found suffix {path.suffix!r}, wanted one of '
-                     f'{", ".join(SUFFIXES)}')
+    raise InputError(
+      f'{path}: found suffix {path.suffix!r}, wanted one of '
+      f'{", ".join(SUFFIXES)}'
+    )
   if not path.is_file():
     raise InputError(f'{path}: no such file; wanted a file of weights')
   read = {'.safetensors': _read_safetensors, '.npz': _read_npz}.get(
-      path.suffix, _read_torch)
+    path.suffix, _read_torch
+  )
   return read(path)
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
   import safetensors
   from safetensors.numpy import load_file
+
   try:
     return load_file(path)
   except (safetensors.SafetensorError, KeyError, ValueError) as error:
     raise InputError(
-        f'{path}: not a safetensors file that numpy can hold ({error}); wanted '
-        'one of plain float tensors; download or convert it anew') from error
+      f'{path}: not a safetensors file that numpy can hold ({error}); wanted '
+      'one of plain float tensors; download or convert it anew'
+    ) from error
 
 
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
   try:
     with np.load(path, allow_pickle=False) as arrays:
       return dict(arrays)
-  except (ValueError, OSError, EOFError, TypeError, AttributeError,
-          zipfile.BadZipFile) as error:
+  except (
+    ValueError,
+    OSError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    zipfile.BadZipFile,
+  ) as error:
     raise InputError(
-        f'{path}: not an npz file of plain arrays ({error}); wanted what '
-        'numpy.savez writes of arrays alone (pickled objects are never '
-        'loaded)') from error
+      f'{path}: not an npz file of plain arrays ({error}); wanted what '
+      'numpy.savez writes of arrays alone (pickled objects are never '
+      'loaded)'
+    ) from error
 
 
 def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
   if importlib.util.find_spec('torch') is None:
     raise InputError(
-        f'{path}: torch is not installed here, and nothing else may safely '
-        'read its files; where it is, convert the file:\n  '
-        f'{CONVERT} {path} {path.with_suffix(".npz")}')
+      f'{path}: torch is not installed here, and nothing else may safely '
+      'read its files; where it is, convert the file:\n  '
+      f'{CONVERT} {path} {path.with_suffix(".npz")}'
+    )
   import torch
+
   try:
     state = torch.load(path, map_location='cpu', weights_only=True)
   except Exception as error:  # torch raises what its unpickler meets.
     raise InputError(
-        f'{path}: torch cannot load it as plain weights ({error}); wanted a '
-        'state dict, as torch.save(model.state_dict(), path) writes') from error
+      f'{path}: torch cannot load it as plain weights ({error}); wanted a '
+      'state dict, as torch.save(model.state_dict(), path) writes'
+    ) from error
   return _arrays(path, state)
 
 
 def _arrays(path: pathlib.Path, state: Any) -> dict[str, np.ndarray]:
-  if isinstance(state, Mapping) and isinstance(state.get('state_dict'),
-                                               Mapping):
+  if isinstance(state, Mapping) and isinstance(
+    state.get('state_dict'), Mapping
+  ):
     state = state['state_dict']
   if not isinstance(state, Mapping) or not all(
-      hasattr(value, 'numpy') for value in state.values()):
-    raise InputError(f'{path}: found {type(state).__name__} that is not a '
-                     'state dict; wanted names and tensors')
-  return {str(name): value.detach().float().numpy()
-          for name, value in state.items()}
+    hasattr(value, 'numpy') for value in state.values()
+  ):
+    raise InputError(
+      f'{path}: found {type(state).__name__} that is not a '
+      'state dict; wanted names and tensors'
+    )
+  return {
+    str(name): value.detach().float().numpy() for name, value in state.items()
+  }

@@ -18,33 +18,38 @@ from echoforge_jax.models.backbone import RESNETS, ResNet
 from echoforge_jax.models.sscf import SSCF
 
 NAMES = (*RESNETS, 'sscf')
-_LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias',
-           'mean': 'running_mean', 'var': 'running_var'}
+_LEAVES = {
+  'kernel': 'weight',
+  'scale': 'weight',
+  'bias': 'bias',
+  'mean': 'running_mean',
+  'var': 'running_var',
+}
 # Module path here -> there, in this order.
 _RESNET_RULES = (
-    (r'^layer(\d)_(\d+)', r'layer\1.\2'),
-    ('downsample_conv', 'downsample.0'),
-    ('downsample_bn', 'downsample.1'),
+  (r'^layer(\d)_(\d+)', r'layer\1.\2'),
+  ('downsample_conv', 'downsample.0'),
+  ('downsample_bn', 'downsample.1'),
 )
 _SSCF_RULES = (
-    ('^encoder_previous', 'TCE.FE.0'),
-    ('^encoder_target', 'TCE.FE.1'),
-    ('^encoder_next', 'TCE.FE.2'),
-    (r'^(TCE\.FE\.\d)\.conv1', r'\1.first.0'),
-    (r'^(TCE\.FE\.\d)\.bn1', r'\1.first.1'),
-    (r'^(TCE\.FE\.\d)\.layer(\d)_(\d+)', r'\1.encoder\2.\3'),
-    ('downsample_conv', 'downsample.0'),
-    ('downsample_bn', 'downsample.1'),
-    ('^fusion1', 'STFT.stages.0'),
-    ('^fusion2', 'STFT.stages.1'),
-    ('^fusion3', 'STFT.stages.2'),
-    ('^fusion4', 'STFT.stages.3'),
-    ('(forward|backward)_query', r'\1_calibration.Tq'),
-    ('(forward|backward)_key', r'\1_calibration.Tk'),
-    ('(forward|backward)_condition', r'\1_calibration.condition'),
-    ('out_norm$', 'out_conv.1'),
-    ('out$', 'out_conv.0'),
-    ('^final', 'finalconv'),
+  ('^encoder_previous', 'TCE.FE.0'),
+  ('^encoder_target', 'TCE.FE.1'),
+  ('^encoder_next', 'TCE.FE.2'),
+  (r'^(TCE\.FE\.\d)\.conv1', r'\1.first.0'),
+  (r'^(TCE\.FE\.\d)\.bn1', r'\1.first.1'),
+  (r'^(TCE\.FE\.\d)\.layer(\d)_(\d+)', r'\1.encoder\2.\3'),
+  ('downsample_conv', 'downsample.0'),
+  ('downsample_bn', 'downsample.1'),
+  ('^fusion1', 'STFT.stages.0'),
+  ('^fusion2', 'STFT.stages.1'),
+  ('^fusion3', 'STFT.stages.2'),
+  ('^fusion4', 'STFT.stages.3'),
+  ('(forward|backward)_query', r'\1_calibration.Tq'),
+  ('(forward|backward)_key', r'\1_calibration.Tk'),
+  ('(forward|backward)_condition', r'\1_calibration.condition'),
+  ('out_norm$', 'out_conv.1'),
+  ('out$', 'out_conv.0'),
+  ('^final', 'finalconv'),
 )
 
 
@@ -65,8 +70,9 @@ def torch_name(name: str, path: tuple[str, ...]) -> str:
   return f'{module}.{_LEAVES[leaf]}'
 
 
-def _torch_shape(path: tuple[str, ...], shape: tuple[int, ...]
-                 ) -> tuple[int, ...]:
+def _torch_shape(
+  path: tuple[str, ...], shape: tuple[int, ...]
+) -> tuple[int, ...]:
   if path[-1] != 'kernel':
     return shape
   h, w, inputs, outputs = shape
@@ -86,8 +92,9 @@ def _from_torch_layout(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _wanted(name: str, width: int, num_classes: int
-            ) -> dict[tuple[str, ...], tuple[int, ...]]:
+def _wanted(
+  name: str, width: int, num_classes: int
+) -> dict[tuple[str, ...], tuple[int, ...]]:
   """Shapes of the variables: ('params' or 'batch_stats', ...) -> shape."""
   if name == 'sscf':
     model = SSCF(num_classes=num_classes, width=width)
@@ -96,8 +103,10 @@ def _wanted(name: str, width: int, num_classes: int
     model = ResNet(variant=name)
     args = (jnp.zeros((1, 32, 32, 1)), False)
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *args))
-  return {path: leaf.shape
-          for path, leaf in traverse_util.flatten_dict(shapes).items()}
+  return {
+    path: leaf.shape
+    for path, leaf in traverse_util.flatten_dict(shapes).items()
+  }
 
 
 def from_torch(name: str, state_dict: Mapping[str, np.ndarray]) -> dict:
@@ -122,17 +131,24 @@ def from_torch(name: str, state_dict: Mapping[str, np.ndarray]) -> dict:
     InputError: names or shapes differ; the message lists every difference.
   """
   if name not in NAMES:
-    raise InputError(f'from_torch: found name {name!r}, wanted one of '
-                     f'{", ".join(NAMES)}')
+    raise InputError(
+      f'from_torch: found name {name!r}, wanted one of {", ".join(NAMES)}'
+    )
   if state_dict and all(key.startswith('module.') for key in state_dict):
-    state_dict = {key.removeprefix('module.'): value
-                  for key, value in state_dict.items()}
-  found = {key: np.asarray(value) for key, value in state_dict.items()
-           if not key.endswith('num_batches_tracked')
-           and not (name in RESNETS and key.startswith('fc.'))}
+    state_dict = {
+      key.removeprefix('module.'): value for key, value in state_dict.items()
+    }
+  found = {
+    key: np.asarray(value)
+    for key, value in state_dict.items()
+    if not key.endswith('num_batches_tracked')
+    and not (name in RESNETS and key.startswith('fc.'))
+  }
   wanted = _wanted(
-      name, _first_side(found, 'TCE.FE.0.first.0.weight', 64),
-      _first_side(found, 'finalconv3.weight', 1))
+    name,
+    _first_side(found, 'TCE.FE.0.first.0.weight', 64),
+    _first_side(found, 'finalconv3.weight', 1),
+  )
 
   flat, problems = {}, []
   for path, shape in wanted.items():
@@ -141,20 +157,27 @@ def from_torch(name: str, state_dict: Mapping[str, np.ndarray]) -> dict:
     if value is None:
       problems.append(f'{key}: wanted {shape}, found nothing')
       continue
-    if (name in RESNETS and path[1:] == ('conv1', 'kernel')
-        and value.shape == (shape[0], 3, *shape[2:])):
+    if (
+      name in RESNETS
+      and path[1:] == ('conv1', 'kernel')
+      and value.shape == (shape[0], 3, *shape[2:])
+    ):
       value = value.astype(np.float32).sum(axis=1, keepdims=True)
     if value.shape != shape:
       problems.append(f'{key}: wanted {shape}, found {value.shape}')
       continue
     flat[path] = np.ascontiguousarray(
-        _from_torch_layout(path, value.astype(np.float32)))
-  problems += [f'{key}: wanted nothing, found {value.shape}'
-               for key, value in found.items()]
+      _from_torch_layout(path, value.astype(np.float32))
+    )
+  problems += [
+    f'{key}: wanted nothing, found {value.shape}'
+    for key, value in found.items()
+  ]
   if problems:
     raise InputError(
-        f'these are not the weights of {name}; {len(problems)} of their names '
-        'or shapes differ:\n  ' + '\n  '.join(problems))
+      f'these are not the weights of {name}; {len(problems)} of their names '
+      'or shapes differ:\n  ' + '\n  '.join(problems)
+    )
   return traverse_util.unflatten_dict(flat)
 
 

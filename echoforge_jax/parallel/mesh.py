@@ -33,10 +33,13 @@ def split_cpu(num_devices: int) -> None:
     InputError: `num_devices` is not positive.
   """
   if num_devices < 1:
-    raise InputError(f'config.cpu_devices is {num_devices}; wanted 1 (the CPU '
-                     'as one device) or more')
+    raise InputError(
+      f'config.cpu_devices is {num_devices}; wanted 1 (the CPU '
+      'as one device) or more'
+    )
   if '--xla_force_host_platform_device_count' in os.environ.get(
-      'XLA_FLAGS', ''):
+    'XLA_FLAGS', ''
+  ):
     return
   try:
     jax.config.update('jax_num_cpu_devices', num_devices)
@@ -44,8 +47,12 @@ def split_cpu(num_devices: int) -> None:
     pass
 
 
-def make_mesh(num_devices: int = 0, fsdp: int = 1, *,
-              devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+  num_devices: int = 0,
+  fsdp: int = 1,
+  *,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
   """A mesh for data parallelism, with the state whole or in shares.
 
   A batch is divided over all devices. Groups of `fsdp` devices hold one copy of
@@ -67,21 +74,27 @@ def make_mesh(num_devices: int = 0, fsdp: int = 1, *,
   count = num_devices or len(devices)
   if not 0 < count <= len(devices):
     raise InputError(
-        f'config.num_devices asks for {num_devices} devices but '
-        f'{len(devices)} are here; wanted 0 (all) to {len(devices)}')
+      f'config.num_devices asks for {num_devices} devices but '
+      f'{len(devices)} are here; wanted 0 (all) to {len(devices)}'
+    )
   if jax.process_count() > 1 and count != len(devices):
     raise InputError(
-        f'config.num_devices is {num_devices} in a run of '
-        f'{jax.process_count()} processes; every process must take part: '
-        'set config.num_devices to 0')
+      f'config.num_devices is {num_devices} in a run of '
+      f'{jax.process_count()} processes; every process must take part: '
+      'set config.num_devices to 0'
+    )
   if fsdp < 1 or count % fsdp:
     fits = [str(n) for n in range(1, count + 1) if count % n == 0]
     raise InputError(
-        f'config.fsdp is {fsdp}, which does not divide {count} devices; '
-        f'wanted one of {", ".join(fits)}')
-  return jax.make_mesh((count // fsdp, fsdp), (DATA_AXIS, FSDP_AXIS),
-                       axis_types=(AxisType.Auto,) * 2,
-                       devices=devices[:count])
+      f'config.fsdp is {fsdp}, which does not divide {count} devices; '
+      f'wanted one of {", ".join(fits)}'
+    )
+  return jax.make_mesh(
+    (count // fsdp, fsdp),
+    (DATA_AXIS, FSDP_AXIS),
+    axis_types=(AxisType.Auto,) * 2,
+    devices=devices[:count],
+  )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -117,8 +130,11 @@ def state_sharding(state: Any, mesh: Mesh) -> Any:
       return replicated(mesh)
     longest = max(dividing, key=lambda axis: shape[axis])
     return NamedSharding(
-        mesh, PartitionSpec(*(FSDP_AXIS if axis == longest else None
-                              for axis in range(longest + 1))))
+      mesh,
+      PartitionSpec(
+        *(FSDP_AXIS if axis == longest else None for axis in range(longest + 1))
+      ),
+    )
 
   return jax.tree.map(leaf_sharding, state)
 
@@ -133,8 +149,9 @@ def scatter(tree: Any, mesh: Mesh) -> Any:
   return jax.lax.with_sharding_constraint(tree, state_sharding(tree, mesh))
 
 
-def microbatches(batch: Any, parts: int, mixture: int, mesh: Mesh | None
-                 ) -> Any:
+def microbatches(
+  batch: Any, parts: int, mixture: int, mesh: Mesh | None
+) -> Any:
   """Inside jit: a batch cut into parts, on the devices where its rows are.
 
   Args:
@@ -148,14 +165,16 @@ def microbatches(batch: Any, parts: int, mixture: int, mesh: Mesh | None
     A tree of arrays [A, B / A, ...]; the second dimension is divided over the
     devices.
   """
+
   def cut(x: jax.Array) -> jax.Array:
     rest = x.shape[1:]
     x = x.reshape(-1, parts, mixture, *rest).swapaxes(0, 1)
     x = x.reshape(parts, -1, *rest)
     if mesh is None:
       return x
-    return jax.lax.with_sharding_constraint(x, NamedSharding(
-        mesh, PartitionSpec(None, (DATA_AXIS, FSDP_AXIS))))
+    return jax.lax.with_sharding_constraint(
+      x, NamedSharding(mesh, PartitionSpec(None, (DATA_AXIS, FSDP_AXIS)))
+    )
 
   return jax.tree.map(cut, batch)
 
@@ -176,13 +195,15 @@ def local_batch_size(name: str, size: int, process_count: int) -> int:
   """
   if size % process_count:
     raise InputError(
-        f'config.{name} is {size}, which {process_count} processes cannot '
-        f'share equally; set it to a multiple of {process_count}')
+      f'config.{name} is {size}, which {process_count} processes cannot '
+      f'share equally; set it to a multiple of {process_count}'
+    )
   return size // process_count
 
 
-def check_batch(labeled: int, mesh: Mesh, unlabeled: int = 0,
-                parts: int = 1) -> None:
+def check_batch(
+  labeled: int, mesh: Mesh, unlabeled: int = 0, parts: int = 1
+) -> None:
   """Checks that a batch divides over the mesh's devices.
 
   Args:
@@ -201,17 +222,19 @@ def check_batch(labeled: int, mesh: Mesh, unlabeled: int = 0,
     nearest = f'{below} or {below + count}' if below else str(count)
     usable = max(n for n in range(1, count + 1) if size % n == 0)
     raise InputError(
-        f'a batch of {size} clips (config.batch_size + '
-        f'config.unlabeled_batch_size) does not divide over {count} devices; '
-        f'make it {nearest}, or set config.num_devices to {usable}')
+      f'a batch of {size} clips (config.batch_size + '
+      f'config.unlabeled_batch_size) does not divide over {count} devices; '
+      f'make it {nearest}, or set config.num_devices to {usable}'
+    )
   runs = math.gcd(labeled, unlabeled)
   if parts > 1 and runs % (parts * count):
     fits = [str(n) for n in range(2, runs + 1) if runs % (n * count) == 0]
     raise InputError(
-        f'config.grad_accum_steps is {parts}: a batch of {labeled} labeled and '
-        f'{unlabeled} unlabeled clips cannot be cut into {parts} equal parts '
-        f'on each of {count} devices; wanted one of '
-        f'{", ".join(["1", *fits])}, or other batch sizes')
+      f'config.grad_accum_steps is {parts}: a batch of {labeled} labeled and '
+      f'{unlabeled} unlabeled clips cannot be cut into {parts} equal parts '
+      f'on each of {count} devices; wanted one of '
+      f'{", ".join(["1", *fits])}, or other batch sizes'
+    )
 
 
 def process_place(mesh: Mesh) -> tuple[int, int]:
@@ -230,8 +253,9 @@ def process_place(mesh: Mesh) -> tuple[int, int]:
   return order.index(jax.process_index()), len(order)
 
 
-def put_batch(batch: Mapping[str, np.ndarray],
-              sharding: NamedSharding) -> dict[str, jax.Array]:
+def put_batch(
+  batch: Mapping[str, np.ndarray], sharding: NamedSharding
+) -> dict[str, jax.Array]:
   """Puts each process's clips on its devices, as one global batch.
 
   Args:
@@ -242,12 +266,15 @@ def put_batch(batch: Mapping[str, np.ndarray],
     Global arrays [global batch, ...].
   """
   with jax.transfer_guard('allow'):  # Meant, and asked for here.
-    return {key: jax.make_array_from_process_local_data(
-        sharding, np.asarray(value)) for key, value in batch.items()}
+    return {
+      key: jax.make_array_from_process_local_data(sharding, np.asarray(value))
+      for key, value in batch.items()
+    }
 
 
-def put_same(batch: Mapping[str, np.ndarray],
-             sharding: NamedSharding) -> dict[str, jax.Array]:
+def put_same(
+  batch: Mapping[str, np.ndarray], sharding: NamedSharding
+) -> dict[str, jax.Array]:
   """Puts a batch that every process holds whole on the devices.
 
   Args:
@@ -257,8 +284,11 @@ def put_same(batch: Mapping[str, np.ndarray],
   Returns:
     Global arrays [B, ...].
   """
+
   def put(value: np.ndarray) -> jax.Array:
     return jax.make_array_from_callback(
-        value.shape, sharding, lambda index: value[index])
+      value.shape, sharding, lambda index: value[index]
+    )
+
   with jax.transfer_guard('allow'):  # Meant, and asked for here.
     return {key: put(np.asarray(value)) for key, value in batch.items()}

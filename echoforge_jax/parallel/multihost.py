@@ -11,10 +11,12 @@ from echoforge_jax.errors import InputError
 _FLAGS = '--coordinator_address, --num_processes and --process_id'
 
 
-def start(coordinator_address: str | None = None,
-          num_processes: int | None = None,
-          process_id: int | None = None,
-          timeout_seconds: int = 300) -> None:
+def start(
+  coordinator_address: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  timeout_seconds: int = 300,
+) -> None:
   """Joins this process with the others; before anything asks for devices.
 
   Args:
@@ -31,34 +33,45 @@ def start(coordinator_address: str | None = None,
   given = (coordinator_address, num_processes, process_id)
   if any(value is not None for value in given):
     if any(value is None for value in given):
-      raise InputError(f'{_FLAGS}: found {given}; wanted all three, or none '
-                       'where the cluster is known (Cloud TPU, GKE, Slurm)')
+      raise InputError(
+        f'{_FLAGS}: found {given}; wanted all three, or none '
+        'where the cluster is known (Cloud TPU, GKE, Slurm)'
+      )
     if ':' not in coordinator_address:
-      raise InputError(f'--coordinator_address={coordinator_address}: wanted '
-                       'HOST:PORT of process 0')
+      raise InputError(
+        f'--coordinator_address={coordinator_address}: wanted '
+        'HOST:PORT of process 0'
+      )
     if not 0 <= process_id < num_processes:
-      raise InputError(f'--process_id={process_id}: wanted 0 to '
-                       f'{num_processes - 1} of {num_processes} processes')
+      raise InputError(
+        f'--process_id={process_id}: wanted 0 to '
+        f'{num_processes - 1} of {num_processes} processes'
+      )
   try:
     jax.distributed.initialize(
-        coordinator_address, num_processes, process_id,
-        initialization_timeout=timeout_seconds)
+      coordinator_address,
+      num_processes,
+      process_id,
+      initialization_timeout=timeout_seconds,
+    )
   except (RuntimeError, ValueError) as error:
     if given[0] is None:
       raise InputError(
-          '--multihost: no cluster was found '
-          f'({_first_line(error)}); give {_FLAGS}, or leave --multihost out '
-          'for a run of one process') from error
+        '--multihost: no cluster was found '
+        f'({_first_line(error)}); give {_FLAGS}, or leave --multihost out '
+        'for a run of one process'
+      ) from error
     raise InputError(
-        f'--multihost: process {process_id} of {num_processes} could not join '
-        f'{coordinator_address} ({_first_line(error)}); start all processes '
-        'with the same address, and let the port through the firewall'
-        ) from error
+      f'--multihost: process {process_id} of {num_processes} could not join '
+      f'{coordinator_address} ({_first_line(error)}); start all processes '
+      'with the same address, and let the port through the firewall'
+    ) from error
   if num_processes is not None and jax.process_count() != num_processes:
     raise InputError(
-        f'--num_processes={num_processes}: {jax.process_count()} processes '
-        'joined; start each with another --process_id and the same accelerator '
-        'software')
+      f'--num_processes={num_processes}: {jax.process_count()} processes '
+      'joined; start each with another --process_id and the same accelerator '
+      'software'
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -17,7 +17,7 @@ from echoforge_jax.phantom.config import PhantomConfig
 # Points of the polar tables around the ventricle's centre.
 NUM_ANGLES = 1024
 # Centre of the polar tables, share of the long axis from the apex.
-CENTRE = .55
+CENTRE = 0.55
 
 
 class Draw:
@@ -27,17 +27,20 @@ class Draw:
   """
 
   def __init__(self, key, size=512):
-    self._values = jax.random.uniform(key, (size,), minval=1e-6,
-                                      maxval=1. - 1e-6)
+    self._values = jax.random.uniform(
+      key, (size,), minval=1e-6, maxval=1.0 - 1e-6
+    )
     self._normals = jax.scipy.special.ndtri(self._values)
     self._used = 0
 
   def _take(self, values, shape):
     count = math.prod(shape)
     if self._used + count > len(values):
-      raise ValueError(f'{self._used + count} numbers were asked for, '
-                       f'{len(values)} drawn; give Draw a larger size')
-    out = values[self._used:self._used + count].reshape(shape)
+      raise ValueError(
+        f'{self._used + count} numbers were asked for, '
+        f'{len(values)} drawn; give Draw a larger size'
+      )
+    out = values[self._used : self._used + count].reshape(shape)
     self._used += count
     return out
 
@@ -67,17 +70,17 @@ def _wave(draw, count, rows):
   """Smooth zero-mean perturbations of unit size, float32 [rows, levels]."""
   s = motion.levels()
   k = jnp.arange(1, count + 1, dtype=jnp.float32)[None, :, None]
-  phase = draw.uniform((0., 2. * jnp.pi), (rows, count, 1))
+  phase = draw.uniform((0.0, 2.0 * jnp.pi), (rows, count, 1))
   gain = draw.normal((rows, count, 1)) / k
   wave = (gain * jnp.sin(jnp.pi * k * s[None, None] + phase)).sum(1)
-  taper = jnp.clip(s / .2, 0., 1.) * jnp.clip((1. - s) / .15, 0., 1.)
+  taper = jnp.clip(s / 0.2, 0.0, 1.0) * jnp.clip((1.0 - s) / 0.15, 0.0, 1.0)
   return wave * taper[None]
 
 
 def _bump(draw, low, high, size):
   """One smooth bump along a wall, float32 [levels] in [0, 1]."""
   s = motion.levels()
-  return jnp.exp(-((s - draw.uniform((low, high))) / draw.uniform(size)) ** 2)
+  return jnp.exp(-(((s - draw.uniform((low, high))) / draw.uniform(size)) ** 2))
 
 
 def sample_heart(key, config: PhantomConfig) -> dict:
@@ -97,56 +100,73 @@ def sample_heart(key, config: PhantomConfig) -> dict:
   d = Draw(key)
   s = motion.levels()
   table = lambda name: jnp.array(  # noqa: E731
-      [getattr(group, name) for group in config.groups], jnp.float32)
+    [getattr(group, name) for group in config.groups], jnp.float32
+  )
   shares = table('share')
-  group = jnp.searchsorted(
-      jnp.cumsum(shares) / jnp.sum(shares), d.unit())
+  group = jnp.searchsorted(jnp.cumsum(shares) / jnp.sum(shares), d.unit())
   group = jnp.clip(group, 0, len(config.groups) - 1)
   within = lambda name, u: (  # noqa: E731
-      table(name)[group, 0]
-      + u * (table(name)[group, 1] - table(name)[group, 0]))
+    table(name)[group, 0] + u * (table(name)[group, 1] - table(name)[group, 0])
+  )
   size = d.unit() ** config.size_skew
   other = d.unit() ** config.size_skew
   edv = within('edv_ml', size)
-  ef = within('ef_percent', d.uniform((0., 1.)))
+  ef = within('ef_percent', d.uniform((0.0, 1.0)))
   # A larger ventricle is a longer one: no ball-shaped hearts.
-  length = within('length_mm', .65 * size + .35 * other)
-  hypo = d.chance(config.hypokinesia_share) * (ef < 55.)
+  length = within('length_mm', 0.65 * size + 0.35 * other)
+  hypo = d.chance(config.hypokinesia_share) * (ef < 55.0)
   # Lost motion sits in one or two walls; at least half the circumference
   # keeps moving, or no radius could eject the prescribed volume.
   walls = jax.nn.one_hot(d.index(4), 4)
-  walls = jnp.clip(walls + .6 * jnp.roll(walls, 2), 0., 1.)
-  still = (hypo * d.uniform(config.hypokinesia_severity) * walls[:, None]
-           * _bump(d, .15, .8, (.15, .35))[None])
-  shape = 1. + config.undulation * _wave(d, 4, 4)
-  bulge = (d.chance(config.septal_bulge_share) * d.uniform(
-      config.septal_bulge) * _bump(d, .7, .95, (.08, .2)))
-  shape = shape - bulge[None] * jnp.array([[1.], [0.], [0.], [0.]])
-  apex = d.uniform((.55, .85))
-  thickness = apex + (1. - apex) * jnp.clip(s / .3, 0., 1.)
-  taper = 1. - .3 * jnp.clip((s - .85) / .15, 0., 1.)
-  sides = d.uniform((.88, 1.12), (4, 1))
-  male = d.chance(.66)
+  walls = jnp.clip(walls + 0.6 * jnp.roll(walls, 2), 0.0, 1.0)
+  still = (
+    hypo
+    * d.uniform(config.hypokinesia_severity)
+    * walls[:, None]
+    * _bump(d, 0.15, 0.8, (0.15, 0.35))[None]
+  )
+  shape = 1.0 + config.undulation * _wave(d, 4, 4)
+  bulge = (
+    d.chance(config.septal_bulge_share)
+    * d.uniform(config.septal_bulge)
+    * _bump(d, 0.7, 0.95, (0.08, 0.2))
+  )
+  shape = shape - bulge[None] * jnp.array([[1.0], [0.0], [0.0], [0.0]])
+  apex = d.uniform((0.55, 0.85))
+  thickness = apex + (1.0 - apex) * jnp.clip(s / 0.3, 0.0, 1.0)
+  taper = 1.0 - 0.3 * jnp.clip((s - 0.85) / 0.15, 0.0, 1.0)
+  sides = d.uniform((0.88, 1.12), (4, 1))
+  male = d.chance(0.66)
   heart_rate = d.uniform(config.heart_rate)
   # Electromechanical systole shortens with the square root of the beat.
-  systole = jnp.clip(.34 * jnp.sqrt(heart_rate / 60.) * d.uniform((.9, 1.1)),
-                     .25, .5)
-  return motion.complete({
-      'group': group, 'edv': edv, 'ef': ef, 'esv': edv * (1. - ef / 100.),
+  systole = jnp.clip(
+    0.34 * jnp.sqrt(heart_rate / 60.0) * d.uniform((0.9, 1.1)), 0.25, 0.5
+  )
+  return motion.complete(
+    {
+      'group': group,
+      'edv': edv,
+      'ef': ef,
+      'esv': edv * (1.0 - ef / 100.0),
       'length_ed': length,
-      'length_es': length * (1. - ef / 100. * d.uniform(config.shortening)),
-      'wall': within('wall_mm', d.uniform((0., 1.))),
-      'widest': d.uniform(config.widest), 'kappa': d.uniform(config.kappa),
+      'length_es': length * (1.0 - ef / 100.0 * d.uniform(config.shortening)),
+      'wall': within('wall_mm', d.uniform((0.0, 1.0))),
+      'widest': d.uniform(config.widest),
+      'kappa': d.uniform(config.kappa),
       'bend': d.uniform(config.bend, (2,)),
       'tilt': d.uniform(config.mitral_tilt, (2,)),
-      'wall_shape': shape, 'still': still,
+      'wall_shape': shape,
+      'still': still,
       'thickness': (thickness * taper)[None] * sides,
       'apical_narrowing': d.uniform(config.apical_narrowing),
-      'annulus_gain': ef / 100. * d.uniform(config.annulus_stiffness),
-      'heart_rate': heart_rate, 'systole': systole, 'male': male,
-      'age': jnp.round(jnp.clip(65. + 15. * d.normal(), 20., 95.)),
+      'annulus_gain': ef / 100.0 * d.uniform(config.annulus_stiffness),
+      'heart_rate': heart_rate,
+      'systole': systole,
+      'male': male,
+      'age': jnp.round(jnp.clip(65.0 + 15.0 * d.normal(), 20.0, 95.0)),
       'rocking': jnp.deg2rad(config.rocking) * d.normal(),
-  })
+    }
+  )
 
 
 def contours(heart, view, state) -> dict:
@@ -163,28 +183,42 @@ def contours(heart, view, state) -> dict:
     hinges of the mitral valve; `tilt`, `length`.
   """
   x_left, z_left, x_right, z_right = motion.wall_curves(
-      heart, view, state['widths'], state['length'])
-  endo = jnp.stack([jnp.concatenate([x_left[::-1], x_right[1:]]),
-                    jnp.concatenate([z_left[::-1], z_right[1:]])], -1)
+    heart, view, state['widths'], state['length']
+  )
+  endo = jnp.stack(
+    [
+      jnp.concatenate([x_left[::-1], x_right[1:]]),
+      jnp.concatenate([z_left[::-1], z_right[1:]]),
+    ],
+    -1,
+  )
   thick = state['wall'] * jnp.concatenate(
-      [heart['thickness'][2 * view][::-1],
-       heart['thickness'][2 * view + 1][1:]])
+    [heart['thickness'][2 * view][::-1], heart['thickness'][2 * view + 1][1:]]
+  )
   tangent = jnp.gradient(endo, axis=0)
-  tangent = tangent / (jnp.linalg.norm(tangent, axis=-1, keepdims=True)
-                       + 1e-6)
+  tangent = tangent / (jnp.linalg.norm(tangent, axis=-1, keepdims=True) + 1e-6)
   outward = jnp.stack([tangent[:, 1], -tangent[:, 0]], -1)
-  kernel = jnp.array([.25, .5, .25])
-  smooth = jax.vmap(lambda v: jnp.convolve(
-      jnp.pad(v, 1, mode='edge'), kernel, mode='valid'), 1, 1)
+  kernel = jnp.array([0.25, 0.5, 0.25])
+  smooth = jax.vmap(
+    lambda v: jnp.convolve(jnp.pad(v, 1, mode='edge'), kernel, mode='valid'),
+    1,
+    1,
+  )
   outward = smooth(smooth(outward))
   epi = endo + thick[:, None] * outward
   # The muscle ends at the mitral plane.
   tilt = heart['tilt'][view]
-  epi = jnp.stack([epi[:, 0], jnp.minimum(
-      epi[:, 1], state['length'] + tilt * epi[:, 0])], -1)
-  return {'endo': endo, 'epi': epi,
-          'left': endo[0], 'right': endo[-1], 'tilt': tilt,
-          'length': state['length']}
+  epi = jnp.stack(
+    [epi[:, 0], jnp.minimum(epi[:, 1], state['length'] + tilt * epi[:, 0])], -1
+  )
+  return {
+    'endo': endo,
+    'epi': epi,
+    'left': endo[0],
+    'right': endo[-1],
+    'tilt': tilt,
+    'length': state['length'],
+  }
 
 
 def polar_tables(shape) -> jax.Array:
@@ -204,26 +238,27 @@ def polar_tables(shape) -> jax.Array:
 
   def table(path):
     middle = path.shape[0] // 2
-    drop = jnp.array([[0., .15], [0., .35]]) * length
+    drop = jnp.array([[0.0, 0.15], [0.0, 0.35]]) * length
     left = path[middle::-1]
-    right = path[:middle - 1:-1]
-    bottom = jnp.array([[0., 1.4]]) * length
-    ring = jnp.concatenate([left, left[-1:] + drop, bottom,
-                            (right[:1] + drop)[::-1], right])
-    offset = ring - jnp.array([[0., CENTRE]]) * length
+    right = path[: middle - 1 : -1]
+    bottom = jnp.array([[0.0, 1.4]]) * length
+    ring = jnp.concatenate(
+      [left, left[-1:] + drop, bottom, (right[:1] + drop)[::-1], right]
+    )
+    offset = ring - jnp.array([[0.0, CENTRE]]) * length
     angle = jnp.arctan2(offset[:, 0], offset[:, 1])
     angle = angle.at[0].set(-jnp.pi).at[-1].set(jnp.pi)
     # Monotone even where undulation folds the contour a little.
     angle = jax.lax.cummax(angle)
     radius = jnp.interp(grid, angle, jnp.linalg.norm(offset, axis=-1))
     slope = (jnp.roll(radius, -1) - jnp.roll(radius, 1)) * (
-        NUM_ANGLES / (4. * jnp.pi))
-    return radius, radius / jnp.sqrt(radius ** 2 + slope ** 2)
+      NUM_ANGLES / (4.0 * jnp.pi)
+    )
+    return radius, radius / jnp.sqrt(radius**2 + slope**2)
 
   endo, endo_cos = table(shape['endo'])
   epi, epi_cos = table(shape['epi'])
-  return jnp.stack([endo, jnp.maximum(epi, endo + .5), endo_cos, epi_cos],
-                   -1)
+  return jnp.stack([endo, jnp.maximum(epi, endo + 0.5), endo_cos, epi_cos], -1)
 
 
 def to_world(points, place, g):
@@ -231,8 +266,9 @@ def to_world(points, place, g):
   tilt = place['axis_tilt'] + place['rocking'] * g
   c, s = jnp.cos(tilt), jnp.sin(tilt)
   x, z = points[..., 0], points[..., 1]
-  return jnp.stack([place['apex_x'] + c * x + s * z,
-                    place['apex_y'] - s * x + c * z], -1)
+  return jnp.stack(
+    [place['apex_x'] + c * x + s * z, place['apex_y'] - s * x + c * z], -1
+  )
 
 
 def sample_view(key, config: PhantomConfig, heart, view) -> dict:
@@ -250,30 +286,40 @@ def sample_view(key, config: PhantomConfig, heart, view) -> dict:
   """
   d = Draw(key)
   ed = contours(heart, view, motion.end_diastole(heart))
-  radius = .5 * (ed['endo'][:, 0].max() - ed['endo'][:, 0].min())
+  radius = 0.5 * (ed['endo'][:, 0].max() - ed['endo'][:, 0].min())
   four = jnp.asarray(view == 0, jnp.float32)
   place = _place(d, config, heart, ed)
   la_length = d.uniform(config.la_length)
   base = place['apex_y'] + heart['length_ed'] * jnp.cos(place['axis_tilt'])
-  depth = jnp.clip(base + la_length * d.uniform(config.depth_margin),
-                   *config.depth)
-  out = dict(place, depth=depth, four=four, radius=radius,
-             rocking=heart['rocking'], view=jnp.asarray(view, jnp.int32))
+  depth = jnp.clip(
+    base + la_length * d.uniform(config.depth_margin), *config.depth
+  )
+  out = dict(
+    place,
+    depth=depth,
+    four=four,
+    radius=radius,
+    rocking=heart['rocking'],
+    view=jnp.asarray(view, jnp.int32),
+  )
   out |= {
-      'la_length': la_length, 'la_width': radius * d.uniform(config.la_width),
-      'la_lean': radius * .2 * d.normal(),
-      'rv_width': radius * d.uniform(config.rv_width),
-      'rv_start': d.uniform((.12, .4)), 'rv_power': d.uniform((.5, .95)),
-      'ra_width': radius * d.uniform(config.ra_width),
-      'ra_length': la_length * d.uniform((.75, 1.1)),
-      'atrial_gap': d.uniform((2., 4.5)),
+    'la_length': la_length,
+    'la_width': radius * d.uniform(config.la_width),
+    'la_lean': radius * 0.2 * d.normal(),
+    'rv_width': radius * d.uniform(config.rv_width),
+    'rv_start': d.uniform((0.12, 0.4)),
+    'rv_power': d.uniform((0.5, 0.95)),
+    'ra_width': radius * d.uniform(config.ra_width),
+    'ra_length': la_length * d.uniform((0.75, 1.1)),
+    'atrial_gap': d.uniform((2.0, 4.5)),
   }
   out |= _sample_echo(d, config) | _sample_scanner(d, config)
   # Drawn last: what is drawn before them stays as it was.
   return out | {
-      'dark_at_ed': d.uniform(config.dark_wall_at_ed),
-      'apex_fill': d.chance(config.apex_fill_share) * d.uniform((.6, 1.)),
-      'apex_reach': d.uniform((.1, .3))}
+    'dark_at_ed': d.uniform(config.dark_wall_at_ed),
+    'apex_fill': d.chance(config.apex_fill_share) * d.uniform((0.6, 1.0)),
+    'apex_reach': d.uniform((0.1, 0.3)),
+  }
 
 
 def _place(d, config, heart, ed) -> dict:
@@ -284,102 +330,117 @@ def _place(d, config, heart, ed) -> dict:
   mean, sd = config.apex_direction
   direction = jnp.deg2rad(mean + sd * d.normal())
   mean, sd = config.axis_tilt
-  tilt = jnp.deg2rad(mean + sd * jnp.clip(d.normal(), -2., 2.))
+  tilt = jnp.deg2rad(mean + sd * jnp.clip(d.normal(), -2.0, 2.0))
   apex = d.uniform(config.apex_depth)
   if config.sector_margin < 0:
-    return {'half': half, 'axis_tilt': tilt, 'apex_y': apex,
-            'apex_x': apex * jnp.tan(direction)}
+    return {
+      'half': half,
+      'axis_tilt': tilt,
+      'apex_y': apex,
+      'apex_x': apex * jnp.tan(direction),
+    }
   # Deeper until the contour's opening fits, then turned into the sector.
   room = half - jnp.deg2rad(config.sector_margin)
   rock = jnp.abs(heart['rocking'])
-  deeper = apex + jnp.arange(0., 60., 3.)
+  deeper = apex + jnp.arange(0.0, 60.0, 3.0)
 
   def span(depth):
-    where = {'axis_tilt': tilt, 'rocking': 0., 'apex_y': depth,
-             'apex_x': depth * jnp.tan(direction)}
-    world = to_world(ed['endo'], where, 0.)
+    where = {
+      'axis_tilt': tilt,
+      'rocking': 0.0,
+      'apex_y': depth,
+      'apex_x': depth * jnp.tan(direction),
+    }
+    world = to_world(ed['endo'], where, 0.0)
     theta = jnp.arctan2(world[:, 0], world[:, 1])
     return theta.min() - rock, theta.max() + rock
 
   low, high = jax.vmap(span)(deeper)
-  fits = (high - low) < 2. * room
+  fits = (high - low) < 2.0 * room
   best = jnp.where(fits.any(), jnp.argmax(fits), len(deeper) - 1)
-  turn = jnp.clip(0., -room - low[best], room - high[best])
+  turn = jnp.clip(0.0, -room - low[best], room - high[best])
   distance = deeper[best] / jnp.cos(direction)
-  return {'half': half, 'axis_tilt': tilt + turn,
-          'apex_x': distance * jnp.sin(direction + turn),
-          'apex_y': distance * jnp.cos(direction + turn)}
+  return {
+    'half': half,
+    'axis_tilt': tilt + turn,
+    'apex_x': distance * jnp.sin(direction + turn),
+    'apex_y': distance * jnp.cos(direction + turn),
+  }
 
 
 def _sample_echo(d, config) -> dict:
   """How bright each structure is, and the small structures' whereabouts."""
   quality = jnp.searchsorted(
-      jnp.cumsum(jnp.array(config.quality_share)),
-      d.unit()).clip(0, 2)
+    jnp.cumsum(jnp.array(config.quality_share)), d.unit()
+  ).clip(0, 2)
   graded = lambda ranges: d.uniform(  # noqa: E731
-      tuple(jnp.array(ranges, jnp.float32)[quality]))
-  shadows = (jnp.arange(config.max_shadows)
-             < d.index(config.max_shadows + 1))
+    tuple(jnp.array(ranges, jnp.float32)[quality])
+  )
+  shadows = jnp.arange(config.max_shadows) < d.index(config.max_shadows + 1)
   return {
-      'quality': quality, 'blood_db': graded(config.blood_db),
-      'haze_db': graded(config.haze_db), 'noise_db': graded(config.noise_db),
-      'dynamic_range': graded(config.dynamic_range),
-      'background_db': d.uniform(config.background_db),
-      'lateral_db': d.uniform(config.lateral_db),
-      'septal_db': d.uniform(config.septal_db),
-      'apical_db': d.uniform(config.apical_db),
-      'dark_wall': d.chance(config.dark_wall_share) * d.uniform((.4, 1.)),
-      'dark_apex': d.chance(.4), 'dark_septum': d.chance(.2),
-      'pericardium_db': d.uniform(config.pericardium_db),
-      'leaflet_db': d.uniform(config.leaflet_db),
-      'annulus_db': d.uniform(config.annulus_db, (2,)),
-      'leaflet_length': d.uniform((.75, 1.1), (2,)),
-      'leaflet_sag': d.uniform((.1, .45)),
-      'leaflet_width': d.uniform((.8, 1.7)),
-      'papillary_db': d.uniform(config.papillary_db, (2,)),
-      'papillary_angle': d.uniform((.9, 2.3), (2,)) * jnp.array([1., -1.]),
-      'papillary_depth': d.uniform((1., 6.), (2,)),
-      'papillary_size': d.uniform((1.5, 3.2), (2,)),
-      'papillary_length': d.uniform((5., 12.), (2,)),
-      'papillary_on': jnp.stack([d.chance(.75), d.chance(.35)]),
-      'moderator_db': d.uniform((-9., 3.)),
-      'roof_db': d.uniform(config.roof_db),
-      'roof_width': d.uniform((3., 9.)),
-      'heterogeneity_db': d.uniform(config.heterogeneity_db),
-      'shadow_db': shadows * jnp.stack(
-          [graded(config.shadow_db) for _ in range(config.max_shadows)]),
-      'shadow_theta': d.uniform((-1.1, 1.1), (config.max_shadows,)),
-      'shadow_width': d.uniform((.03, .2), (config.max_shadows,)),
-      'shadow_start': d.uniform((0., 50.), (config.max_shadows,)),
-      'edge_db': d.uniform((0., 9.)), 'edge_power': d.uniform((4., 10.)),
-      'streak': d.uniform((-1., 1.), (3, 4)),
-      'streak_db': d.uniform(config.streak_db, (3,)),
-      'near_field_db': d.uniform(config.near_field_db),
-      'near_field_depth': d.uniform((4., 11.)),
-      'arc_db': d.uniform((0., 6.)), 'arc_period': d.uniform((2.5, 6.)),
-      'haze_side': d.uniform((-1., 1.)),
-      'haze_side_db': d.uniform(config.haze_side_db),
-      'haze_fall': d.uniform((-8., 6.)),
+    'quality': quality,
+    'blood_db': graded(config.blood_db),
+    'haze_db': graded(config.haze_db),
+    'noise_db': graded(config.noise_db),
+    'dynamic_range': graded(config.dynamic_range),
+    'background_db': d.uniform(config.background_db),
+    'lateral_db': d.uniform(config.lateral_db),
+    'septal_db': d.uniform(config.septal_db),
+    'apical_db': d.uniform(config.apical_db),
+    'dark_wall': d.chance(config.dark_wall_share) * d.uniform((0.4, 1.0)),
+    'dark_apex': d.chance(0.4),
+    'dark_septum': d.chance(0.2),
+    'pericardium_db': d.uniform(config.pericardium_db),
+    'leaflet_db': d.uniform(config.leaflet_db),
+    'annulus_db': d.uniform(config.annulus_db, (2,)),
+    'leaflet_length': d.uniform((0.75, 1.1), (2,)),
+    'leaflet_sag': d.uniform((0.1, 0.45)),
+    'leaflet_width': d.uniform((0.8, 1.7)),
+    'papillary_db': d.uniform(config.papillary_db, (2,)),
+    'papillary_angle': d.uniform((0.9, 2.3), (2,)) * jnp.array([1.0, -1.0]),
+    'papillary_depth': d.uniform((1.0, 6.0), (2,)),
+    'papillary_size': d.uniform((1.5, 3.2), (2,)),
+    'papillary_length': d.uniform((5.0, 12.0), (2,)),
+    'papillary_on': jnp.stack([d.chance(0.75), d.chance(0.35)]),
+    'moderator_db': d.uniform((-9.0, 3.0)),
+    'roof_db': d.uniform(config.roof_db),
+    'roof_width': d.uniform((3.0, 9.0)),
+    'heterogeneity_db': d.uniform(config.heterogeneity_db),
+    'shadow_db': shadows
+    * jnp.stack([graded(config.shadow_db) for _ in range(config.max_shadows)]),
+    'shadow_theta': d.uniform((-1.1, 1.1), (config.max_shadows,)),
+    'shadow_width': d.uniform((0.03, 0.2), (config.max_shadows,)),
+    'shadow_start': d.uniform((0.0, 50.0), (config.max_shadows,)),
+    'edge_db': d.uniform((0.0, 9.0)),
+    'edge_power': d.uniform((4.0, 10.0)),
+    'streak': d.uniform((-1.0, 1.0), (3, 4)),
+    'streak_db': d.uniform(config.streak_db, (3,)),
+    'near_field_db': d.uniform(config.near_field_db),
+    'near_field_depth': d.uniform((4.0, 11.0)),
+    'arc_db': d.uniform((0.0, 6.0)),
+    'arc_period': d.uniform((2.5, 6.0)),
+    'haze_side': d.uniform((-1.0, 1.0)),
+    'haze_side_db': d.uniform(config.haze_side_db),
+    'haze_fall': d.uniform((-8.0, 6.0)),
   }
 
 
 def _sample_scanner(d, config) -> dict:
   """Pulse, beam, timing and display settings."""
   return {
-      'axial_fwhm': d.uniform(config.axial_fwhm),
-      'lateral_fwhm': jnp.deg2rad(d.uniform(config.lateral_fwhm)),
-      'post_axial': d.uniform(config.post_axial),
-      'post_lateral': jnp.deg2rad(d.uniform(config.post_lateral)),
-      'tgc_error': d.uniform(config.tgc_error),
-      'wavelength': jnp.float32(config.wavelength),
-      # Two-way loss at the carrier's frequency, dB per mm.
-      'loss': jnp.float32(.2 * config.attenuation * 1.54
-                          / config.wavelength),
-      'gray': d.uniform(config.myocardium_gray),
-      'gamma': d.uniform(config.gamma),
-      'fps': d.uniform(config.fps),
-      'tissue_time': d.uniform(config.tissue_time),
-      'haze_time': d.uniform(config.haze_time),
-      'blood_time': d.uniform(config.blood_time),
-      'persistence': d.uniform(config.persistence),
+    'axial_fwhm': d.uniform(config.axial_fwhm),
+    'lateral_fwhm': jnp.deg2rad(d.uniform(config.lateral_fwhm)),
+    'post_axial': d.uniform(config.post_axial),
+    'post_lateral': jnp.deg2rad(d.uniform(config.post_lateral)),
+    'tgc_error': d.uniform(config.tgc_error),
+    'wavelength': jnp.float32(config.wavelength),
+    # Two-way loss at the carrier's frequency, dB per mm.
+    'loss': jnp.float32(0.2 * config.attenuation * 1.54 / config.wavelength),
+    'gray': d.uniform(config.myocardium_gray),
+    'gamma': d.uniform(config.gamma),
+    'fps': d.uniform(config.fps),
+    'tissue_time': d.uniform(config.tissue_time),
+    'haze_time': d.uniform(config.haze_time),
+    'blood_time': d.uniform(config.blood_time),
+    'persistence': d.uniform(config.persistence),
   }

@@ -3,32 +3,32 @@
 import cv2
 import numpy as np
 
-from echoforge_jax.data.clip import LABELS, Clip
+from echoforge_jax.clip import LABELS, Clip
 from echoforge_jax.phantom.config import PhantomConfig
 from echoforge_jax.phantom.patient import generate_patient
 
 # Measured on real CAMUS frames: median, 10th and 90th percentile (None where
 # only the median is known).
 TARGETS = {
-    'depth mm': (140., 111., 170.),
-    'apex depth mm': (29., 18., 41.),
-    'base depth mm': (101., 83., 110.),
-    'LV area cm2': (19.9, 14., 30.),
-    'long axis mm': (70., 60., 83.),
-    'gray LV': (69., 54., 99.),
-    'gray 8 mm shell': (108., 78., 129.),
-    'gray LA': (84., 54., 111.),
-    'gray sector median': (93., 71., 106.),
-    'gray sector p99': (218., None, None),
-    'gCNR LV/shell': (.50, .39, .61),
-    'speckle FWHM axial mm': (1.77, None, None),
-    'speckle FWHM lateral mm': (2.97, None, None),
-    'correlation lag 1': (.93, None, None),
-    'correlation lag 2': (.84, None, None),
-    'correlation lag 5': (.66, None, None),
+  'depth mm': (140.0, 111.0, 170.0),
+  'apex depth mm': (29.0, 18.0, 41.0),
+  'base depth mm': (101.0, 83.0, 110.0),
+  'LV area cm2': (19.9, 14.0, 30.0),
+  'long axis mm': (70.0, 60.0, 83.0),
+  'gray LV': (69.0, 54.0, 99.0),
+  'gray 8 mm shell': (108.0, 78.0, 129.0),
+  'gray LA': (84.0, 54.0, 111.0),
+  'gray sector median': (93.0, 71.0, 106.0),
+  'gray sector p99': (218.0, None, None),
+  'gCNR LV/shell': (0.50, 0.39, 0.61),
+  'speckle FWHM axial mm': (1.77, None, None),
+  'speckle FWHM lateral mm': (2.97, None, None),
+  'correlation lag 1': (0.93, None, None),
+  'correlation lag 2': (0.84, None, None),
+  'correlation lag 5': (0.66, None, None),
 }
 # Where no percentiles are known: relative tolerance for the mark "in".
-_TOLERANCE = .15
+_TOLERANCE = 0.15
 
 
 def gcnr(inside, outside, bins=64) -> float:
@@ -45,11 +45,10 @@ def gcnr(inside, outside, bins=64) -> float:
   """
   a, _ = np.histogram(inside, bins, (0, 256))
   b, _ = np.histogram(outside, bins, (0, 256))
-  return float(1. - np.minimum(a / max(a.sum(), 1),
-                               b / max(b.sum(), 1)).sum())
+  return float(1.0 - np.minimum(a / max(a.sum(), 1), b / max(b.sum(), 1)).sum())
 
 
-def high_pass(frame, mm, sigma_mm=3.) -> np.ndarray:
+def high_pass(frame, mm, sigma_mm=3.0) -> np.ndarray:
   """Returns float32 [H, W]: the frame minus its blur of `sigma_mm`."""
   frame = frame.astype(np.float32)
   return frame - cv2.GaussianBlur(frame, (0, 0), sigma_mm / mm)
@@ -57,12 +56,12 @@ def high_pass(frame, mm, sigma_mm=3.) -> np.ndarray:
 
 def _half_width(correlation, mm) -> float:
   """FWHM in mm of an even correlation function given from lag 0 on."""
-  below = np.flatnonzero(correlation < .5)
+  below = np.flatnonzero(correlation < 0.5)
   if not below.size:
     return float('nan')
   k = int(below[0])
   a, b = correlation[k - 1], correlation[k]
-  return float(2. * mm * (k - 1 + (a - .5) / (a - b)))
+  return float(2.0 * mm * (k - 1 + (a - 0.5) / (a - b)))
 
 
 def speckle_size(frame, mm) -> tuple[float, float]:
@@ -77,20 +76,24 @@ def speckle_size(frame, mm) -> tuple[float, float]:
     and 25 mm to either side, where rows are nearly axial.
   """
   height, width = frame.shape
-  rows = slice(int(30. / mm), int(.8 * height))
-  half = min(int(25. / mm), width // 2)
-  patch = high_pass(frame, mm)[rows, width // 2 - half:width // 2 + half]
+  rows = slice(int(30.0 / mm), int(0.8 * height))
+  half = min(int(25.0 / mm), width // 2)
+  patch = high_pass(frame, mm)[rows, width // 2 - half : width // 2 + half]
   patch = patch - patch.mean()
   size = [2 * n for n in patch.shape]
   spectrum = np.abs(np.fft.rfft2(patch, size)) ** 2
   correlation = np.fft.irfft2(spectrum, size)
   # Unbiased: fewer pairs at larger lags.
-  axial = correlation[:patch.shape[0] // 4, 0] / (
-      patch.shape[0] - np.arange(patch.shape[0] // 4))
-  lateral = correlation[0, :patch.shape[1] // 2] / (
-      patch.shape[1] - np.arange(patch.shape[1] // 2))
-  return (_half_width(axial / axial[0], mm),
-          _half_width(lateral / lateral[0], mm))
+  axial = correlation[: patch.shape[0] // 4, 0] / (
+    patch.shape[0] - np.arange(patch.shape[0] // 4)
+  )
+  lateral = correlation[0, : patch.shape[1] // 2] / (
+    patch.shape[1] - np.arange(patch.shape[1] // 2)
+  )
+  return (
+    _half_width(axial / axial[0], mm),
+    _half_width(lateral / lateral[0], mm),
+  )
 
 
 def _geometry(mask, mm) -> dict:
@@ -99,18 +102,24 @@ def _geometry(mask, mm) -> dict:
   rows, columns = np.nonzero(lv)
   points = np.stack([columns, rows], 1) * mm
   # Base: where the cavity touches the atrium (or its lowest rows).
-  atrium = cv2.dilate((mask == LABELS['la']).astype(np.uint8),
-                      np.ones((7, 7), np.uint8)) > 0
+  atrium = (
+    cv2.dilate(
+      (mask == LABELS['la']).astype(np.uint8), np.ones((7, 7), np.uint8)
+    )
+    > 0
+  )
   contact = np.nonzero(lv & atrium)
   if len(contact[0]) < 5:
-    contact = np.nonzero(lv & (np.arange(len(lv))[:, None]
-                               >= rows.max() - 2))
+    contact = np.nonzero(lv & (np.arange(len(lv))[:, None] >= rows.max() - 2))
   base = np.array([contact[1].mean(), contact[0].mean()]) * mm
   reach = np.linalg.norm(points - base, axis=1)
   apex = points[reach.argmax()]
-  return {'LV area cm2': lv.sum() * mm * mm / 100.,
-          'long axis mm': reach.max(), 'apex depth mm': apex[1],
-          'base depth mm': base[1]}
+  return {
+    'LV area cm2': lv.sum() * mm * mm / 100.0,
+    'long axis mm': reach.max(),
+    'apex depth mm': apex[1],
+    'base depth mm': base[1],
+  }
 
 
 def measure(clip: Clip) -> dict[str, list[float]]:
@@ -127,7 +136,7 @@ def measure(clip: Clip) -> dict[str, list[float]]:
   height, width = clip.frames.shape[1:]
   y, x = np.mgrid[:height, :width].astype(np.float32)
   sector = clip.frames.max(0) > 0
-  sector &= np.hypot(x - width / 2. + .5, y + .5) < height
+  sector &= np.hypot(x - width / 2.0 + 0.5, y + 0.5) < height
   out['depth mm'].append(height * mm)
   for k in (clip.ed, clip.es):
     frame, mask = clip.frames[k], clip.masks[k]
@@ -135,7 +144,7 @@ def measure(clip: Clip) -> dict[str, list[float]]:
       out[name].append(value)
     lv, la = mask == LABELS['lv'], mask == LABELS['la']
     away = cv2.distanceTransform((~lv).astype(np.uint8), cv2.DIST_L2, 5) * mm
-    shell = (away > 0) & (away < 8.) & ~la & sector
+    shell = (away > 0) & (away < 8.0) & ~la & sector
     out['gray LV'].append(frame[lv].mean())
     out['gray 8 mm shell'].append(frame[shell].mean())
     if la.any():
@@ -146,19 +155,25 @@ def measure(clip: Clip) -> dict[str, list[float]]:
     axial, lateral = speckle_size(frame, mm)
     out['speckle FWHM axial mm'].append(axial)
     out['speckle FWHM lateral mm'].append(lateral)
-  inner = cv2.erode(sector.astype(np.uint8), np.ones((25, 25), np.uint8),
-                    borderValue=0) > 0
+  inner = (
+    cv2.erode(
+      sector.astype(np.uint8), np.ones((25, 25), np.uint8), borderValue=0
+    )
+    > 0
+  )
   fine = [high_pass(f, mm)[inner] for f in clip.frames]
   for lag in (1, 2, 5):
-    values = [np.corrcoef(a, b)[0, 1]
-              for a, b in zip(fine[:-lag:2], fine[lag::2])]
+    values = [
+      np.corrcoef(a, b)[0, 1] for a, b in zip(fine[:-lag:2], fine[lag::2])
+    ]
     if values:
       out[f'correlation lag {lag}'].append(float(np.mean(values)))
   return out
 
 
-def calibrate(num_patients: int, seed: int,
-              config: PhantomConfig | None = None) -> dict[str, np.ndarray]:
+def calibrate(
+  num_patients: int, seed: int, config: PhantomConfig | None = None
+) -> dict[str, np.ndarray]:
   """Measures both views of `num_patients` synthetic patients.
 
   Args:
@@ -184,8 +199,10 @@ def format_table(found: dict[str, np.ndarray]) -> str:
   The last column says `in` where the median lies between the 10th and 90th
   percentile of real frames (within 15 % where only a median is known).
   """
-  lines = [f'{"measure":<25}{"real median (p10-p90)":<24}'
-           f'{"phantom median (p10-p90)":<27}mark']
+  lines = [
+    f'{"measure":<25}{"real median (p10-p90)":<24}'
+    f'{"phantom median (p10-p90)":<27}mark'
+  ]
   for name, (median, low, high) in TARGETS.items():
     values = found[name][np.isfinite(found[name])]
     p10, p50, p90 = np.percentile(values, [10, 50, 90])
@@ -198,8 +215,9 @@ def format_table(found: dict[str, np.ndarray]) -> str:
   return '\n'.join(lines)
 
 
-def calibration_table(num_patients: int, seed: int,
-                      config: PhantomConfig | None = None) -> str:
+def calibration_table(
+  num_patients: int, seed: int, config: PhantomConfig | None = None
+) -> str:
   """Measures the phantom and prints it beside real frames.
 
   Args:
@@ -211,5 +229,7 @@ def calibration_table(num_patients: int, seed: int,
     text: a headline with the seed, then the table of `format_table`.
   """
   found = calibrate(num_patients, seed, config)
-  return (f'{num_patients} patients, seed {seed}, both views, ED and ES '
-          f'frames\n' + format_table(found))
+  return (
+    f'{num_patients} patients, seed {seed}, both views, ED and ES '
+    f'frames\n' + format_table(found)
+  )

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import SimpleITK as sitk
 
-from echoforge_jax.data.camus import SPLIT_FILES, VIEWS
-from echoforge_jax.data.clip import Clip
+from echoforge_jax.clip import Clip
 from echoforge_jax.errors import InputError
+from echoforge_jax.formats.camus import SPLIT_FILES, VIEWS
 from echoforge_jax.phantom import writing
 
 LAYOUTS = ('nifti', 'mhd')
@@ -28,10 +28,18 @@ _MHD_ROW_FACTOR = 2
 _MHD_STEP_Z = 1.54
 
 
-def write_camus(out_dir, *, num_patients: int, seed: int, config=None,
-                layout: str = 'nifti', num_test: int | None = None,
-                num_workers: int = 0, progress: bool = True,
-                generate: Callable | None = None) -> dict:
+def write_camus(
+  out_dir,
+  *,
+  num_patients: int,
+  seed: int,
+  config=None,
+  layout: str = 'nifti',
+  num_test: int | None = None,
+  num_workers: int = 0,
+  progress: bool = True,
+  generate: Callable | None = None,
+) -> dict:
   """Writes synthetic patients as CAMUS, continuing where a run stopped.
 
   A patient's folder appears whole or not at all; patients that are there are
@@ -43,7 +51,7 @@ def write_camus(out_dir, *, num_patients: int, seed: int, config=None,
     num_patients: patients in total, 1 to 9999.
     seed: root seed of all patients and of the split.
     config: `PhantomConfig`; None means `PhantomConfig.camus()`.
-    layout: 'nifti' or 'mhd', see `data/camus.py`.
+    layout: 'nifti' or 'mhd', see `formats/camus.py`.
     num_test: test patients; None takes a tenth, as CAMUS does.
     num_workers: processes beside this one; 0 works in this one.
     progress: shows a bar.
@@ -64,12 +72,20 @@ def write_camus(out_dir, *, num_patients: int, seed: int, config=None,
     raise InputError(f'unknown layout {layout!r}; wanted one of {LAYOUTS}')
   if config is None:
     from echoforge_jax.phantom.config import PhantomConfig
+
     config = PhantomConfig.camus()
   out_dir = Path(out_dir)
   splits = split_patients(num_patients, seed, num_test)
-  truth = writing.open_truth(out_dir, writing.identity_of(
-      config, num_patients=num_patients, num_test=len(splits['testing']),
-      seed=seed, layout=layout))
+  truth = writing.open_truth(
+    out_dir,
+    writing.identity_of(
+      config,
+      num_patients=num_patients,
+      num_test=len(splits['testing']),
+      seed=seed,
+      layout=layout,
+    ),
+  )
   jobs = []
   for index in range(num_patients):
     patient = _patient_id(index)
@@ -77,17 +93,26 @@ def write_camus(out_dir, *, num_patients: int, seed: int, config=None,
     if patient in truth['patients'] and folder.is_dir():
       continue
     jobs.append((seed, index, config, layout, str(folder), generate))
-  writing.make_patients(_write_patient, jobs, truth, out_dir,
-                        num_workers=num_workers, progress=progress)
+  writing.make_patients(
+    _write_patient,
+    jobs,
+    truth,
+    out_dir,
+    num_workers=num_workers,
+    progress=progress,
+  )
   if layout == 'nifti':
     for name, patients in splits.items():
-      writing.write_atomically(out_dir / 'database_split' / SPLIT_FILES[name],
-                        ''.join(f'{patient}\n' for patient in patients))
+      writing.write_atomically(
+        out_dir / 'database_split' / SPLIT_FILES[name],
+        ''.join(f'{patient}\n' for patient in patients),
+      )
   return truth
 
 
-def split_patients(num_patients: int, seed: int,
-                   num_test: int | None = None) -> dict[str, list[str]]:
+def split_patients(
+  num_patients: int, seed: int, num_test: int | None = None
+) -> dict[str, list[str]]:
   """Draws 80/10/10 (500: 400/50/50), each split non-empty from 3 patients on.
 
   Args:
@@ -108,14 +133,18 @@ def split_patients(num_patients: int, seed: int,
   if num_test is not None:
     if not 1 <= num_test <= num_patients - validation - 1:
       raise InputError(
-          f'num_test is {num_test} of {num_patients} patients; wanted 1 to '
-          f'{max(1, num_patients - validation - 1)}, so that {validation} '
-          'remain for validation and some for training')
+        f'num_test is {num_test} of {num_patients} patients; wanted 1 to '
+        f'{max(1, num_patients - validation - 1)}, so that {validation} '
+        'remain for validation and some for training'
+      )
     test = num_test
-  parts = np.split(order, [num_patients - test - validation,
-                           num_patients - test])
-  return {name: [_patient_id(index) for index in np.sort(part)]
-          for name, part in zip(SPLIT_FILES, parts)}
+  parts = np.split(
+    order, [num_patients - test - validation, num_patients - test]
+  )
+  return {
+    name: [_patient_id(index) for index in np.sort(part)]
+    for name, part in zip(SPLIT_FILES, parts)
+  }
 
 
 def _patient_id(index: int) -> str:
@@ -151,45 +180,68 @@ def _write_patient(job: tuple) -> tuple[str, dict]:
     clip = patient.clips[view]
     es_first[view] = _es_first(seed, index, view)
     stem = f'{folder.name}_{view}'
-    frames, masks = (clip.frames[clip.ed:clip.es + 1],
-                     clip.masks[clip.ed:clip.es + 1])
+    frames, masks = (
+      clip.frames[clip.ed : clip.es + 1],
+      clip.masks[clip.ed : clip.es + 1],
+    )
     if es_first[view]:
       frames, masks = frames[::-1], masks[::-1]
     write = _write_nifti if layout == 'nifti' else _write_mhd
     write(partial, stem, frames, masks, clip.spacing_mm, es_first[view])
     (partial / f'Info_{view}.cfg').write_text(
-        _cfg(patient, clip, len(frames), layout, es_first[view]))
+      _cfg(patient, clip, len(frames), layout, es_first[view])
+    )
   os.rename(partial, folder)
   return folder.name, {
-      'edv_ml': float(patient.edv_ml), 'esv_ml': float(patient.esv_ml),
-      'ef_percent': float(patient.ef_percent), 'group': str(patient.group),
-      'sex': str(patient.sex), 'age': _whole(patient.age),
-      'es_first': es_first}
+    'edv_ml': float(patient.edv_ml),
+    'esv_ml': float(patient.esv_ml),
+    'ef_percent': float(patient.ef_percent),
+    'group': str(patient.group),
+    'sex': str(patient.sex),
+    'age': _whole(patient.age),
+    'es_first': es_first,
+  }
 
 
 def _whole(age: float) -> int:
   return int(round(float(age)))
 
 
-def _cfg(patient, clip: Clip, num_frames: int, layout: str,
-         es_first: bool) -> str:
+def _cfg(
+  patient, clip: Clip, num_frames: int, layout: str, es_first: bool
+) -> str:
   """The text of an `Info_V.cfg`; the older form names its volumes."""
   ed, es = (num_frames, 1) if es_first else (1, num_frames)
-  lines = {'ED': ed, 'ES': es, 'NbFrame': num_frames, 'Sex': patient.sex,
-           'Age': _whole(patient.age), 'ImageQuality': clip.quality}
+  lines = {
+    'ED': ed,
+    'ES': es,
+    'NbFrame': num_frames,
+    'Sex': patient.sex,
+    'Age': _whole(patient.age),
+    'ImageQuality': clip.quality,
+  }
   if layout == 'nifti':
-    lines |= {'EF': round(float(patient.ef_percent)),
-              'FrameRate': f'{float(clip.fps):.1f}'}
+    lines |= {
+      'EF': round(float(patient.ef_percent)),
+      'FrameRate': f'{float(clip.fps):.1f}',
+    }
   else:
-    lines |= {'LVedv': f'{float(patient.edv_ml):.1f}',
-              'LVesv': f'{float(patient.esv_ml):.1f}',
-              'LVef': f'{float(patient.ef_percent):.1f}'}
+    lines |= {
+      'LVedv': f'{float(patient.edv_ml):.1f}',
+      'LVesv': f'{float(patient.esv_ml):.1f}',
+      'LVef': f'{float(patient.ef_percent):.1f}',
+    }
   return ''.join(f'{key}: {value}\n' for key, value in lines.items())
 
 
-def _write_nifti(folder: Path, stem: str, frames: np.ndarray,
-                 masks: np.ndarray, spacing_mm: np.ndarray,
-                 es_first: bool) -> None:
+def _write_nifti(
+  folder: Path,
+  stem: str,
+  frames: np.ndarray,
+  masks: np.ndarray,
+  spacing_mm: np.ndarray,
+  es_first: bool,
+) -> None:
   """Six gzipped volumes of one view: ED, ES, half_sequence, each with _gt.
 
   The orientation is the identity in ITK's terms, as in the provider's files.
@@ -197,20 +249,37 @@ def _write_nifti(folder: Path, stem: str, frames: np.ndarray,
   ed, es = (-1, 0) if es_first else (0, -1)
   row, column = (float(step) for step in spacing_mm)
   for suffix, array in (('', frames), ('_gt', masks)):
-    for name, part in (('ED', array[ed]), ('ES', array[es]),
-                       ('half_sequence', array)):
+    for name, part in (
+      ('ED', array[ed]),
+      ('ES', array[es]),
+      ('half_sequence', array),
+    ):
       # ITK writes no time stamp into the gzip header: same bytes every time.
-      _write_image(folder / f'{stem}_{name}{suffix}.nii.gz', part,
-                   (column, row, 1.0)[:part.ndim])
+      _write_image(
+        folder / f'{stem}_{name}{suffix}.nii.gz',
+        part,
+        (column, row, 1.0)[: part.ndim],
+      )
 
 
-def _write_mhd(folder: Path, stem: str, frames: np.ndarray, masks: np.ndarray,
-               spacing_mm: np.ndarray, es_first: bool) -> None:
+def _write_mhd(
+  folder: Path,
+  stem: str,
+  frames: np.ndarray,
+  masks: np.ndarray,
+  spacing_mm: np.ndarray,
+  es_first: bool,
+) -> None:
   """The older form: sequence, ED and ES with their labels, rows doubled."""
   height, width = frames.shape[1:]
-  frames = np.stack([
-      cv2.resize(frame, (width, _MHD_ROW_FACTOR * height),
-                 interpolation=cv2.INTER_LINEAR) for frame in frames])
+  frames = np.stack(
+    [
+      cv2.resize(
+        frame, (width, _MHD_ROW_FACTOR * height), interpolation=cv2.INTER_LINEAR
+      )
+      for frame in frames
+    ]
+  )
   masks = masks.repeat(_MHD_ROW_FACTOR, axis=1)
   row, column = (float(step) for step in spacing_mm)
   spacing = (round(column, 6), round(row / _MHD_ROW_FACTOR, 6), _MHD_STEP_Z)
@@ -222,8 +291,9 @@ def _write_mhd(folder: Path, stem: str, frames: np.ndarray, masks: np.ndarray,
     _write_image(folder / f'{stem}_{name}_gt.mhd', masks[only], spacing)
 
 
-def _write_image(path: Path, array: np.ndarray,
-                 spacing: tuple[float, ...]) -> None:
+def _write_image(
+  path: Path, array: np.ndarray, spacing: tuple[float, ...]
+) -> None:
   image = sitk.GetImageFromArray(np.ascontiguousarray(array, np.uint8))
   image.SetSpacing(spacing)
   sitk.WriteImage(image, str(path), useCompression=path.suffix == '.gz')

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from echoforge_jax.data import echonet
 from echoforge_jax.errors import InputError
+from echoforge_jax.formats import echonet
 from echoforge_jax.phantom import writing
 
 
 @dataclasses.dataclass
 class _Folder:
   """Both tables, and where the videos are."""
+
   root: Path
   files: list[list[str]]
   tracings: list[list[str]]
@@ -83,11 +84,16 @@ def _short_interval(folder, name):
   """Every third frame is kept around the traced ones: under ten between."""
   first, second = _frames(folder, name)
   step = max(2, -(-(second - first) // 6))
-  kept = np.unique(np.r_[np.arange(first, -1, -step)[::-1],
-                         np.arange(first, second, step), second])
+  kept = np.unique(
+    np.r_[
+      np.arange(first, -1, -step)[::-1], np.arange(first, second, step), second
+    ]
+  )
   _rewrite(folder, name, lambda frames: frames[kept])
-  place = {str(frame): str(int(np.flatnonzero(kept == frame)[0]))
-           for frame in (first, second)}
+  place = {
+    str(frame): str(int(np.flatnonzero(kept == frame)[0]))
+    for frame in (first, second)
+  }
   for row in folder.rows(name):
     row[5] = place[row[5]]
   folder.line(name)[7] = str(len(kept))
@@ -139,7 +145,8 @@ def _same_video(folder, name):
   other = folder.files[0][0]
   folder.line(name)[7] = folder.line(other)[7]
   echonet.video_path(folder.root, name).write_bytes(
-      echonet.video_path(folder.root, other).read_bytes())
+    echonet.video_path(folder.root, other).read_bytes()
+  )
   folder.drop(folder.rows(name))
   folder.tracings += [[f'{name}.avi', *row[1:]] for row in folder.rows(other)]
 
@@ -158,17 +165,27 @@ def _bad_number(folder, name):
 # afterwards. Noise outside the sector is in every
 # clip, and no EF follows from one plane: those two need no planting.
 TRAPS: dict[str, Callable[[_Folder, str], str | None]] = {
-    'no_tracing': _no_tracing, 'orphan_tracing': _orphan_tracing,
-    'known_no_tracing': _known_no_tracing, 'known_orphan': _known_orphan,
-    'missing_video': _missing_video, 'row_count': _row_count,
-    'frame_count': _frame_count, 'ed_after_es': _ed_after_es,
-    'short_interval': _short_interval, 'undecodable': _truncated,
-    'cut_short': _cut_short, 'other_size': _other_size,
-    'unknown_split': _unknown_split, 'lower_split': _lower_split,
-    'listed_twice': _listed_twice,
-    'ef_range': _ef_range, 'ef_volumes': _ef_volumes, 'blank': _blank,
-    'same_video': _same_video, 'one_frame': _one_frame,
-    'bad_number': _bad_number,
+  'no_tracing': _no_tracing,
+  'orphan_tracing': _orphan_tracing,
+  'known_no_tracing': _known_no_tracing,
+  'known_orphan': _known_orphan,
+  'missing_video': _missing_video,
+  'row_count': _row_count,
+  'frame_count': _frame_count,
+  'ed_after_es': _ed_after_es,
+  'short_interval': _short_interval,
+  'undecodable': _truncated,
+  'cut_short': _cut_short,
+  'other_size': _other_size,
+  'unknown_split': _unknown_split,
+  'lower_split': _lower_split,
+  'listed_twice': _listed_twice,
+  'ef_range': _ef_range,
+  'ef_volumes': _ef_volumes,
+  'blank': _blank,
+  'same_video': _same_video,
+  'one_frame': _one_frame,
+  'bad_number': _bad_number,
 }
 
 
@@ -176,11 +193,15 @@ def check(traps: Sequence[str], num_patients: int) -> None:
   """Raises `InputError` on an unknown name, or more traps than clips."""
   unknown = sorted(set(traps) - set(TRAPS))
   if unknown:
-    raise InputError(f'traps: found {", ".join(unknown)}, wanted some of '
-                     f'{", ".join(TRAPS)}, or all')
+    raise InputError(
+      f'traps: found {", ".join(unknown)}, wanted some of '
+      f'{", ".join(TRAPS)}, or all'
+    )
   if len(set(traps)) >= num_patients:
-    raise InputError(f'traps: {len(set(traps))} of {num_patients} patients; '
-                     'wanted fewer traps than patients, one clip each')
+    raise InputError(
+      f'traps: {len(set(traps))} of {num_patients} patients; '
+      'wanted fewer traps than patients, one clip each'
+    )
 
 
 def choose(truth: dict, traps: Sequence[str]) -> dict[str, str]:
@@ -193,8 +214,10 @@ def choose(truth: dict, traps: Sequence[str]) -> dict[str, str]:
   Returns:
     trap -> clip; the first clip stays whole, for comparison.
   """
-  names = sorted(sorted(truth['patients'])[1:], key=lambda name: (
-      truth['patients'][name]['split'] != 'TRAIN', name))
+  names = sorted(
+    sorted(truth['patients'])[1:],
+    key=lambda name: (truth['patients'][name]['split'] != 'TRAIN', name),
+  )
   return dict(zip((t for t in TRAPS if t in traps), names))
 
 
@@ -211,17 +234,22 @@ def plant(root: Path, truth: dict, traps: Sequence[str]) -> dict[str, str]:
   """
   if not traps:
     return {}
-  folder = _Folder(root, *(_read(root / name) for name in (
-      echonet.FILE_LIST, echonet.TRACINGS)))
+  folder = _Folder(
+    root,
+    *(_read(root / name) for name in (echonet.FILE_LIST, echonet.TRACINGS)),
+  )
   heads = folder.files.pop(0), folder.tracings.pop(0)
   planted = choose(truth, traps)
   for trap, name in planted.items():
     planted[trap] = TRAPS[trap](folder, name) or name
-  for head, rows, name in zip(heads, (folder.files, folder.tracings), (
-      echonet.FILE_LIST, echonet.TRACINGS)):
+  for head, rows, name in zip(
+    heads,
+    (folder.files, folder.tracings),
+    (echonet.FILE_LIST, echonet.TRACINGS),
+  ):
     writing.write_atomically(
-        root / name,
-        ''.join(','.join(row) + '\n' for row in [head, *rows]))
+      root / name, ''.join(','.join(row) + '\n' for row in [head, *rows])
+    )
   return planted
 
 
@@ -235,13 +263,15 @@ def _rename(folder: _Folder, old: str, new: str) -> str:
     row[0] = f'{new}.avi'
   folder.line(old)[0] = new
   echonet.video_path(folder.root, old).replace(
-      echonet.video_path(folder.root, new))
+    echonet.video_path(folder.root, new)
+  )
   return new
 
 
 def _rewrite(folder: _Folder, name: str, change) -> None:
   """Encodes a clip anew with changed frames [T, H, W]."""
-  from echoforge_jax.phantom.echonet_writer import encode_video
+  from echoforge_jax.formats.echonet import encode_video
+
   path = echonet.video_path(folder.root, name)
   frames = np.ascontiguousarray(change(echonet.decode_video(path)))
   path.write_bytes(encode_video(frames, float(folder.line(name)[6])))

@@ -14,32 +14,39 @@ import io
 import os
 from pathlib import Path
 
-import av
 import numpy as np
 
-from echoforge_jax.data import echonet, squeeze
-from echoforge_jax.data.clip import LABELS, Clip
+from echoforge_jax.clip import LABELS, Clip
 from echoforge_jax.errors import InputError
-from echoforge_jax.evaluation import ejection
+from echoforge_jax.formats import echonet
+from echoforge_jax.formats import resize as squeeze
+from echoforge_jax.formats.echonet import encode_video
+from echoforge_jax.metrics import ejection
 from echoforge_jax.phantom import echonet_traps, writing
 
 SIZE = 112
 CHORDS = 20
 BEATS = 2
-# Quantizer of the MJPG encoder; 2 is its finest.
-_QUALITY = 2
 # Pixels by which chords end inside the outline: rounding and the polygon's own
 # border would widen the mask.
-_INSET = .15
+_INSET = 0.15
 _NOISE = 10  # Gray levels outside the sector, at most.
 # The official counts: 7465 / 1288 / 1277 of 10,030.
 _SHARES = {'TRAIN': 7465, 'VAL': 1288, 'TEST': 1277}
 
 
-def write_echonet(out_dir, *, num_patients: int, seed: int, config=None,
-                  num_test: int | None = None, traps: Sequence[str] = (),
-                  num_workers: int = 0, progress: bool = True,
-                  generate: Callable | None = None) -> dict:
+def write_echonet(
+  out_dir,
+  *,
+  num_patients: int,
+  seed: int,
+  config=None,
+  num_test: int | None = None,
+  traps: Sequence[str] = (),
+  num_workers: int = 0,
+  progress: bool = True,
+  generate: Callable | None = None,
+) -> dict:
   """Writes synthetic patients as EchoNet-Dynamic; continues a stopped run.
 
   A clip appears whole or not at all, and the same arguments give the same
@@ -68,13 +75,21 @@ def write_echonet(out_dir, *, num_patients: int, seed: int, config=None,
   echonet_traps.check(traps, num_patients)
   if config is None:
     from echoforge_jax.phantom.config import PhantomConfig
+
     config = PhantomConfig.camus()
   out_dir = Path(out_dir)
   splits = split_clips(num_patients, seed, num_test)
-  truth = writing.open_truth(out_dir, writing.identity_of(
-      config, num_patients=num_patients,
-      num_test=splits.count('TEST'), seed=seed, layout='echonet',
-      traps=sorted(traps)))
+  truth = writing.open_truth(
+    out_dir,
+    writing.identity_of(
+      config,
+      num_patients=num_patients,
+      num_test=splits.count('TEST'),
+      seed=seed,
+      layout='echonet',
+      traps=sorted(traps),
+    ),
+  )
   if truth.pop('planting', False):
     # Stopped while it planted: what may have been changed is made again.
     for name in echonet_traps.choose(truth, traps).values():
@@ -83,12 +98,19 @@ def write_echonet(out_dir, *, num_patients: int, seed: int, config=None,
   for index in range(num_patients):
     name = clip_id(seed, index)
     if name not in truth['patients'] or (
-        not truth.get('planted')
-        and not echonet.video_path(out_dir, name).exists()):
+      not truth.get('planted')
+      and not echonet.video_path(out_dir, name).exists()
+    ):
       jobs.append((seed, index, config, str(out_dir), splits[index], generate))
   if jobs or 'planted' not in truth:
-    writing.make_patients(_write_patient, jobs, truth, out_dir,
-                          num_workers=num_workers, progress=progress)
+    writing.make_patients(
+      _write_patient,
+      jobs,
+      truth,
+      out_dir,
+      num_workers=num_workers,
+      progress=progress,
+    )
     _write_tables(out_dir, truth)
     if traps:
       truth['planting'] = True
@@ -105,8 +127,9 @@ def clip_id(seed: int, index: int) -> str:
   return '0X' + digest.hexdigest()[:16].upper()
 
 
-def split_clips(num_patients: int, seed: int,
-                num_test: int | None = None) -> list[str]:
+def split_clips(
+  num_patients: int, seed: int, num_test: int | None = None
+) -> list[str]:
   """Draws the official shares; each split non-empty from 3 clips on.
 
   Args:
@@ -127,15 +150,16 @@ def split_clips(num_patients: int, seed: int,
   if num_test is not None:
     if not 1 <= num_test <= num_patients - val - 1:
       raise InputError(
-          f'num_test is {num_test} of {num_patients} patients; wanted 1 to '
-          f'{max(1, num_patients - val - 1)}, so that {val} remain for '
-          'validation and some for training')
+        f'num_test is {num_test} of {num_patients} patients; wanted 1 to '
+        f'{max(1, num_patients - val - 1)}, so that {val} remain for '
+        'validation and some for training'
+      )
     test = num_test
   order = np.random.default_rng([seed, 1]).permutation(num_patients)
   splits = ['TRAIN'] * num_patients
   for index in order[:test]:
     splits[index] = 'TEST'
-  for index in order[test:test + val]:
+  for index in order[test : test + val]:
     splits[index] = 'VAL'
   return splits
 
@@ -155,8 +179,10 @@ def trace(mask: np.ndarray) -> np.ndarray:
   """
   cavity = ejection.measure_cavity(mask)
   if cavity is None:
-    raise ValueError('found no cavity to trace, wanted one of '
-                     f'{ejection.MIN_PIXELS} pixels or more')
+    raise ValueError(
+      'found no cavity to trace, wanted one of '
+      f'{ejection.MIN_PIXELS} pixels or more'
+    )
   along = (cavity.base - cavity.apex) / cavity.length
   across = np.array([-along[1], along[0]])  # (row, column)
   if across[1] < 0:
@@ -165,45 +191,23 @@ def trace(mask: np.ndarray) -> np.ndarray:
   s, w = start @ along, start @ across
   s2, w2 = np.roll(s, -1), np.roll(w, -1)
   # The base may slope: chords run as far down as the outline does.
-  places = np.linspace(s.min() + .4, s.max() - .4, CHORDS)
+  places = np.linspace(s.min() + 0.4, s.max() - 0.4, CHORDS)
   ends = []
   for place in places:
     hit = (s <= place) != (s2 <= place)
     cross = w[hit] + (place - s[hit]) / (s2 - s)[hit] * (w2 - w)[hit]
     ends.append((cross.min() + _INSET, cross.max() - _INSET))
   points = [[cavity.apex, cavity.base]] + [
-      [cavity.apex + place * along + end * across for end in pair]
-      for place, pair in zip(places, ends)]
+    [cavity.apex + place * along + end * across for end in pair]
+    for place, pair in zip(places, ends)
+  ]
   rows = np.asarray(points)  # [21, 2, (row, column)]
   return np.round(rows[:, :, ::-1].reshape(-1, 4), 4)
 
 
-def encode_video(frames: np.ndarray, fps: float) -> bytes:
-  """An MJPG AVI of gray frames, three equal channels.
-
-  Args:
-    frames: uint8 [T, H, W].
-    fps: frames per second.
-
-  Returns:
-    The file's bytes.
-  """
-  buffer = io.BytesIO()
-  with av.open(buffer, 'w', format='avi') as container:
-    stream = container.add_stream('mjpeg', rate=max(round(fps), 1))
-    stream.height, stream.width = frames.shape[1:]
-    stream.pix_fmt = 'yuvj420p'
-    stream.codec_context.qmin = stream.codec_context.qmax = _QUALITY
-    for gray in frames:
-      frame = av.VideoFrame.from_ndarray(
-          np.repeat(gray[..., None], 3, axis=-1), format='rgb24')
-      container.mux(stream.encode(frame))
-    container.mux(stream.encode())
-  return buffer.getvalue()
-
-
 def _whole_patient(seed, index, config):
   from echoforge_jax.phantom.patient import generate_patient
+
   return generate_patient(seed, index, config, beats=BEATS, views=('4CH',))
 
 
@@ -226,11 +230,17 @@ def _write_patient(job: tuple) -> tuple[str, dict]:
   partial.write_bytes(encode_video(frames, clip.fps))
   os.replace(partial, path)
   return name, {
-      'edv_ml': float(patient.edv_ml), 'esv_ml': float(patient.esv_ml),
-      'ef_percent': float(patient.ef_percent), 'group': str(patient.group),
-      'split': split, 'fps': round(float(clip.fps)),
-      'num_frames': len(frames), 'ed': ed, 'es': es,
-      'tracings': {str(t): trace(masks[t]).tolist() for t in (ed, es)}}
+    'edv_ml': float(patient.edv_ml),
+    'esv_ml': float(patient.esv_ml),
+    'ef_percent': float(patient.ef_percent),
+    'group': str(patient.group),
+    'split': split,
+    'fps': round(float(clip.fps)),
+    'num_frames': len(frames),
+    'ed': ed,
+    'es': es,
+    'tracings': {str(t): trace(masks[t]).tolist() for t in (ed, es)},
+  }
 
 
 def _window(clip: Clip, rng) -> tuple[int, int, int]:
@@ -241,10 +251,10 @@ def _window(clip: Clip, rng) -> tuple[int, int, int]:
   """
   areas = (clip.masks == LABELS['lv']).sum(axis=(1, 2))
   period = len(areas) // BEATS
-  second = areas[period - 2:period + 3]
+  second = areas[period - 2 : period + 3]
   ed = period - 2 + int(second.argmax())
   es = ed + clip.es - clip.ed
-  if es >= len(areas) or areas[ed] < .97 * areas[clip.ed]:
+  if es >= len(areas) or areas[ed] < 0.97 * areas[clip.ed]:
     return 0, clip.ed, clip.es
   first = int(rng.integers(0, ed - 1))
   return first, ed - first, es - first
@@ -254,15 +264,35 @@ def _write_tables(out_dir: Path, truth: dict) -> None:
   """FileList.csv and VolumeTracings.csv as the provider writes them."""
   files, lines = io.StringIO(), io.StringIO()
   table = csv.writer(files, lineterminator='\n')
-  table.writerow(['FileName', 'EF', 'ESV', 'EDV', 'FrameHeight', 'FrameWidth',
-                  'FPS', 'NumberOfFrames', 'Split'])
+  table.writerow(
+    [
+      'FileName',
+      'EF',
+      'ESV',
+      'EDV',
+      'FrameHeight',
+      'FrameWidth',
+      'FPS',
+      'NumberOfFrames',
+      'Split',
+    ]
+  )
   traced = csv.writer(lines, lineterminator='\n')
   traced.writerow(['FileName', 'X1', 'Y1', 'X2', 'Y2', 'Frame'])
   for name, facts in truth['patients'].items():
-    table.writerow([name, f'{facts["ef_percent"]:.12f}',
-                    f'{facts["esv_ml"]:.12f}', f'{facts["edv_ml"]:.12f}',
-                    SIZE, SIZE, facts['fps'], facts['num_frames'],
-                    facts['split']])
+    table.writerow(
+      [
+        name,
+        f'{facts["ef_percent"]:.12f}',
+        f'{facts["esv_ml"]:.12f}',
+        f'{facts["edv_ml"]:.12f}',
+        SIZE,
+        SIZE,
+        facts['fps'],
+        facts['num_frames'],
+        facts['split'],
+      ]
+    )
     for frame, rows in facts['tracings'].items():
       for row in rows:
         traced.writerow([f'{name}.avi', *row, frame])

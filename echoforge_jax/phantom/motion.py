@@ -19,12 +19,12 @@ NUM_DISCS = 120
 
 def levels() -> jax.Array:
   """Returns float32 [NUM_LEVELS] in [0, 1], apex to base."""
-  return jnp.linspace(0., 1., NUM_LEVELS) ** 1.6
+  return jnp.linspace(0.0, 1.0, NUM_LEVELS) ** 1.6
 
 
 def _smoothstep(x):
-  x = jnp.clip(x, 0., 1.)
-  return x * x * (3. - 2. * x)
+  x = jnp.clip(x, 0.0, 1.0)
+  return x * x * (3.0 - 2.0 * x)
 
 
 def ejected(phase, systole):
@@ -38,24 +38,28 @@ def ejected(phase, systole):
     float [...] in [0, 1]: 0 at ED, 1 at ES, monotonic between them; rapid
     filling, diastasis and atrial kick on the way back.
   """
-  phase = jnp.mod(phase, 1.)
-  u = jnp.clip(phase / systole, 0., 1.)
-  rise = jnp.sin(.5 * jnp.pi * u ** .9) ** 2
-  v = jnp.clip((phase - systole) / (1. - systole), 0., 1.)
-  back = (.64 * _smoothstep((v - .08) / .36) + .08 * _smoothstep(v)
-          + .28 * _smoothstep((v - .74) / .24))
-  return jnp.where(phase <= systole, rise, 1. - back)
+  phase = jnp.mod(phase, 1.0)
+  u = jnp.clip(phase / systole, 0.0, 1.0)
+  rise = jnp.sin(0.5 * jnp.pi * u**0.9) ** 2
+  v = jnp.clip((phase - systole) / (1.0 - systole), 0.0, 1.0)
+  back = (
+    0.64 * _smoothstep((v - 0.08) / 0.36)
+    + 0.08 * _smoothstep(v)
+    + 0.28 * _smoothstep((v - 0.74) / 0.24)
+  )
+  return jnp.where(phase <= systole, rise, 1.0 - back)
 
 
 def mitral_opening(phase, systole):
   """Returns [...] in [0, 1]: 0 closed (systole), 1 wide open (ours)."""
-  phase = jnp.mod(phase, 1.)
-  v = jnp.clip((phase - systole) / (1. - systole), 0., 1.)
-  early = _smoothstep((v - .07) / .08) * (1. - .75 * _smoothstep(
-      (v - .32) / .12))
-  late = .45 * _smoothstep((v - .74) / .06)
-  close = 1. - _smoothstep((v - .9) / .09)
-  return jnp.where(phase <= systole, 0., (early + late).clip(0., 1.) * close)
+  phase = jnp.mod(phase, 1.0)
+  v = jnp.clip((phase - systole) / (1.0 - systole), 0.0, 1.0)
+  early = _smoothstep((v - 0.07) / 0.08) * (
+    1.0 - 0.75 * _smoothstep((v - 0.32) / 0.12)
+  )
+  late = 0.45 * _smoothstep((v - 0.74) / 0.06)
+  close = 1.0 - _smoothstep((v - 0.9) / 0.09)
+  return jnp.where(phase <= systole, 0.0, (early + late).clip(0.0, 1.0) * close)
 
 
 def profiles(heart, g):
@@ -70,18 +74,19 @@ def profiles(heart, g):
   """
   s = levels()
   a = heart['widest']
-  ellipse = jnp.sqrt(jnp.maximum(1. - ((s - a) / a) ** 2, 0.))
-  narrow = 1. - heart['apical_narrowing'] * g * jnp.exp(-(s / .3) ** 2)
+  ellipse = jnp.sqrt(jnp.maximum(1.0 - ((s - a) / a) ** 2, 0.0))
+  narrow = 1.0 - heart['apical_narrowing'] * g * jnp.exp(-((s / 0.3) ** 2))
   # The annulus is stiff: it takes part in the ejection only in part.
-  stiff = 1. + heart['annulus_gain'] * g * s ** 6
-  scale = jnp.stack([1., 1., heart['kappa'], heart['kappa']])
-  return (ellipse * narrow * stiff)[None] * heart['wall_shape'] * (
-      scale[:, None])
+  stiff = 1.0 + heart['annulus_gain'] * g * s**6
+  scale = jnp.stack([1.0, 1.0, heart['kappa'], heart['kappa']])
+  return (
+    (ellipse * narrow * stiff)[None] * heart['wall_shape'] * (scale[:, None])
+  )
 
 
 def _trapezoid(values):
   s = levels()
-  return jnp.sum(.5 * (values[1:] + values[:-1]) * jnp.diff(s))
+  return jnp.sum(0.5 * (values[1:] + values[:-1]) * jnp.diff(s))
 
 
 def wall_curves(heart, view, widths, length):
@@ -98,27 +103,26 @@ def wall_curves(heart, view, widths, length):
     right, z from the apex (0) to the base.
   """
   s = levels()
-  middle = heart['bend'][view] * length * jnp.sin(jnp.pi * s) ** 2 * (
-      .5 + s)
+  middle = heart['bend'][view] * length * jnp.sin(jnp.pi * s) ** 2 * (0.5 + s)
   x_left = middle - widths[2 * view]
   x_right = middle + widths[2 * view + 1]
   tilt = heart['tilt'][view]
-  z_left = s * length + tilt * x_left[-1] * s ** 4
-  z_right = s * length + tilt * x_right[-1] * s ** 4
+  z_left = s * length + tilt * x_left[-1] * s**4
+  z_right = s * length + tilt * x_right[-1] * s**4
   return x_left, z_left, x_right, z_right
 
 
 def _chords(heart, view, widths, length):
   """Lengths in mm [NUM_DISCS] of the discs across the straight long axis."""
   x_left, z_left, x_right, z_right = wall_curves(heart, view, widths, length)
-  z = (jnp.arange(NUM_DISCS) + .5) / NUM_DISCS * length
+  z = (jnp.arange(NUM_DISCS) + 0.5) / NUM_DISCS * length
   left = jnp.interp(z, z_left, x_left)
   right = jnp.interp(z, z_right, x_right)
   tilt = heart['tilt'][view]
   plane = (z - length) / jnp.where(jnp.abs(tilt) < 1e-6, 1e-6, tilt)
   left = jnp.where(tilt > 0, jnp.maximum(left, plane), left)
   right = jnp.where(tilt < 0, jnp.minimum(right, plane), right)
-  return jnp.maximum(right - left, 0.)
+  return jnp.maximum(right - left, 0.0)
 
 
 def biplane_volume(heart, widths, length):
@@ -137,7 +141,7 @@ def biplane_volume(heart, widths, length):
   """
   d4 = _chords(heart, 0, widths, length)
   d2 = _chords(heart, 1, widths, length)
-  return jnp.pi / 4. * jnp.mean(d4 * d2) * length / 1000.
+  return jnp.pi / 4.0 * jnp.mean(d4 * d2) * length / 1000.0
 
 
 def _solve_widths(heart, volume, length, g, still, still_widths):
@@ -147,17 +151,20 @@ def _solve_widths(heart, volume, length, g, still, still_widths):
   motion: the volume is a quadratic in R. The tilted mitral plane makes that
   a little wrong, which three rescaled solutions remove.
   """
-  moving = (1. - still) * profiles(heart, g)
+  moving = (1.0 - still) * profiles(heart, g)
   fixed = still * still_widths
   a4, a2 = moving[0] + moving[1], moving[2] + moving[3]
   c4, c2 = fixed[0] + fixed[1], fixed[2] + fixed[3]
-  qa, qb, qc = (_trapezoid(a4 * a2), _trapezoid(a4 * c2 + a2 * c4),
-                _trapezoid(c4 * c2))
+  qa, qb, qc = (
+    _trapezoid(a4 * a2),
+    _trapezoid(a4 * c2 + a2 * c4),
+    _trapezoid(c4 * c2),
+  )
 
   def widths_for(target):
-    k = qc - target * 1000. / (jnp.pi / 4. * length)
-    root = jnp.sqrt(jnp.maximum(qb * qb - 4. * qa * k, 0.))
-    return (root - qb) / (2. * qa) * moving + fixed
+    k = qc - target * 1000.0 / (jnp.pi / 4.0 * length)
+    root = jnp.sqrt(jnp.maximum(qb * qb - 4.0 * qa * k, 0.0))
+    return (root - qb) / (2.0 * qa) * moving + fixed
 
   def refine(_, target):
     found = biplane_volume(heart, widths_for(target), length)
@@ -168,8 +175,13 @@ def _solve_widths(heart, volume, length, g, still, still_widths):
 
 def end_diastole(heart) -> dict:
   """The `beat_state` at ED, as `complete` has stored it with the heart."""
-  return {'length': heart['length_ed'], 'volume': heart['edv'],
-          'widths': heart['ed_widths'], 'wall': heart['wall'], 'g': 0.}
+  return {
+    'length': heart['length_ed'],
+    'volume': heart['edv'],
+    'widths': heart['ed_widths'],
+    'wall': heart['wall'],
+    'g': 0.0,
+  }
 
 
 def _thickness_terms(heart, widths):
@@ -191,8 +203,9 @@ def complete(heart) -> dict:
     myocardial volume up to a constant factor, mm3.
   """
   nothing = jnp.zeros_like(heart['still'])
-  widths = _solve_widths(heart, heart['edv'], heart['length_ed'], 0.,
-                         nothing, nothing)
+  widths = _solve_widths(
+    heart, heart['edv'], heart['length_ed'], 0.0, nothing, nothing
+  )
   a, b = _thickness_terms(heart, widths)
   muscle = (a * heart['wall'] + b) * heart['wall'] * heart['length_ed']
   return dict(heart, ed_widths=widths, muscle=muscle)
@@ -211,11 +224,17 @@ def beat_state(heart, g) -> dict:
   """
   volume = heart['edv'] + (heart['esv'] - heart['edv']) * g
   length = heart['length_ed'] + (heart['length_es'] - heart['length_ed']) * g
-  widths = _solve_widths(heart, volume, length, g, heart['still'],
-                         heart['ed_widths'])
+  widths = _solve_widths(
+    heart, volume, length, g, heart['still'], heart['ed_widths']
+  )
   # Constant myocardial volume: a quadratic in the thickness.
   a, b = _thickness_terms(heart, widths)
   c = heart['muscle'] / length
-  wall = (jnp.sqrt(b * b + 4. * a * c) - b) / (2. * a)
-  return {'length': length, 'volume': volume, 'widths': widths, 'wall': wall,
-          'g': g}
+  wall = (jnp.sqrt(b * b + 4.0 * a * c) - b) / (2.0 * a)
+  return {
+    'length': length,
+    'volume': volume,
+    'widths': widths,
+    'wall': wall,
+    'g': g,
+  }

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echoforge_jax.data.clip import Clip
+from echoforge_jax.clip import Clip
 from echoforge_jax.phantom import (
   anatomy,
   motion,
@@ -38,6 +38,7 @@ class Patient:
     sex: 'F' or 'M'.
     age: years.
   """
+
   clips: dict[str, Clip]
   edv_ml: float
   esv_ml: float
@@ -52,20 +53,25 @@ def _sample(key, config):
   keys = jax.random.split(key, 3)
   heart = anatomy.sample_heart(keys[0], config)
   places = jax.vmap(
-      lambda k, view: anatomy.sample_view(k, config, heart, view))(
-          keys[1:], jnp.arange(len(VIEWS)))
+    lambda k, view: anatomy.sample_view(k, config, heart, view)
+  )(keys[1:], jnp.arange(len(VIEWS)))
   return heart, places
 
 
 @jax.jit
 def _plan(heart, place, phases):
   """Frame states and outlines (sector frame, mm) of all phases [N]."""
+
   def one(phase):
     frame = scene.frame_state(heart, place, phase)
-    outlines = (frame['shape']['endo'], frame['shape']['epi'],
-                scene.left_atrium_outline(place, frame))
+    outlines = (
+      frame['shape']['endo'],
+      frame['shape']['epi'],
+      scene.left_atrium_outline(place, frame),
+    )
     world = [anatomy.to_world(o, place, frame['g']) for o in outlines]
     return frame, world
+
   return jax.lax.map(one, phases)
 
 
@@ -75,9 +81,10 @@ _start = jax.jit(render.start_clip, static_argnames='grid')
 @functools.partial(jax.jit, static_argnames='grid', donate_argnames='clip')
 def _render(key, index, place, frames, clip, grid, pool, seconds):
   frame = jax.tree.map(lambda v: v[index % _CHUNK], frames)
-  gray, clip = render.next_frame(jax.random.fold_in(key, index), place, frame,
-                                 clip, grid, pool, seconds)
-  return jnp.round(gray * 255.).astype(jnp.uint8), clip
+  gray, clip = render.next_frame(
+    jax.random.fold_in(key, index), place, frame, clip, grid, pool, seconds
+  )
+  return jnp.round(gray * 255.0).astype(jnp.uint8), clip
 
 
 @functools.cache
@@ -87,13 +94,13 @@ def _pool():
 
 def _phases(heart, place, config, beats):
   """Phases in beats of all frames, and the indices of ED and ES."""
-  seconds = 60. / float(heart['heart_rate'])
+  seconds = 60.0 / float(heart['heart_rate'])
   systole = float(heart['systole'])
   fps = float(place['fps'])
   if not beats:
     low, high = config.num_frames
     count = int(np.clip(round(seconds * systole * fps) + 1, low, high))
-    return np.linspace(0., systole, count), 0, count - 1
+    return np.linspace(0.0, systole, count), 0, count - 1
   # The beat is stretched a little so that ES falls on a frame.
   es = max(2, round(seconds * systole * fps))
   step = systole / es
@@ -109,44 +116,72 @@ def _plan_all(heart, place, phases):
   """
   padded = -len(phases) % _CHUNK
   phases = np.append(phases, np.full(padded, phases[-1]))
-  chunks = [_plan(heart, place, part.astype(np.float32))
-            for part in phases.reshape(-1, _CHUNK)]
-  outlines = [np.concatenate([np.asarray(c[1][k]) for c in chunks])
-              for k in range(3)]
+  chunks = [
+    _plan(heart, place, part.astype(np.float32))
+    for part in phases.reshape(-1, _CHUNK)
+  ]
+  outlines = [
+    np.concatenate([np.asarray(c[1][k]) for c in chunks]) for k in range(3)
+  ]
   return [c[0] for c in chunks], outlines
 
 
-def _make_clip(key, heart, place, name, view, config, beats, truth,
-               images=True):
+def _make_clip(
+  key, heart, place, name, view, config, beats, truth, images=True
+):
   phases, ed, es = _phases(heart, place, config, beats)
   frames, outlines = _plan_all(heart, place, phases)
   half = float(place['half'])
   size = raster.native_size(float(place['depth']), half)
-  converter = raster.ScanConverter(size[0] * raster.SPACING, half,
-                                   render.GRID, size)
-  masks = np.stack([
+  converter = raster.ScanConverter(
+    size[0] * raster.SPACING, half, render.GRID, size
+  )
+  masks = np.stack(
+    [
       raster.label_image(converter, *(o[i] for o in outlines))
-      for i in range(len(phases))])
+      for i in range(len(phases))
+    ]
+  )
   video = np.zeros_like(masks)
   if images:
     start_key, frame_key = jax.random.split(key)
     clip = _start(start_key, place, render.GRID, _pool())
-    seconds = np.float32(1. / place['fps'])
+    seconds = np.float32(1.0 / place['fps'])
     for i in range(len(phases)):
-      gray, clip = _render(frame_key, i, place, frames[i // _CHUNK], clip,
-                           render.GRID, _pool(), seconds)
+      gray, clip = _render(
+        frame_key,
+        i,
+        place,
+        frames[i // _CHUNK],
+        clip,
+        render.GRID,
+        _pool(),
+        seconds,
+      )
       video[i] = converter(np.asarray(gray))
   return Clip(
-      patient=name, view=view, frames=video, masks=masks,
-      labeled=np.ones(len(phases), bool), ed=ed, es=es,
-      spacing_mm=np.full(2, raster.SPACING, np.float32),
-      fps=float(np.round(place['fps'], 1)),
-      quality=QUALITIES[int(place['quality'])], **truth)
+    patient=name,
+    view=view,
+    frames=video,
+    masks=masks,
+    labeled=np.ones(len(phases), bool),
+    ed=ed,
+    es=es,
+    spacing_mm=np.full(2, raster.SPACING, np.float32),
+    fps=float(np.round(place['fps'], 1)),
+    quality=QUALITIES[int(place['quality'])],
+    **truth,
+  )
 
 
-def generate_patient(seed: int, index: int, config: PhantomConfig = _CAMUS,
-                     *, beats: int = 0,
-                     views: tuple[str, ...] = VIEWS) -> Patient:
+def generate_patient(
+  seed: int,
+  index: int,
+  config: PhantomConfig = _CAMUS,
+  *,
+  beats: int = 0,
+  views: tuple[str, ...] = VIEWS,
+) -> Patient:
   """Generates one patient; the same arguments give the same bytes.
 
   Args:
@@ -165,8 +200,9 @@ def generate_patient(seed: int, index: int, config: PhantomConfig = _CAMUS,
   return _generate(seed, index, config, beats, images=True, views=views)
 
 
-def generate_masks(seed: int, index: int, config: PhantomConfig = _CAMUS,
-                   *, beats: int = 0) -> Patient:
+def generate_masks(
+  seed: int, index: int, config: PhantomConfig = _CAMUS, *, beats: int = 0
+) -> Patient:
   """As `generate_patient`, with black frames: masks and truth, quickly."""
   return _generate(seed, index, config, beats, images=False, views=VIEWS)
 
@@ -176,26 +212,35 @@ def _generate(seed, index, config, beats, images, views):
   sample_key, *render_keys = jax.random.split(key, 3)
   heart, places = jax.device_get(_sample(sample_key, config))
   edv, esv = float(heart['edv']), float(heart['esv'])
-  sex = 'M' if heart['male'] > .5 else 'F'
-  truth = {'ef_percent': 100. * (edv - esv) / edv, 'edv_ml': edv,
-           'esv_ml': esv, 'sex': sex, 'age': float(heart['age'])}
+  sex = 'M' if heart['male'] > 0.5 else 'F'
+  truth = {
+    'ef_percent': 100.0 * (edv - esv) / edv,
+    'edv_ml': edv,
+    'esv_ml': esv,
+    'sex': sex,
+    'age': float(heart['age']),
+  }
   name = f'patient{index:04d}'
   clips = {
-      view: _make_clip(k, heart, place, name, view, config, beats, truth,
-                       images)
-      for i, (view, k) in enumerate(zip(VIEWS, render_keys))
-      if view in views
-      for place in [jax.tree.map(lambda v: v[i], places)]}
+    view: _make_clip(k, heart, place, name, view, config, beats, truth, images)
+    for i, (view, k) in enumerate(zip(VIEWS, render_keys))
+    if view in views
+    for place in [jax.tree.map(lambda v: v[i], places)]
+  }
   return Patient(
-      clips={view: clips[view] for view in ('2CH', '4CH') if view in clips},
-      edv_ml=edv,
-      esv_ml=esv, ef_percent=truth['ef_percent'],
-      group=config.groups[int(heart['group'])].name, sex=sex,
-      age=int(heart['age']))
+    clips={view: clips[view] for view in ('2CH', '4CH') if view in clips},
+    edv_ml=edv,
+    esv_ml=esv,
+    ef_percent=truth['ef_percent'],
+    group=config.groups[int(heart['group'])].name,
+    sex=sex,
+    age=int(heart['age']),
+  )
 
 
-def true_volumes(seed: int, index: int, config: PhantomConfig = _CAMUS,
-                 shares=(0., 1.)) -> np.ndarray:
+def true_volumes(
+  seed: int, index: int, config: PhantomConfig = _CAMUS, shares=(0.0, 1.0)
+) -> np.ndarray:
   """Disc-integrated volumes of the contours themselves, for tests.
 
   Args:

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 # In-plane spacing of CAMUS files, mm per pixel.
-SPACING = .308
+SPACING = 0.308
 
 
 def fill(polygon, height, width) -> np.ndarray:
@@ -51,7 +51,7 @@ def native_size(depth, half) -> tuple[int, int]:
     (H, W): H = depth / spacing, W wide enough for the sector.
   """
   height = int(round(depth / SPACING))
-  return height, int(round(2. * height * np.sin(half)))
+  return height, int(round(2.0 * height * np.sin(half)))
 
 
 class ScanConverter:
@@ -68,28 +68,29 @@ class ScanConverter:
     """
     height, width = size
     self.mm = depth / height
-    x = (np.arange(width) + .5 - width / 2.) * self.mm
-    y = (np.arange(height) + .5) * self.mm
+    x = (np.arange(width) + 0.5 - width / 2.0) * self.mm
+    y = (np.arange(height) + 0.5) * self.mm
     radius = np.hypot(x[None], y[:, None])
     angle = np.arctan2(x[None], y[:, None])
     self.inside = (radius < depth) & (np.abs(angle) < half)
-    row = radius / depth * grid[0] - .5
-    line = (angle / half + 1.) * (.5 * grid[1]) - .5
-    self._maps = cv2.convertMaps(line.astype(np.float32),
-                                 row.astype(np.float32), cv2.CV_16SC2)
+    row = radius / depth * grid[0] - 0.5
+    line = (angle / half + 1.0) * (0.5 * grid[1]) - 0.5
+    self._maps = cv2.convertMaps(
+      line.astype(np.float32), row.astype(np.float32), cv2.CV_16SC2
+    )
 
   def __call__(self, gray) -> np.ndarray:
     """Returns uint8 [H, W] for a beam image uint8 [rows, lines]."""
-    image = cv2.remap(gray, *self._maps, cv2.INTER_LINEAR,
-                      borderMode=cv2.BORDER_REPLICATE)
+    image = cv2.remap(
+      gray, *self._maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
     image[~self.inside] = 0
     return image
 
   def pixels(self, world) -> np.ndarray:
     """Sector frame [..., 2] in mm to pixel coordinates (x, y)."""
     width = self.inside.shape[1]
-    return np.asarray(world) / self.mm + np.array(
-        [width / 2. - .5, -.5])
+    return np.asarray(world) / self.mm + np.array([width / 2.0 - 0.5, -0.5])
 
 
 def label_image(converter, endo, epi, atrium) -> np.ndarray:

@@ -26,9 +26,10 @@ def beam_points(place, grid):
     [rows, lines] mm in the sector frame.
   """
   rows, lines = grid
-  r = ((jnp.arange(rows) + .5) / rows * place['depth'])[:, None]
-  theta = (((jnp.arange(lines) + .5) / lines * 2. - 1.)
-           * place['half'])[None]
+  r = ((jnp.arange(rows) + 0.5) / rows * place['depth'])[:, None]
+  theta = (((jnp.arange(lines) + 0.5) / lines * 2.0 - 1.0) * place['half'])[
+    None
+  ]
   return r, theta, r * jnp.sin(theta), r * jnp.cos(theta)
 
 
@@ -47,44 +48,72 @@ def start_clip(key, place, grid, pool) -> dict:
   """
   rows, lines = grid
   signal = (rows, lines, 2)
-  noises = speckle.take_noise(key, pool, [
-      (9, 7), (rows // 14, lines // 8), (rows // 45, lines // 16),
-      signal, signal, signal])
+  noises = speckle.take_noise(
+    key,
+    pool,
+    [
+      (9, 7),
+      (rows // 14, lines // 8),
+      (rows // 45, lines // 16),
+      signal,
+      signal,
+      signal,
+    ],
+  )
   slow, fine, coarse = (speckle.slow_field(n, grid) for n in noises[:3])
-  half = jnp.sqrt(.5)  # complex numbers of unit variance
+  half = jnp.sqrt(0.5)  # complex numbers of unit variance
   mm = place['depth'] / rows
-  line = 2. * place['half'] / lines
+  line = 2.0 * place['half'] / lines
   r, theta, _, _ = beam_points(place, grid)
   rel, side = r / place['depth'], theta / place['half']
-  gain = (place['tgc_error'] * (rel - .5)
-          - place['edge_db'] * jnp.abs(side) ** place['edge_power'])
+  gain = (
+    place['tgc_error'] * (rel - 0.5)
+    - place['edge_db'] * jnp.abs(side) ** place['edge_power']
+  )
   for i in range(place['shadow_db'].shape[0]):
-    wedge = jnp.exp(-((theta - place['shadow_theta'][i] * place['half'])
-                      / place['shadow_width'][i]) ** 2)
+    wedge = jnp.exp(
+      -(
+        (
+          (theta - place['shadow_theta'][i] * place['half'])
+          / place['shadow_width'][i]
+        )
+        ** 2
+      )
+    )
     gain = gain - place['shadow_db'][i] * wedge * jax.nn.sigmoid(
-        (r - place['shadow_start'][i]) / 6.)
+      (r - place['shadow_start'][i]) / 6.0
+    )
   near = jnp.exp(-r / place['near_field_depth'])
-  arcs = place['arc_db'] * jnp.cos(
-      2. * jnp.pi * r / place['arc_period']) * jnp.exp(-r / 12.)
-  haze = (place['haze_db'] - place['haze_fall'] * (rel - .4)
-          + place['haze_side_db'] * (
-              jnp.exp(-((side - place['haze_side']) / .4) ** 2) - .4)
-          + 1.5 * slow)
+  arcs = (
+    place['arc_db']
+    * jnp.cos(2.0 * jnp.pi * r / place['arc_period'])
+    * jnp.exp(-r / 12.0)
+  )
+  haze = (
+    place['haze_db']
+    - place['haze_fall'] * (rel - 0.4)
+    + place['haze_side_db']
+    * (jnp.exp(-(((side - place['haze_side']) / 0.4) ** 2)) - 0.4)
+    + 1.5 * slow
+  )
   haze = haze + near * (place['near_field_db'] - place['haze_db'])
   # The TGC lifts the electronic noise with depth.
   noise = place['noise_db'] - place['loss'] * (place['depth'] - r)
   return {
-      'axial': speckle.smoother(rows, place['axial_fwhm'] / mm, True),
-      'lateral': speckle.smoother(lines, place['lateral_fwhm'] / line, True),
-      'post_axial': speckle.smoother(rows, place['post_axial'] / mm, False),
-      'post_lateral': speckle.smoother(
-          lines, place['post_lateral'] / line, False),
-      'gain': gain + arcs, 'haze': 10. ** ((haze + gain + arcs) / 20.),
-      'noise': 10. ** (noise / 20.),
-      'grain': .75 * fine + .66 * coarse,
-      'tissue_noise': half * noises[3], 'haze_noise': half * noises[4],
-      'blood_noise': half * noises[5],
-      'shown': jnp.full(grid, -1., jnp.float32),
+    'axial': speckle.smoother(rows, place['axial_fwhm'] / mm, True),
+    'lateral': speckle.smoother(lines, place['lateral_fwhm'] / line, True),
+    'post_axial': speckle.smoother(rows, place['post_axial'] / mm, False),
+    'post_lateral': speckle.smoother(
+      lines, place['post_lateral'] / line, False
+    ),
+    'gain': gain + arcs,
+    'haze': 10.0 ** ((haze + gain + arcs) / 20.0),
+    'noise': 10.0 ** (noise / 20.0),
+    'grain': 0.75 * fine + 0.66 * coarse,
+    'tissue_noise': half * noises[3],
+    'haze_noise': half * noises[4],
+    'blood_noise': half * noises[5],
+    'shown': jnp.full(grid, -1.0, jnp.float32),
   }
 
 
@@ -112,43 +141,53 @@ def next_frame(key, place, frame, clip, grid, pool, seconds):
     clip: as given, with the textures of this frame.
   """
   rows, lines = grid
-  fresh = [n * jnp.sqrt(.5) for n in speckle.take_noise(
-      key, pool, [(rows, lines, 2)] * 4)]
-  tissue = speckle.age(clip['tissue_noise'], fresh[0], seconds,
-                       place['tissue_time'])
-  haze = speckle.age(clip['haze_noise'], fresh[1], seconds,
-                     place['haze_time'])
-  blood = speckle.age(clip['blood_noise'], fresh[2], seconds,
-                      place['blood_time'])
+  fresh = [
+    n * jnp.sqrt(0.5)
+    for n in speckle.take_noise(key, pool, [(rows, lines, 2)] * 4)
+  ]
+  tissue = speckle.age(
+    clip['tissue_noise'], fresh[0], seconds, place['tissue_time']
+  )
+  haze = speckle.age(clip['haze_noise'], fresh[1], seconds, place['haze_time'])
+  blood = speckle.age(
+    clip['blood_noise'], fresh[2], seconds, place['blood_time']
+  )
 
   r, _, x, y = beam_points(place, grid)
   spot = scene.locate(place, frame, x, y)
   x0, y0 = scene.material_point(place, frame, spot)
   r0 = jnp.sqrt(x0 * x0 + y0 * y0)
   theta0 = jnp.arctan2(x0, y0)
-  row = r0 / place['depth'] * rows - .5
-  column = (theta0 / place['half'] + 1.) * (.5 * lines) - .5
+  row = r0 / place['depth'] * rows - 0.5
+  column = (theta0 / place['half'] + 1.0) * (0.5 * lines) - 0.5
   texture = jnp.concatenate([tissue, clip['grain'][..., None]], -1)
   seen = speckle.lookup(texture, row, column)
   level, share = scene.echo(place, frame, spot, seen[..., 2])
   # The carrier turns by 4 pi / lambda for each mm the scatterer has moved.
-  phase = (4. * jnp.pi / place['wavelength']) * (r - r0)
+  phase = (4.0 * jnp.pi / place['wavelength']) * (r - r0)
   c, s = jnp.cos(phase), jnp.sin(phase)
-  turned = jnp.stack([seen[..., 0] * c - seen[..., 1] * s,
-                      seen[..., 0] * s + seen[..., 1] * c], -1)
-  amplitude = 10. ** ((level + clip['gain']) / 20.)
-  flow = share * 10. ** ((place['blood_db'] + clip['gain']) / 20.)
+  turned = jnp.stack(
+    [seen[..., 0] * c - seen[..., 1] * s, seen[..., 0] * s + seen[..., 1] * c],
+    -1,
+  )
+  amplitude = 10.0 ** ((level + clip['gain']) / 20.0)
+  flow = share * 10.0 ** ((place['blood_db'] + clip['gain']) / 20.0)
   signal = _point_spread(
-      clip, turned * amplitude[..., None] + blood * flow[..., None]
-      + haze * clip['haze'][..., None])
+    clip,
+    turned * amplitude[..., None]
+    + blood * flow[..., None]
+    + haze * clip['haze'][..., None],
+  )
   signal = signal + fresh[3] * clip['noise'][..., None]
-  power = (signal ** 2).sum(-1) + 1e-8
+  power = (signal**2).sum(-1) + 1e-8
   db = 4.342945 * jnp.log(power) + 2.51
   db = clip['post_axial'] @ db @ clip['post_lateral'].T
-  zero = (place['gray'] / 255.) ** (1. / place['gamma'])
-  gray = jnp.clip(zero + db / place['dynamic_range'],
-                  0., 1.) ** place['gamma']
-  keep = jnp.where(clip['shown'][0, 0] < 0, 0., place['persistence'])
-  gray = keep * clip['shown'] + (1. - keep) * gray
-  return gray, dict(clip, tissue_noise=tissue, haze_noise=haze,
-                    blood_noise=blood, shown=gray)
+  zero = (place['gray'] / 255.0) ** (1.0 / place['gamma'])
+  gray = (
+    jnp.clip(zero + db / place['dynamic_range'], 0.0, 1.0) ** place['gamma']
+  )
+  keep = jnp.where(clip['shown'][0, 0] < 0, 0.0, place['persistence'])
+  gray = keep * clip['shown'] + (1.0 - keep) * gray
+  return gray, dict(
+    clip, tissue_noise=tissue, haze_noise=haze, blood_noise=blood, shown=gray
+  )

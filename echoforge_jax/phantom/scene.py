@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from echoforge_jax.phantom import anatomy, motion
 
 # Echo level of a place without any scatterer, dB.
-NOTHING = -60.
+NOTHING = -60.0
 _NUM_SEPTUM = 128
 
 
@@ -33,19 +33,25 @@ def frame_state(heart, place, phase) -> dict:
   shape = anatomy.contours(heart, place['view'], state)
   ed = anatomy.contours(heart, place['view'], motion.end_diastole(heart))
   now, before = anatomy.polar_tables(shape), anatomy.polar_tables(ed)
-  z = (jnp.arange(_NUM_SEPTUM) / (_NUM_SEPTUM - 1.) * 1.4 - .2) * (
-      shape['length'])
-  left = shape['epi'][:shape['epi'].shape[0] // 2 + 1][::-1]
+  z = (jnp.arange(_NUM_SEPTUM) / (_NUM_SEPTUM - 1.0) * 1.4 - 0.2) * (
+    shape['length']
+  )
+  left = shape['epi'][: shape['epi'].shape[0] // 2 + 1][::-1]
   septum = jnp.interp(z, jax.lax.cummax(left[:, 1]), left[:, 0])
-  return {'table': jnp.concatenate([now, before[:, :2]], -1),
-          'septum': septum, 'shape': shape, 'g': g,
-          'open': motion.mitral_opening(phase, heart['systole']),
-          'length': shape['length'], 'length_ed': ed['length'],
-          'volume': state['volume']}
+  return {
+    'table': jnp.concatenate([now, before[:, :2]], -1),
+    'septum': septum,
+    'shape': shape,
+    'g': g,
+    'open': motion.mitral_opening(phase, heart['systole']),
+    'length': shape['length'],
+    'length_ed': ed['length'],
+    'volume': state['volume'],
+  }
 
 
 def _sigmoid(x):
-  return .5 * (1. + jnp.tanh(.5 * x))
+  return 0.5 * (1.0 + jnp.tanh(0.5 * x))
 
 
 def locate(place, frame, x_world, y_world) -> dict:
@@ -69,13 +75,19 @@ def locate(place, frame, x_world, y_world) -> dict:
   x, z = c * dx - s * dy, s * dx + c * dy
   down = z - anatomy.CENTRE * frame['length']
   r, phi = jnp.sqrt(x * x + down * down + 1e-6), jnp.arctan2(x, down)
-  index = jnp.round((phi + jnp.pi) * (anatomy.NUM_ANGLES / (2. * jnp.pi)))
-  radii = jnp.take(frame['table'], index.astype(jnp.int32), axis=0,
-                   mode='clip')
-  return {'x': x, 'z': z, 'r': r, 'phi': phi, 'down': down, 'radii': radii,
-          'endo': (r - radii[..., 0]) * radii[..., 2],
-          'epi': (r - radii[..., 1]) * radii[..., 3],
-          'above': frame['length'] + frame['shape']['tilt'] * x - z}
+  index = jnp.round((phi + jnp.pi) * (anatomy.NUM_ANGLES / (2.0 * jnp.pi)))
+  radii = jnp.take(frame['table'], index.astype(jnp.int32), axis=0, mode='clip')
+  return {
+    'x': x,
+    'z': z,
+    'r': r,
+    'phi': phi,
+    'down': down,
+    'radii': radii,
+    'endo': (r - radii[..., 0]) * radii[..., 2],
+    'epi': (r - radii[..., 1]) * radii[..., 3],
+    'above': frame['length'] + frame['shape']['tilt'] * x - z,
+  }
 
 
 def material_point(place, frame, spot):
@@ -94,31 +106,39 @@ def material_point(place, frame, spot):
     X, Y float32 [...] mm in the sector frame at ED.
   """
   r, radii = spot['r'], spot['radii']
-  endo, epi, endo0, epi0 = (radii[..., 0], radii[..., 1], radii[..., 4],
-                            radii[..., 5])
+  endo, epi, endo0, epi0 = (
+    radii[..., 0],
+    radii[..., 1],
+    radii[..., 4],
+    radii[..., 5],
+  )
   wall = endo0 + (r - endo) * (epi0 - endo0) / (epi - endo)
-  outside = r + (epi0 - epi) * jnp.exp(-jnp.maximum(r - epi, 0.) / 15.)
-  r0 = jnp.where(r < endo, r * endo0 / endo,
-                 jnp.where(r < epi, wall, outside))
+  outside = r + (epi0 - epi) * jnp.exp(-jnp.maximum(r - epi, 0.0) / 15.0)
+  r0 = jnp.where(r < endo, r * endo0 / endo, jnp.where(r < epi, wall, outside))
   ratio = r0 / r
-  fade = jnp.clip(1. + spot['above'] / place['la_length'], 0., 1.)
-  shift = jnp.where(r < epi, 1., jnp.exp(-jnp.maximum(r - epi, 0.) / 15.))
+  fade = jnp.clip(1.0 + spot['above'] / place['la_length'], 0.0, 1.0)
+  shift = jnp.where(r < epi, 1.0, jnp.exp(-jnp.maximum(r - epi, 0.0) / 15.0))
   centre0 = anatomy.CENTRE * frame['length_ed']
-  z0 = (spot['down'] * ratio + centre0 * shift
-        + anatomy.CENTRE * frame['length'] * (1. - shift))
+  z0 = (
+    spot['down'] * ratio
+    + centre0 * shift
+    + anatomy.CENTRE * frame['length'] * (1.0 - shift)
+  )
   x0 = spot['x'] + fade * (spot['x'] * ratio - spot['x'])
   z0 = spot['z'] + fade * (z0 - spot['z'])
-  world = anatomy.to_world(jnp.stack([x0, z0], -1), place, 0.)
+  world = anatomy.to_world(jnp.stack([x0, z0], -1), place, 0.0)
   return world[..., 0], world[..., 1]
 
 
 def _atrium_width(v, top, width):
   """Half-width of an atrium at relative depth v below its valve, mm."""
   upper = top + (width - top) * jnp.sin(
-      .5 * jnp.pi * jnp.clip(v / .42, 0., 1.))
-  q = jnp.clip((v - .42) / .58, 0., 1.)
-  return jnp.where(v < .42, upper, width * jnp.sqrt(
-      jnp.maximum(1. - q ** 2.4, 0.)))
+    0.5 * jnp.pi * jnp.clip(v / 0.42, 0.0, 1.0)
+  )
+  q = jnp.clip((v - 0.42) / 0.58, 0.0, 1.0)
+  return jnp.where(
+    v < 0.42, upper, width * jnp.sqrt(jnp.maximum(1.0 - q**2.4, 0.0))
+  )
 
 
 def left_atrium(place, frame) -> dict:
@@ -130,25 +150,31 @@ def left_atrium(place, frame) -> dict:
     relative to that.
   """
   left, right = frame['shape']['left'], frame['shape']['right']
-  top = .5 * (right[0] - left[0]) * .93
+  top = 0.5 * (right[0] - left[0]) * 0.93
   # The roof stays where it is: the atrium's length follows the base.
   length = frame['length_ed'] + place['la_length'] - frame['length']
-  return {'top': top, 'width': jnp.maximum(
-      place['la_width'] * (1. + .06 * frame['g']), .9 * top),
-      'length': length, 'middle': .5 * (left[0] + right[0]),
-      'lean': place['la_lean']}
+  return {
+    'top': top,
+    'width': jnp.maximum(
+      place['la_width'] * (1.0 + 0.06 * frame['g']), 0.9 * top
+    ),
+    'length': length,
+    'middle': 0.5 * (left[0] + right[0]),
+    'lean': place['la_lean'],
+  }
 
 
 def left_atrium_outline(place, frame, count=40):
   """Polygon float32 [2 count, 2] of the left atrium, ventricle's frame."""
   la = left_atrium(place, frame)
-  v = jnp.sin(.5 * jnp.pi * jnp.linspace(0., 1., count))
+  v = jnp.sin(0.5 * jnp.pi * jnp.linspace(0.0, 1.0, count))
   half = _atrium_width(v, la['top'], la['width'])
   middle = la['middle'] + la['lean'] * v
 
   def side(x):
-    return jnp.stack([x, frame['length'] + frame['shape']['tilt'] * x
-                      + v * la['length']], -1)
+    return jnp.stack(
+      [x, frame['length'] + frame['shape']['tilt'] * x + v * la['length']], -1
+    )
 
   return jnp.concatenate([side(middle - half), side(middle + half)[::-1]])
 
@@ -167,29 +193,42 @@ def chambers(place, frame, spot) -> dict:
   v = -spot['above'] / la['length']
   width = _atrium_width(v, la['top'], la['width'])
   inside_la = jnp.minimum(
-      width - jnp.abs(x - la['middle'] - la['lean'] * v), -spot['above'])
-  inside_la = jnp.minimum(inside_la, (1. - v) * la['length'])
+    width - jnp.abs(x - la['middle'] - la['lean'] * v), -spot['above']
+  )
+  inside_la = jnp.minimum(inside_la, (1.0 - v) * la['length'])
   # Right ventricle: from a point on the septum, widening to the base.
-  where = (z / length + .2) / 1.4 * (_NUM_SEPTUM - 1)
-  septum = jnp.take(frame['septum'], jnp.round(where).astype(jnp.int32),
-                    mode='clip')
+  where = (z / length + 0.2) / 1.4 * (_NUM_SEPTUM - 1)
+  septum = jnp.take(
+    frame['septum'], jnp.round(where).astype(jnp.int32), mode='clip'
+  )
   start = place['rv_start']
-  u = jnp.clip((z / length - start) / (1. - start), 1e-3, 1.05)
-  rv_width = place['rv_width'] * (1. - .15 * frame['g']) * (
-      u ** place['rv_power'])
+  u = jnp.clip((z / length - start) / (1.0 - start), 1e-3, 1.05)
+  rv_width = (
+    place['rv_width'] * (1.0 - 0.15 * frame['g']) * (u ** place['rv_power'])
+  )
   rv_wall = x - (septum - rv_width)
-  rv = jnp.minimum(jnp.minimum(septum - x, rv_wall),
-                   jnp.minimum(spot['above'] + 1., z - start * length))
+  rv = jnp.minimum(
+    jnp.minimum(septum - x, rv_wall),
+    jnp.minimum(spot['above'] + 1.0, z - start * length),
+  )
   ra_length = place['ra_length'] + frame['length_ed'] - length
-  v = -(spot['above'] + 1.) / ra_length
-  middle = la['middle'] - la['width'] - place['atrial_gap'] - (
-      place['ra_width'])
-  ra_width = _atrium_width(v, .85 * place['ra_width'], place['ra_width'])
-  ra = jnp.minimum(ra_width - jnp.abs(x - middle), -spot['above'] - 1.)
-  ra = jnp.minimum(ra, (1. - v) * ra_length)
-  hidden = (1. - place['four']) * 1e3
-  return {'lv': lv, 'la': inside_la, 'rv': rv - hidden, 'ra': ra - hidden,
-          'septum': septum, 'rv_wall': rv_wall, 'rv_middle': middle}
+  v = -(spot['above'] + 1.0) / ra_length
+  middle = (
+    la['middle'] - la['width'] - place['atrial_gap'] - (place['ra_width'])
+  )
+  ra_width = _atrium_width(v, 0.85 * place['ra_width'], place['ra_width'])
+  ra = jnp.minimum(ra_width - jnp.abs(x - middle), -spot['above'] - 1.0)
+  ra = jnp.minimum(ra, (1.0 - v) * ra_length)
+  hidden = (1.0 - place['four']) * 1e3
+  return {
+    'lv': lv,
+    'la': inside_la,
+    'rv': rv - hidden,
+    'ra': ra - hidden,
+    'septum': septum,
+    'rv_wall': rv_wall,
+    'rv_middle': middle,
+  }
 
 
 def labels(place, frame, x_world, y_world):
@@ -209,7 +248,7 @@ def labels(place, frame, x_world, y_world):
   out = jnp.where(rooms['la'] > 0, 3, 0)
   out = jnp.where((spot['epi'] < 0) & (spot['above'] > 0), 2, out)
   out = jnp.where(rooms['lv'] > 0, 1, out)
-  radius = jnp.sqrt(x_world ** 2 + y_world ** 2)
+  radius = jnp.sqrt(x_world**2 + y_world**2)
   angle = jnp.abs(jnp.arctan2(x_world, y_world))
   inside = (radius < place['depth']) & (angle < place['half'])
   return jnp.where(inside, out, 0).astype(jnp.uint8)
@@ -219,7 +258,7 @@ def _segment(x, z, start, end):
   """Squared distance in mm2 to the segment start-end (each [2])."""
   d = end - start
   t = ((x - start[0]) * d[0] + (z - start[1]) * d[1]) / (d @ d + 1e-3)
-  t = jnp.clip(t, 0., 1.)
+  t = jnp.clip(t, 0.0, 1.0)
   return (x - start[0] - t * d[0]) ** 2 + (z - start[1] - t * d[1]) ** 2
 
 
@@ -244,20 +283,24 @@ def echo(place, frame, spot, grain):
   rooms = chambers(place, frame, spot)
   rough = grain * place['heterogeneity_db']
   # Fat and fibrous layers around the heart: patchy, with a bright tail.
-  level = place['background_db'] + 1.6 * rough + .25 * jnp.maximum(
-      grain, 0.) * rough
+  level = (
+    place['background_db']
+    + 1.6 * rough
+    + 0.25 * jnp.maximum(grain, 0.0) * rough
+  )
   level = _surroundings(place, frame, spot, rooms, level)
   level = _walls(place, frame, spot, level, rough)
-  blood = 0.
-  for name, edge in (('lv', .7), ('la', .8), ('rv', .9), ('ra', .9)):
+  blood = 0.0
+  for name, edge in (('lv', 0.7), ('la', 0.8), ('rv', 0.9), ('ra', 0.9)):
     distance = rooms[name]
     if name == 'lv':  # trabeculae: the cavity's edge is rough
-      distance = distance - 1. - .7 * grain
-    share = _sigmoid(distance / edge * 2.)
+      distance = distance - 1.0 - 0.7 * grain
+    share = _sigmoid(distance / edge * 2.0)
     if name == 'lv':
-      apex = jnp.clip(1. - spot['z'] / (
-          place['apex_reach'] * frame['length']), 0., 1.)
-      share = share * (1. - place['apex_fill'] * apex)
+      apex = jnp.clip(
+        1.0 - spot['z'] / (place['apex_reach'] * frame['length']), 0.0, 1.0
+      )
+      share = share * (1.0 - place['apex_fill'] * apex)
     blood = jnp.maximum(blood, share)
   level = _mix(level, NOTHING, blood)
   level = jnp.maximum(level, _details(place, frame, spot, rooms, rough))
@@ -266,49 +309,56 @@ def echo(place, frame, spot, grain):
 
 def _surroundings(place, frame, spot, rooms, level):
   """Atrial and right-heart walls, roof, streaks outside the heart."""
-  ring = jnp.exp(-(rooms['la'] / 2.2) ** 2) * (spot['above'] < 0)
-  level = _mix(level, place['septal_db'] - 1., .75 * ring)
+  ring = jnp.exp(-((rooms['la'] / 2.2) ** 2)) * (spot['above'] < 0)
+  level = _mix(level, place['septal_db'] - 1.0, 0.75 * ring)
   la_length = frame['length_ed'] + place['la_length'] - frame['length']
-  beyond = -spot['above'] - la_length - 3.
+  beyond = -spot['above'] - la_length - 3.0
   level = level + place['roof_db'] * jnp.exp(
-      -(beyond / place['roof_width']) ** 2 - (spot['x'] / 40.) ** 2)
-  rv = jnp.exp(-((rooms['rv_wall'] + 2.) / 2.2) ** 2) * (
-      rooms['rv'] > -7.) * place['four']
-  level = _mix(level, -1., .8 * rv)
-  ra = jnp.exp(-(jnp.minimum(rooms['ra'], 0.) / 2.5) ** 2) * (
-      rooms['ra'] > -8.) * place['four']
-  level = _mix(level, -1., .7 * ra)
+    -((beyond / place['roof_width']) ** 2) - (spot['x'] / 40.0) ** 2
+  )
+  rv = (
+    jnp.exp(-(((rooms['rv_wall'] + 2.0) / 2.2) ** 2))
+    * (rooms['rv'] > -7.0)
+    * place['four']
+  )
+  level = _mix(level, -1.0, 0.8 * rv)
+  ra = (
+    jnp.exp(-((jnp.minimum(rooms['ra'], 0.0) / 2.5) ** 2))
+    * (rooms['ra'] > -8.0)
+    * place['four']
+  )
+  level = _mix(level, -1.0, 0.7 * ra)
   for i in range(3):
     a, b, c, e = (place['streak'][i, k] for k in range(4))
-    du, dv = spot['x'] - 50. * a, spot['z'] - 55. - 60. * b
+    du, dv = spot['x'] - 50.0 * a, spot['z'] - 55.0 - 60.0 * b
     c, s = jnp.cos(1.5 * c), jnp.sin(1.5 * c)
     level = level + place['streak_db'][i] * jnp.exp(
-        -((du * c + dv * s) / (9. + 5. * e)) ** 2
-        - ((dv * c - du * s) / 4.) ** 2)
+      -(((du * c + dv * s) / (9.0 + 5.0 * e)) ** 2)
+      - ((dv * c - du * s) / 4.0) ** 2
+    )
   return level
 
 
 def _walls(place, frame, spot, level, rough):
   """Left-ventricular wall with its dark parts, and the pericardium."""
-  side = _sigmoid(spot['x'] / (.22 * place['radius']))
-  near_apex = jnp.clip(1. - spot['z'] / (.32 * frame['length']), 0., 1.)
+  side = _sigmoid(spot['x'] / (0.22 * place['radius']))
+  near_apex = jnp.clip(1.0 - spot['z'] / (0.32 * frame['length']), 0.0, 1.0)
   wall = _mix(place['septal_db'], place['lateral_db'], side)
   wall = _mix(wall, place['apical_db'], near_apex)
-  wall = wall + rough + 2. * jnp.exp(-(spot['endo'] / 1.4) ** 2)
+  wall = wall + rough + 2.0 * jnp.exp(-((spot['endo'] / 1.4) ** 2))
   dark = place['dark_wall'] * jnp.maximum(
-      jnp.maximum(side, place['dark_apex'] * near_apex),
-      place['dark_septum'])
-  dark = dark * (place['dark_at_ed'] + (1. - place['dark_at_ed'])
-                 * frame['g'])
-  wall = _mix(wall, place['blood_db'] + 6. + .5 * rough, dark)
+    jnp.maximum(side, place['dark_apex'] * near_apex), place['dark_septum']
+  )
+  dark = dark * (place['dark_at_ed'] + (1.0 - place['dark_at_ed']) * frame['g'])
+  wall = _mix(wall, place['blood_db'] + 6.0 + 0.5 * rough, dark)
   # The cavity too, for now: blood replaces it up to its rough edge.
-  inside = _sigmoid(-spot['epi'] * 2.) * _sigmoid(
-      (spot['above'] + 2.) * 1.5)
+  inside = _sigmoid(-spot['epi'] * 2.0) * _sigmoid((spot['above'] + 2.0) * 1.5)
   level = _mix(level, wall, inside)
-  where = jnp.where(place['four'] > 0, side, .55 + .45 * side)
-  sac = jnp.exp(-((spot['epi'] - 1.5) / 1.6) ** 2) * _sigmoid(
-      spot['above'] + 2.)
-  return level + place['pericardium_db'] * sac * where * (1. - near_apex)
+  where = jnp.where(place['four'] > 0, side, 0.55 + 0.45 * side)
+  sac = jnp.exp(-(((spot['epi'] - 1.5) / 1.6) ** 2)) * _sigmoid(
+    spot['above'] + 2.0
+  )
+  return level + place['pericardium_db'] * sac * where * (1.0 - near_apex)
 
 
 def _details(place, frame, spot, rooms, rough):
@@ -320,40 +370,51 @@ def _details(place, frame, spot, rooms, rough):
   def draw(weight, db):
     return jnp.maximum(level, _mix(NOTHING, db, weight))
 
-  middle = .5 * (left + right)
-  for i, (hinge, sign) in enumerate(((left, 1.), (right, -1.))):
+  middle = 0.5 * (left + right)
+  for i, (hinge, sign) in enumerate(((left, 1.0), (right, -1.0))):
     reach = jnp.abs(middle[0] - hinge[0]) * place['leaflet_length'][i]
-    angle = .12 + 1.05 * frame['open']
+    angle = 0.12 + 1.05 * frame['open']
     along = jnp.stack([sign * jnp.cos(angle), -jnp.sin(angle)])
     across = jnp.stack([sign * jnp.sin(angle), jnp.cos(angle)])
-    knee = hinge + .5 * reach * along - (
-        place['leaflet_sag'] * .35 * reach * across)
-    near = jnp.minimum(_segment(x, z, hinge, knee),
-                       _segment(x, z, knee, hinge + reach * along))
-    level = draw(jnp.exp(-.5 * near / place['leaflet_width'] ** 2),
-                 place['leaflet_db'] + .8 * rough)
-    spot2 = ((x - hinge[0] + sign * 2.) / 3.4) ** 2 + (
-        (z - hinge[1] - .5) / 2.6) ** 2
-    level = draw(jnp.exp(-.5 * spot2),
-                 place['annulus_db'][i] + .6 * rough)
+    knee = (
+      hinge
+      + 0.5 * reach * along
+      - (place['leaflet_sag'] * 0.35 * reach * across)
+    )
+    near = jnp.minimum(
+      _segment(x, z, hinge, knee), _segment(x, z, knee, hinge + reach * along)
+    )
+    level = draw(
+      jnp.exp(-0.5 * near / place['leaflet_width'] ** 2),
+      place['leaflet_db'] + 0.8 * rough,
+    )
+    spot2 = ((x - hinge[0] + sign * 2.0) / 3.4) ** 2 + (
+      (z - hinge[1] - 0.5) / 2.6
+    ) ** 2
+    level = draw(jnp.exp(-0.5 * spot2), place['annulus_db'][i] + 0.6 * rough)
     turn = (spot['phi'] - place['papillary_angle'][i]) * spot['r']
     deep = spot['endo'] + place['papillary_depth'][i]
     blob = (deep / place['papillary_size'][i]) ** 2 + (
-        turn / place['papillary_length'][i]) ** 2
-    level = draw(jnp.exp(-.5 * blob ** 1.5) * place['papillary_on'][i]
-                 * _sigmoid(spot['above'] - 8.),
-                 place['papillary_db'][i] + rough)
+      turn / place['papillary_length'][i]
+    ) ** 2
+    level = draw(
+      jnp.exp(-0.5 * blob**1.5)
+      * place['papillary_on'][i]
+      * _sigmoid(spot['above'] - 8.0),
+      place['papillary_db'][i] + rough,
+    )
   # Tricuspid valve, slightly more apical than the mitral one.
-  root = jnp.stack([left[0] - 7., frame['length'] - 5.])
-  free = root - jnp.stack([.95 * place['rv_width'], 2.])
-  middle = .5 * (root + free) + jnp.stack(
-      [0., 5. - 14. * frame['open']])
-  near = jnp.minimum(_segment(x, z, root, middle),
-                     _segment(x, z, middle, free))
-  level = draw(jnp.exp(-.5 * near) * place['four'],
-               place['leaflet_db'] - 3. + .8 * rough)
+  root = jnp.stack([left[0] - 7.0, frame['length'] - 5.0])
+  free = root - jnp.stack([0.95 * place['rv_width'], 2.0])
+  middle = 0.5 * (root + free) + jnp.stack([0.0, 5.0 - 14.0 * frame['open']])
+  near = jnp.minimum(_segment(x, z, root, middle), _segment(x, z, middle, free))
+  level = draw(
+    jnp.exp(-0.5 * near) * place['four'],
+    place['leaflet_db'] - 3.0 + 0.8 * rough,
+  )
   # Moderator band: across the right ventricle near its apex.
-  bottom = (place['rv_start'] + .25) * frame['length']
-  band = jnp.exp(-.5 * ((z - bottom - .4 * (rooms['rv_wall'] - 8.)) / 1.6)
-                 ** 2) * (rooms['rv'] > -2.)
+  bottom = (place['rv_start'] + 0.25) * frame['length']
+  band = jnp.exp(
+    -0.5 * ((z - bottom - 0.4 * (rooms['rv_wall'] - 8.0)) / 1.6) ** 2
+  ) * (rooms['rv'] > -2.0)
   return draw(band * place['four'], place['moderator_db'] + rough)

@@ -34,8 +34,7 @@ def take_noise(key, pool, shapes) -> list[jax.Array]:
   for i, shape in enumerate(shapes):
     count = math.prod(shape)
     start = (bits[i] % (pool.shape[0] - count)).astype(jnp.int32)
-    out.append(jax.lax.dynamic_slice(pool, (start,), (count,)).reshape(
-        shape))
+    out.append(jax.lax.dynamic_slice(pool, (start,), (count,)).reshape(shape))
   return out
 
 
@@ -54,9 +53,9 @@ def smoother(count, fwhm, unit_energy) -> jax.Array:
   """
   sigma = jnp.maximum(fwhm / _FWHM, 1e-2)
   index = jnp.arange(count, dtype=jnp.float32)
-  matrix = jnp.exp(-.5 * ((index[:, None] - index[None]) / sigma) ** 2)
+  matrix = jnp.exp(-0.5 * ((index[:, None] - index[None]) / sigma) ** 2)
   if unit_energy:
-    total = jnp.sqrt((matrix ** 2).sum(1, keepdims=True))
+    total = jnp.sqrt((matrix**2).sum(1, keepdims=True))
   else:
     total = matrix.sum(1, keepdims=True)
   return matrix / total
@@ -88,19 +87,19 @@ def lookup(texture, row, column) -> jax.Array:
     float32 [..., K].
   """
   rows, columns, channels = texture.shape
-  row = jnp.clip(row, 0., rows - 1.001)
-  column = jnp.clip(column, 0., columns - 1.001)
+  row = jnp.clip(row, 0.0, rows - 1.001)
+  column = jnp.clip(column, 0.0, columns - 1.001)
   i, j = row.astype(jnp.int32), column.astype(jnp.int32)
   u, v = (row - i)[..., None], (column - j)[..., None]
   flat = texture.reshape(rows * columns, channels)
   at = lambda k: jnp.take(flat, k, axis=0, mode='clip')  # noqa: E731
   k = i * columns + j
-  top = at(k) * (1. - v) + at(k + 1) * v
-  bottom = at(k + columns) * (1. - v) + at(k + columns + 1) * v
-  return top * (1. - u) + bottom * u
+  top = at(k) * (1.0 - v) + at(k + 1) * v
+  bottom = at(k + columns) * (1.0 - v) + at(k + columns + 1) * v
+  return top * (1.0 - u) + bottom * u
 
 
 def age(texture, fresh, seconds, lifetime) -> jax.Array:
   """One AR(1) step: correlation exp(-seconds / lifetime), same variance."""
   rho = jnp.exp(-seconds / lifetime)
-  return rho * texture + jnp.sqrt(1. - rho * rho) * fresh
+  return rho * texture + jnp.sqrt(1.0 - rho * rho) * fresh

@@ -32,44 +32,47 @@ def _sample_window(key, config, place) -> dict:
   """
   d = anatomy.Draw(key)
   camus = d.chance(config.camus_geometry_share)
-  tall = 2. * place['depth'] * jnp.sin(place['half'])
+  tall = 2.0 * place['depth'] * jnp.sin(place['half'])
   # CAMUS: the sector fills the frame, which is then squeezed to a square.
   # EchoNet: square pixels, probe off centre, sector cut or surrounded.
-  loose = place['depth'] / d.uniform((.86, 1.12))
-  square = jnp.maximum(loose, tall * d.uniform((.72, 1.05)))
-  free = 1. - camus
+  loose = place['depth'] / d.uniform((0.86, 1.12))
+  square = jnp.maximum(loose, tall * d.uniform((0.72, 1.05)))
+  free = 1.0 - camus
   pick = lambda a, b: camus * a + free * b  # noqa: E731
-  photo = 1. if config.photometric else 0.
+  photo = 1.0 if config.photometric else 0.0
   some = lambda p: photo * d.chance(p)  # noqa: E731
   return {
-      'width': pick(tall * d.uniform((.985, 1.015)), square),
-      'height': pick(place['depth'], square * d.uniform((.94, 1.06))),
-      'cx': .5 + pick(d.uniform((-.005, .005)), d.uniform((-.06, .1))),
-      'top': pick(0., d.uniform((.0, .12))),
-      'tip': free * photo * d.uniform((0., 10.)),
-      'gamma': 1. + some(.7) * (jnp.exp(.25 * d.normal()) - 1.),
-      'gain': some(.6) * d.uniform((-.06, .12)),
-      'black': some(.4) * d.uniform((0., .12)),
-      'blur': some(.4) * d.uniform((.3, 1.1)),
-      'sharpen': some(.25) * d.uniform((.2, .8)),
-      'coarse': some(.35) * d.uniform((.3, 1.)),
-      'wedge': some(.35) * d.uniform((.05, .35)),
-      'wedge_at': d.uniform((-1., 1.)), 'wedge_width': d.uniform((.1, .5)),
-      'floor': free * photo * d.uniform((0., .03)),
-      'mark_on': free * photo * (d.unit((_MARKS,)) < .4),
-      'mark_xy': d.uniform((.02, .98), (_MARKS, 2)),
-      'mark_size': d.uniform((.006, .05), (_MARKS, 2)),
-      'mark_gray': d.uniform((.3, 1.), (_MARKS,)),
+    'width': pick(tall * d.uniform((0.985, 1.015)), square),
+    'height': pick(place['depth'], square * d.uniform((0.94, 1.06))),
+    'cx': 0.5 + pick(d.uniform((-0.005, 0.005)), d.uniform((-0.06, 0.1))),
+    'top': pick(0.0, d.uniform((0.0, 0.12))),
+    'tip': free * photo * d.uniform((0.0, 10.0)),
+    'gamma': 1.0 + some(0.7) * (jnp.exp(0.25 * d.normal()) - 1.0),
+    'gain': some(0.6) * d.uniform((-0.06, 0.12)),
+    'black': some(0.4) * d.uniform((0.0, 0.12)),
+    'blur': some(0.4) * d.uniform((0.3, 1.1)),
+    'sharpen': some(0.25) * d.uniform((0.2, 0.8)),
+    'coarse': some(0.35) * d.uniform((0.3, 1.0)),
+    'wedge': some(0.35) * d.uniform((0.05, 0.35)),
+    'wedge_at': d.uniform((-1.0, 1.0)),
+    'wedge_width': d.uniform((0.1, 0.5)),
+    'floor': free * photo * d.uniform((0.0, 0.03)),
+    'mark_on': free * photo * (d.unit((_MARKS,)) < 0.4),
+    'mark_xy': d.uniform((0.02, 0.98), (_MARKS, 2)),
+    'mark_size': d.uniform((0.006, 0.05), (_MARKS, 2)),
+    'mark_gray': d.uniform((0.3, 1.0), (_MARKS,)),
   }
 
 
 def _image_points(window, size):
   """Sector-frame coordinates X, Y in mm of the pixels [size, size]."""
-  unit = (jnp.arange(size) + .5) / size
+  unit = (jnp.arange(size) + 0.5) / size
   x = (unit - window['cx']) * window['width']
   y = (unit - window['top']) * window['height']
-  return (jnp.broadcast_to(x[None], (size, size)),
-          jnp.broadcast_to(y[:, None], (size, size)))
+  return (
+    jnp.broadcast_to(x[None], (size, size)),
+    jnp.broadcast_to(y[:, None], (size, size)),
+  )
 
 
 def _display(key, gray, window, place, x, y):
@@ -91,44 +94,50 @@ def _display(key, gray, window, place, x, y):
   radius, angle = jnp.sqrt(x * x + y * y), jnp.arctan2(x, y)
   side = angle / place['half']
   image = speckle.lookup(
-      gray[..., None], radius / place['depth'] * rows - .5,
-      (side + 1.) * (.5 * lines) - .5)[..., 0]
+    gray[..., None],
+    radius / place['depth'] * rows - 0.5,
+    (side + 1.0) * (0.5 * lines) - 0.5,
+  )[..., 0]
   image = image + window['wedge'] * jnp.exp(
-      -((side - window['wedge_at']) / window['wedge_width']) ** 2)
-  image = (image + window['gain'] - window['black']) / (1. - window['black'])
-  image = jnp.clip(image, 0., 1.) ** window['gamma']
-  inside = ((radius < place['depth']) & (jnp.abs(side) < 1.)
-            & (radius > window['tip']))
-  image = jnp.where(inside, image, 0.)
+    -(((side - window['wedge_at']) / window['wedge_width']) ** 2)
+  )
+  image = (image + window['gain'] - window['black']) / (1.0 - window['black'])
+  image = jnp.clip(image, 0.0, 1.0) ** window['gamma']
+  inside = (
+    (radius < place['depth']) & (jnp.abs(side) < 1.0) & (radius > window['tip'])
+  )
+  image = jnp.where(inside, image, 0.0)
   blur = speckle.smoother(size, 2.35 * window['blur'], False)
   wide = speckle.smoother(size, 2.35 * 1.2, False)
   image = blur @ image @ blur.T
   image = image + window['sharpen'] * (image - wide @ image @ wide.T)
   # Coarse pixels, as after low-resolution storage.
   half = jax.image.resize(
-      jax.image.resize(image, (size // 2, size // 2), 'linear'),
-      (size, size), 'linear')
+    jax.image.resize(image, (size // 2, size // 2), 'linear'),
+    (size, size),
+    'linear',
+  )
   image = image + window['coarse'] * (half - image)
-  u, v = jnp.meshgrid(*[(jnp.arange(size) + .5) / size] * 2)
+  u, v = jnp.meshgrid(*[(jnp.arange(size) + 0.5) / size] * 2)
   outside = (radius > 1.02 * place['depth']) | (jnp.abs(side) > 1.06)
   for i in range(_MARKS):
     du = jnp.abs(u - window['mark_xy'][i, 0]) / window['mark_size'][i, 0]
     dv = jnp.abs(v - window['mark_xy'][i, 1]) / window['mark_size'][i, 1]
-    on = window['mark_on'][i] * ((du < 1.) & (dv < 1.) & outside)
+    on = window['mark_on'][i] * ((du < 1.0) & (dv < 1.0) & outside)
     image = jnp.maximum(image, on * window['mark_gray'][i])
   noise = jax.random.uniform(key, image.shape) * window['floor']
-  return jnp.clip(image + noise, 0., 1.)
+  return jnp.clip(image + noise, 0.0, 1.0)
 
 
 def _phases(d, config, heart, place, num_frames):
   """Phases in beats [T]: from ED to ES, or any window of one to two beats."""
   steps = jnp.arange(num_frames, dtype=jnp.float32)
   systolic = steps / max(num_frames - 1, 1) * heart['systole']
-  window = d.uniform((.3, 1.8))
+  window = d.uniform((0.3, 1.8))
   free = d.unit() + steps / num_frames * window
   phases = jnp.where(d.unit() < config.ed_to_es_share, systolic, free)
-  seconds = (phases[1] - phases[0] if num_frames > 1 else 1. / place['fps'])
-  return phases, seconds * 60. / heart['heart_rate']
+  seconds = phases[1] - phases[0] if num_frames > 1 else 1.0 / place['fps']
+  return phases, seconds * 60.0 / heart['heart_rate']
 
 
 def _one_clip(key, pool, num_frames, image_size, config):
@@ -142,7 +151,7 @@ def _one_clip(key, pool, num_frames, image_size, config):
   window = _sample_window(keys[3], config, place)
   phases, seconds = _phases(d, config, heart, place, num_frames)
   # Persistence acts per recorded frame: skipped frames lessen it.
-  skipped = jnp.maximum(seconds * place['fps'], 1.)
+  skipped = jnp.maximum(seconds * place['fps'], 1.0)
   place = dict(place, persistence=place['persistence'] ** skipped)
   x, y = _image_points(window, image_size)
   clip = render.start_clip(keys[4], place, grid, pool)
@@ -150,19 +159,27 @@ def _one_clip(key, pool, num_frames, image_size, config):
   def step(clip, inputs):
     phase, render_key, show_key = inputs
     frame = scene.frame_state(heart, place, phase)
-    gray, clip = render.next_frame(render_key, place, frame, clip, grid,
-                                   pool, seconds)
+    gray, clip = render.next_frame(
+      render_key, place, frame, clip, grid, pool, seconds
+    )
     image = _display(show_key, gray, window, place, x, y)
     return clip, (image, scene.labels(place, frame, x, y))
 
   _, (video, masks) = jax.lax.scan(
-      step, clip, (phases, jax.random.split(keys[5], num_frames),
-                   jax.random.split(keys[6], num_frames)))
+    step,
+    clip,
+    (
+      phases,
+      jax.random.split(keys[5], num_frames),
+      jax.random.split(keys[6], num_frames),
+    ),
+  )
   return video[..., None], masks
 
 
-def random_clips(key, *, batch: int, num_frames: int, image_size: int,
-                 config: PhantomConfig) -> dict[str, jax.Array]:
+def random_clips(
+  key, *, batch: int, num_frames: int, image_size: int, config: PhantomConfig
+) -> dict[str, jax.Array]:
   """Draws a batch of new moving patients; pure, for jit and vmap.
 
   Under `jax.jit` make everything but `key` static.
@@ -177,21 +194,33 @@ def random_clips(key, *, batch: int, num_frames: int, image_size: int,
 
   Returns:
     dict: `video` float32 [B, T, S, S, 1] in [0, 1]; `masks` uint8
-    [B, T, S, S] with the labels of `data.clip.LABELS`.
+    [B, T, S, S] with the labels of `clip.LABELS`.
   """
   pool_key, clip_key = jax.random.split(key)
   pool = jax.random.normal(pool_key, (_POOL,))
   video, masks = jax.lax.map(
-      functools.partial(_one_clip, pool=pool, num_frames=num_frames,
-                        image_size=image_size, config=config),
-      jax.random.split(clip_key, batch), batch_size=min(batch, 8))
+    functools.partial(
+      _one_clip,
+      pool=pool,
+      num_frames=num_frames,
+      image_size=image_size,
+      config=config,
+    ),
+    jax.random.split(clip_key, batch),
+    batch_size=min(batch, 8),
+  )
   return {'video': video, 'masks': masks}
 
 
 @functools.cache
-def jitted(batch: int, num_frames: int, image_size: int,
-           config: PhantomConfig):
+def jitted(batch: int, num_frames: int, image_size: int, config: PhantomConfig):
   """Returns a compiled `key -> dict` for one set of static sizes."""
-  return jax.jit(functools.partial(
-      random_clips, batch=batch, num_frames=num_frames,
-      image_size=image_size, config=config))
+  return jax.jit(
+    functools.partial(
+      random_clips,
+      batch=batch,
+      num_frames=num_frames,
+      image_size=image_size,
+      config=config,
+    )
+  )

@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from echoforge_jax import __version__
-from echoforge_jax.data.camus import PHANTOM_FILE
 from echoforge_jax.errors import InputError
+from echoforge_jax.formats.camus import PHANTOM_FILE
 
 TRUTH_FILE = PHANTOM_FILE
 _SECONDS_BETWEEN = 5.0
@@ -30,10 +30,14 @@ def check_counts(num_patients: int, seed: int) -> None:
 
 def identity_of(config, **fields) -> dict:
   """What must be equal for a run to continue another: JSON-ready."""
-  fields_of_config = dataclasses.asdict(config) if dataclasses.is_dataclass(
-      config) else config
-  return {'generator': f'echoforge_jax {__version__}', **fields,
-          'config': json.loads(json.dumps(fields_of_config, default=_plain))}
+  fields_of_config = (
+    dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
+  )
+  return {
+    'generator': f'echoforge_jax {__version__}',
+    **fields,
+    'config': json.loads(json.dumps(fields_of_config, default=_plain)),
+  }
 
 
 def open_truth(out_dir: Path, identity: dict) -> dict:
@@ -55,26 +59,36 @@ def open_truth(out_dir: Path, identity: dict) -> dict:
       truth = json.loads(path.read_text())
       found = {key: truth[key] for key in (*identity, 'patients')}
     except (ValueError, KeyError, TypeError) as error:
-      raise InputError(f'{path}: not a phantom\'s truth file ({error}); '
-                       'remedy: choose another --out') from error
+      raise InputError(
+        f"{path}: not a phantom's truth file ({error}); "
+        'remedy: choose another --out'
+      ) from error
     differs = [key for key in identity if found[key] != identity[key]]
     if differs:
-      raise InputError(f'{path}: an earlier phantom with another '
-                       f'{", ".join(differs)} is here; remedy: choose another '
-                       '--out, or delete this one')
+      raise InputError(
+        f'{path}: an earlier phantom with another '
+        f'{", ".join(differs)} is here; remedy: choose another '
+        '--out, or delete this one'
+      )
     return truth
   if out_dir.exists() and not out_dir.is_dir():
-    raise InputError(f'{out_dir}: is a file; wanted a new or empty folder; '
-                     'remedy: choose another --out')
+    raise InputError(
+      f'{out_dir}: is a file; wanted a new or empty folder; '
+      'remedy: choose another --out'
+    )
   if out_dir.exists() and any(out_dir.iterdir()):
-    raise InputError(f'{out_dir}: holds files but no {TRUTH_FILE}; wanted a '
-                     'new or empty folder; remedy: choose another --out')
+    raise InputError(
+      f'{out_dir}: holds files but no {TRUTH_FILE}; wanted a '
+      'new or empty folder; remedy: choose another --out'
+    )
   truth = {**identity, 'patients': {}}
   try:
     write_truth(out_dir, truth)
   except OSError as error:
-    raise InputError(f'{out_dir}: cannot be written ({error.strerror}); '
-                     'remedy: choose another --out') from error
+    raise InputError(
+      f'{out_dir}: cannot be written ({error.strerror}); '
+      'remedy: choose another --out'
+    ) from error
   return truth
 
 
@@ -101,9 +115,15 @@ def write_atomically(path: Path, text: str) -> None:
   os.replace(partial, path)
 
 
-def make_patients(make: Callable[[tuple], tuple[str, dict]],
-                  jobs: list[tuple], truth: dict, out_dir: Path, *,
-                  num_workers: int, progress: bool) -> None:
+def make_patients(
+  make: Callable[[tuple], tuple[str, dict]],
+  jobs: list[tuple],
+  truth: dict,
+  out_dir: Path,
+  *,
+  num_workers: int,
+  progress: bool,
+) -> None:
   """Makes what is missing; the truth file grows with every patient.
 
   Args:
@@ -115,8 +135,13 @@ def make_patients(make: Callable[[tuple], tuple[str, dict]],
     progress: shows a bar.
   """
   total = truth['num_patients']
-  with tqdm(total=total, initial=total - len(jobs), unit='patient',
-            desc=f'phantom {out_dir}', disable=not progress) as bar:
+  with tqdm(
+    total=total,
+    initial=total - len(jobs),
+    unit='patient',
+    desc=f'phantom {out_dir}',
+    disable=not progress,
+  ) as bar:
     written = time.monotonic()
     try:
       for patient, facts in _run(make, jobs, num_workers):
@@ -137,7 +162,8 @@ def _run(make, jobs, num_workers) -> Iterator[tuple[str, dict]]:
   # A forked copy of a process in which JAX has started threads may hang.
   context = multiprocessing.get_context('spawn')
   with concurrent.futures.ProcessPoolExecutor(
-      min(num_workers, len(jobs)), mp_context=context) as pool:
+    min(num_workers, len(jobs)), mp_context=context
+  ) as pool:
     tasks = [pool.submit(make, job) for job in jobs]
     try:
       for task in concurrent.futures.as_completed(tasks):

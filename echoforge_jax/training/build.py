@@ -23,7 +23,7 @@ from echoforge_jax.training import objectives, schedules, steps
 from echoforge_jax.training import optimizer as optimizer_lib
 from echoforge_jax.training import state as state_lib
 from echoforge_jax.training import validation as validation_lib
-from echoforge_jax.training.objective import Objective
+from echoforge_jax.training.objectives.base import Objective
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
@@ -39,6 +39,7 @@ class Parts:
     eval_step: (state, batch) -> sums and counts, pure.
     batch_keys: fields of a batch that the step reads.
   """
+
   model: nn.Module
   create_state: Callable[[], state_lib.TrainState]
   train_step: Callable[..., Any]
@@ -53,26 +54,35 @@ def make_model(config: ConfigDict) -> nn.Module:
     InputError: for a missing field, an unknown dtype, model or option.
   """
   from echoforge_jax.models import build_model  # Only where a model is built.
+
   lacking = [name for name in ('dtype', 'model', 'data') if name not in config]
   if lacking or 'classes' not in config.data or 'name' not in config.model:
     raise InputError(
-        f'the config lacks {", ".join(lacking) or "model.name or data.classes"}'
-        '; wanted one as training writes it: restore config.json, or start a '
-        'new workdir')
+      f'the config lacks {", ".join(lacking) or "model.name or data.classes"}'
+      '; wanted one as training writes it: restore config.json, or start a '
+      'new workdir'
+    )
   if config.dtype not in DTYPES:
-    raise InputError(f'config.dtype is {config.dtype!r}; choose one of '
-                     f'{", ".join(DTYPES)}')
+    raise InputError(
+      f'config.dtype is {config.dtype!r}; choose one of {", ".join(DTYPES)}'
+    )
   options = config.model.to_dict()
   name = options.pop('name')
-  return build_model(name, num_classes=len(config.data.classes),
-                     dtype=DTYPES[config.dtype], **options)
+  return build_model(
+    name,
+    num_classes=len(config.data.classes),
+    dtype=DTYPES[config.dtype],
+    **options,
+  )
 
 
-def make_optimizer(config: ConfigDict) -> tuple[
-    optax.GradientTransformation, Callable[[Array], Array]]:
+def make_optimizer(
+  config: ConfigDict,
+) -> tuple[optax.GradientTransformation, Callable[[Array], Array]]:
   """Builds `config.optimizer` and its learning-rate schedule."""
   return optimizer_lib.make_optimizer(
-      num_steps=config.num_steps, **config.optimizer.to_dict())
+    num_steps=config.num_steps, **config.optimizer.to_dict()
+  )
 
 
 def make_objective(config: ConfigDict) -> Objective:
@@ -81,15 +91,19 @@ def make_objective(config: ConfigDict) -> Objective:
   name = options.pop('name')
   # A sparsely labeled clip always has two labeled frames; only a clip without
   # any label needs pseudo-labels for all of its frames.
-  sparse = (config.data.supervision == 'sparse'
-            and not config.unlabeled_batch_size)
+  sparse = (
+    config.data.supervision == 'sparse' and not config.unlabeled_batch_size
+  )
   return objectives.make_objective(
-      name, num_unlabeled=config.data.num_frames - 2 if sparse else None,
-      **options)
+    name,
+    num_unlabeled=config.data.num_frames - 2 if sparse else None,
+    **options,
+  )
 
 
-def make_schedule(config: ConfigDict) -> Callable[
-    [Array], schedules.ScheduleValues]:
+def make_schedule(
+  config: ConfigDict,
+) -> Callable[[Array], schedules.ScheduleValues]:
   """Builds FlameRise from `config.semi.flame_rise`."""
   try:
     flame_rise = schedules.FlameRise(**config.semi.flame_rise.to_dict())
@@ -98,8 +112,9 @@ def make_schedule(config: ConfigDict) -> Callable[
   return functools.partial(flame_rise, num_steps=config.num_steps)
 
 
-def make_parts(config: ConfigDict, model: nn.Module | None = None,
-               mesh: Mesh | None = None) -> Parts:
+def make_parts(
+  config: ConfigDict, model: nn.Module | None = None, mesh: Mesh | None = None
+) -> Parts:
   """Builds everything that is jitted.
 
   Args:
@@ -113,23 +128,30 @@ def make_parts(config: ConfigDict, model: nn.Module | None = None,
   objective = make_objective(config)
   labeled, unlabeled = config.batch_size, config.unlabeled_batch_size
   data = config.data
-  video = jnp.zeros(
-      (1, data.num_frames, data.image_size, data.image_size, 1))
+  video = jnp.zeros((1, data.num_frames, data.image_size, data.image_size, 1))
   return Parts(
+    model=model,
+    create_state=functools.partial(
+      state_lib.create_train_state,
       model=model,
-      create_state=functools.partial(
-          state_lib.create_train_state, model=model, tx=tx, seed=config.seed,
-          video=video),
-      train_step=steps.make_train_step(
-          model=model, tx=tx, objective=objective,
-          schedule=make_schedule(config),
-          ema=functools.partial(schedules.ema_decay,
-                                decay=config.semi.ema_decay),
-          learning_rate=learning_rate, mesh=mesh,
-          grad_accum_steps=config.get('grad_accum_steps', 1),
-          mixture=(labeled + unlabeled) // math.gcd(labeled, unlabeled)),
-      eval_step=steps.make_eval_step(model=model, mesh=mesh),
-      batch_keys=objective.batch_keys)
+      tx=tx,
+      seed=config.seed,
+      video=video,
+    ),
+    train_step=steps.make_train_step(
+      model=model,
+      tx=tx,
+      objective=objective,
+      schedule=make_schedule(config),
+      ema=functools.partial(schedules.ema_decay, decay=config.semi.ema_decay),
+      learning_rate=learning_rate,
+      mesh=mesh,
+      grad_accum_steps=config.get('grad_accum_steps', 1),
+      mixture=(labeled + unlabeled) // math.gcd(labeled, unlabeled),
+    ),
+    eval_step=steps.make_eval_step(model=model, mesh=mesh),
+    batch_keys=objective.batch_keys,
+  )
 
 
 def check(config: ConfigDict) -> None:
@@ -138,14 +160,22 @@ def check(config: ConfigDict) -> None:
   Args:
     config: a config of `configs/`.
   """
-  for name, least in (('num_steps', 1), ('batch_size', 1),
-                      ('unlabeled_batch_size', 0), ('grad_accum_steps', 1),
-                      ('log_every', 1),
-                      ('checkpoint_every', 1), ('keep_checkpoints', 1),
-                      ('eval.every', 0), ('eval.max_clips', 0),
-                      ('eval.batch_size', 1), ('model.memory_frames', 0),
-                      ('data.num_workers', 0), ('data.cache_mb', 0),
-                      ('optimizer.clip_norm', 0)):
+  for name, least in (
+    ('num_steps', 1),
+    ('batch_size', 1),
+    ('unlabeled_batch_size', 0),
+    ('grad_accum_steps', 1),
+    ('log_every', 1),
+    ('checkpoint_every', 1),
+    ('keep_checkpoints', 1),
+    ('eval.every', 0),
+    ('eval.max_clips', 0),
+    ('eval.batch_size', 1),
+    ('model.memory_frames', 0),
+    ('data.num_workers', 0),
+    ('data.cache_mb', 0),
+    ('optimizer.clip_norm', 0),
+  ):
     value = config
     for part in name.split('.'):
       value = value.get(part, least)  # A model may lack an option.
@@ -153,60 +183,86 @@ def check(config: ConfigDict) -> None:
       raise InputError(f'config.{name} is {value}; wanted at least {least}')
   dropout = config.model.get('dropout', 0.0)
   if not 0 <= dropout < 1:
-    raise InputError(f'config.model.dropout is {dropout}; wanted a number in '
-                     '[0, 1)')
+    raise InputError(
+      f'config.model.dropout is {dropout}; wanted a number in [0, 1)'
+    )
   augment_on = config.data.get('augment_on', 'host')
   if augment_on not in ('host', 'device'):
-    raise InputError(f'config.data.augment_on is {augment_on!r}; wanted '
-                     "'host' or 'device'")
+    raise InputError(
+      f"config.data.augment_on is {augment_on!r}; wanted 'host' or 'device'"
+    )
   scores = validation_lib.score_names(config.data.classes)
   if config.eval.best_metric not in ('', *scores):
-    raise InputError(f'config.eval.best_metric is {config.eval.best_metric!r};'
-                     f' choose one of {", ".join(scores)}, or \'\'')
-  if not 0 <= config.semi.ema_decay < 1:
-    raise InputError(f'config.semi.ema_decay is {config.semi.ema_decay}; '
-                     'wanted a number in [0, 1)')
-  goal = config.objective
-  if goal.name == 'echoforge' and not config.model.get('use_cpr', False) and (
-      goal.pseudo_labels == 'reforged' or goal.episodic_weight):
     raise InputError(
-        'config.objective.pseudo_labels is '
-        f'{goal.pseudo_labels!r} and config.objective.episodic_weight is '
-        f'{goal.episodic_weight} for a model without CPR (config.model.use_cpr)'
-        '; set them to plain and to 0, or choose another objective')
+      f'config.eval.best_metric is {config.eval.best_metric!r};'
+      f" choose one of {', '.join(scores)}, or ''"
+    )
+  if not 0 <= config.semi.ema_decay < 1:
+    raise InputError(
+      f'config.semi.ema_decay is {config.semi.ema_decay}; '
+      'wanted a number in [0, 1)'
+    )
+  goal = config.objective
+  if (
+    goal.name == 'echoforge'
+    and not config.model.get('use_cpr', False)
+    and (goal.pseudo_labels == 'reforged' or goal.episodic_weight)
+  ):
+    raise InputError(
+      'config.objective.pseudo_labels is '
+      f'{goal.pseudo_labels!r} and config.objective.episodic_weight is '
+      f'{goal.episodic_weight} for a model without CPR (config.model.use_cpr)'
+      '; set them to plain and to 0, or choose another objective'
+    )
   if not config.data.classes:
-    raise InputError('config.data.classes is empty; name at least one of lv, '
-                     'myo, la')
+    raise InputError(
+      'config.data.classes is empty; name at least one of lv, myo, la'
+    )
   if config.data.num_frames < 2:
-    raise InputError(f'config.data.num_frames is {config.data.num_frames}; a '
-                     'clip needs at least ED and ES')
+    raise InputError(
+      f'config.data.num_frames is {config.data.num_frames}; a '
+      'clip needs at least ED and ES'
+    )
 
 
-def make_iterator(config: ConfigDict, *, process_index: int,
-                  process_count: int) -> Any:
+def make_iterator(
+  config: ConfigDict, *, process_index: int, process_count: int
+) -> Any:
   """Builds this process's endless iterator over training batches."""
   from echoforge_jax.data import pipeline
+
   data = config.data
   return pipeline.make_train_iterator(
-      data_dir=data.data_dir, dataset=data.dataset,
-      image_size=data.image_size, num_frames=data.num_frames,
-      batch_size=mesh_lib.local_batch_size(
-          'batch_size', config.batch_size, process_count),
-      unlabeled_batch_size=mesh_lib.local_batch_size(
-          'unlabeled_batch_size', config.unlabeled_batch_size, process_count),
-      seed=config.seed, classes=tuple(data.classes),
-      supervision=data.supervision, label_fraction=data.label_fraction,
-      label_seed=data.label_seed, split_scheme=data.split_scheme,
-      augmentation=data.augmentation.to_dict(),
-      # Configs of older runs lack both.
-      augment_on=data.get('augment_on', 'host'),
-      cache_mb=data.get('cache_mb', 0), stream=_stream(data),
-      process_index=process_index, process_count=process_count,
-      num_workers=data.num_workers)
+    data_dir=data.data_dir,
+    dataset=data.dataset,
+    image_size=data.image_size,
+    num_frames=data.num_frames,
+    batch_size=mesh_lib.local_batch_size(
+      'batch_size', config.batch_size, process_count
+    ),
+    unlabeled_batch_size=mesh_lib.local_batch_size(
+      'unlabeled_batch_size', config.unlabeled_batch_size, process_count
+    ),
+    seed=config.seed,
+    classes=tuple(data.classes),
+    supervision=data.supervision,
+    label_fraction=data.label_fraction,
+    label_seed=data.label_seed,
+    split_scheme=data.split_scheme,
+    augmentation=data.augmentation.to_dict(),
+    # Configs of older runs lack both.
+    augment_on=data.get('augment_on', 'host'),
+    cache_mb=data.get('cache_mb', 0),
+    stream=_stream(data),
+    process_index=process_index,
+    process_count=process_count,
+    num_workers=data.num_workers,
+  )
 
 
-def make_loader(config: ConfigDict, keys: Sequence[str], split: NamedSharding
-                ) -> Callable[[Mapping[str, np.ndarray]], dict[str, Array]]:
+def make_loader(
+  config: ConfigDict, keys: Sequence[str], split: NamedSharding
+) -> Callable[[Mapping[str, np.ndarray]], dict[str, Array]]:
   """Builds the way of a batch from `make_iterator` into the training step.
 
   Where `config.data.augment_on` is 'device', views are drawn on the way, by a
@@ -222,23 +278,35 @@ def make_loader(config: ConfigDict, keys: Sequence[str], split: NamedSharding
   """
   if config.data.get('augment_on', 'host') == 'host':  # Older configs lack it.
     return lambda batch: mesh_lib.put_batch(
-        {key: batch[key] for key in keys}, split)
-  from echoforge_jax.data import device_views, transforms
+      {key: batch[key] for key in keys}, split
+    )
+  from echoforge_jax.data import augment as device_views
+  from echoforge_jax.data import transforms
+
   views = device_views.make_views(
-      transforms.AugmentConfig.from_mapping(config.data.augmentation.to_dict()),
-      split, keys)
+    transforms.AugmentConfig.from_mapping(config.data.augmentation.to_dict()),
+    split,
+    keys,
+  )
   return lambda batch: views(mesh_lib.put_batch(batch, split))
 
 
 def make_validation(config: ConfigDict) -> Iterable[Mapping[str, Any]]:
   """Validation clips of `config.data`, as `pipeline.eval_clips` gives them."""
   from echoforge_jax.data import pipeline
+
   data = config.data
   return pipeline.eval_clips(
-      data_dir=data.data_dir, dataset=data.dataset,
-      image_size=data.image_size, num_frames=data.num_frames,
-      split='validation', classes=tuple(data.classes), sampler='linspace',
-      split_scheme=data.split_scheme, stream=_stream(data))
+    data_dir=data.data_dir,
+    dataset=data.dataset,
+    image_size=data.image_size,
+    num_frames=data.num_frames,
+    split='validation',
+    classes=tuple(data.classes),
+    sampler='linspace',
+    split_scheme=data.split_scheme,
+    stream=_stream(data),
+  )
 
 
 def _stream(data: ConfigDict) -> dict | None:

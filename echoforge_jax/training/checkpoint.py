@@ -29,60 +29,46 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.training import bundle
+from echoforge_jax.models import network_file as bundle
 from echoforge_jax.training.state import TrainState
+from echoforge_jax.training.workdir import DIRECTORY, read_config, workdir_path
 
-CONFIG_FILE = 'config.json'
-DIRECTORY = 'checkpoints'
 ITEMS = ('student', 'teacher', 'training', 'data')
 # Orbax writes this file into a step's directory before it renames it.
 _COMPLETE = '_CHECKPOINT_METADATA'
-# Fields that do not change what is learned; they may differ on resume.
-RUNTIME_FIELDS = ('log_every', 'checkpoint_every', 'keep_checkpoints',
-                  'compilation_cache', 'cpu_devices', 'eval',
-                  'num_devices', 'fsdp', 'data.num_workers',
-                  'data.cache_mb')
-# What fields mean that configs of older runs lack.
-ADDED_FIELDS = {'data.augment_on': 'host', 'grad_accum_steps': 1}
 
 
 class SaveError(RuntimeError):
   """A checkpoint that could not be written; the message says what is left."""
 
 
-def workdir_path(workdir: epath.PathLike) -> epath.Path:
-  """A workdir as a path: absolute, or a bucket's address as it is.
-
-  Args:
-    workdir: directory, or `gs://bucket/folder`.
-
-  Returns:
-    The path.
-  """
-  path = epath.Path(workdir)
-  return path if '://' in str(path) else epath.Path(path.absolute())
-
-
 def _is_complete(directory: epath.Path) -> bool:
   return (directory / _COMPLETE).is_file() and all(
-      (directory / item).is_dir() for item in ITEMS)
+    (directory / item).is_dir() for item in ITEMS
+  )
 
 
 def _as_items(state: TrainState) -> dict[str, dict]:
   return {
-      'student': {'params': state.params, 'batch_stats': state.batch_stats},
-      'teacher': {'params': state.teacher_params,
-                  'batch_stats': state.teacher_batch_stats},
-      'training': {'step': state.step, 'opt_state': state.opt_state,
-                   'rng': state.rng},
+    'student': {'params': state.params, 'batch_stats': state.batch_stats},
+    'teacher': {
+      'params': state.teacher_params,
+      'batch_stats': state.teacher_batch_stats,
+    },
+    'training': {
+      'step': state.step,
+      'opt_state': state.opt_state,
+      'rng': state.rng,
+    },
   }
 
 
 class Checkpointer:
   """Saves and restores a training state and its data iterator together."""
 
-  def __init__(self, workdir: epath.PathLike, *, keep: int = 2,
-               best_metric: str = ''):
+  def __init__(
+    self, workdir: epath.PathLike, *, keep: int = 2, best_metric: str = ''
+  ):
     """Opens `workdir/checkpoints`, creating it.
 
     A step's directory that is not complete (an interrupted copy, say) is set
@@ -100,23 +86,36 @@ class Checkpointer:
     managers = ocp.checkpoint_managers
     policies = [managers.LatestN(n=keep)]
     if best_metric:
-      policies.append(managers.BestN(
-          get_metric_fn=lambda metrics: metrics[best_metric], n=1,
-          keep_checkpoints_without_metrics=False))
+      policies.append(
+        managers.BestN(
+          get_metric_fn=lambda metrics: metrics[best_metric],
+          n=1,
+          keep_checkpoints_without_metrics=False,
+        )
+      )
     _keep_orbax_quiet()
     self._root = root
     self._manager = ocp.CheckpointManager(
-        root, options=ocp.CheckpointManagerOptions(
-            preservation_policy=managers.AnyPreservationPolicy(policies),
-            save_decision_policy=managers.FixedIntervalPolicy(1),
-            cleanup_tmp_directories=True, enable_async_checkpointing=True))
+      root,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=managers.AnyPreservationPolicy(policies),
+        save_decision_policy=managers.FixedIntervalPolicy(1),
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=True,
+      ),
+    )
 
   def latest_step(self) -> int | None:
     """The latest complete step, or None."""
     return self._manager.latest_step()
 
-  def save(self, step: int, state: TrainState, iterator: Any,
-           metrics: Mapping[str, float] | None = None) -> None:
+  def save(
+    self,
+    step: int,
+    state: TrainState,
+    iterator: Any,
+    metrics: Mapping[str, float] | None = None,
+  ) -> None:
     """Starts saving; returns when the device and the iterator may go on.
 
     Args:
@@ -133,15 +132,21 @@ class Checkpointer:
     if step in self._manager.all_steps():
       return
     self._check_space(state)
-    items = {name: ocp.args.StandardSave(tree)
-             for name, tree in _as_items(state).items()}
+    items = {
+      name: ocp.args.StandardSave(tree)
+      for name, tree in _as_items(state).items()
+    }
     items['data'] = ocp.args.JsonSave(iterator.get_state())
     with self._saving():
-      self._manager.save(step, args=ocp.args.Composite(**items),
-                         metrics=dict(metrics) if metrics else None)
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(**items),
+        metrics=dict(metrics) if metrics else None,
+      )
 
-  def restore(self, step: int, abstract_state: TrainState,
-              iterator: Any) -> TrainState:
+  def restore(
+    self, step: int, abstract_state: TrainState, iterator: Any
+  ) -> TrainState:
     """Restores a state, and the iterator in place.
 
     Args:
@@ -158,25 +163,32 @@ class Checkpointer:
     """
     wanted = _as_items(abstract_state)
     for item, tree in wanted.items():
-      _check_tree(self._root / str(step) / item, tree,
-                  _saved_tree(self._root, step, item))
-    items = {name: ocp.args.StandardRestore(tree)
-             for name, tree in wanted.items()}
+      _check_tree(
+        self._root / str(step) / item, tree, _saved_tree(self._root, step, item)
+      )
+    items = {
+      name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()
+    }
     restored = self._manager.restore(step, args=ocp.args.Composite(**items))
     try:
-      data = self._manager.restore(step, args=ocp.args.Composite(
-          data=ocp.args.JsonRestore()))['data']
+      data = self._manager.restore(
+        step, args=ocp.args.Composite(data=ocp.args.JsonRestore())
+      )['data']
       iterator.set_state(data)
     except (KeyError, OSError, TypeError, ValueError) as error:
       raise InputError(
-          f'{self._root / str(step) / "data"}: this position in the data does '
-          f'not fit the input pipeline ({error}); resume with the version that '
-          'saved it, or start a new workdir') from error
+        f'{self._root / str(step) / "data"}: this position in the data does '
+        f'not fit the input pipeline ({error}); resume with the version that '
+        'saved it, or start a new workdir'
+      ) from error
     student, teacher = restored['student'], restored['teacher']
     return abstract_state.replace(
-        params=student['params'], batch_stats=student['batch_stats'],
-        teacher_params=teacher['params'],
-        teacher_batch_stats=teacher['batch_stats'], **restored['training'])
+      params=student['params'],
+      batch_stats=student['batch_stats'],
+      teacher_params=teacher['params'],
+      teacher_batch_stats=teacher['batch_stats'],
+      **restored['training'],
+    )
 
   def reached_preemption(self, step: int) -> bool:
     """True once every process of a run has learned of a preemption."""
@@ -189,7 +201,8 @@ class Checkpointer:
     tells at that very step only: a run that starts later would never hear.
     """
     return jax.process_count() > 1 and any(
-        self.reached_preemption(earlier) for earlier in range(step + 1))
+      self.reached_preemption(earlier) for earlier in range(step + 1)
+    )
 
   def wait(self) -> None:
     """Waits until the checkpoint being written is complete.
@@ -204,21 +217,31 @@ class Checkpointer:
     """Stops before a write that cannot succeed: it would leave half of it."""
     if '://' in str(self._root):
       return
-    needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize
-                 for leaf in jax.tree.leaves(state))
+    needed = sum(
+      math.prod(leaf.shape) * leaf.dtype.itemsize
+      for leaf in jax.tree.leaves(state)
+    )
     free = shutil.disk_usage(self._root).free
     if free < needed:
       raise self._save_error(
-          f'{needed / 1e6:.1f} MB wanted, {free / 1e6:.1f} MB free')
+        f'{needed / 1e6:.1f} MB wanted, {free / 1e6:.1f} MB free'
+      )
 
   def _save_error(self, reason: str) -> SaveError:
-    whole = sorted(int(path.name) for path in self._root.iterdir()
-                   if path.name.isdigit() and _is_complete(path))
-    kept = (f'step {whole[-1]} is the last whole checkpoint' if whole
-            else 'there is no whole checkpoint yet')
+    whole = sorted(
+      int(path.name)
+      for path in self._root.iterdir()
+      if path.name.isdigit() and _is_complete(path)
+    )
+    kept = (
+      f'step {whole[-1]} is the last whole checkpoint'
+      if whole
+      else 'there is no whole checkpoint yet'
+    )
     return SaveError(
-        f'{self._root}: a checkpoint could not be written ({reason}); {kept}. '
-        'Free space, or make it writable, and run the same command again')
+      f'{self._root}: a checkpoint could not be written ({reason}); {kept}. '
+      'Free space, or make it writable, and run the same command again'
+    )
 
   @contextlib.contextmanager
   def _saving(self) -> Iterator[None]:
@@ -250,8 +273,14 @@ def _keep_orbax_quiet() -> None:
 def _reason(error: BaseException) -> str:
   """The system's own words where an exception has them, in one line."""
   text = str(error)
-  for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS,
-               errno.EACCES, errno.EIO):
+  for code in (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EIO,
+  ):
     if os.strerror(code) in text:
       return os.strerror(code)
   return next(iter(text.strip().splitlines()), type(error).__name__)[:200]
@@ -263,15 +292,17 @@ def _set_aside_incomplete(root: epath.Path) -> None:
       aside = root / f'incomplete_{directory.name}'
       while aside.exists():  # Not the first of this step.
         aside = aside.with_name(aside.name + '_')
-      logging.warning('%s is not a complete checkpoint; moved to %s',
-                      directory, aside)
+      logging.warning(
+        '%s is not a complete checkpoint; moved to %s', directory, aside
+      )
       directory.rename(aside)
 
 
 def _flat(tree: Any) -> dict[str, Any]:
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {
-      '/'.join(_key_name(key) for key in path): leaf for path, leaf in leaves}
+    '/'.join(_key_name(key) for key in path): leaf for path, leaf in leaves
+  }
 
 
 def _key_name(key: Any) -> str:
@@ -283,138 +314,33 @@ def _key_name(key: Any) -> str:
 
 def _saved_tree(root: epath.Path, step: int, item: str) -> Any:
   """Shapes and dtypes of a saved item, as nested dictionaries."""
-  return ocp.StandardCheckpointHandler().metadata(
-      root / str(step) / item).tree
+  return ocp.StandardCheckpointHandler().metadata(root / str(step) / item).tree
 
 
 def _check_tree(where: epath.Path, wanted: Any, saved: Any) -> None:
   """Raises an `InputError` naming what differs between two trees."""
   wanted, saved = _flat(wanted), _flat(saved)
-  problems = [f'{path}: not in the checkpoint'
-              for path in wanted if path not in saved]
-  problems += [f'{path}: in the checkpoint only'
-               for path in saved if path not in wanted]
+  problems = [
+    f'{path}: not in the checkpoint' for path in wanted if path not in saved
+  ]
+  problems += [
+    f'{path}: in the checkpoint only' for path in saved if path not in wanted
+  ]
   for path in wanted.keys() & saved.keys():
     if jax.dtypes.issubdtype(wanted[path].dtype, jax.dtypes.prng_key):
       continue
     if tuple(wanted[path].shape) != tuple(saved[path].shape):
-      problems.append(f'{path}: shape {tuple(saved[path].shape)} in the '
-                      f'checkpoint, {tuple(wanted[path].shape)} in the model')
+      problems.append(
+        f'{path}: shape {tuple(saved[path].shape)} in the '
+        f'checkpoint, {tuple(wanted[path].shape)} in the model'
+      )
   if problems:
     shown = '; '.join(sorted(problems)[:4])
     more = f' (and {len(problems) - 4} more)' if len(problems) > 4 else ''
     raise InputError(
-        f'{where} does not fit the model: {shown}{more}. Use the config it '
-        'was trained with, or start a new workdir')
-
-
-def config_to_json(config: ConfigDict) -> str:
-  """The resolved config as sorted JSON."""
-  return json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n'
-
-
-def _tuples(value: Any) -> Any:
-  """JSON's lists as tuples, so that a config field stays hashable."""
-  if isinstance(value, list):
-    return tuple(_tuples(item) for item in value)
-  if isinstance(value, dict):
-    return {key: _tuples(item) for key, item in value.items()}
-  return value
-
-
-def read_config(workdir: epath.PathLike) -> ConfigDict:
-  """Reads `workdir/config.json`, or a bundle's config, locked.
-
-  Raises:
-    InputError: where there is none, it is not JSON, or it is not a config.
-  """
-  if bundle.is_bundle(workdir):
-    return ConfigDict(_tuples(bundle.read(workdir)[1]['config'])).lock()
-  path = workdir_path(workdir) / CONFIG_FILE
-  try:
-    text = path.read_text()
-  except OSError as error:
-    raise InputError(
-        f'{path}: {error.strerror or error}; wanted the workdir of a training '
-        'run, which holds config.json and checkpoints/') from error
-  try:
-    fields = json.loads(text)
-  except json.JSONDecodeError as error:
-    raise InputError(f'{path} is not JSON ({error}); restore it, or start a '
-                     'new workdir') from error
-  if not isinstance(fields, Mapping):
-    raise InputError(f'{path}: found {type(fields).__name__}, wanted an '
-                     'object; restore it, or start a new workdir')
-  return ConfigDict(_tuples(fields)).lock()
-
-
-def _flat_config(value: Mapping, prefix: str = '') -> dict[str, Any]:
-  flat = {}
-  for key, item in value.items():
-    if isinstance(item, Mapping) and item:
-      flat |= _flat_config(item, f'{prefix}{key}.')
-    else:
-      flat[prefix + key] = item
-  return flat
-
-
-def _holds_a_checkpoint(workdir: epath.Path) -> bool:
-  root = workdir / DIRECTORY
-  return root.is_dir() and any(path.name.isdigit() for path in root.iterdir())
-
-
-def claim_workdir(workdir: epath.PathLike, config: ConfigDict) -> None:
-  """Writes the config into a new workdir, or checks it against the old one.
-
-  A run that ended before its first checkpoint, on a wrong `init_from` for
-  instance, left nothing to resume: its config is replaced.
-
-  Args:
-    workdir: the run's directory; created.
-    config: the resolved config.
-
-  Raises:
-    InputError: where the workdir cannot be used or belongs to a run whose
-      config differs in more than `RUNTIME_FIELDS`, naming the fields.
-  """
-  path = workdir_path(workdir) / CONFIG_FILE
-  try:
-    resumes = _holds_a_checkpoint(path.parent)
-    if resumes and not path.is_file():
-      raise InputError(
-          f'{path}: not there, but {path.parent / DIRECTORY} holds checkpoints '
-          'of some run; wanted both or neither: restore config.json, or start '
-          'in another --workdir')
-  except OSError as error:
-    raise InputError(
-        f'--workdir {workdir} cannot be read ({error.strerror or error}); '
-        'choose a directory you may read and write') from error
-  if resumes:
-    found = ADDED_FIELDS | _flat_config(
-        read_config(workdir_path(workdir)).to_dict())
-    wanted = _flat_config(_tuples(json.loads(config_to_json(config))))
-    differing = [
-        f'{name} is {found.get(name, "absent")!r} there and '
-        f'{wanted.get(name, "absent")!r} now'
-        for name in sorted(found.keys() | wanted.keys())
-        if found.get(name, 'absent') != wanted.get(name, 'absent')
-        and not {name, name.split('.')[0]} & {*RUNTIME_FIELDS}]
-    if differing:
-      raise InputError(
-          f'{path} belongs to a run with another config: '
-          + '; '.join(differing) + '. Use the same values to resume it, or '
-          'another --workdir to start anew')
-  if jax.process_index():
-    return
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(config_to_json(config))
-    temporary.replace(path)
-  except OSError as error:
-    raise InputError(
-        f'--workdir {workdir} cannot be written ({error.strerror or error}); '
-        'choose a directory you may write to') from error
+      f'{where} does not fit the model: {shown}{more}. Use the config it '
+      'was trained with, or start a new workdir'
+    )
 
 
 def fingerprint(workdir: epath.PathLike) -> tuple[int, str]:
@@ -450,18 +376,27 @@ def fingerprint(workdir: epath.PathLike) -> tuple[int, str]:
 
 def _latest(root: epath.Path, items: tuple[str, ...]) -> int:
   """The latest step that is whole and has these items."""
-  steps = [int(path.name) for path in root.iterdir()
-           if path.name.isdigit() and (path / _COMPLETE).is_file()
-           and all((path / item).is_dir() for item in items)
-           ] if root.is_dir() else []
+  steps = (
+    [
+      int(path.name)
+      for path in root.iterdir()
+      if path.name.isdigit()
+      and (path / _COMPLETE).is_file()
+      and all((path / item).is_dir() for item in items)
+    ]
+    if root.is_dir()
+    else []
+  )
   if not steps:
-    raise InputError(f'{root} holds no complete checkpoint; train until the '
-                     'first one is saved (config.checkpoint_every)')
+    raise InputError(
+      f'{root} holds no complete checkpoint; train until the '
+      'first one is saved (config.checkpoint_every)'
+    )
   return max(steps)
 
 
 def restore_for_inference(
-    workdir: epath.PathLike, which: str = 'teacher'
+  workdir: epath.PathLike, which: str = 'teacher'
 ) -> tuple[ConfigDict, dict, int]:
   """Restores one network of a run, without its optimizer.
 
@@ -486,24 +421,33 @@ def restore_for_inference(
     variables, meta = bundle.read(workdir)
     # 'teacher' is what is asked for where nothing is.
     if which == 'student' != meta['which']:
-      raise InputError(f'{workdir}: holds the {meta["which"]} only, found '
-                       f'{which} asked for; leave --which out')
-    return config, jax.device_put(variables, jax.local_devices()[0]), (
-        meta['step'])
+      raise InputError(
+        f'{workdir}: holds the {meta["which"]} only, found '
+        f'{which} asked for; leave --which out'
+      )
+    return (
+      config,
+      jax.device_put(variables, jax.local_devices()[0]),
+      (meta['step']),
+    )
   root = workdir_path(workdir) / DIRECTORY
   step = _latest(root, (which,))
   folder = root / str(step) / which
   sharding = SingleDeviceSharding(jax.local_devices()[0])
   try:
     abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype,
-                                          sharding=sharding),
-        _saved_tree(root, step, which))
+      lambda leaf: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=sharding
+      ),
+      _saved_tree(root, step, which),
+    )
     tree = ocp.StandardCheckpointHandler().restore(
-        folder, args=ocp.args.StandardRestore(abstract))
+      folder, args=ocp.args.StandardRestore(abstract)
+    )
   except Exception as error:  # Whatever the reading library makes of damage.
     raise InputError(
-        f'{folder}: cannot be read ({str(error).strip().splitlines()[0][:200]}'
-        f'); wanted a whole checkpoint: copy it again, or delete '
-        f'{folder.parent} and take an earlier one') from error
+      f'{folder}: cannot be read ({str(error).strip().splitlines()[0][:200]}'
+      f'); wanted a whole checkpoint: copy it again, or delete '
+      f'{folder.parent} and take an earlier one'
+    ) from error
   return config, {name: value for name, value in tree.items() if value}, step

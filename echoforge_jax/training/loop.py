@@ -20,6 +20,7 @@ from echoforge_jax.training import build, checkpoint, steps, warm_start
 from echoforge_jax.training import validation as validation_lib
 from echoforge_jax.training import writers as writers_lib
 from echoforge_jax.training.waiting import InputWait
+from echoforge_jax.training.workdir import claim_workdir, workdir_path
 
 # Share of the time without a batch from which on the console says so.
 MUCH_WAITING = 0.05
@@ -43,6 +44,7 @@ class Outcome:
     compiling: the signal came while the step was being compiled, which cannot
       be interrupted: a thread of this process is still busy with it.
   """
+
   step: int
   signal: int | None
   scores: dict[str, float]
@@ -73,8 +75,10 @@ class _StopSignals:
 
   def __enter__(self) -> '_StopSignals':
     # Python allows handlers in the main thread only.
-    if (jax.process_count() == 1
-        and threading.current_thread() is threading.main_thread()):
+    if (
+      jax.process_count() == 1
+      and threading.current_thread() is threading.main_thread()
+    ):
       for number in (signal.SIGTERM, signal.SIGINT):
         self._previous[number] = signal.signal(number, self._handle)
     return self
@@ -109,9 +113,10 @@ class _MetricLog:
         value = float(metrics[name].total)
         if not math.isfinite(value):
           raise DivergenceError(
-              f'{name} is {value} at step {step}; nothing of this step was '
-              'saved. Lower config.optimizer.learning_rate, set '
-              'config.optimizer.clip_norm to 1, or train in float32')
+            f'{name} is {value} at step {step}; nothing of this step was '
+            'saved. Lower config.optimizer.learning_rate, set '
+            'config.optimizer.clip_norm to 1, or train in float32'
+          )
 
   def flush(self, last: int) -> dict[str, float]:
     """Averages and forgets the steps up to `last`."""
@@ -130,8 +135,11 @@ class _MetricLog:
 def _duration(seconds: float) -> str:
   minutes, seconds = divmod(int(seconds + 0.5), 60)
   hours, minutes = divmod(minutes, 60)
-  return f'{hours}:{minutes:02}:{seconds:02}' if hours else (
-      f'{minutes}:{seconds:02}')
+  return (
+    f'{hours}:{minutes:02}:{seconds:02}'
+    if hours
+    else (f'{minutes}:{seconds:02}')
+  )
 
 
 class _Console:
@@ -152,8 +160,9 @@ class _Console:
     """Starts the clock at `step` updates."""
     self._mark = (step, time.perf_counter())
 
-  def progress(self, step: int, scalars: Mapping[str, float],
-               idle: float) -> None:
+  def progress(
+    self, step: int, scalars: Mapping[str, float], idle: float
+  ) -> None:
     """Prints one line of progress; `idle` seconds went by without a batch."""
     since, start = self._mark
     elapsed = max(time.perf_counter() - start, 1e-9)
@@ -161,9 +170,12 @@ class _Console:
     left = (self._num_steps - step) / max(rate, 1e-9)
     parts = [f'step {step}/{self._num_steps} ({step / self._num_steps:.0%})']
     for label, name in (
-        ('loss', 'loss'), ('dice', 'train_dice'),
-        ('lambda', 'unsupervised_weight'), ('tau', 'threshold'),
-        ('confident', 'confident_share')):
+      ('loss', 'loss'),
+      ('dice', 'train_dice'),
+      ('lambda', 'unsupervised_weight'),
+      ('tau', 'threshold'),
+      ('confident', 'confident_share'),
+    ):
       if name in scalars:
         parts.append(f'{label} {scalars[name]:.3f}')
     parts.append(f'{rate * self._clips:.1f} clips/s')
@@ -175,21 +187,25 @@ class _Console:
 
 def _describe_parameters(params: Any, workdir: epath.Path, console: _Console):
   """Writes clu's table to `parameters.txt`; prints one line a module."""
+
   def count(tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
   if jax.process_index() == 0:
     (workdir / 'parameters.txt').write_text(
-        parameter_overview.get_parameter_overview(
-            params, include_stats=False) + '\n')
-  modules = '  '.join(f'{name} {count(tree):,}'
-                      for name, tree in params.items())
-  console.say(f'parameters: {count(params):,} ({modules}); every one is '
-              f'listed in {workdir / "parameters.txt"}')
+      parameter_overview.get_parameter_overview(params, include_stats=False)
+      + '\n'
+    )
+  modules = '  '.join(
+    f'{name} {count(tree):,}' for name, tree in params.items()
+  )
+  console.say(
+    f'parameters: {count(params):,} ({modules}); every one is '
+    f'listed in {workdir / "parameters.txt"}'
+  )
 
 
-def _in_background(work: Callable[[], Any],
-                   stopped: Callable[[], bool]) -> Any:
+def _in_background(work: Callable[[], Any], stopped: Callable[[], bool]) -> Any:
   """Runs something long that Python cannot interrupt; None if stopped."""
   future = concurrent.futures.Future()
 
@@ -208,22 +224,35 @@ def _in_background(work: Callable[[], Any],
   return None
 
 
-def _compile(train_step, state, batch, sharding, batch_sharding,
-             console: _Console, stopped: Callable[[], bool]):
+def _compile(
+  train_step,
+  state,
+  batch,
+  sharding,
+  batch_sharding,
+  console: _Console,
+  stopped: Callable[[], bool],
+):
   """Compiles the step ahead of time, so that it can never trace again."""
   start = time.perf_counter()
   lowered = steps.jit_train_step(train_step, sharding, batch_sharding).lower(
-      state, batch)
+    state, batch
+  )
   compiled = _in_background(lowered.compile, stopped)
   if compiled is not None:
     console.say(f'compiled in {time.perf_counter() - start:.1f} s')
   return compiled
 
 
-def train(config: ConfigDict, workdir: epath.PathLike, *,
-          model: nn.Module | None = None, iterator: Any = None,
-          validation: Iterable[Mapping[str, Any]] | None = None,
-          verbose: bool = True) -> Outcome:
+def train(
+  config: ConfigDict,
+  workdir: epath.PathLike,
+  *,
+  model: nn.Module | None = None,
+  iterator: Any = None,
+  validation: Iterable[Mapping[str, Any]] | None = None,
+  verbose: bool = True,
+) -> Outcome:
   """Trains a config in a workdir; continues what the workdir holds.
 
   A run that was interrupted, by whatever means, and started again ends with
@@ -252,42 +281,74 @@ def train(config: ConfigDict, workdir: epath.PathLike, *,
   mesh = mesh_lib.make_mesh(config.num_devices, config.get('fsdp', 1))
   clips_per_step = config.batch_size + config.unlabeled_batch_size
   mesh_lib.check_batch(
-      config.batch_size, mesh, config.unlabeled_batch_size,
-      config.get('grad_accum_steps', 1))
+    config.batch_size,
+    mesh,
+    config.unlabeled_batch_size,
+    config.get('grad_accum_steps', 1),
+  )
   batch_sharding = mesh_lib.batch_sharding(mesh)
   primary = jax.process_index() == 0
-  console = _Console(enabled=verbose and primary, num_steps=config.num_steps,
-                     clips_per_step=clips_per_step)
+  console = _Console(
+    enabled=verbose and primary,
+    num_steps=config.num_steps,
+    clips_per_step=clips_per_step,
+  )
   parts = build.make_parts(config, model, mesh)
   sharding = mesh_lib.state_sharding(jax.eval_shape(parts.create_state), mesh)
   # Traced before anything is written: an option that does not fit stops here.
   create_state = jax.jit(parts.create_state, out_shardings=sharding).trace()
   if iterator is None:
     place, count = mesh_lib.process_place(mesh)
-    iterator = build.make_iterator(config, process_index=place,
-                                   process_count=count)
-  workdir = checkpoint.workdir_path(workdir)
-  checkpoint.claim_workdir(workdir, config)
+    iterator = build.make_iterator(
+      config, process_index=place, process_count=count
+    )
+  workdir = workdir_path(workdir)
+  claim_workdir(workdir, config)
   checkpointer = checkpoint.Checkpointer(
-      workdir, keep=config.keep_checkpoints,
-      best_metric=config.eval.best_metric)
-  state, step = _first_state(create_state, checkpointer, iterator, sharding,
-                             config.init_from, parts.model, console)
+    workdir, keep=config.keep_checkpoints, best_metric=config.eval.best_metric
+  )
+  state, step = _first_state(
+    create_state,
+    checkpointer,
+    iterator,
+    sharding,
+    config.init_from,
+    parts.model,
+    console,
+  )
   _describe_parameters(state.params, workdir, console)
   validator = _make_validator(config, parts, validation, mesh, sharding)
   writers = writers_lib.MetricWriters(
-      workdir, start_step=step, is_primary=primary)
+    workdir, start_step=step, is_primary=primary
+  )
   try:
-    return _run(config, parts, state, step, iterator, sharding,
-                batch_sharding, checkpointer, validator, writers, console)
+    return _run(
+      config,
+      parts,
+      state,
+      step,
+      iterator,
+      sharding,
+      batch_sharding,
+      checkpointer,
+      validator,
+      writers,
+      console,
+    )
   finally:
     writers.close()
     checkpointer.close()
 
 
-def _first_state(create_state, checkpointer: checkpoint.Checkpointer,
-                 iterator: Any, sharding, init_from: str, model: nn.Module,
-                 console: _Console):
+def _first_state(
+  create_state,
+  checkpointer: checkpoint.Checkpointer,
+  iterator: Any,
+  sharding,
+  init_from: str,
+  model: nn.Module,
+  console: _Console,
+):
   """The state to start from.
 
   In this order: the latest checkpoint of the workdir; another run's weights or
@@ -296,14 +357,19 @@ def _first_state(create_state, checkpointer: checkpoint.Checkpointer,
   step = checkpointer.latest_step()
   if step is not None:
     abstract = jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        create_state.out_info, sharding)
+      lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+      create_state.out_info,
+      sharding,
+    )
     state = checkpointer.restore(step, abstract, iterator)
     console.say(f'resumed at step {step}')
     return state, step
   # Runs once: on a CPU, optimizing it takes longer than everything it does.
-  options = ({'xla_backend_optimization_level': 0}
-             if jax.default_backend() == 'cpu' else None)
+  options = (
+    {'xla_backend_optimization_level': 0}
+    if jax.default_backend() == 'cpu'
+    else None
+  )
   state = create_state.lower().compile(compiler_options=options)()
   if init_from:
     state = warm_start.from_path(state, init_from, model=model)
@@ -311,8 +377,9 @@ def _first_state(create_state, checkpointer: checkpoint.Checkpointer,
   return state, 0
 
 
-def _make_validator(config: ConfigDict, parts: build.Parts, clips, mesh,
-                    sharding) -> validation_lib.Validator | None:
+def _make_validator(
+  config: ConfigDict, parts: build.Parts, clips, mesh, sharding
+) -> validation_lib.Validator | None:
   if not config.eval.every:
     return None
   if clips is None:
@@ -320,13 +387,26 @@ def _make_validator(config: ConfigDict, parts: build.Parts, clips, mesh,
   # As many clips on every device; the last batch is padded.
   batch_size = -(-config.eval.batch_size // mesh.size) * mesh.size
   batches = validation_lib.stack_clips(
-      clips, batch_size=batch_size, max_clips=config.eval.max_clips)
+    clips, batch_size=batch_size, max_clips=config.eval.max_clips
+  )
   return validation_lib.Validator(
-      parts.eval_step, batches, tuple(config.data.classes), mesh, sharding)
+    parts.eval_step, batches, tuple(config.data.classes), mesh, sharding
+  )
 
 
-def _run(config, parts, state, step, iterator, sharding, batch_sharding,
-         checkpointer, validator, writers, console) -> Outcome:
+def _run(
+  config,
+  parts,
+  state,
+  step,
+  iterator,
+  sharding,
+  batch_sharding,
+  checkpointer,
+  validator,
+  writers,
+  console,
+) -> Outcome:
   """The loop itself; `step` counts the updates that were started."""
   log, scores, compiled = _MetricLog(), {}, None
   load = build.make_loader(config, parts.batch_keys, batch_sharding)
@@ -354,11 +434,20 @@ def _run(config, parts, state, step, iterator, sharding, batch_sharding,
     while step < config.num_steps:
       batch = next_batch()
       if compiled is None:
-        compiled = _compile(parts.train_step, state, batch, sharding,
-                            batch_sharding, console, stop.stopped)
+        compiled = _compile(
+          parts.train_step,
+          state,
+          batch,
+          sharding,
+          batch_sharding,
+          console,
+          stop.stopped,
+        )
         if compiled is None:
-          console.say(f'stopped at step {step} before the step was compiled; '
-                      'run the same command to go on')
+          console.say(
+            f'stopped at step {step} before the step was compiled; '
+            'run the same command to go on'
+          )
           return Outcome(step, stop.received, {}, state, compiling=True)
         console.start(step)
       state, metrics = compiled(state, batch)
@@ -375,10 +464,15 @@ def _run(config, parts, state, step, iterator, sharding, batch_sharding,
       if scores_now:
         scores = scores_now
         writers.write(step, 'eval', scores)
-        console.say(f'step {step}  validation  ' + '  '.join(
-            f'{name} {value:.4f}' for name, value in scores.items()))
-      stopping = (checkpointer.reached_preemption(step)
-                  if jax.process_count() > 1 else stop.stopped())
+        console.say(
+          f'step {step}  validation  '
+          + '  '.join(f'{name} {value:.4f}' for name, value in scores.items())
+        )
+      stopping = (
+        checkpointer.reached_preemption(step)
+        if jax.process_count() > 1
+        else stop.stopped()
+      )
       if last or stopping or step % config.checkpoint_every == 0:
         save(scores_now)
       if stopping and not last:
@@ -389,6 +483,9 @@ def _run(config, parts, state, step, iterator, sharding, batch_sharding,
     jax.block_until_ready(state)
   interrupted = step < config.num_steps
   number = (stop.received or signal.SIGTERM) if interrupted else None
-  console.say(f'stopped at step {step}, saved; run the same command to resume'
-              if interrupted else f'done: {step} steps')
+  console.say(
+    f'stopped at step {step}, saved; run the same command to resume'
+    if interrupted
+    else f'done: {step} steps'
+  )
   return Outcome(step, number, scores, state)

@@ -12,7 +12,7 @@ from jax import Array
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Integer
 
-from echoforge_jax.data.clip import IGNORE
+from echoforge_jax.clip import IGNORE
 
 # Added to both sides of the Dice fraction, in pixels (ours): an empty target
 # met by an empty prediction costs nothing.
@@ -32,6 +32,7 @@ class Term(NamedTuple):
     value: float32 scalar, a mean; 0 where `count` is 0.
     count: float32 scalar, how many frames it is a mean over.
   """
+
   value: Scalar
   count: Scalar
 
@@ -49,7 +50,7 @@ def class_targets(masks: Masks, num_classes: int) -> tuple[Array, Array]:
   """
   masks = masks.astype(jnp.int32)[..., None]
   values = jnp.arange(1, num_classes + 1, dtype=jnp.int32)
-  targets = (masks == values.reshape((1,) * (masks.ndim - 1) + (-1,)))
+  targets = masks == values.reshape((1,) * (masks.ndim - 1) + (-1,))
   return targets.astype(jnp.float32), (masks != IGNORE).astype(jnp.float32)
 
 
@@ -97,15 +98,16 @@ def masked_dice(logits: Logits, targets: Logits, weights: Logits) -> Scalar:
 def _bce_dice(logits: Logits, targets: Logits, weights: Logits) -> Term:
   """BCE + Dice, counted in frames with any weight."""
   logits = logits.astype(jnp.float32)
-  value = (masked_bce(logits, targets, weights)
-           + masked_dice(logits, targets, weights))
+  value = masked_bce(logits, targets, weights) + masked_dice(
+    logits, targets, weights
+  )
   frames = (weights.sum((2, 3, 4)) > 0).astype(jnp.float32)
   return Term(value, frames.sum())
 
 
 def supervised_loss(
-    logits: Logits, masks: Masks,
-    frames: Bool[Array, 'b t'] | None = None) -> Term:
+  logits: Logits, masks: Masks, frames: Bool[Array, 'b t'] | None = None
+) -> Term:
   """BCE + Dice on labeled pixels (paper section 3, loss).
 
   Also the episodic CPR loss (ours), where `logits` are the reforged logits of
@@ -125,8 +127,7 @@ def supervised_loss(
   return _bce_dice(logits, targets, jnp.broadcast_to(valid, logits.shape))
 
 
-def coarse_loss(coarse_logits: Float[Array, 'b t i j k'],
-                masks: Masks) -> Term:
+def coarse_loss(coarse_logits: Float[Array, 'b t i j k'], masks: Masks) -> Term:
   """BCE + Dice of coarse masks against area-averaged labels (ours).
 
   A target is the share of a token's labeled pixels that belong to the class;
@@ -146,21 +147,24 @@ def coarse_loss(coarse_logits: Float[Array, 'b t i j k'],
   rows, columns, classes = coarse_logits.shape[2:]
   if height % rows or width % columns:
     raise ValueError(
-        f'masks of {height}x{width} pixels do not divide into the coarse '
-        f'{rows}x{columns} grid; use an image size that is a multiple of the '
-        'model\'s token stride')
+      f'masks of {height}x{width} pixels do not divide into the coarse '
+      f'{rows}x{columns} grid; use an image size that is a multiple of the '
+      "model's token stride"
+    )
   targets, valid = class_targets(masks, classes)
 
   def area_sum(x: Array) -> Array:
-    blocks = x.reshape(batch, time, rows, height // rows, columns,
-                       width // columns, x.shape[-1])
+    blocks = x.reshape(
+      batch, time, rows, height // rows, columns, width // columns, x.shape[-1]
+    )
     return blocks.sum((3, 5))
 
   labeled = area_sum(valid)
   targets = area_sum(targets * valid) / jnp.maximum(labeled, 1.0)
   weights = labeled / ((height // rows) * (width // columns))
-  return _bce_dice(coarse_logits, targets,
-                   jnp.broadcast_to(weights, coarse_logits.shape))
+  return _bce_dice(
+    coarse_logits, targets, jnp.broadcast_to(weights, coarse_logits.shape)
+  )
 
 
 class PseudoTerm(NamedTuple):
@@ -172,14 +176,18 @@ class PseudoTerm(NamedTuple):
     confident: float32 scalar, counted pixels (times classes).
     candidates: float32 scalar, pixels that could have counted.
   """
+
   value: Scalar
   count: Scalar
   confident: Scalar
   candidates: Scalar
 
 
-def balanced_weights(targets: Logits, confident: Bool[Array, 'b t h w k'],
-                     least: float = LEAST_CONFIDENT) -> Logits:
+def balanced_weights(
+  targets: Logits,
+  confident: Bool[Array, 'b t h w k'],
+  least: float = LEAST_CONFIDENT,
+) -> Logits:
   """Weights of confident pixels that keep both sides of a mask in balance.
 
   Background becomes confident long before a structure does. If every
@@ -212,8 +220,11 @@ def balanced_weights(targets: Logits, confident: Bool[Array, 'b t h w k'],
 
 
 def pseudo_label_loss(
-    logits: Logits, teacher_logits: Logits, frames: Bool[Array, 'b t'],
-    threshold: Scalar | float) -> PseudoTerm:
+  logits: Logits,
+  teacher_logits: Logits,
+  frames: Bool[Array, 'b t'],
+  threshold: Scalar | float,
+) -> PseudoTerm:
   """BCE + Dice against confident pseudo-labels (paper section 3, FlameRise).
 
   With p = sigmoid(teacher logits) the pseudo-label is [p >= 1/2]; a pixel
@@ -236,13 +247,17 @@ def pseudo_label_loss(
   candidates = jnp.broadcast_to(frames[:, :, None, None, None], logits.shape)
   weights = balanced_weights(targets, confident) * candidates
   value, count = _bce_dice(logits, targets, weights)
-  return PseudoTerm(value, count, (weights > 0).sum(dtype=jnp.float32),
-                    candidates.sum(dtype=jnp.float32))
+  return PseudoTerm(
+    value,
+    count,
+    (weights > 0).sum(dtype=jnp.float32),
+    candidates.sum(dtype=jnp.float32),
+  )
 
 
 def consistency_loss(
-    logits: Logits, teacher_logits: Logits,
-    frames: Bool[Array, 'b t']) -> Term:
+  logits: Logits, teacher_logits: Logits, frames: Bool[Array, 'b t']
+) -> Term:
   """Mean squared distance of probabilities (mean teacher; SSCF).
 
   mean (sigmoid(z) - sigmoid(z_teacher))^2 over all pixels of the frames that
@@ -257,16 +272,19 @@ def consistency_loss(
     Term, 0 where no frame counts.
   """
   teacher_logits = jax.lax.stop_gradient(teacher_logits.astype(jnp.float32))
-  distance = (jax.nn.sigmoid(logits.astype(jnp.float32))
-              - jax.nn.sigmoid(teacher_logits))**2
+  distance = (
+    jax.nn.sigmoid(logits.astype(jnp.float32)) - jax.nn.sigmoid(teacher_logits)
+  ) ** 2
   weights = frames.astype(jnp.float32)
   count = weights.sum()
-  return Term((distance.mean((2, 3, 4)) * weights).sum()
-              / jnp.maximum(count, 1.0), count)
+  return Term(
+    (distance.mean((2, 3, 4)) * weights).sum() / jnp.maximum(count, 1.0), count
+  )
 
 
-def hard_dice(logits: Logits, masks: Masks) -> tuple[
-    Float[Array, 'b t k'], Float[Array, 'b t k']]:
+def hard_dice(
+  logits: Logits, masks: Masks
+) -> tuple[Float[Array, 'b t k'], Float[Array, 'b t k']]:
   """Unsmoothed Dice of the masks [z >= 0] per frame and class.
 
   Args:

@@ -25,15 +25,23 @@ def decay_mask(params) -> dict:
   """
   flat = traverse_util.flatten_dict(params)
   return traverse_util.unflatten_dict(
-      {path: value.ndim > 1 for path, value in flat.items()})
+    {path: value.ndim > 1 for path, value in flat.items()}
+  )
 
 
 def make_optimizer(
-    *, name: str, learning_rate: float, num_steps: int, warmup_steps: int = 0,
-    power: float = 0.9, end_learning_rate: float = 0.0,
-    weight_decay: float = 0.0, clip_norm: float = 0.0, b1: float = 0.9,
-    b2: float = 0.999) -> tuple[
-        optax.GradientTransformation, Callable[[Array], Array]]:
+  *,
+  name: str,
+  learning_rate: float,
+  num_steps: int,
+  warmup_steps: int = 0,
+  power: float = 0.9,
+  end_learning_rate: float = 0.0,
+  weight_decay: float = 0.0,
+  clip_norm: float = 0.0,
+  b1: float = 0.9,
+  b2: float = 0.999,
+) -> tuple[optax.GradientTransformation, Callable[[Array], Array]]:
   """Builds the optimizer.
 
   Args:
@@ -55,15 +63,22 @@ def make_optimizer(
     InputError: for an unknown name or a combination that has no effect.
   """
   if name not in OPTIMIZERS:
-    raise InputError(f'config.optimizer.name is {name!r}; choose one of '
-                     f'{", ".join(sorted(OPTIMIZERS))}')
+    raise InputError(
+      f'config.optimizer.name is {name!r}; choose one of '
+      f'{", ".join(sorted(OPTIMIZERS))}'
+    )
   if name == 'adam' and weight_decay:
     raise InputError(
-        f'config.optimizer.weight_decay is {weight_decay} but adam has none; '
-        'set config.optimizer.name to adamw or weight_decay to 0')
+      f'config.optimizer.weight_decay is {weight_decay} but adam has none; '
+      'set config.optimizer.name to adamw or weight_decay to 0'
+    )
   schedule = schedules.learning_rate(
-      base=learning_rate, num_steps=num_steps, warmup_steps=warmup_steps,
-      power=power, end=end_learning_rate)
+    base=learning_rate,
+    num_steps=num_steps,
+    warmup_steps=warmup_steps,
+    power=power,
+    end=end_learning_rate,
+  )
   options = {'b1': b1, 'b2': b2}
   if name == 'adamw':
     options |= {'weight_decay': weight_decay, 'mask': decay_mask}

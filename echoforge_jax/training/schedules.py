@@ -26,6 +26,7 @@ class ScheduleValues(NamedTuple):
     weight: float32 scalar, lambda(e), weight of the unsupervised loss.
     threshold: float32 scalar, tau(e), confidence a pseudo-label needs.
   """
+
   fraction: Array
   weight: Array
   threshold: Array
@@ -55,6 +56,7 @@ class FlameRise:
     threshold_end: tau_1 in [0.5, 1].
     shape: 'linear' (paper) or 'gaussian'.
   """
+
   start: float = 0.1
   end: float = 0.6
   weight_max: float = 1.0
@@ -65,19 +67,23 @@ class FlameRise:
   def __post_init__(self):
     if not 0 <= self.start <= self.end <= 1:
       raise ValueError(
-          f'FlameRise starts at {self.start} and ends at {self.end} of '
-          'training; wanted 0 <= start <= end <= 1')
+        f'FlameRise starts at {self.start} and ends at {self.end} of '
+        'training; wanted 0 <= start <= end <= 1'
+      )
     if self.shape not in SHAPES:
-      raise ValueError(f'FlameRise shape is {self.shape!r}; choose one of '
-                       f'{", ".join(SHAPES)}')
+      raise ValueError(
+        f'FlameRise shape is {self.shape!r}; choose one of {", ".join(SHAPES)}'
+      )
     if self.weight_max < 0:
-      raise ValueError(f'FlameRise weight_max is {self.weight_max}; wanted '
-                       'a number >= 0')
+      raise ValueError(
+        f'FlameRise weight_max is {self.weight_max}; wanted a number >= 0'
+      )
     for name in ('threshold_start', 'threshold_end'):
       if not 0.5 <= getattr(self, name) <= 1:
         raise ValueError(
-            f'FlameRise {name} is {getattr(self, name)}; a confidence '
-            'max(p, 1 - p) lies in [0.5, 1]')
+          f'FlameRise {name} is {getattr(self, name)}; a confidence '
+          'max(p, 1 - p) lies in [0.5, 1]'
+        )
 
   def __call__(self, step: Array, num_steps: int) -> ScheduleValues:
     """Returns the values of one step.
@@ -93,13 +99,15 @@ class FlameRise:
     else:
       rise = (fraction >= self.start).astype(jnp.float32)
     if self.shape == 'gaussian':
-      rise = jnp.where(fraction < self.start, 0.0,
-                       jnp.exp(-5.0 * (1.0 - rise)**2))
+      rise = jnp.where(
+        fraction < self.start, 0.0, jnp.exp(-5.0 * (1.0 - rise) ** 2)
+      )
     return ScheduleValues(
-        fraction=fraction,
-        weight=self.weight_max * rise,
-        threshold=self.threshold_start
-        + (self.threshold_end - self.threshold_start) * rise)
+      fraction=fraction,
+      weight=self.weight_max * rise,
+      threshold=self.threshold_start
+      + (self.threshold_end - self.threshold_start) * rise,
+    )
 
 
 def ema_decay(step: Array, decay: float) -> Array:
@@ -116,9 +124,14 @@ def ema_decay(step: Array, decay: float) -> Array:
   return jnp.minimum(decay, (1 + step) / (10 + step))
 
 
-def learning_rate(*, base: float, num_steps: int, warmup_steps: int = 0,
-                  power: float = 0.9, end: float = 0.0
-                  ) -> Callable[[Array], Array]:
+def learning_rate(
+  *,
+  base: float,
+  num_steps: int,
+  warmup_steps: int = 0,
+  power: float = 0.9,
+  end: float = 0.0,
+) -> Callable[[Array], Array]:
   """Linear warm-up, then polynomial decay (paper: power 0.9, no warm-up).
 
   lr(s) = base s / W for s < W, else
@@ -139,13 +152,16 @@ def learning_rate(*, base: float, num_steps: int, warmup_steps: int = 0,
   """
   if not 0 <= warmup_steps < num_steps:
     raise InputError(
-        f'config.optimizer.warmup_steps is {warmup_steps} and '
-        f'config.num_steps is {num_steps}; wanted 0 <= warmup_steps < '
-        'num_steps')
+      f'config.optimizer.warmup_steps is {warmup_steps} and '
+      f'config.num_steps is {num_steps}; wanted 0 <= warmup_steps < '
+      'num_steps'
+    )
   decay = optax.polynomial_schedule(
-      base, end, power, transition_steps=num_steps - warmup_steps)
+    base, end, power, transition_steps=num_steps - warmup_steps
+  )
   if not warmup_steps:
     return decay
   return optax.join_schedules(
-      [optax.linear_schedule(0.0, base, warmup_steps), decay],
-      boundaries=[warmup_steps])
+    [optax.linear_schedule(0.0, base, warmup_steps), decay],
+    boundaries=[warmup_steps],
+  )

@@ -23,6 +23,7 @@ class TrainState:
     opt_state: the optimizer's state.
     rng: typed root key; never advanced, see `stream_key`.
   """
+
   step: Array
   params: dict
   batch_stats: dict
@@ -44,12 +45,13 @@ def stream_key(root: Array, stream: str, step: Array | int) -> Array:
     step: updates done so far.
   """
   return jax.random.fold_in(
-      jax.random.fold_in(root, zlib.crc32(stream.encode())), step)
+    jax.random.fold_in(root, zlib.crc32(stream.encode())), step
+  )
 
 
 def create_train_state(
-    *, model: nn.Module, tx: optax.GradientTransformation, seed: int,
-    video: Array) -> TrainState:
+  *, model: nn.Module, tx: optax.GradientTransformation, seed: int, video: Array
+) -> TrainState:
   """Initializes student, teacher and optimizer; pure, to be jitted.
 
   Args:
@@ -65,13 +67,21 @@ def create_train_state(
   """
   root = jax.random.key(seed)
   variables = model.init(
-      {'params': stream_key(root, 'params', 0),
-       'dropout': stream_key(root, 'dropout', 0)},
-      video, train=False)
+    {
+      'params': stream_key(root, 'params', 0),
+      'dropout': stream_key(root, 'dropout', 0),
+    },
+    video,
+    train=False,
+  )
   params = variables['params']
   batch_stats = variables.get('batch_stats', {})
   return TrainState(
-      step=jnp.zeros((), jnp.int32), params=params, batch_stats=batch_stats,
-      teacher_params=jax.tree.map(jnp.copy, params),
-      teacher_batch_stats=jax.tree.map(jnp.copy, batch_stats),
-      opt_state=tx.init(params), rng=root)
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    batch_stats=batch_stats,
+    teacher_params=jax.tree.map(jnp.copy, params),
+    teacher_batch_stats=jax.tree.map(jnp.copy, batch_stats),
+    opt_state=tx.init(params),
+    rng=root,
+  )

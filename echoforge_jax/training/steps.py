@@ -13,7 +13,7 @@ import optax
 from echoforge_jax import cpu_compiler
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.training import losses, schedules
-from echoforge_jax.training import objective as objective_lib
+from echoforge_jax.training.objectives import base as objective_lib
 from echoforge_jax.training.state import TrainState, stream_key
 
 Batch = Mapping[str, Array]
@@ -35,9 +35,14 @@ def _whole(tree: dict, mesh: Mesh | None) -> dict:
   return tree if mesh is None else mesh_lib.gather(tree, mesh)
 
 
-def _teacher_outputs(model: nn.Module, objective: objective_lib.Objective,
-                     params: dict, batch_stats: dict, batch: Batch,
-                     weight: Array):
+def _teacher_outputs(
+  model: nn.Module,
+  objective: objective_lib.Objective,
+  params: dict,
+  batch_stats: dict,
+  batch: Batch,
+  weight: Array,
+):
   """The teacher's outputs, or zeros while their weight is zero.
 
   The condition skips the forward pass while FlameRise has not begun; shapes
@@ -53,19 +58,24 @@ def _teacher_outputs(model: nn.Module, objective: objective_lib.Objective,
   def run():
     return objective.teacher(apply, batch)
 
-  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype),
-                       jax.eval_shape(run))
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run)
+  )
   outputs = jax.lax.cond(weight > 0, run, lambda: zeros)
   return jax.tree.map(jax.lax.stop_gradient, outputs)
 
 
 def make_train_step(
-    *, model: nn.Module, tx: optax.GradientTransformation,
-    objective: objective_lib.Objective,
-    schedule: Callable[[Array], schedules.ScheduleValues],
-    ema: Callable[[Array], Array],
-    learning_rate: Callable[[Array], Array] | None = None,
-    mesh: Mesh | None = None, grad_accum_steps: int = 1, mixture: int = 1,
+  *,
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  objective: objective_lib.Objective,
+  schedule: Callable[[Array], schedules.ScheduleValues],
+  ema: Callable[[Array], Array],
+  learning_rate: Callable[[Array], Array] | None = None,
+  mesh: Mesh | None = None,
+  grad_accum_steps: int = 1,
+  mixture: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, objective_lib.Metrics]]:
   """Builds the training step.
 
@@ -107,8 +117,13 @@ def make_train_step(
 
     def apply(video: Array, **inputs):
       outputs, mutated = model.apply(
-          _variables(params, batch_stats), to_float(video), train=True,
-          mutable=['batch_stats'], rngs={'dropout': key}, **inputs)
+        _variables(params, batch_stats),
+        to_float(video),
+        train=True,
+        mutable=['batch_stats'],
+        rngs={'dropout': key},
+        **inputs,
+      )
       stats.update(mutated.get('batch_stats', {}))
       return outputs
 
@@ -116,41 +131,58 @@ def make_train_step(
     loss, logged = objective.loss(outputs, teacher_outputs, batch, values)
     return loss, (logged, stats)
 
-  def gradient(params, teacher_params, teacher_stats, batch_stats, key, batch,
-               values):
+  def gradient(
+    params, teacher_params, teacher_stats, batch_stats, key, batch, values
+  ):
     teacher_outputs = _teacher_outputs(
-        model, objective, teacher_params, teacher_stats, batch, values.weight)
+      model, objective, teacher_params, teacher_stats, batch, values.weight
+    )
     (_, (logged, batch_stats)), grads = jax.value_and_grad(
-        loss_fn, has_aux=True)(
-            params, batch_stats, key, batch, teacher_outputs, values)
+      loss_fn, has_aux=True
+    )(params, batch_stats, key, batch, teacher_outputs, values)
     return grads, batch_stats, logged
 
-  def accumulated(params, teacher_params, teacher_stats, batch_stats, key,
-                  batch, values):
+  def accumulated(
+    params, teacher_params, teacher_stats, batch_stats, key, batch, values
+  ):
     parts = mesh_lib.microbatches(batch, grad_accum_steps, mixture, mesh)
 
     def one(carried, part):
       grads, batch_stats, index = carried
       own, batch_stats, logged = gradient(
-          params, teacher_params, teacher_stats, batch_stats,
-          jax.random.fold_in(key, index), part, values)
-      grads = jax.tree.map(lambda total, x: total + x / grad_accum_steps,
-                           grads, own)
+        params,
+        teacher_params,
+        teacher_stats,
+        batch_stats,
+        jax.random.fold_in(key, index),
+        part,
+        values,
+      )
+      grads = jax.tree.map(
+        lambda total, x: total + x / grad_accum_steps, grads, own
+      )
       return (grads, batch_stats, index + 1), logged
 
     zeros = jax.tree.map(jnp.zeros_like, params)
     (grads, batch_stats, _), logged = jax.lax.scan(
-        one, (zeros, batch_stats, jnp.int32(0)), parts)
+      one, (zeros, batch_stats, jnp.int32(0)), parts
+    )
     # Sums and counts of the parts add up.
     return grads, batch_stats, jax.tree.map(lambda x: x.sum(0), logged)
 
   def train_step(state: TrainState, batch: Batch):
     values = schedule(state.step)
     grads, batch_stats, logged = (
-        gradient if grad_accum_steps == 1 else accumulated)(
-            _whole(state.params, mesh), _whole(state.teacher_params, mesh),
-            state.teacher_batch_stats, state.batch_stats,
-            stream_key(state.rng, 'dropout', state.step), batch, values)
+      gradient if grad_accum_steps == 1 else accumulated
+    )(
+      _whole(state.params, mesh),
+      _whole(state.teacher_params, mesh),
+      state.teacher_batch_stats,
+      state.batch_stats,
+      stream_key(state.rng, 'dropout', state.step),
+      batch,
+      values,
+    )
     if mesh is not None:
       grads = mesh_lib.scatter(grads, mesh)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -158,19 +190,24 @@ def make_train_step(
     step_size = 1 - ema(state.step)
     average = objective_lib.average
     logged |= {
-        'grad_norm': average(optax.global_norm(grads)),
-        'unsupervised_weight': average(values.weight),
-        'threshold': average(values.threshold),
+      'grad_norm': average(optax.global_norm(grads)),
+      'unsupervised_weight': average(values.weight),
+      'threshold': average(values.threshold),
     }
     if learning_rate is not None:
       logged['learning_rate'] = average(learning_rate(state.step))
     return state.replace(
-        step=state.step + 1, params=params, batch_stats=batch_stats,
-        teacher_params=optax.incremental_update(
-            params, state.teacher_params, step_size),
-        teacher_batch_stats=optax.incremental_update(
-            batch_stats, state.teacher_batch_stats, step_size),
-        opt_state=opt_state), logged
+      step=state.step + 1,
+      params=params,
+      batch_stats=batch_stats,
+      teacher_params=optax.incremental_update(
+        params, state.teacher_params, step_size
+      ),
+      teacher_batch_stats=optax.incremental_update(
+        batch_stats, state.teacher_batch_stats, step_size
+      ),
+      opt_state=opt_state,
+    ), logged
 
   return train_step
 
@@ -179,12 +216,14 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
   """Compile options of a training step on these devices."""
   if mesh.size > 1:
     return None
-  return cpu_compiler.known(cpu_compiler.TRAINING,
-                            mesh.devices.flat[0].platform)
+  return cpu_compiler.known(
+    cpu_compiler.TRAINING, mesh.devices.flat[0].platform
+  )
 
 
-def jit_train_step(train_step: Callable, state_sharding: Any,
-                   batch_sharding: NamedSharding) -> Any:
+def jit_train_step(
+  train_step: Callable, state_sharding: Any, batch_sharding: NamedSharding
+) -> Any:
   """The step as it is compiled, here and in plans for other machines.
 
   Args:
@@ -197,13 +236,17 @@ def jit_train_step(train_step: Callable, state_sharding: Any,
   """
   mesh = batch_sharding.mesh
   return jax.jit(
-      train_step, in_shardings=(state_sharding, batch_sharding),
-      out_shardings=(state_sharding, mesh_lib.replicated(mesh)),
-      donate_argnums=0, compiler_options=compiler_options(mesh))
+    train_step,
+    in_shardings=(state_sharding, batch_sharding),
+    out_shardings=(state_sharding, mesh_lib.replicated(mesh)),
+    donate_argnums=0,
+    compiler_options=compiler_options(mesh),
+  )
 
 
-def make_eval_step(*, model: nn.Module, mesh: Mesh | None = None
-                   ) -> Callable[[TrainState, Batch], dict]:
+def make_eval_step(
+  *, model: nn.Module, mesh: Mesh | None = None
+) -> Callable[[TrainState, Batch], dict]:
   """Builds the validation step: hard Dice of student and teacher.
 
   Args:
@@ -220,14 +263,17 @@ def make_eval_step(*, model: nn.Module, mesh: Mesh | None = None
     video = to_float(batch['video'])
     result = {}
     for who, variables in (
-        ('student', _variables(state.params, state.batch_stats)),
-        ('teacher', _variables(state.teacher_params,
-                               state.teacher_batch_stats))):
-      logits = model.apply(
-          _whole(variables, mesh), video, train=False)['logits']
+      ('student', _variables(state.params, state.batch_stats)),
+      ('teacher', _variables(state.teacher_params, state.teacher_batch_stats)),
+    ):
+      logits = model.apply(_whole(variables, mesh), video, train=False)[
+        'logits'
+      ]
       dice, counted = losses.hard_dice(logits, batch['masks'])
       result[f'dice_{who}'] = (
-          (dice * counted).sum((0, 1)), counted.sum((0, 1)))
+        (dice * counted).sum((0, 1)),
+        counted.sum((0, 1)),
+      )
     return result
 
   return eval_step

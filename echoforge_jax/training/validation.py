@@ -8,13 +8,14 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from echoforge_jax.data.clip import IGNORE
-from echoforge_jax.models import cpu_inference
+from echoforge_jax import cpu as cpu_inference
+from echoforge_jax.clip import IGNORE
 from echoforge_jax.parallel import mesh as mesh_lib
 
 
-def stack_clips(clips: Iterable[Mapping[str, Any]], *, batch_size: int,
-                max_clips: int) -> list[dict[str, np.ndarray]]:
+def stack_clips(
+  clips: Iterable[Mapping[str, Any]], *, batch_size: int, max_clips: int
+) -> list[dict[str, np.ndarray]]:
   """Stacks clips into batches of one size.
 
   Args:
@@ -29,14 +30,18 @@ def stack_clips(clips: Iterable[Mapping[str, Any]], *, batch_size: int,
   clips = list(itertools.islice(clips, max_clips or None))
   batches = []
   for start in range(0, len(clips), batch_size):
-    part = clips[start:start + batch_size]
+    part = clips[start : start + batch_size]
     video = np.stack([np.asarray(clip['video']) for clip in part])
     masks = np.stack([np.asarray(clip['masks']) for clip in part])
     missing = (0, batch_size - len(part))
-    batches.append({
+    batches.append(
+      {
         'video': np.pad(video, (missing, *[(0, 0)] * 4)),
-        'masks': np.pad(masks, (missing, *[(0, 0)] * 3),
-                        constant_values=IGNORE)})
+        'masks': np.pad(
+          masks, (missing, *[(0, 0)] * 3), constant_values=IGNORE
+        ),
+      }
+    )
   return batches
 
 
@@ -56,10 +61,14 @@ def score_names(classes: Sequence[str]) -> tuple[str, ...]:
 class Validator:
   """Scores a state on fixed clips; compiles once, at the first call."""
 
-  def __init__(self, eval_step: Callable[..., dict],
-               batches: list[dict[str, np.ndarray]],
-               classes: tuple[str, ...], mesh: Mesh,
-               state_sharding: Any = None):
+  def __init__(
+    self,
+    eval_step: Callable[..., dict],
+    batches: list[dict[str, np.ndarray]],
+    classes: tuple[str, ...],
+    mesh: Mesh,
+    state_sharding: Any = None,
+  ):
     """Keeps the clips on the host.
 
     Args:
@@ -73,14 +82,16 @@ class Validator:
     whole = mesh_lib.replicated(mesh)
     self._sharding = mesh_lib.batch_sharding(mesh)
     self._eval_step = cpu_inference.jit(
-        eval_step, in_shardings=(state_sharding or whole, self._sharding),
-        out_shardings=whole)
+      eval_step,
+      in_shardings=(state_sharding or whole, self._sharding),
+      out_shardings=whole,
+    )
     self._batches = batches
     self._classes = classes
 
-  def __call__(self, state: Any,
-               stopped: Callable[[], bool] = lambda: False
-               ) -> dict[str, float]:
+  def __call__(
+    self, state: Any, stopped: Callable[[], bool] = lambda: False
+  ) -> dict[str, float]:
     """Mean Dice over frames, of student and teacher.
 
     Args:
@@ -95,8 +106,9 @@ class Validator:
     for batch in self._batches:
       if stopped():
         return {}
-      result = jax.device_get(self._eval_step(
-          state, mesh_lib.put_same(batch, self._sharding)))
+      result = jax.device_get(
+        self._eval_step(state, mesh_lib.put_same(batch, self._sharding))
+      )
       for name, (total, count) in result.items():
         pair = sums.setdefault(name, [np.zeros(()), np.zeros(())])
         pair[0], pair[1] = pair[0] + total, pair[1] + count
@@ -105,6 +117,8 @@ class Validator:
       per_class = total / np.maximum(count, 1)
       scores[name] = float(per_class.mean())
       if len(self._classes) > 1 and name == 'dice_teacher':
-        scores |= {f'{name}_{label}': float(value)
-                   for label, value in zip(self._classes, per_class)}
+        scores |= {
+          f'{name}_{label}': float(value)
+          for label, value in zip(self._classes, per_class)
+        }
     return scores

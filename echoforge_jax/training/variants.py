@@ -18,6 +18,7 @@ class Variant:
     objective: a name of `training.objectives.OBJECTIVES`.
     description: a row's label in tables.
   """
+
   tsf: bool
   arc: bool
   cpr: bool
@@ -26,18 +27,31 @@ class Variant:
 
 
 VARIANTS = {
-    'baseline': Variant(False, False, False, 'supervised',
-                        'encoder-decoder, supervised only'),
-    'tsf': Variant(True, False, False, 'supervised', '+ TSF'),
-    'tsf_arc': Variant(True, True, False, 'supervised', '+ TSF + ARC'),
-    'all': Variant(True, True, True, 'echoforge',
-                   '+ TSF + ARC + CPR with FlameRise (EchoForge)'),
-    'plain': Variant(True, True, False, 'echoforge',
-                     'EchoForge without CPR: plain pseudo-labels'),
-    'mean_teacher': Variant(False, False, False, 'mean_teacher',
-                            'encoder-decoder, mean teacher with consistency'),
-    'fixmatch': Variant(False, False, False, 'fixmatch',
-                        'encoder-decoder, confident pseudo-labels'),
+  'baseline': Variant(
+    False, False, False, 'supervised', 'encoder-decoder, supervised only'
+  ),
+  'tsf': Variant(True, False, False, 'supervised', '+ TSF'),
+  'tsf_arc': Variant(True, True, False, 'supervised', '+ TSF + ARC'),
+  'all': Variant(
+    True,
+    True,
+    True,
+    'echoforge',
+    '+ TSF + ARC + CPR with FlameRise (EchoForge)',
+  ),
+  'plain': Variant(
+    True, True, False, 'echoforge', 'EchoForge without CPR: plain pseudo-labels'
+  ),
+  'mean_teacher': Variant(
+    False,
+    False,
+    False,
+    'mean_teacher',
+    'encoder-decoder, mean teacher with consistency',
+  ),
+  'fixmatch': Variant(
+    False, False, False, 'fixmatch', 'encoder-decoder, confident pseudo-labels'
+  ),
 }
 # The largest weight of the consistency term (ours): the gradient of a squared
 # distance of probabilities is about a tenth of that of a cross-entropy.
@@ -62,8 +76,9 @@ def apply_variant(config: ConfigDict, name: str) -> ConfigDict:
     InputError: for an unknown name.
   """
   if (name or 'all') not in VARIANTS:
-    raise InputError(f'config argument {name!r}: choose one of '
-                     f'{", ".join(VARIANTS)}')
+    raise InputError(
+      f'config argument {name!r}: choose one of {", ".join(VARIANTS)}'
+    )
   variant = VARIANTS[name or 'all']
   config.model.use_tsf = variant.tsf
   config.model.use_arc = variant.arc
@@ -73,10 +88,13 @@ def apply_variant(config: ConfigDict, name: str) -> ConfigDict:
       config.objective.pseudo_labels = 'plain'
       config.objective.episodic_weight = 0.0
   else:
-    config.objective = ConfigDict({
+    config.objective = ConfigDict(
+      {
         'name': variant.objective,
         'supervised_weight': config.objective.supervised_weight,
-        'coarse_weight': config.objective.coarse_weight})
+        'coarse_weight': config.objective.coarse_weight,
+      }
+    )
   rise = config.semi.flame_rise
   if variant.objective == 'mean_teacher':
     rise.shape, rise.start = 'gaussian', 0.0

@@ -36,6 +36,7 @@ class InputWait:
     result = batch()
     waited = time.perf_counter() - start
     if running is not None and all(
-        leaf.is_ready() for leaf in jax.tree.leaves(running)):
+      leaf.is_ready() for leaf in jax.tree.leaves(running)
+    ):
       self.idle += waited
     return result

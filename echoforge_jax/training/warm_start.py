@@ -9,18 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from echoforge_jax.errors import InputError
+from echoforge_jax.models import network_file as bundle
 from echoforge_jax.models import weight_files, weights
 from echoforge_jax.models.backbone import RESNETS
 from echoforge_jax.models.echoforge import EchoForge
 from echoforge_jax.models.sscf import SSCF
-from echoforge_jax.training import bundle, checkpoint
+from echoforge_jax.training import checkpoint
 from echoforge_jax.training.state import TrainState
 
 _SAME_MODEL = 'Use the config.model it was trained with'
 
 
-def replace_weights(state: TrainState, variables: dict, *, source: str,
-                    remedy: str = _SAME_MODEL) -> TrainState:
+def replace_weights(
+  state: TrainState, variables: dict, *, source: str, remedy: str = _SAME_MODEL
+) -> TrainState:
   """Puts given weights into student and teacher; the rest stays new.
 
   Args:
@@ -37,13 +39,17 @@ def replace_weights(state: TrainState, variables: dict, *, source: str,
     InputError: where a weight has no place in the model or another shape.
   """
   new = {}
-  for name, old in (('params', state.params),
-                    ('batch_stats', state.batch_stats)):
+  for name, old in (
+    ('params', state.params),
+    ('batch_stats', state.batch_stats),
+  ):
     values = jax.tree.map(np.asarray, variables.get(name, {}))
     _check(source, name, values, old, remedy)
     # A copy for each network: they are donated, and may share no buffer.
-    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree),
-                   out_shardings=_shardings(old, values))
+    copy = jax.jit(
+      lambda tree: jax.tree.map(jnp.copy, tree),
+      out_shardings=_shardings(old, values),
+    )
     teacher = f'teacher_{name}'
     new[name] = _merge(old, copy(values))
     new[teacher] = _merge(getattr(state, teacher), copy(values))
@@ -59,27 +65,34 @@ def _shardings(old: Any, new: Any) -> Any:
 def _merge(old: Any, new: Any) -> Any:
   if not isinstance(old, dict):
     return new
-  return {key: _merge(value, new[key]) if key in new else value
-          for key, value in old.items()}
+  return {
+    key: _merge(value, new[key]) if key in new else value
+    for key, value in old.items()
+  }
 
 
-def _check(source: str, name: str, values: dict, old: dict,
-           remedy: str) -> None:
-  known = {jax.tree_util.keystr(path, simple=True, separator='/'): leaf.shape
-           for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
+def _check(
+  source: str, name: str, values: dict, old: dict, remedy: str
+) -> None:
+  known = {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf.shape
+    for path, leaf in jax.tree_util.tree_leaves_with_path(old)
+  }
   problems = []
   for path, leaf in jax.tree_util.tree_leaves_with_path(values):
     where = jax.tree_util.keystr(path, simple=True, separator='/')
     if where not in known:
       problems.append(f'{name}/{where}: not in the model')
     elif known[where] != leaf.shape:
-      problems.append(f'{name}/{where}: shape {leaf.shape} there, '
-                      f'{known[where]} in the model')
+      problems.append(
+        f'{name}/{where}: shape {leaf.shape} there, {known[where]} in the model'
+      )
   if problems:
     more = f' (and {len(problems) - 4} more)' if len(problems) > 4 else ''
     raise InputError(
-        f'{source} does not fit config.model: {"; ".join(problems[:4])}{more}. '
-        f'{remedy}')
+      f'{source} does not fit config.model: {"; ".join(problems[:4])}{more}. '
+      f'{remedy}'
+    )
 
 
 def from_run(state: TrainState, workdir: str | os.PathLike) -> TrainState:
@@ -90,11 +103,13 @@ def from_run(state: TrainState, workdir: str | os.PathLike) -> TrainState:
   """
   _, variables, step = checkpoint.restore_for_inference(workdir, 'teacher')
   return replace_weights(
-      state, variables, source=f'config.init_from={workdir} (step {step})')
+    state, variables, source=f'config.init_from={workdir} (step {step})'
+  )
 
 
-def from_file(state: TrainState, path: str | os.PathLike, *, model: nn.Module
-              ) -> TrainState:
+def from_file(
+  state: TrainState, path: str | os.PathLike, *, model: nn.Module
+) -> TrainState:
   """Starts from published weights in a file.
 
   Weights of a residual network go into the backbone of an EchoForge that has
@@ -111,36 +126,42 @@ def from_file(state: TrainState, path: str | os.PathLike, *, model: nn.Module
   """
   source = f'config.init_from={os.fspath(path)}'
   found = weight_files.read_weights(path)
-  whole = any(name.removeprefix('module.').startswith('TCE.')
-              for name in found)
+  whole = any(name.removeprefix('module.').startswith('TCE.') for name in found)
   if isinstance(model, SSCF):
     name = 'sscf' if whole else 'resnet18'
-    places = () if whole else (
-        'encoder_previous', 'encoder_target', 'encoder_next')
+    places = (
+      () if whole else ('encoder_previous', 'encoder_target', 'encoder_next')
+    )
   elif isinstance(model, EchoForge) and model.backbone in RESNETS and not whole:
     name, places = model.backbone, ('backbone',)
   else:
     kind = getattr(model, 'backbone', type(model).__name__)
     raise InputError(
-        f'{source} holds {"a whole SSCF" if whole else "other arrays"} and '
-        f'the model is {type(model).__name__} ({kind}); weights of a residual '
-        'network fit an EchoForge whose config.model.backbone names it, or '
-        'sscf (resnet18); those of an SSCF fit config.model.name sscf alone')
+      f'{source} holds {"a whole SSCF" if whole else "other arrays"} and '
+      f'the model is {type(model).__name__} ({kind}); weights of a residual '
+      'network fit an EchoForge whose config.model.backbone names it, or '
+      'sscf (resnet18); those of an SSCF fit config.model.name sscf alone'
+    )
   try:
     variables = weights.from_torch(name, found)
   except InputError as error:
     raise InputError(f'{source}: {error}') from error
   if places:
-    variables = {part: dict.fromkeys(places, tree)
-                 for part, tree in variables.items()}
+    variables = {
+      part: dict.fromkeys(places, tree) for part, tree in variables.items()
+    }
   return replace_weights(
-      state, variables, source=source,
-      remedy="Published weights need config.model.norm 'batch' or 'frozen', "
-             'and an SSCF the width and classes of the file')
+    state,
+    variables,
+    source=source,
+    remedy="Published weights need config.model.norm 'batch' or 'frozen', "
+    'and an SSCF the width and classes of the file',
+  )
 
 
-def from_path(state: TrainState, path: str | os.PathLike, *, model: nn.Module
-              ) -> TrainState:
+def from_path(
+  state: TrainState, path: str | os.PathLike, *, model: nn.Module
+) -> TrainState:
   """Starts from `config.init_from`: weights in a file, a run, a network.
 
   Args:
@@ -149,7 +170,10 @@ def from_path(state: TrainState, path: str | os.PathLike, *, model: nn.Module
       `export` wrote (.npz), or 'default', the model shipped with the package.
     model: the model that is trained.
   """
-  if weight_files.is_weight_file(path) and not os.path.isdir(path) and (
-      not bundle.is_network(path)):
+  if (
+    weight_files.is_weight_file(path)
+    and not os.path.isdir(path)
+    and (not bundle.is_network(path))
+  ):
     return from_file(state, path, model=model)
   return from_run(state, path)

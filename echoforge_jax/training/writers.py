@@ -59,13 +59,16 @@ class TensorBoardWriter:
   def __init__(self, workdir: epath.PathLike):
     """Opens `workdir/tensorboard`; needs TensorFlow and TensorBoard."""
     from clu import metric_writers  # Needs TensorFlow, which is optional.
+
     self._writer = metric_writers.SummaryWriter(
-        str(epath.Path(workdir) / 'tensorboard'))
+      str(epath.Path(workdir) / 'tensorboard')
+    )
 
   def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
     """Writes scalars under 'kind/name'."""
     self._writer.write_scalars(
-        step, {f'{kind}/{name}': value for name, value in scalars.items()})
+      step, {f'{kind}/{name}': value for name, value in scalars.items()}
+    )
 
   def close(self) -> None:
     """Flushes and closes the event file."""
@@ -76,8 +79,9 @@ class TensorBoardWriter:
 class MetricWriters:
   """All writers of a run behind one `write`; none but in process 0."""
 
-  def __init__(self, workdir: epath.PathLike, *, start_step: int,
-               is_primary: bool):
+  def __init__(
+    self, workdir: epath.PathLike, *, start_step: int, is_primary: bool
+  ):
     """Opens what is available.
 
     Args:
@@ -88,8 +92,9 @@ class MetricWriters:
     self._writers = []
     if is_primary:
       self._writers.append(JsonLinesWriter(workdir, start_step=start_step))
-      if all(importlib.util.find_spec(name)
-             for name in ('tensorflow', 'tensorboard')):
+      if all(
+        importlib.util.find_spec(name) for name in ('tensorflow', 'tensorboard')
+      ):
         self._writers.append(TensorBoardWriter(workdir))
 
   def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from echoforge_jax.data import builder, raw
-from echoforge_jax.data.clip import Clip
+from echoforge_jax.clip import Clip
+from echoforge_jax.data import datasets as raw
+from echoforge_jax.data import prepare as builder
 
 SPLITS = {'train': 4, 'validation': 1, 'test': 1}
 SIZE = 32
@@ -15,12 +16,18 @@ def read_clip(raw_dir, patient, view):
   rng = np.random.default_rng([int(patient[1:]), view == '4CH'])
   rows, columns = np.mgrid[:SIZE, :SIZE]
   radii = np.linspace(9, 5, 6)[:, None, None]
-  inside = (rows - 16)**2 + (columns - rng.uniform(12, 20))**2 < radii**2
+  inside = (rows - 16) ** 2 + (columns - rng.uniform(12, 20)) ** 2 < radii**2
   frames = 60 + 120 * inside + rng.normal(0, 15, inside.shape)
-  return Clip(patient=patient, view=view,
-              frames=frames.clip(0, 255).astype(np.uint8),
-              masks=inside.astype(np.uint8), labeled=np.ones(6, bool), ed=0,
-              es=5, spacing_mm=np.ones(2, np.float32))
+  return Clip(
+    patient=patient,
+    view=view,
+    frames=frames.clip(0, 255).astype(np.uint8),
+    masks=inside.astype(np.uint8),
+    labeled=np.ones(6, bool),
+    ed=0,
+    es=5,
+    spacing_mm=np.ones(2, np.float32),
+  )
 
 
 @pytest.fixture(scope='module')
@@ -30,9 +37,17 @@ def disc_data_dir(tmp_path_factory):
 
   def list_clips(raw_dir, split, scheme):
     at = list(SPLITS).index(split)
-    return [(f'p{i:02d}', view) for i in range(bounds[at], bounds[at + 1])
-            for view in ('2CH', '4CH')]
+    return [
+      (f'p{i:02d}', view)
+      for i in range(bounds[at], bounds[at + 1])
+      for view in ('2CH', '4CH')
+    ]
 
-  builder.prepare('camus', root, root / 'data', SIZE,
-                  reader=raw.RawReader(list_clips, read_clip))
+  builder.prepare(
+    'camus',
+    root,
+    root / 'data',
+    SIZE,
+    reader=raw.RawReader(list_clips, read_clip),
+  )
   return root / 'data'

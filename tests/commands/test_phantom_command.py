@@ -6,15 +6,20 @@ import numpy as np
 import pytest
 
 from echoforge_jax.__main__ import main
-from echoforge_jax.data import camus
+from echoforge_jax.formats import camus
 from echoforge_jax.phantom.patient import generate_patient
 
 
 @pytest.mark.slow
 def test_phantom_then_verify_then_read(tmp_path, capsys):
   raw = tmp_path / 'raw'
-  flags = ['phantom', '--layout=camus', f'--out={raw}', '--patients=3',
-           '--seed=4']
+  flags = [
+    'phantom',
+    '--layout=camus',
+    f'--out={raw}',
+    '--patients=3',
+    '--seed=4',
+  ]
   assert main(flags) == 0
   assert 'phantom.json' in capsys.readouterr().out
   assert main(['verify', '--dataset=camus', f'--raw={raw}']) == 0
@@ -29,23 +34,32 @@ def test_phantom_then_verify_then_read(tmp_path, capsys):
     clip = camus.read_clip(raw, 'patient0002', view)
     np.testing.assert_array_equal(clip.frames, made.frames)
     np.testing.assert_array_equal(clip.masks, made.masks)
-    np.testing.assert_allclose(clip.spacing_mm, .308, rtol=1e-6)
-    assert clip.fps == pytest.approx(made.fps, abs=.051)
+    np.testing.assert_allclose(clip.spacing_mm, 0.308, rtol=1e-6)
+    assert clip.fps == pytest.approx(made.fps, abs=0.051)
     assert clip.quality == made.quality
     assert clip.ef_percent == round(patient.ef_percent)
   # A second run finds everything done.
   stamps = {path: path.stat().st_mtime_ns for path in raw.rglob('*.nii.gz')}
   assert main(flags) == 0
-  assert stamps == {path: path.stat().st_mtime_ns
-                    for path in raw.rglob('*.nii.gz')}
+  assert stamps == {
+    path: path.stat().st_mtime_ns for path in raw.rglob('*.nii.gz')
+  }
   assert main([*flags[:-1], '--seed=5']) == 2
   assert 'another seed' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('flags', [
-    [], ['--layout=dicom', '--out=x'], ['--out=x', '--patients=many'],
-    ['--out=x', '--camus_format=png'], ['--out=x', '--pat=3'],
-    ['--calibrate', '--patients=0'], ['--out=x', '--traps=all']])
+@pytest.mark.parametrize(
+  'flags',
+  [
+    [],
+    ['--layout=dicom', '--out=x'],
+    ['--out=x', '--patients=many'],
+    ['--out=x', '--camus_format=png'],
+    ['--out=x', '--pat=3'],
+    ['--calibrate', '--patients=0'],
+    ['--out=x', '--traps=all'],
+  ],
+)
 def test_misuse_exits_2(flags, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(SystemExit) as stop:
@@ -62,6 +76,7 @@ def test_no_patients_exits_2(tmp_path, capsys):
 
 def test_echonet_with_traps(tmp_path, monkeypatch, capsys):
   from echoforge_jax.phantom import echonet_traps, echonet_writer
+
   calls = []
 
   def write(out_dir, **kwargs):
@@ -69,20 +84,34 @@ def test_echonet_with_traps(tmp_path, monkeypatch, capsys):
     return {'planted': {name: '0X0' for name in kwargs['traps']}}
 
   monkeypatch.setattr(echonet_writer, 'write_echonet', write)
-  flags = ['phantom', '--layout=echonet', f'--out={tmp_path}/x', '--seed=3',
-           '--patients=40', '--test=9', '--workers=2']
-  for text, wanted in (('all', list(echonet_traps.TRAPS)),
-                       ('blank, row_count', ['blank', 'row_count'])):
+  flags = [
+    'phantom',
+    '--layout=echonet',
+    f'--out={tmp_path}/x',
+    '--seed=3',
+    '--patients=40',
+    '--test=9',
+    '--workers=2',
+  ]
+  for text, wanted in (
+    ('all', list(echonet_traps.TRAPS)),
+    ('blank, row_count', ['blank', 'row_count']),
+  ):
     assert main([*flags, f'--traps={text}']) == 0
     assert 'trap blank: 0X0' in capsys.readouterr().out
     out, kwargs = calls.pop()
     assert out == f'{tmp_path}/x' and kwargs['traps'] == wanted
-    assert [kwargs[key] for key in (
-        'num_patients', 'seed', 'num_test', 'num_workers')] == [40, 3, 9, 2]
+    assert [
+      kwargs[key] for key in ('num_patients', 'seed', 'num_test', 'num_workers')
+    ] == [40, 3, 9, 2]
 
 
 def test_unknown_trap_exits_2(tmp_path, capsys):
-  assert main(['phantom', '--layout=echonet', f'--out={tmp_path}/x',
-               '--traps=gremlin']) == 2
+  assert (
+    main(
+      ['phantom', '--layout=echonet', f'--out={tmp_path}/x', '--traps=gremlin']
+    )
+    == 2
+  )
   assert 'gremlin' in capsys.readouterr().err
   assert not (tmp_path / 'x').exists()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from echoforge_jax.__main__ import main
-from echoforge_jax.parallel import topology
+from echoforge_jax.planning import topology
 
 TINY = '--config=configs/tiny.py:baseline'
 
@@ -13,8 +13,12 @@ TINY = '--config=configs/tiny.py:baseline'
 @pytest.mark.slow
 def test_the_devices_here(tmp_path, capsys):
   path = tmp_path / 'plan.json'
-  assert main(['plan', TINY, f'--json={path}', '--config.num_devices=2',
-               '--per_chip=2']) == 0
+  assert (
+    main(
+      ['plan', TINY, f'--json={path}', '--config.num_devices=2', '--per_chip=2']
+    )
+    == 0
+  )
   printed = capsys.readouterr().out
   assert 'local: 2 x' in printed and 'training step fits' in printed
   assert 'inference step' in printed and '--config.batch_size=4' in printed
@@ -28,7 +32,9 @@ def test_the_devices_here(tmp_path, capsys):
   assert str(tmp_path) not in path.read_text()
 
 
-@pytest.mark.parametrize('flags, text', [
+@pytest.mark.parametrize(
+  'flags, text',
+  [
     ([TINY, '--topology=v5e:2x2,local'], 'local alone'),
     ([TINY, '--topology=,'], 'wanted slices'),
     ([TINY, '--topology=v9:2x2'], 'no chip'),
@@ -37,7 +43,8 @@ def test_the_devices_here(tmp_path, capsys):
     ([TINY, '--config.stairs=2'], 'no such field'),
     (['--config=none.py'], 'no file none.py'),
     ([TINY, '--config.num_devices=3', '--config.fsdp=2'], 'config.fsdp'),
-])
+  ],
+)
 def test_misuse_is_one_line(flags, text, capsys, monkeypatch):
   monkeypatch.setattr(topology, 'prepare_environment', lambda: None)
   assert main(['plan', *flags]) == 2

@@ -11,6 +11,7 @@ import pytest
 
 from echoforge_jax.__main__ import main
 from echoforge_jax.training import build, checkpoint
+from echoforge_jax.training.workdir import claim_workdir
 
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'tiny.py'
 
@@ -31,14 +32,14 @@ def workdir(tmp_path_factory):
   state = jax.eval_shape(build.make_parts(config).create_state)
   generator = np.random.default_rng(0)
   state = jax.tree.map(
-      lambda x: generator.normal(0, 0.2, x.shape).astype(x.dtype),
-      state.replace(rng=state.step))
+    lambda x: generator.normal(0, 0.2, x.shape).astype(x.dtype),
+    state.replace(rng=state.step),
+  )
   state = state.replace(rng=jax.random.key(0))
   folder = tmp_path_factory.mktemp('run')
-  checkpoint.claim_workdir(folder, config)
+  claim_workdir(folder, config)
   checkpointer = checkpoint.Checkpointer(folder)
-  checkpointer.save(
-      1, state, iter(grain.MapDataset.range(4).to_iter_dataset()))
+  checkpointer.save(1, state, iter(grain.MapDataset.range(4).to_iter_dataset()))
   checkpointer.close()
   return folder
 
@@ -47,7 +48,8 @@ def workdir(tmp_path_factory):
 def clip(tmp_path):
   path = tmp_path / 'clip.npz'
   frames = np.random.default_rng(0).integers(
-      0, 255, (4, 40, 52), dtype=np.uint8)
+    0, 255, (4, 40, 52), dtype=np.uint8
+  )
   np.savez(path, frames=frames, fps=30.0)
   return path
 
@@ -56,8 +58,16 @@ def test_good_and_bad_inputs(workdir, clip, tmp_path, capsys):
   bad = tmp_path / 'bad.avi'
   bad.write_bytes(b'')
   out = tmp_path / 'out'
-  status = main(['segment', f'--checkpoint={workdir}', f'--out={out}',
-                 '--spacing_mm=0.8,0.9', str(bad), str(clip)])
+  status = main(
+    [
+      'segment',
+      f'--checkpoint={workdir}',
+      f'--out={out}',
+      '--spacing_mm=0.8,0.9',
+      str(bad),
+      str(clip),
+    ]
+  )
   assert status == 1
   printed = capsys.readouterr().out
   assert 'not for clinical use' in printed
@@ -66,42 +76,74 @@ def test_good_and_bad_inputs(workdir, clip, tmp_path, capsys):
   result = json.loads((out / 'clip' / 'result.json').read_text())
   assert result['frames'] == 4 and result['spacing_mm'] == [0.8, 0.9]
   assert result['model']['step'] == 1
-  assert main(['segment', f'--checkpoint={workdir}', f'--out={out}',
-               str(clip)]) == 0
+  assert (
+    main(['segment', f'--checkpoint={workdir}', f'--out={out}', str(clip)]) == 0
+  )
 
 
 def test_a_folder_that_cannot_be_written_fails_that_clip_only(
-    workdir, clip, tmp_path, capsys):
+  workdir, clip, tmp_path, capsys
+):
   out = tmp_path / 'out'
   out.mkdir()
   (out / 'clip').write_text('in the way')
-  assert main(['segment', f'--checkpoint={workdir}', f'--out={out}',
-               str(clip)]) == 1
+  assert (
+    main(['segment', f'--checkpoint={workdir}', f'--out={out}', str(clip)]) == 1
+  )
   printed = capsys.readouterr().out
   assert f'error: {clip}' in printed and '0 of 1 clips' in printed
 
 
-@pytest.mark.parametrize('checkpoint_dir,message', [
-    ('nowhere', 'no such'), ('none.npz', 'no such file')])
+@pytest.mark.parametrize(
+  'checkpoint_dir,message',
+  [('nowhere', 'no such'), ('none.npz', 'no such file')],
+)
 def test_no_model_is_misuse(checkpoint_dir, message, clip, tmp_path, capsys):
-  assert main(['segment', f'--checkpoint={checkpoint_dir}',
-               f'--out={tmp_path}', str(clip)]) == 2
+  assert (
+    main(
+      [
+        'segment',
+        f'--checkpoint={checkpoint_dir}',
+        f'--out={tmp_path}',
+        str(clip),
+      ]
+    )
+    == 2
+  )
   error = capsys.readouterr().err
   assert error.startswith('error: ') and message in error
 
 
 def test_one_clip_is_no_pair(workdir, clip, tmp_path, capsys):
-  assert main(['segment', f'--checkpoint={workdir}', f'--out={tmp_path}',
-               '--pair', str(clip), f'{clip.parent}/./{clip.name}']) == 2
+  assert (
+    main(
+      [
+        'segment',
+        f'--checkpoint={workdir}',
+        f'--out={tmp_path}',
+        '--pair',
+        str(clip),
+        f'{clip.parent}/./{clip.name}',
+      ]
+    )
+    == 2
+  )
   assert 'one clip twice' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('flags', [
-    [], ['--checkpoint=x', '--out=y'], ['--checkpoint=x', 'a.avi'],
-    ['--out=y', '--pair', 'a.avi'], ['--out=y', '--lag=x', 'a.avi'],
+@pytest.mark.parametrize(
+  'flags',
+  [
+    [],
+    ['--checkpoint=x', '--out=y'],
+    ['--checkpoint=x', 'a.avi'],
+    ['--out=y', '--pair', 'a.avi'],
+    ['--out=y', '--lag=x', 'a.avi'],
     ['--checkpoint=x', '--out=y', '--fps=0', 'a.avi'],
     ['--checkpoint=x', '--out=y', '--spacing_mm=1,2,3', 'a.avi'],
-    ['--checkpoint=x', '--out=y', '--unknown=1', 'a.avi']])
+    ['--checkpoint=x', '--out=y', '--unknown=1', 'a.avi'],
+  ],
+)
 def test_usage_errors_exit_with_two(flags, capsys):
   with pytest.raises(SystemExit) as caught:
     main(['segment', *flags])

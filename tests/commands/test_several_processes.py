@@ -24,22 +24,48 @@ def start(disc_data_dir, tmp_path_factory):
   cache = tmp_path_factory.mktemp('cache')
 
   def start(workdir, *flags, processes=1, devices=1):
-    command = (['launch/local.py', f'--processes={processes}',
-                f'--devices={devices}', '--'] if processes > 1
-               else ['-m', 'echoforge_jax'])
+    command = (
+      [
+        'launch/local.py',
+        f'--processes={processes}',
+        f'--devices={devices}',
+        '--',
+      ]
+      if processes > 1
+      else ['-m', 'echoforge_jax']
+    )
     own = [f'--config.cpu_devices={devices}'] if processes == 1 else []
-    environment = {key: value for key, value in os.environ.items()
-                   if key != 'XLA_FLAGS'}
+    environment = {
+      key: value for key, value in os.environ.items() if key != 'XLA_FLAGS'
+    }
     return subprocess.Popen(
-        [sys.executable, *command, 'train', CONFIG, f'--workdir={workdir}',
-         f'--config.data.data_dir={disc_data_dir}', '--config.batch_size=4',
-         f'--config.num_steps={STEPS}', '--config.num_devices=0',
-         '--config.log_every=1', '--config.checkpoint_every=10',
-         f'--config.eval.every={STEPS}', *own, *flags],
-        cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, env=environment | {
-            'JAX_COMPILATION_CACHE_DIR': str(cache),
-            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'})
+      [
+        sys.executable,
+        *command,
+        'train',
+        CONFIG,
+        f'--workdir={workdir}',
+        f'--config.data.data_dir={disc_data_dir}',
+        '--config.batch_size=4',
+        f'--config.num_steps={STEPS}',
+        '--config.num_devices=0',
+        '--config.log_every=1',
+        '--config.checkpoint_every=10',
+        f'--config.eval.every={STEPS}',
+        *own,
+        *flags,
+      ],
+      cwd=REPOSITORY,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      env=environment
+      | {
+        'JAX_COMPILATION_CACHE_DIR': str(cache),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+      },
+    )
+
   return start
 
 
@@ -57,8 +83,11 @@ def lines(workdir):
 def distance(one, two):
   """Of all parameters of two networks, relative to their size."""
   import jax
-  one, two = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
-              for tree in (one, two))
+
+  one, two = (
+    np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+    for tree in (one, two)
+  )
   return np.linalg.norm(one - two) / np.linalg.norm(two)
 
 
@@ -89,33 +118,58 @@ def test_two_processes_equal_one(start, whole, tmp_path):
   assert f'resumed at step {stopped}' in output
   ours, theirs = lines(tmp_path), lines(whole)
   assert [(line['step'], line['kind']) for line in ours] == [
-      (line['step'], line['kind']) for line in theirs]
+    (line['step'], line['kind']) for line in theirs
+  ]
   for one, other in zip(ours, theirs):
     # Sums in another order differ in the last bits, and Adam makes more of it.
     tolerance = 1e-5 if one['step'] <= 10 else 1e-3
     for name in one.keys() - {'kind'}:
       np.testing.assert_allclose(
-          one[name], other[name], rtol=tolerance, atol=1e-6,
-          err_msg=f'{name} of step {one["step"]}')
+        one[name],
+        other[name],
+        rtol=tolerance,
+        atol=1e-6,
+        err_msg=f'{name} of step {one["step"]}',
+      )
   for which in ('student', 'teacher'):
-    networks = [checkpoint.restore_for_inference(workdir, which)[1]
-                for workdir in (tmp_path, whole)]
+    networks = [
+      checkpoint.restore_for_inference(workdir, which)[1]
+      for workdir in (tmp_path, whole)
+    ]
     apart = distance(*networks)
     print(f'{which}: {apart:.1e} apart, stopped at step {stopped}')
     assert apart < 1e-3
 
 
-@pytest.mark.parametrize('flags, words', [
+@pytest.mark.parametrize(
+  'flags, words',
+  [
     (('--num_processes=2',), '--multihost; add it'),
     (('--multihost', '--num_processes=2'), 'wanted all three'),
-    (('--multihost', '--num_processes=2', '--process_id=2',
-      '--coordinator_address=localhost:1'), 'wanted 0 to 1'),
-    (('--multihost', '--num_processes=2', '--process_id=0',
-      '--coordinator_address=localhost'), 'HOST:PORT'),
+    (
+      (
+        '--multihost',
+        '--num_processes=2',
+        '--process_id=2',
+        '--coordinator_address=localhost:1',
+      ),
+      'wanted 0 to 1',
+    ),
+    (
+      (
+        '--multihost',
+        '--num_processes=2',
+        '--process_id=0',
+        '--coordinator_address=localhost',
+      ),
+      'HOST:PORT',
+    ),
     (('--multihost',), 'no cluster was found'),
-])
+  ],
+)
 def test_misuse_is_one_clear_line(tmp_path, capsys, flags, words):
   from echoforge_jax.__main__ import main
+
   assert main(['train', CONFIG, f'--workdir={tmp_path}', *flags]) == 2
   error = capsys.readouterr().err
   assert words in error and len(error.splitlines()) == 1

@@ -10,7 +10,8 @@ from echoforge_jax.__main__ import main
 from echoforge_jax.phantom.camus_writer import write_camus
 
 _SPEC = importlib.util.spec_from_file_location(
-    'ellipses', Path(__file__).parents[1] / 'phantom' / 'ellipses.py')
+  'ellipses', Path(__file__).parents[1] / 'phantom' / 'ellipses.py'
+)
 ellipses = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(ellipses)
 
@@ -18,21 +19,29 @@ _SPEC.loader.exec_module(ellipses)
 @pytest.fixture
 def raw(tmp_path):
   root = tmp_path / 'raw'
-  write_camus(root, num_patients=3, seed=1, config=ellipses.Config(),
-              generate=ellipses.generate, progress=False)
+  write_camus(
+    root,
+    num_patients=3,
+    seed=1,
+    config=ellipses.Config(),
+    generate=ellipses.generate,
+    progress=False,
+  )
   return root
 
 
 def test_clean_data_exits_0(raw, tmp_path, capsys):
   report = tmp_path / 'report.json'
-  assert main(['verify', '--dataset=camus', f'--raw={raw}',
-               f'--json={report}']) == 0
+  assert (
+    main(['verify', '--dataset=camus', f'--raw={raw}', f'--json={report}']) == 0
+  )
   out = capsys.readouterr().out
   assert out.strip().endswith('3 patients verified: 0 errors, 1 warnings')
   content = json.loads(report.read_text())
   assert content['errors'] == 0 and content['num_patients'] == 3
   assert [finding['code'] for finding in content['findings']] == [
-      'es-before-ed']
+    'es-before-ed'
+  ]
 
 
 def test_errors_exit_1_and_name_the_files(raw, tmp_path, capsys):
@@ -40,15 +49,18 @@ def test_errors_exit_1_and_name_the_files(raw, tmp_path, capsys):
   (folder / 'patient0002_4CH_ED.nii.gz').write_bytes(b'broken')
   (folder / 'Info_2CH.cfg').unlink()
   report = tmp_path / 'report.json'
-  assert main(['verify', '--dataset=camus', f'--raw={raw}',
-               f'--json={report}']) == 1
+  assert (
+    main(['verify', '--dataset=camus', f'--raw={raw}', f'--json={report}']) == 1
+  )
   out = capsys.readouterr().out
   assert 'error damaged-file (1)' in out and 'error missing-file (1)' in out
   assert 'patient0002_4CH_ED.nii.gz' in out and 'remedy:' in out
   content = json.loads(report.read_text())
-  assert {Path(finding['file']).name for finding in content['findings']
-          if finding['severity'] == 'error'} == {
-              'patient0002_4CH_ED.nii.gz', 'Info_2CH.cfg'}
+  assert {
+    Path(finding['file']).name
+    for finding in content['findings']
+    if finding['severity'] == 'error'
+  } == {'patient0002_4CH_ED.nii.gz', 'Info_2CH.cfg'}
 
 
 @pytest.mark.parametrize('make', [False, True])
@@ -65,8 +77,17 @@ def test_nothing_to_verify_exits_2(tmp_path, capsys, make):
 
 
 def test_misuse_exits_2(raw, tmp_path, capsys):
-  assert main(['verify', '--dataset=camus', f'--raw={raw}',
-               f'--json={tmp_path}/no/such/folder.json']) == 2
+  assert (
+    main(
+      [
+        'verify',
+        '--dataset=camus',
+        f'--raw={raw}',
+        f'--json={tmp_path}/no/such/folder.json',
+      ]
+    )
+    == 2
+  )
   assert 'no/such/folder.json' in capsys.readouterr().err
   with pytest.raises(SystemExit) as stop:
     main(['verify', '--dataset=ted', f'--raw={raw}'])

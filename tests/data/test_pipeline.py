@@ -6,8 +6,10 @@ import grain
 import numpy as np
 import pytest
 
-from echoforge_jax.data import builder, pipeline, raw, selection
-from echoforge_jax.data.clip import IGNORE, Clip
+from echoforge_jax.clip import IGNORE, Clip
+from echoforge_jax.data import datasets as raw
+from echoforge_jax.data import pipeline, selection
+from echoforge_jax.data import prepare as builder
 from echoforge_jax.data.prepared import load_split
 from echoforge_jax.data.transforms import AugmentConfig
 from echoforge_jax.errors import InputError
@@ -21,20 +23,31 @@ SPACING = np.array([0.5, 0.7], np.float32)
 def make_clip(number, view):
   """Gray level 2 * number + (view is 4CH) + 1, plus 60 in the even frames."""
   length = 3 if number == 1 else 9
-  frames = np.full((length, SIZE, SIZE), 2 * number + (view == '4CH') + 1,
-                   np.uint8)
+  frames = np.full(
+    (length, SIZE, SIZE), 2 * number + (view == '4CH') + 1, np.uint8
+  )
   frames[::2] += 60
   masks = np.zeros_like(frames)
   for t, mask in enumerate(masks):
     mask[4:20, 4:20] = 2
-    mask[8:18, 8:18 - t // 2] = 1
+    mask[8:18, 8 : 18 - t // 2] = 1
     mask[20:, 6:12] = 3
   labeled = np.ones(length, bool)
   if number == 0:  # A patient without labels at all.
     labeled[:], masks[:] = False, 0
-  return Clip(patient=f'p{number:02d}', view=view, frames=frames, masks=masks,
-              labeled=labeled, ed=0, es=length - 1, spacing_mm=SPACING,
-              fps=50.0, quality='Poor', ef_percent=44.0)
+  return Clip(
+    patient=f'p{number:02d}',
+    view=view,
+    frames=frames,
+    masks=masks,
+    labeled=labeled,
+    ed=0,
+    es=length - 1,
+    spacing_mm=SPACING,
+    fps=50.0,
+    quality='Poor',
+    ef_percent=44.0,
+  )
 
 
 def clip_numbers(batch):
@@ -51,23 +64,37 @@ def data_dir(tmp_path_factory):
 
   def list_clips(raw_dir, split, scheme):
     at = list(SPLITS).index(split)
-    return [(f'p{i:02d}', view) for i in range(bounds[at], bounds[at + 1])
-            for view in ('2CH', '4CH')]
+    return [
+      (f'p{i:02d}', view)
+      for i in range(bounds[at], bounds[at + 1])
+      for view in ('2CH', '4CH')
+    ]
 
   def read_clip(raw_dir, patient, view):
     return make_clip(int(patient[1:]), view)
 
-  builder.prepare('camus', root, root / 'data', SIZE,
-                  reader=raw.RawReader(list_clips, read_clip))
+  builder.prepare(
+    'camus',
+    root,
+    root / 'data',
+    SIZE,
+    reader=raw.RawReader(list_clips, read_clip),
+  )
   return root / 'data'
 
 
 @pytest.fixture
 def defaults(data_dir):
   return dict(
-      data_dir=data_dir, dataset='camus', image_size=SIZE,
-      num_frames=NUM_FRAMES, batch_size=4, seed=7,
-      augmentation=AugmentConfig.none(), num_threads=0)
+    data_dir=data_dir,
+    dataset='camus',
+    image_size=SIZE,
+    num_frames=NUM_FRAMES,
+    batch_size=4,
+    seed=7,
+    augmentation=AugmentConfig.none(),
+    num_threads=0,
+  )
 
 
 @pytest.fixture
@@ -92,18 +119,21 @@ def assert_same(batches, others):
       np.testing.assert_array_equal(batch[name], other[name])
 
 
-FULL = dict(augmentation=AugmentConfig(temporal_jitter=0.4),
-            unlabeled_batch_size=2, label_fraction=0.5)
+FULL = dict(
+  augmentation=AugmentConfig(temporal_jitter=0.4),
+  unlabeled_batch_size=2,
+  label_fraction=0.5,
+)
 
 
 def test_batch_is_what_the_contract_says(make):
   batch = take(make(**FULL), 1)[0]
   assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
-      'video_weak': ((6, 5, SIZE, SIZE, 1), np.uint8),
-      'video_strong': ((6, 5, SIZE, SIZE, 1), np.uint8),
-      'masks': ((6, 5, SIZE, SIZE), np.uint8),
-      'labeled': ((6, 5), np.bool_),
-      'spacing_mm': ((6, 2), np.float32),
+    'video_weak': ((6, 5, SIZE, SIZE, 1), np.uint8),
+    'video_strong': ((6, 5, SIZE, SIZE, 1), np.uint8),
+    'masks': ((6, 5, SIZE, SIZE), np.uint8),
+    'labeled': ((6, 5), np.bool_),
+    'spacing_mm': ((6, 2), np.float32),
   }
   pair = [[True, False, False, False, True]] * 2
   assert batch['labeled'].tolist() == 2 * [*pair, [False] * 5]
@@ -116,8 +146,11 @@ def test_same_seed_and_step_give_the_same_batch(make):
   other = take(make(seed=8, **FULL), 9)
   assert not np.array_equal(reference[0]['video_weak'], other[0]['video_weak'])
   # The same clip looks different in the next epoch.
-  assert not any(np.array_equal(reference[0]['video_weak'][0], clip)
-                 for batch in reference[1:] for clip in batch['video_weak'])
+  assert not any(
+    np.array_equal(reference[0]['video_weak'][0], clip)
+    for batch in reference[1:]
+    for clip in batch['video_weak']
+  )
 
 
 @pytest.mark.slow
@@ -152,8 +185,9 @@ def test_iterator_is_the_dataset_started(start, make):
   assert_same(take(make(first_batch=5), 2), take(make(), 7)[5:])
 
 
-@pytest.mark.parametrize('state', [{}, {'batches': -1}, {'batches': '3'}, 3,
-                                   {'next_index': 3}])
+@pytest.mark.parametrize(
+  'state', [{}, {'batches': -1}, {'batches': '3'}, 3, {'next_index': 3}]
+)
 def test_a_position_of_something_else_is_refused(start, state):
   with pytest.raises(InputError, match='position in the data: found'):
     start().set_state(state)
@@ -167,15 +201,26 @@ def test_goes_on_with_another_number_of_processes(start, process_count):
   for _ in range(4):
     next(whole)
   size = 6 // process_count
-  parts = [start(**kwargs | dict(
-      batch_size=size, unlabeled_batch_size=size, process_index=index,
-      process_count=process_count)) for index in range(process_count)]
+  parts = [
+    start(
+      **kwargs
+      | dict(
+        batch_size=size,
+        unlabeled_batch_size=size,
+        process_index=index,
+        process_count=process_count,
+      )
+    )
+    for index in range(process_count)
+  ]
   for part in parts:
     part.set_state(whole.get_state())
   for _ in range(5):
     batches = [next(part) for part in parts]
-    joined = {name: np.concatenate([batch[name] for batch in batches])
-              for name in batches[0]}
+    joined = {
+      name: np.concatenate([batch[name] for batch in batches])
+      for name in batches[0]
+    }
     assert_same([next(whole)], [joined])
   assert {part.get_state()['batches'] for part in parts} == {9}
 
@@ -191,9 +236,11 @@ def test_epoch_holds_every_labeled_clip_once(make):
 @pytest.mark.parametrize('process_count', [2, 3])
 def test_shards_are_disjoint_and_complete(make, process_count):
   shards = [
-      take(make(batch_size=2, process_index=index,
-                process_count=process_count), 22)
-      for index in range(process_count)]
+    take(
+      make(batch_size=2, process_index=index, process_count=process_count), 22
+    )
+    for index in range(process_count)
+  ]
   # The shards one behind the other are the batch of a single process.
   stream = take(make(batch_size=2 * process_count), 22)
   epoch = []
@@ -206,12 +253,23 @@ def test_shards_are_disjoint_and_complete(make, process_count):
 
 def test_step_does_not_depend_on_the_number_of_processes(make):
   whole = take(make(batch_size=6, **FULL), 3)
-  parts = [take(make(batch_size=3, process_index=i, process_count=2,
-                     **FULL | {'unlabeled_batch_size': 1}), 3) for i in (0, 1)]
+  parts = [
+    take(
+      make(
+        batch_size=3,
+        process_index=i,
+        process_count=2,
+        **FULL | {'unlabeled_batch_size': 1},
+      ),
+      3,
+    )
+    for i in (0, 1)
+  ]
   for step in range(3):
     for name in whole[0]:
       np.testing.assert_array_equal(
-          whole[step][name], np.concatenate([p[step][name] for p in parts]))
+        whole[step][name], np.concatenate([p[step][name] for p in parts])
+      )
 
 
 def test_splits_share_no_patient(data_dir):
@@ -219,8 +277,9 @@ def test_splits_share_no_patient(data_dir):
   patients = [{clip['patient'] for clip in split.clips} for split in splits]
   for one, other in itertools.combinations(patients, 2):
     assert not one & other
-  stored = [{split[i]['patient'] for i in range(len(split))}
-            for split in splits]
+  stored = [
+    {split[i]['patient'] for i in range(len(split))} for split in splits
+  ]
   assert stored == patients
 
 
@@ -261,8 +320,10 @@ def test_hidden_truth_never_leaks(make, supervision):
     assert set(np.unique(masks[labeled])) == {0, 1}
     known = np.array(2 * [True, True, False])
     assert not labeled[~known].any()
-    assert (labeled[known] == (supervision == 'full')
-            | np.eye(5, dtype=bool)[[0, 4]].any(0)).all()
+    assert (
+      labeled[known]
+      == (supervision == 'full') | np.eye(5, dtype=bool)[[0, 4]].any(0)
+    ).all()
 
 
 def test_classes_are_numbered_as_asked(make, data_dir):
@@ -281,7 +342,8 @@ def test_classes_are_numbered_as_asked(make, data_dir):
 
 def test_short_clip_repeats_frames(make):
   np.testing.assert_array_equal(
-      selection.frame_indices(0, 2, 10), [0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
+    selection.frame_indices(0, 2, 10), [0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
+  )
   found = False
   for batch in take(make(num_frames=7, supervision='sparse'), 6):
     for clip in np.flatnonzero(np.array(clip_numbers(batch)) // 2 == 1):
@@ -294,30 +356,47 @@ def test_short_clip_repeats_frames(make):
 
 def test_frame_indices():
   np.testing.assert_array_equal(
-      selection.frame_indices(3, 17, 10), np.rint(np.linspace(3, 17, 10)))
+    selection.frame_indices(3, 17, 10), np.rint(np.linspace(3, 17, 10))
+  )
   np.testing.assert_array_equal(
-      selection.frame_indices(0, 17, 10, truncate=True),
-      np.linspace(0, 17, 10).astype(int))
+    selection.frame_indices(0, 17, 10, truncate=True),
+    np.linspace(0, 17, 10).astype(int),
+  )
   rng = np.random.default_rng(0)
-  drawn = [selection.frame_indices(2, 40, 10, jitter=0.5, rng=rng)
-           for _ in range(50)]
+  drawn = [
+    selection.frame_indices(2, 40, 10, jitter=0.5, rng=rng) for _ in range(50)
+  ]
   assert all(rows[0] == 2 and rows[-1] == 40 for rows in drawn)
   assert all((np.diff(rows) >= 0).all() for rows in drawn)
   assert len({tuple(rows) for rows in drawn}) > 40
 
 
 def test_a_batch_of_one_clip(make):
-  batch, = take(make(batch_size=1), 1)
+  (batch,) = take(make(batch_size=1), 1)
   assert batch['video_weak'].shape[0] == 1
 
 
 @pytest.mark.parametrize('supervision', ['sparse', 'full'])
 def test_reversal_turns_frames_and_masks_together(make, supervision):
   forward, backward = (
-      take(make(supervision=supervision, seed=3, augmentation=AugmentConfig(
-          rotation_deg=0, scale=0, translation=0, gain=0, gamma=0,
-          strong=False, reversal=probability)), 3)
-      for probability in (0.0, 1.0))
+    take(
+      make(
+        supervision=supervision,
+        seed=3,
+        augmentation=AugmentConfig(
+          rotation_deg=0,
+          scale=0,
+          translation=0,
+          gain=0,
+          gamma=0,
+          strong=False,
+          reversal=probability,
+        ),
+      ),
+      3,
+    )
+    for probability in (0.0, 1.0)
+  )
   for one, other in zip(forward, backward):
     for name in ('video_weak', 'video_strong', 'masks', 'labeled'):
       np.testing.assert_array_equal(one[name], other[name][:, ::-1])
@@ -338,7 +417,9 @@ def test_spacing_is_that_of_the_augmented_grid(make):
       assert side == pytest.approx(10 * zoom, abs=1)
 
 
-@pytest.mark.parametrize('kwargs, words', [
+@pytest.mark.parametrize(
+  'kwargs, words',
+  [
     (dict(batch_size=23), '22 labeled clips, wanted at least 23'),
     (dict(process_count=30, batch_size=1), '22 labeled clips.*30 processes'),
     (dict(label_fraction=0.1, batch_size=4), '2 labeled clips'),
@@ -354,22 +435,34 @@ def test_spacing_is_that_of_the_augmented_grid(make):
     (dict(classes=()), 'classes'),
     (dict(augmentation={'rotate': 1}), 'augmentation'),
     (dict(image_size=32), 'echoforge prepare'),
-])
+  ],
+)
 def test_misuse_is_named_with_its_numbers(make, kwargs, words):
   with pytest.raises(InputError, match=words):
     make(**kwargs)
 
 
 def eval_split(data_dir, **kwargs):
-  return pipeline.eval_clips(**dict(
-      data_dir=data_dir, dataset='camus', image_size=SIZE, split='test',
-      num_frames=NUM_FRAMES) | kwargs)
+  return pipeline.eval_clips(
+    **dict(
+      data_dir=data_dir,
+      dataset='camus',
+      image_size=SIZE,
+      split='test',
+      num_frames=NUM_FRAMES,
+    )
+    | kwargs
+  )
 
 
 def test_evaluation_sees_all_truth(data_dir):
   clips = eval_split(data_dir, classes=('lv', 'la'))
   assert [(c['patient'], c['view']) for c in clips] == [
-      ('p14', '2CH'), ('p14', '4CH'), ('p15', '2CH'), ('p15', '4CH')]
+    ('p14', '2CH'),
+    ('p14', '4CH'),
+    ('p15', '2CH'),
+    ('p15', '4CH'),
+  ]
   assert len(clips) == len(list(clips)) == 4
   clip, raw_clip = clips[1], make_clip(14, '4CH')
   np.testing.assert_array_equal(clip['frames'], [0, 2, 4, 6, 8])

@@ -11,14 +11,15 @@ from echoforge_jax.errors import InputError
 
 SIZE = 64
 SPACING = np.array([0.6, 0.9], np.float32)
-GEOMETRY_ONLY = dataclasses.replace(AugmentConfig.none(), rotation_deg=25,
-                                    scale=0.2, translation=0.08)
+GEOMETRY_ONLY = dataclasses.replace(
+  AugmentConfig.none(), rotation_deg=25, scale=0.2, translation=0.08
+)
 
 
 def blob(size=SIZE, frames=6):
   """A bright off-center ellipse with a dim surround, and its mask."""
   rows, cols = np.mgrid[:size, :size]
-  inside = ((rows - 0.4 * size) / 14)**2 + ((cols - 0.55 * size) / 9)**2 < 1
+  inside = ((rows - 0.4 * size) / 14) ** 2 + ((cols - 0.55 * size) / 9) ** 2 < 1
   masks = np.repeat(inside[None].astype(np.uint8), frames, 0)
   return 20 + 200 * masks, masks
 
@@ -31,13 +32,25 @@ def dice(a, b):
 def test_views_and_masks_share_one_geometry(elastic):
   frames, masks = blob()
   config = dataclasses.replace(
-      AugmentConfig(), rotation_deg=25, scale=0.2, translation=0.08,
-      elastic=elastic, strong_gamma=0, contrast=0, brightness=0, haze=0,
-      speckle=0.1, shadow=0, dropout=0, attenuation=0.1)
+    AugmentConfig(),
+    rotation_deg=25,
+    scale=0.2,
+    translation=0.08,
+    elastic=elastic,
+    strong_gamma=0,
+    contrast=0,
+    brightness=0,
+    haze=0,
+    speckle=0.1,
+    shadow=0,
+    dropout=0,
+    attenuation=0.1,
+  )
   moved = []
   for seed in range(8):
     out = transforms.augment_clip(
-        np.random.default_rng(seed), config, frames, masks, SPACING)
+      np.random.default_rng(seed), config, frames, masks, SPACING
+    )
     truth = out['masks'].astype(bool)
     assert dice(truth, out['weak'] > 115) > 0.97
     assert dice(truth, out['strong'] > 105) > 0.95
@@ -51,8 +64,12 @@ def test_masks_get_no_new_labels():
   masks = masks * 3
   for seed in range(5):
     out = transforms.augment_clip(
-        np.random.default_rng(seed),
-        dataclasses.replace(GEOMETRY_ONLY, elastic=0.05), masks, masks, SPACING)
+      np.random.default_rng(seed),
+      dataclasses.replace(GEOMETRY_ONLY, elastic=0.05),
+      masks,
+      masks,
+      SPACING,
+    )
     assert set(np.unique(out['masks'])) == {0, 3}
 
 
@@ -62,18 +79,23 @@ def test_area_in_mm2_survives_every_geometry():
   area = masks[0].sum() * SPACING.prod()
   for seed in range(10):
     out = transforms.augment_clip(
-        np.random.default_rng(seed), GEOMETRY_ONLY, frames, masks, SPACING)
+      np.random.default_rng(seed), GEOMETRY_ONLY, frames, masks, SPACING
+    )
     again = out['masks'][0].sum() * out['spacing_mm'].prod()
     assert again == pytest.approx(area, rel=0.03)
     assert out['spacing_mm'].dtype == np.float32
     np.testing.assert_allclose(
-        out['spacing_mm'][1] / out['spacing_mm'][0], 1.5, rtol=1e-6)
+      out['spacing_mm'][1] / out['spacing_mm'][0], 1.5, rtol=1e-6
+    )
 
 
 def test_rotation_turns_millimeters_not_pixels():
   geometry = transforms.sample_geometry(
-      np.random.default_rng(3),
-      dataclasses.replace(AugmentConfig.none(), rotation_deg=40), SIZE, SPACING)
+    np.random.default_rng(3),
+    dataclasses.replace(AugmentConfig.none(), rotation_deg=40),
+    SIZE,
+    SPACING,
+  )
   assert geometry.scale == 1
   in_mm = np.array([SPACING[1], SPACING[0]], np.float64)
   center = geometry.place(*[(SIZE - 1) / 2] * 2)
@@ -92,8 +114,12 @@ def test_rotation_turns_millimeters_not_pixels():
 def test_unknown_spacing_stays_unknown():
   frames, masks = blob()
   out = transforms.augment_clip(
-      np.random.default_rng(0), GEOMETRY_ONLY, frames, masks,
-      np.full(2, np.nan, np.float32))
+    np.random.default_rng(0),
+    GEOMETRY_ONLY,
+    frames,
+    masks,
+    np.full(2, np.nan, np.float32),
+  )
   assert np.isnan(out['spacing_mm']).all()
   assert out['masks'].any()
 
@@ -102,9 +128,11 @@ def test_same_generator_state_gives_the_same_views():
   frames, masks = blob()
   config = dataclasses.replace(AugmentConfig(), elastic=0.02)
   one, two, other = (
-      transforms.augment_clip(
-          np.random.default_rng(seed), config, frames, masks, SPACING)
-      for seed in (5, 5, 6))
+    transforms.augment_clip(
+      np.random.default_rng(seed), config, frames, masks, SPACING
+    )
+    for seed in (5, 5, 6)
+  )
   for name in one:
     np.testing.assert_array_equal(one[name], two[name])
   assert not np.array_equal(one['strong'], other['strong'])
@@ -115,7 +143,8 @@ def test_inputs_are_left_alone():
   before = frames.copy(), masks.copy()
   for config in (AugmentConfig(), AugmentConfig.light()):
     transforms.augment_clip(
-        np.random.default_rng(1), config, frames, masks, SPACING)
+      np.random.default_rng(1), config, frames, masks, SPACING
+    )
   np.testing.assert_array_equal(frames, before[0])
   np.testing.assert_array_equal(masks, before[1])
 
@@ -123,7 +152,8 @@ def test_inputs_are_left_alone():
 def test_no_augmentation_is_the_identity():
   frames, masks = blob()
   out = transforms.augment_clip(
-      np.random.default_rng(0), AugmentConfig.none(), frames, masks, SPACING)
+    np.random.default_rng(0), AugmentConfig.none(), frames, masks, SPACING
+  )
   for view in ('weak', 'strong'):
     np.testing.assert_array_equal(out[view], frames)
   np.testing.assert_array_equal(out['masks'], masks)
@@ -136,11 +166,13 @@ def test_strong_view_changes_more_and_keeps_the_outside_black():
   sector = abs(cols - SIZE / 2) < 0.7 * rows
   frames = frames * sector.astype(np.uint8)
   config = dataclasses.replace(
-      AugmentConfig(), rotation_deg=0, scale=0, translation=0, haze=0, blur=0)
+    AugmentConfig(), rotation_deg=0, scale=0, translation=0, haze=0, blur=0
+  )
   weak, strong = [], []
   for seed in range(10):
     out = transforms.augment_clip(
-        np.random.default_rng(seed), config, frames, masks, SPACING)
+      np.random.default_rng(seed), config, frames, masks, SPACING
+    )
     assert not out['strong'][:, ~sector].any()
     weak.append(np.abs(out['weak'].astype(int) - frames).mean())
     strong.append(np.abs(out['strong'].astype(int) - frames).mean())
@@ -152,14 +184,26 @@ def test_strong_view_is_coherent_over_time():
   frames, masks = blob(frames=8)
   config = dataclasses.replace(AugmentConfig(), speckle=0)
   out = transforms.augment_clip(
-      np.random.default_rng(2), config, frames, masks, SPACING)
+    np.random.default_rng(2), config, frames, masks, SPACING
+  )
   for view in ('weak', 'strong'):
     assert (out[view] == out[view][0]).all()
-  noisy = dataclasses.replace(AugmentConfig.none(), strong=True, strong_gamma=0,
-                              contrast=0, brightness=0, blur=0, attenuation=0,
-                              haze=0, shadow=0, dropout=0, speckle=0.3)
+  noisy = dataclasses.replace(
+    AugmentConfig.none(),
+    strong=True,
+    strong_gamma=0,
+    contrast=0,
+    brightness=0,
+    blur=0,
+    attenuation=0,
+    haze=0,
+    shadow=0,
+    dropout=0,
+    speckle=0.3,
+  )
   clip = transforms.augment_clip(
-      np.random.default_rng(2), noisy, frames, masks, SPACING)['strong']
+    np.random.default_rng(2), noisy, frames, masks, SPACING
+  )['strong']
   noise = clip.astype(float) - frames
   assert 5 < noise[masks > 0].std() < 90
   assert noise[masks > 0].mean() == pytest.approx(0, abs=12)
@@ -168,12 +212,22 @@ def test_strong_view_is_coherent_over_time():
 def test_shadow_follows_the_beam():
   """A shadow darkens one slope from the apex and spares the rest."""
   config = dataclasses.replace(
-      AugmentConfig.none(), strong=True, strong_gamma=0, contrast=0,
-      brightness=0, blur=0, attenuation=0, haze=0, dropout=0, speckle=0,
-      shadow=1)
+    AugmentConfig.none(),
+    strong=True,
+    strong_gamma=0,
+    contrast=0,
+    brightness=0,
+    blur=0,
+    attenuation=0,
+    haze=0,
+    dropout=0,
+    speckle=0,
+    shadow=1,
+  )
   flat = np.full((2, SIZE, SIZE), 100, np.uint8)
   out = transforms.augment_clip(
-      np.random.default_rng(4), config, flat, flat[:1], SPACING)['strong'][0]
+    np.random.default_rng(4), config, flat, flat[:1], SPACING
+  )['strong'][0]
   darkest = out[[SIZE // 2, SIZE - 4]].argmin(axis=1) - (SIZE - 1) / 2
   slopes = darkest / np.array([SIZE // 2, SIZE - 4])
   assert out.min() < 70

@@ -8,15 +8,17 @@ import shutil
 import numpy as np
 import pytest
 
-from echoforge_jax.data import echonet
 from echoforge_jax.data.findings import CODES
 from echoforge_jax.data.verify_echonet import verify_echonet
 from echoforge_jax.errors import InputError
+from echoforge_jax.formats import echonet
+from echoforge_jax.formats.echonet import encode_video
 from echoforge_jax.phantom import echonet_traps
-from echoforge_jax.phantom.echonet_writer import encode_video, write_echonet
+from echoforge_jax.phantom.echonet_writer import write_echonet
 
 _SPEC = importlib.util.spec_from_file_location(
-    'beating', Path(__file__).parents[1] / 'phantom' / 'beating.py')
+  'beating', Path(__file__).parents[1] / 'phantom' / 'beating.py'
+)
 beating = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(beating)
 
@@ -24,36 +26,46 @@ _SPEC.loader.exec_module(beating)
 # list or of the tracings. Nothing else may be found.
 _VIDEO, _LIST, _TRACINGS = 'Videos', echonet.FILE_LIST, echonet.TRACINGS
 EXPECTED = {
-    'no_tracing': {('error', 'tracing-frames', _TRACINGS)},
-    'orphan_tracing': {('warning', 'tracing-unlisted', _TRACINGS)},
-    'known_no_tracing': {('warning', 'tracing-known-missing', _TRACINGS)},
-    'known_orphan': {('warning', 'tracing-unlisted', _TRACINGS)},
-    'missing_video': {('error', 'missing-file', _VIDEO)},
-    'row_count': {('warning', 'tracing-rows', _TRACINGS)},
-    'frame_count': {('warning', 'frame-count', _VIDEO)},
-    'ed_after_es': {('warning', 'es-before-ed', _VIDEO)},
-    'short_interval': {('warning', 'interval-short', _VIDEO)},
-    'undecodable': {('error', 'video-undecodable', _VIDEO)},
-    'cut_short': {('error', 'tracing-beyond', _TRACINGS),
-                  ('warning', 'frame-count', _VIDEO)},
-    'other_size': {('error', 'video-resized', _VIDEO)},
-    'unknown_split': {('error', 'split-unknown', _LIST)},
-    'lower_split': {('warning', 'split-case', _LIST)},
-    'listed_twice': {('error', 'listed-twice', _LIST)},
-    'ef_range': {('error', 'ef-range', _LIST)},
-    'ef_volumes': {('warning', 'ef-volumes', _LIST)},
-    'blank': {('error', 'image-blank', _VIDEO)},
-    'same_video': {('error', 'duplicate-images', _VIDEO)},
-    'one_frame': {('error', 'tracing-frames', _TRACINGS)},
-    'bad_number': {('error', 'csv-line', _TRACINGS),
-                   ('warning', 'tracing-rows', _TRACINGS)},
+  'no_tracing': {('error', 'tracing-frames', _TRACINGS)},
+  'orphan_tracing': {('warning', 'tracing-unlisted', _TRACINGS)},
+  'known_no_tracing': {('warning', 'tracing-known-missing', _TRACINGS)},
+  'known_orphan': {('warning', 'tracing-unlisted', _TRACINGS)},
+  'missing_video': {('error', 'missing-file', _VIDEO)},
+  'row_count': {('warning', 'tracing-rows', _TRACINGS)},
+  'frame_count': {('warning', 'frame-count', _VIDEO)},
+  'ed_after_es': {('warning', 'es-before-ed', _VIDEO)},
+  'short_interval': {('warning', 'interval-short', _VIDEO)},
+  'undecodable': {('error', 'video-undecodable', _VIDEO)},
+  'cut_short': {
+    ('error', 'tracing-beyond', _TRACINGS),
+    ('warning', 'frame-count', _VIDEO),
+  },
+  'other_size': {('error', 'video-resized', _VIDEO)},
+  'unknown_split': {('error', 'split-unknown', _LIST)},
+  'lower_split': {('warning', 'split-case', _LIST)},
+  'listed_twice': {('error', 'listed-twice', _LIST)},
+  'ef_range': {('error', 'ef-range', _LIST)},
+  'ef_volumes': {('warning', 'ef-volumes', _LIST)},
+  'blank': {('error', 'image-blank', _VIDEO)},
+  'same_video': {('error', 'duplicate-images', _VIDEO)},
+  'one_frame': {('error', 'tracing-frames', _TRACINGS)},
+  'bad_number': {
+    ('error', 'csv-line', _TRACINGS),
+    ('warning', 'tracing-rows', _TRACINGS),
+  },
 }
 
 
 def _write(root, num_patients, **kwargs):
   return write_echonet(
-      root, num_patients=num_patients, seed=3, generate=beating.generate,
-      config=beating.Config(height=100, width=112), progress=False, **kwargs)
+    root,
+    num_patients=num_patients,
+    seed=3,
+    generate=beating.generate,
+    config=beating.Config(height=100, width=112),
+    progress=False,
+    **kwargs,
+  )
 
 
 def _codes(findings):
@@ -77,8 +89,11 @@ def raw(clean, tmp_path):
   """A copy to break, and its first training clip."""
   root = tmp_path / 'raw'
   shutil.copytree(clean, root)
-  name = next(name for name, row in echonet.Dataset(root).files.items()
-              if row.split == 'TRAIN')
+  name = next(
+    name
+    for name, row in echonet.Dataset(root).files.items()
+    if row.split == 'TRAIN'
+  )
   return root, name
 
 
@@ -92,10 +107,12 @@ def _edit(path, name, change):
 
 def _set(root, name, column, value):
   """Sets one cell of FileList.csv."""
+
   def change(lines):
     cells = lines[0].split(',')
     cells[column] = value
     return [','.join(cells)]
+
   _edit(root / _LIST, name, change)
 
 
@@ -133,12 +150,17 @@ def test_all_traps_are_told_apart(tmp_path):
   findings = verify_echonet(tmp_path / 'raw')
   named = {}
   for finding in findings:
-    owner, = (name for name in truth['planted'].values()
-              if name in finding.file + finding.found)
+    (owner,) = (
+      name
+      for name in truth['planted'].values()
+      if name in finding.file + finding.found
+    )
     named.setdefault(owner, set()).add(
-        (finding.severity, finding.code, _place(finding)))
+      (finding.severity, finding.code, _place(finding))
+    )
   assert named == {
-      name: EXPECTED[trap] for trap, name in truth['planted'].items()}
+    name: EXPECTED[trap] for trap, name in truth['planted'].items()
+  }
 
 
 @pytest.mark.parametrize('trap', EXPECTED)
@@ -167,17 +189,24 @@ def test_the_six_known_clips_are_warnings(raw, name):
   root, old = raw
   _rename(root, old, name)
   _edit(root / _TRACINGS, name, lambda lines: [])
-  finding, = verify_echonet(root)
-  assert (finding.severity, finding.code) == ('warning',
-                                              'tracing-known-missing')
+  (finding,) = verify_echonet(root)
+  assert (finding.severity, finding.code) == (
+    'warning',
+    'tracing-known-missing',
+  )
   assert name in finding.found
 
 
 def test_the_known_orphan_is_called_known(raw):
   root, name = raw
-  _edit(root / _TRACINGS, name, lambda lines: lines + [
-      line.replace(name, echonet.KNOWN_ORPHAN) for line in lines])
-  finding, = verify_echonet(root)
+  _edit(
+    root / _TRACINGS,
+    name,
+    lambda lines: (
+      lines + [line.replace(name, echonet.KNOWN_ORPHAN) for line in lines]
+    ),
+  )
+  (finding,) = verify_echonet(root)
   assert (finding.severity, finding.code) == ('warning', 'tracing-unlisted')
   assert echonet.KNOWN_ORPHAN in finding.found and 'known' in finding.found
 
@@ -187,8 +216,9 @@ def test_identical_videos_across_splits_are_a_leak(raw):
   rows = echonet.Dataset(root).files
   test = next(n for n, row in rows.items() if row.split == 'TEST')
   shutil.copy(echonet.video_path(root, test), echonet.video_path(root, name))
-  findings = [finding for finding in verify_echonet(root)
-              if finding.code == 'split-leak']
+  findings = [
+    finding for finding in verify_echonet(root) if finding.code == 'split-leak'
+  ]
   assert [finding.severity for finding in findings] == ['error']
   text = findings[0].file + findings[0].found
   assert name in text and test in text
@@ -205,11 +235,11 @@ def test_a_repacked_copy_is_still_a_copy(raw):
   assert codes & {'split-leak', 'duplicate-images'}
 
 
-@pytest.mark.parametrize('share', [.02, .3, .6, .8, .9, .95])
+@pytest.mark.parametrize('share', [0.02, 0.3, 0.6, 0.8, 0.9, 0.95])
 def test_a_truncated_video_is_never_silent(raw, share):
   root, name = raw
   path = echonet.video_path(root, name)
-  path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)])
+  path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
   findings = verify_echonet(root)
   assert findings
   assert all(name in f.file + f.found for f in findings)
@@ -219,8 +249,8 @@ def test_a_truncated_video_is_an_error_wherever_it_is_cut(raw):
   root, name = raw
   path = echonet.video_path(root, name)
   data = path.read_bytes()
-  for share in (.7, .8, .9, .95):
-    path.write_bytes(data[:int(share * len(data))])
+  for share in (0.7, 0.8, 0.9, 0.95):
+    path.write_bytes(data[: int(share * len(data))])
     assert 'error' in {finding.severity for finding in verify_echonet(root)}
 
 
@@ -233,15 +263,24 @@ def test_one_blank_frame(raw):
   assert _codes(verify_echonet(root)) == [('error', 'image-blank')]
 
 
-@pytest.mark.parametrize('column, value, expected', [
-    (1, '-3', ('error', 'ef-range')), (6, '0', ('warning', 'fps-range')),
-    (6, '900', ('warning', 'fps-range')), (7, 'many', ('error', 'csv-line')),
-    (8, '', ('error', 'split-unknown'))])
+@pytest.mark.parametrize(
+  'column, value, expected',
+  [
+    (1, '-3', ('error', 'ef-range')),
+    (6, '0', ('warning', 'fps-range')),
+    (6, '900', ('warning', 'fps-range')),
+    (7, 'many', ('error', 'csv-line')),
+    (8, '', ('error', 'split-unknown')),
+  ],
+)
 def test_cells_of_the_list(raw, column, value, expected):
   root, name = raw
   _set(root, name, column, value)
-  found = [finding for finding in verify_echonet(root)
-           if (finding.severity, finding.code) == expected]
+  found = [
+    finding
+    for finding in verify_echonet(root)
+    if (finding.severity, finding.code) == expected
+  ]
   assert len(found) == 1 and Path(found[0].file).name == _LIST
 
 
@@ -257,8 +296,10 @@ def test_tracings_off_the_image_or_of_two_rows(raw):
 
   def move(lines):
     cells = [line.split(',') for line in lines]
-    return [','.join([c[0], *(str(float(v) + 300) for v in c[1:5]), c[5]])
-            for c in cells]
+    return [
+      ','.join([c[0], *(str(float(v) + 300) for v in c[1:5]), c[5]])
+      for c in cells
+    ]
 
   text = path.read_text()
   _edit(path, name, move)
@@ -277,21 +318,25 @@ def test_a_tracing_partly_off_the_image(raw, far, recwarn):
     return [*lines[:5], ','.join([*cells[:3], far, *cells[4:]]), *lines[6:]]
 
   _edit(root / _TRACINGS, name, move)
-  finding, = verify_echonet(root)
+  (finding,) = verify_echonet(root)
   assert (finding.severity, finding.code) == ('warning', 'tracing-outside')
   assert finding.found.startswith('1 points') and name in finding.found
   assert echonet.read_clip(root, name).labeled.sum() == 2
   assert not recwarn.list
 
 
-@pytest.mark.parametrize('change, found', [
+@pytest.mark.parametrize(
+  'change, found',
+  [
     (lambda line: line.replace(line.split(',')[0], ''), "FileName is ''"),
     (lambda line: '../' + line, 'FileName is'),
-    (lambda line: line.replace('.', ',', 1), 'fields more')])
+    (lambda line: line.replace('.', ',', 1), 'fields more'),
+  ],
+)
 def test_broken_lines_of_the_list_are_named(raw, change, found):
   root, name = raw
   _edit(root / _LIST, name, lambda lines: [change(lines[0])])
-  finding, = (f for f in verify_echonet(root) if f.code == 'csv-line')
+  (finding,) = (f for f in verify_echonet(root) if f.code == 'csv-line')
   line = len((root / _LIST).read_text().splitlines())
   assert f'line {line}' in finding.found and found in finding.found
   assert finding.wanted not in finding.found and ';' not in finding.found
@@ -302,9 +347,14 @@ def test_broken_lines_of_the_list_are_named(raw, change, found):
 
 def test_three_traced_frames(raw):
   root, name = raw
-  _edit(root / _TRACINGS, name, lambda lines: lines + [
-      line.rsplit(',', 1)[0] + ',0' for line in lines[:21]])
-  finding, = verify_echonet(root)
+  _edit(
+    root / _TRACINGS,
+    name,
+    lambda lines: (
+      lines + [line.rsplit(',', 1)[0] + ',0' for line in lines[:21]]
+    ),
+  )
+  (finding,) = verify_echonet(root)
   assert finding.code == 'tracing-frames' and '3 traced' in finding.found
 
 
@@ -313,13 +363,14 @@ def test_unlisted_video_and_empty_split(raw):
   frames = np.random.default_rng(0).integers(0, 255, (12, 112, 112), np.uint8)
   path = root / 'Videos' / 'holiday.avi'
   path.write_bytes(encode_video(frames, 30))
-  finding, = verify_echonet(root)
+  (finding,) = verify_echonet(root)
   assert (finding.code, finding.file) == ('clip-unlisted', str(path))
   path.unlink()
-  test = next(n for n, row in echonet.Dataset(root).files.items()
-              if row.split == 'TEST')
+  test = next(
+    n for n, row in echonet.Dataset(root).files.items() if row.split == 'TEST'
+  )
   _set(root, test, 8, 'TRAIN')
-  finding, = verify_echonet(root)
+  (finding,) = verify_echonet(root)
   assert finding.code == 'split-empty' and 'TEST' in finding.found
 
 
@@ -344,15 +395,23 @@ def test_absent_or_foreign_tables_are_refused(raw, table):
 
 def test_command_reports_as_for_camus(tmp_path, capsys):
   from echoforge_jax.__main__ import main
+
   truth = _write(tmp_path / 'raw', 4, traps=['undecodable'])
   report = tmp_path / 'report.json'
-  flags = ['verify', '--dataset=echonet', f'--raw={tmp_path}/raw',
-           f'--json={report}']
+  flags = [
+    'verify',
+    '--dataset=echonet',
+    f'--raw={tmp_path}/raw',
+    f'--json={report}',
+  ]
   assert main(flags) == 1
   out = capsys.readouterr().out
   assert 'error video-undecodable (1)' in out and 'remedy:' in out
   assert f'{truth["planted"]["undecodable"]}.avi' in out
   assert out.strip().endswith('4 patients verified: 1 errors, 0 warnings')
   content = json.loads(report.read_text())
-  assert (content['dataset'], content['num_patients'],
-          content['errors']) == ('echonet', 4, 1)
+  assert (content['dataset'], content['num_patients'], content['errors']) == (
+    'echonet',
+    4,
+    1,
+  )

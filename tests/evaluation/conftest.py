@@ -7,12 +7,26 @@ import numpy as np
 import pytest
 
 install_import_hook(
-    [f'echoforge_jax.evaluation.{name}'
-     for name in ('overlap', 'surface', 'statistics')], 'beartype.beartype')
+  [
+    f'echoforge_jax.evaluation.{name}'
+    for name in ('overlap', 'surface', 'statistics')
+  ],
+  'beartype.beartype',
+)
 
 
-def _ventricle(size, spacing, *, radius, apex=30., above=48., below=25.,
-              centre=70., tilt=0., shift=(0., 0.)):
+def _ventricle(
+  size,
+  spacing,
+  *,
+  radius,
+  apex=30.0,
+  above=48.0,
+  below=25.0,
+  centre=70.0,
+  tilt=0.0,
+  shift=(0.0, 0.0),
+):
   """A truncated ellipse, apex up: bool [size, size].
 
   The outline reaches `above` mm over its widest place and is cut straight
@@ -23,13 +37,18 @@ def _ventricle(size, spacing, *, radius, apex=30., above=48., below=25.,
   x = (columns + shift[1]) * spacing[1] - centre
   cos, sin = math.cos(math.radians(tilt)), math.sin(math.radians(tilt))
   x, y = x * cos - y * sin, y * cos + x * sin
-  return ((x / radius)**2 + (y / above)**2 <= 1) & (y <= below)
+  return ((x / radius) ** 2 + (y / above) ** 2 <= 1) & (y <= below)
 
 
-def _ventricle_volume(r2, r4, above=48., below=25.):
+def _ventricle_volume(r2, r4, above=48.0, below=25.0):
   """Its exact volume in ml with half-widths r2 and r4 in the two views."""
-  return math.pi * r2 * r4 * (
-      2 * above / 3 + below - below**3 / (3 * above**2)) / 1000
+  return (
+    math.pi
+    * r2
+    * r4
+    * (2 * above / 3 + below - below**3 / (3 * above**2))
+    / 1000
+  )
 
 
 @pytest.fixture(scope='session')
@@ -37,23 +56,44 @@ def make_cases():
   """Patients of two views whose ventricle shrinks from ED to ES."""
   from echoforge_jax.evaluation.scoring import Case
 
-  def make(count=3, *, size=64, frames=4, predict=lambda masks: masks,
-           **overrides):
+  def make(
+    count=3, *, size=64, frames=4, predict=lambda masks: masks, **overrides
+  ):
     cases = []
     for k in range(count):
-      for view, factor in (('2CH', 1.), ('4CH', .95)):
+      for view, factor in (('2CH', 1.0), ('4CH', 0.95)):
         spacing = np.array([140 / size, 150 / size])
-        masks = np.stack([
-            _ventricle(size, spacing, radius=(26 - k) * factor
-                      * (1 - (.12 + .05 * k) * t / (frames - 1)))
-            for t in range(frames)]).astype(np.uint8)
+        masks = np.stack(
+          [
+            _ventricle(
+              size,
+              spacing,
+              radius=(26 - k)
+              * factor
+              * (1 - (0.12 + 0.05 * k) * t / (frames - 1)),
+            )
+            for t in range(frames)
+          ]
+        ).astype(np.uint8)
         gray = np.where(masks == 1, 30, 120).astype(np.uint8)
-        cases.append(Case(**{
-            'patient': f'patient{k + 1:04d}', 'view': view, 'truth': masks,
-            'prediction': np.array(predict(masks)), 'spacing_mm': spacing,
-            'frames': gray, 'native_size': (500, 560),
-            'quality': ('Good', 'Poor')[k % 2], 'fps': 50., **overrides}))
+        cases.append(
+          Case(
+            **{
+              'patient': f'patient{k + 1:04d}',
+              'view': view,
+              'truth': masks,
+              'prediction': np.array(predict(masks)),
+              'spacing_mm': spacing,
+              'frames': gray,
+              'native_size': (500, 560),
+              'quality': ('Good', 'Poor')[k % 2],
+              'fps': 50.0,
+              **overrides,
+            }
+          )
+        )
     return cases
+
   return make
 
 
@@ -78,12 +118,20 @@ def write_run(make_cases):
   from echoforge_jax.evaluation import results
   from echoforge_jax.evaluation.aggregate import score_predictions
   from echoforge_jax.evaluation.protocols import get_protocol
-  from echoforge_jax.evaluation.receipt import versions
+  from echoforge_jax.provenance import versions
 
-  def write(folder, shifts, *, protocol='camus_semi', views=('2CH', '4CH'),
-            empty=(), **receipt):
-    cases = [c for c in make_cases(len(shifts), size=48, frames=3)
-             if c.view in views]
+  def write(
+    folder,
+    shifts,
+    *,
+    protocol='camus_semi',
+    views=('2CH', '4CH'),
+    empty=(),
+    **receipt,
+  ):
+    cases = [
+      c for c in make_cases(len(shifts), size=48, frames=3) if c.view in views
+    ]
     for case in cases:
       k = int(case.patient[-4:]) - 1
       for t, mask in enumerate(case.truth):
@@ -91,13 +139,27 @@ def write_run(make_cases):
       if k in empty:
         case.prediction[-1] = 0
     result = score_predictions(
-        cases, get_protocol(protocol), resamples=200, receipt={
-            'run': folder.name, 'config_digest': 'd' * 16, 'which': 'teacher',
-            'checkpoint_step': 1000, 'training_seed': 0, 'dataset': 'camus',
-            'split': 'test', 'split_scheme': 'official',
-            'raw_fingerprint': 'f' * 64, 'image_size': 48,
-            'device': 'cpu: cpu', 'git_revision': 'abc1234',
-            'versions': versions(), **receipt})
+      cases,
+      get_protocol(protocol),
+      resamples=200,
+      receipt={
+        'run': folder.name,
+        'config_digest': 'd' * 16,
+        'which': 'teacher',
+        'checkpoint_step': 1000,
+        'training_seed': 0,
+        'dataset': 'camus',
+        'split': 'test',
+        'split_scheme': 'official',
+        'raw_fingerprint': 'f' * 64,
+        'image_size': 48,
+        'device': 'cpu: cpu',
+        'git_revision': 'abc1234',
+        'versions': versions(),
+        **receipt,
+      },
+    )
     results.write_result(result, folder)
     return folder
+
   return write

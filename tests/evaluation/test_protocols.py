@@ -31,8 +31,14 @@ def test_unknown_protocol_lists_the_choices():
 
 
 def write(tmp_path, **changes):
-  fields = {'name': 'mine', 'score': 'all', 'description': 'ours',
-            'num_frames': 6, 'pooling': 'frame', **changes}
+  fields = {
+    'name': 'mine',
+    'score': 'all',
+    'description': 'ours',
+    'num_frames': 6,
+    'pooling': 'frame',
+    **changes,
+  }
   path = tmp_path / 'mine.json'
   path.write_text(json.dumps(fields))
   return str(path)
@@ -44,12 +50,20 @@ def test_a_file_gives_a_protocol(tmp_path):
   assert protocol.pooling == 'frame' and protocol.ef_method == 'biplane'
 
 
-@pytest.mark.parametrize('changes,said', [
-    ({'name': 'camus_semi'}, 'built-in'), ({'sampler': 'random'}, 'linspace'),
-    ({'num_frames': 1}, '2 or more'), ({'threshold': 1.0}, 'between 0 and 1'),
+@pytest.mark.parametrize(
+  'changes,said',
+  [
+    ({'name': 'camus_semi'}, 'built-in'),
+    ({'sampler': 'random'}, 'linspace'),
+    ({'num_frames': 1}, '2 or more'),
+    ({'threshold': 1.0}, 'between 0 and 1'),
     ({'dataset': 'mars'}, "mars', wanted one of '', camus, echonet"),
-    ({'metric_spacing': 'no'}, 'true or false'), ({'name': 7}, 'a text'),
-    ({'framez': 3}, 'framez'), ({'ef_method': 'ellipse'}, 'area_length')])
+    ({'metric_spacing': 'no'}, 'true or false'),
+    ({'name': 7}, 'a text'),
+    ({'framez': 3}, 'framez'),
+    ({'ef_method': 'ellipse'}, 'area_length'),
+  ],
+)
 def test_a_wrong_file_says_what_is_wrong(tmp_path, changes, said):
   with pytest.raises(InputError, match=said):
     get_protocol(write(tmp_path, **changes))

@@ -6,10 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from echoforge_jax.evaluation import figures, plots
 from echoforge_jax.evaluation.evaluate import write_evaluation
 from echoforge_jax.evaluation.protocols import get_protocol
-from echoforge_jax.evaluation.summary import summary_text
+from echoforge_jax.evaluation.report import figures, plots
+from echoforge_jax.evaluation.report.summary import summary_text
 
 PNG = b'\x89PNG\r\n\x1a\n'
 
@@ -18,7 +18,7 @@ def test_overlay_colours():
   frame = np.zeros((2, 2), np.uint8)
   truth = np.array([[1, 1], [0, 0]], bool)
   prediction = np.array([[1, 0], [1, 0]], bool)
-  picture = figures.overlay(frame, truth, prediction, alpha=1.)
+  picture = figures.overlay(frame, truth, prediction, alpha=1.0)
   assert tuple(picture[0, 0]) == figures.YELLOW
   assert tuple(picture[0, 1]) == figures.GREEN
   assert tuple(picture[1, 0]) == figures.RED
@@ -27,13 +27,22 @@ def test_overlay_colours():
 
 def test_report_is_self_contained_and_holds_the_numbers(make_cases, tmp_path):
   log = tmp_path / 'metrics.jsonl'
-  log.write_text('\n'.join(
-      [json.dumps({'step': s, 'kind': 'train', 'loss': 1 / s})
-       for s in (10, 20, 30)] + ['{"step": 40, "kind"']))  # a torn last line
+  log.write_text(
+    '\n'.join(
+      [
+        json.dumps({'step': s, 'kind': 'train', 'loss': 1 / s})
+        for s in (10, 20, 30)
+      ]
+      + ['{"step": 40, "kind"']
+    )
+  )  # a torn last line
   done = write_evaluation(
-      make_cases(predict=lambda m: np.roll(m, 2, axis=2)),
-      get_protocol('camus_full'), tmp_path / 'out', log_path=log,
-      receipt={'dataset': '<b>phantom</b>', 'git_revision': None})
+    make_cases(predict=lambda m: np.roll(m, 2, axis=2)),
+    get_protocol('camus_full'),
+    tmp_path / 'out',
+    log_path=log,
+    receipt={'dataset': '<b>phantom</b>', 'git_revision': None},
+  )
   page = done.paths['report'].read_text()
   assert done.paths['report'] == tmp_path / 'out' / 'report' / 'index.html'
   markup = re.sub(r'<script.*?</script>', '', page, flags=re.S)
@@ -55,10 +64,14 @@ def test_report_is_self_contained_and_holds_the_numbers(make_cases, tmp_path):
 
 @pytest.mark.parametrize('synthetic', [True, False, None])
 def test_phantoms_under_a_real_name_are_called_synthetic(
-    make_cases, tmp_path, synthetic):
+  make_cases, tmp_path, synthetic
+):
   done = write_evaluation(
-      make_cases(1, frames=2), get_protocol('camus_semi'), tmp_path,
-      receipt={'dataset': 'camus', 'synthetic': synthetic})
+    make_cases(1, frames=2),
+    get_protocol('camus_semi'),
+    tmp_path,
+    receipt={'dataset': 'camus', 'synthetic': synthetic},
+  )
   page = done.paths['report'].read_text()
   document = json.loads(done.paths['metrics'].read_text())
   assert document['receipt']['synthetic'] is synthetic
@@ -79,6 +92,7 @@ def test_report_without_anything_to_draw(make_cases, tmp_path):
 
 def test_examples_are_best_median_worst(make_cases):
   from echoforge_jax.evaluation.aggregate import score_predictions
+
   cases = make_cases(3)
   for shift, case in enumerate(cases):
     case.prediction[:] = np.roll(case.truth, shift, axis=2)
@@ -90,20 +104,26 @@ def test_examples_are_best_median_worst(make_cases):
 @pytest.mark.parametrize('count', [1, 2])
 def test_figures_of_very_few_clips(make_cases, count, tmp_path):
   from echoforge_jax.evaluation.aggregate import score_predictions
+
   cases = make_cases(1)[:count]
   result = score_predictions(cases, get_protocol('camus_full'), resamples=10)
   picked = figures.pick_examples(result)
   assert len(picked) == count
   for name, figure in (
-      ('o', figures.overlay_figure(cases, result, picked)),
-      ('e', figures.ef_figure(result)),
-      ('a', figures.area_figure(result, picked))):
-    assert figures.save(
-        figure, tmp_path / f'{name}.png').read_bytes().startswith(PNG)
+    ('o', figures.overlay_figure(cases, result, picked)),
+    ('e', figures.ef_figure(result)),
+    ('a', figures.area_figure(result, picked)),
+  ):
+    assert (
+      figures.save(figure, tmp_path / f'{name}.png')
+      .read_bytes()
+      .startswith(PNG)
+    )
 
 
 def test_frames_are_drawn_in_true_proportion(make_cases):
   from echoforge_jax.evaluation.aggregate import score_predictions
+
   cases = make_cases(1)
   result = score_predictions(cases, get_protocol('camus_full'), resamples=10)
   figure = figures.overlay_figure(cases, result, [0])
@@ -113,26 +133,29 @@ def test_frames_are_drawn_in_true_proportion(make_cases):
 
 def test_plots_of_the_page(make_cases):
   from echoforge_jax.evaluation.aggregate import score_predictions
+
   cases = make_cases(3, predict=lambda m: np.roll(m, 1, axis=2))
   for case, grade in zip(cases, ('Poor', 'Good', 'Medium') * 2):
     object.__setattr__(case, 'quality', grade)
   result = score_predictions(cases, get_protocol('camus_full'), resamples=10)
   drawn = plots.page_plots(result)
   assert [t['name'] for t in drawn['quality']['data']] == [
-      f'{grade}<br>n = 2' for grade in ('Good', 'Medium', 'Poor')]
+    f'{grade}<br>n = 2' for grade in ('Good', 'Medium', 'Poor')
+  ]
   assert [len(t['y']) for t in drawn['view']['data']] == [3, 3]
   axis = drawn['regression']['layout']['xaxis']
   assert axis['range'][0] > 0 and axis['constrain'] == 'domain'
   texts = [a['text'] for a in drawn['bland_altman']['layout']['annotations']]
-  assert [t.split('<br>')[0] for t in texts] == [
-      'bias', '−1.96 SD', '+1.96 SD']
+  assert [t.split('<br>')[0] for t in texts] == ['bias', '−1.96 SD', '+1.96 SD']
   places = drawn['positions']['data'][0]['x']
   assert np.allclose(_numbers(places), [0, 1 / 3, 2 / 3, 1], atol=1e-5)
 
 
 def test_two_labeled_frames_are_no_curve_and_no_floor(make_cases, tmp_path):
-  cases = [dataclasses.replace(c, labeled=np.array([1, 0, 0, 1], bool),
-                               quality='') for c in make_cases(2)]
+  cases = [
+    dataclasses.replace(c, labeled=np.array([1, 0, 0, 1], bool), quality='')
+    for c in make_cases(2)
+  ]
   done = write_evaluation(cases, get_protocol('camus_semi'), tmp_path)
   drawn = plots.page_plots(done.result)
   assert drawn['positions']['data'][0]['mode'] == 'markers'
@@ -154,13 +177,18 @@ def test_training_figure_needs_a_log(tmp_path):
 
 def test_training_figure_puts_losses_first(tmp_path):
   log = tmp_path / 'metrics.jsonl'
-  log.write_text('\n'.join(
+  log.write_text(
+    '\n'.join(
       json.dumps({'step': step, 'kind': kind} | values)
-      for step in (1, 2, 3) for kind, values in (
-          ('train', {'learning_rate': .1, 'loss_coarse': 1., 'loss': 2.}),
-          ('eval', {'dice_teacher': .5, 'loss': 2.5}))))
+      for step in (1, 2, 3)
+      for kind, values in (
+        ('train', {'learning_rate': 0.1, 'loss_coarse': 1.0, 'loss': 2.0}),
+        ('eval', {'dice_teacher': 0.5, 'loss': 2.5}),
+      )
+    )
+  )
   panels = figures.training_figure(log).axes
   titles = [axes.get_title() for axes in panels if axes.axison]
   assert titles == ['loss', 'loss coarse', 'dice teacher', 'learning rate']
   assert [line.get_label() for line in panels[0].lines] == ['train', 'eval']
-  assert panels[0].lines[0].get_ydata().tolist() == [2., 2., 2.]
+  assert panels[0].lines[0].get_ydata().tolist() == [2.0, 2.0, 2.0]

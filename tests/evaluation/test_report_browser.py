@@ -8,11 +8,16 @@ import pytest
 from echoforge_jax.evaluation.evaluate import write_evaluation
 from echoforge_jax.evaluation.protocols import get_protocol
 
-CHROMIUM = next(filter(None, map(shutil.which, (
-    'chromium', 'chromium-browser', 'google-chrome'))), None)
+CHROMIUM = next(
+  filter(
+    None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))
+  ),
+  None,
+)
 pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on this machine')]
+  pytest.mark.slow,
+  pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on this machine'),
+]
 ODD = 'p<script>alert(1)</script> & "é/..\\'
 
 
@@ -34,7 +39,8 @@ def browser():
   api = pytest.importorskip('playwright.sync_api')
   with api.sync_playwright() as playwright:
     started = playwright.chromium.launch(
-        executable_path=CHROMIUM, args=['--no-sandbox', '--disable-gpu'])
+      executable_path=CHROMIUM, args=['--no-sandbox', '--disable-gpu']
+    )
     yield started
     started.close()
 
@@ -58,8 +64,9 @@ def page(browser, report):
 
 def column(page, number):
   return page.eval_on_selector_all(
-      '#cases tbody tr:not([hidden])',
-      f'rows => rows.map(r => r.cells[{number}].textContent)')
+    '#cases tbody tr:not([hidden])',
+    f'rows => rows.map(r => r.cells[{number}].textContent)',
+  )
 
 
 def picture(page):
@@ -74,7 +81,8 @@ def test_worst_first_and_sorting_by_any_column(page):
   page.click('#cases th:nth-child(2) button')
   assert column(page, 1) == sorted(column(page, 1))
   assert page.get_attribute('#cases th:nth-child(2)', 'aria-sort') == (
-      'ascending')
+    'ascending'
+  )
 
 
 def test_filter(page):
@@ -103,8 +111,10 @@ def test_click_scrub_and_overlays(page):
   page.select_option('#style', 'fill')
   assert picture(page) != truth_only
   # The curve stays within its pane.
-  plot, pane = (page.eval_on_selector(s, 'e => e.getBoundingClientRect().width')
-                for s in ('#areas .main-svg', '.panes > div:nth-child(2)'))
+  plot, pane = (
+    page.eval_on_selector(s, 'e => e.getBoundingClientRect().width')
+    for s in ('#areas .main-svg', '.panes > div:nth-child(2)')
+  )
   assert plot <= pane + 1
   page.keyboard.press('Escape')
   assert not page.eval_on_selector('#viewer', 'd => d.open')
@@ -115,12 +125,14 @@ def test_play_and_next_clip(page):
   page.wait_for_function("document.querySelector('#frame').textContent")
   page.click('#play')
   page.wait_for_function(
-      "!document.querySelector('#frame').textContent.includes('frame 1 of')")
+    "!document.querySelector('#frame').textContent.includes('frame 1 of')"
+  )
   page.click('#play')
   before = page.inner_text('#title')
   page.click('#next')
   page.wait_for_function(
-      f"document.querySelector('#title').textContent !== {before!r}")
+    f"document.querySelector('#title').textContent !== {before!r}"
+  )
 
 
 def test_a_hostile_name_is_only_a_name(page):
@@ -130,8 +142,11 @@ def test_a_hostile_name_is_only_a_name(page):
 
 
 def test_a_point_of_a_plot_opens_its_clip(page):
-  page.eval_on_selector('#plot-view', """plot => plot.emit('plotly_click', {
-      points: [{customdata: plot.data[0].customdata[0]}]})""")
+  page.eval_on_selector(
+    '#plot-view',
+    """plot => plot.emit('plotly_click', {
+      points: [{customdata: plot.data[0].customdata[0]}]})""",
+  )
   page.wait_for_function("document.querySelector('#viewer').open")
   assert '2CH' in page.inner_text('#title')
 

@@ -6,12 +6,13 @@ import math
 import numpy as np
 import pytest
 
+from echoforge_jax import textio
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation import results
 from echoforge_jax.evaluation.aggregate import score_predictions
 from echoforge_jax.evaluation.protocols import get_protocol
+from echoforge_jax.evaluation.report.summary import summary_text
 from echoforge_jax.evaluation.scoring import score_clip
-from echoforge_jax.evaluation.summary import summary_text
 
 FULL, SEMI = get_protocol('camus_full'), get_protocol('camus_semi')
 
@@ -39,14 +40,18 @@ def test_truth_against_itself(make_cases):
 def test_shift_by_one_pixel_has_analytic_scores(make_cases):
   truth = np.zeros((4, 64, 64), np.uint8)
   truth[:, 20:50, 22:42] = 1  # 30 rows, 20 columns
-  cases = make_cases(2, truth=truth, prediction=np.roll(truth, 1, axis=2),
-                     spacing_mm=np.array([2., .5]))
+  cases = make_cases(
+    2,
+    truth=truth,
+    prediction=np.roll(truth, 1, axis=2),
+    spacing_mm=np.array([2.0, 0.5]),
+  )
   entries = score(cases).metrics['classes']['lv']
   assert entries['dice']['mean'] == pytest.approx(19 / 20)
   assert entries['iou']['mean'] == pytest.approx(19 / 21)
-  assert entries['hd']['mean'] == pytest.approx(.5)
+  assert entries['hd']['mean'] == pytest.approx(0.5)
   outline = 2 * (30 + 20) - 4
-  assert entries['asd']['mean'] == pytest.approx(.5 * (2 * 30 - 2) / outline)
+  assert entries['asd']['mean'] == pytest.approx(0.5 * (2 * 30 - 2) / outline)
   assert entries['hd']['n'] == 2
 
 
@@ -55,14 +60,15 @@ def test_semi_scores_only_the_ends(make_cases):
     masks = masks.copy()
     masks[1:-1] = 0
     return masks
+
   cases = make_cases(predict=spoil_the_middle)
   semi, full = score(cases, SEMI), score(cases, FULL)
   assert semi.metrics['classes']['lv']['dice']['mean'] == 1
   assert semi.metrics['n_frames'] == 3 * 2 * 2
-  assert full.metrics['classes']['lv']['dice']['mean'] == pytest.approx(.5)
+  assert full.metrics['classes']['lv']['dice']['mean'] == pytest.approx(0.5)
   assert full.metrics['n_frames'] == 3 * 2 * 4
   assert full.metrics['one_empty'] == {'lv': 12}
-  assert full.metrics['temporal']['valid_share']['mean'] == pytest.approx(.5)
+  assert full.metrics['temporal']['valid_share']['mean'] == pytest.approx(0.5)
   # An empty prediction costs the field of view's diagonal.
   empty = [r for r in full.per_frame if r['area_predicted'] == 0]
   assert empty[0]['hd'] == pytest.approx(math.hypot(140, 150))
@@ -79,10 +85,10 @@ def test_both_empty_is_not_applicable_and_counted(make_cases):
 
 def test_patients_weigh_the_same(make_cases):
   cases = make_cases(2)
-  cases[3].prediction[:] = 0       # patient 2, one of two views
-  cases = cases[:1] + cases[2:]    # patient 1 has one view left
+  cases[3].prediction[:] = 0  # patient 2, one of two views
+  cases = cases[:1] + cases[2:]  # patient 1 has one view left
   dice = score(cases).metrics['classes']['lv']['dice']
-  assert dice['n'] == 2 and dice['mean'] == pytest.approx((1 + .5) / 2)
+  assert dice['n'] == 2 and dice['mean'] == pytest.approx((1 + 0.5) / 2)
 
 
 def test_unlabeled_frames_are_not_scored(make_cases):
@@ -94,16 +100,20 @@ def test_unlabeled_frames_are_not_scored(make_cases):
   assert result.metrics['n_frames'] == 3 * 2 * 2
   assert result.metrics['classes']['lv']['dice']['mean'] == 1
   assert math.isnan(
-      result.metrics['temporal']['inconsistent_share']['truth']['mean'])
+    result.metrics['temporal']['inconsistent_share']['truth']['mean']
+  )
 
 
 def test_ef_reference_is_the_datasets_where_it_has_one(make_cases):
-  cases = [dataclasses.replace(c, ef_percent=40. + 5 * k // 2)
-           for k, c in enumerate(make_cases())]
+  cases = [
+    dataclasses.replace(c, ef_percent=40.0 + 5 * k // 2)
+    for k, c in enumerate(make_cases())
+  ]
   metrics = score(cases).metrics
   assert metrics['ef']['reference'] == ['dataset']
-  expected = np.mean([r['ef_predicted'] - r['ef_reference']
-                      for r in score(cases).per_case[::2]])
+  expected = np.mean(
+    [r['ef_predicted'] - r['ef_reference'] for r in score(cases).per_case[::2]]
+  )
   assert metrics['ef']['bias'] == pytest.approx(expected)
   assert metrics['ef_from_masks']['bias'] == 0
   assert metrics['ef_masks_against_dataset']['bias'] == pytest.approx(expected)
@@ -123,8 +133,13 @@ def test_no_cavity_is_left_out_and_counted(make_cases):
 def test_unknown_spacing_is_scored_in_native_pixels(make_cases):
   nan = np.array([math.nan, math.nan])
   truth = make_cases(1)[0].truth
-  cases = make_cases(2, spacing_mm=nan, native_size=(128, 64),
-                     truth=truth, prediction=np.roll(truth, 1, axis=1))
+  cases = make_cases(
+    2,
+    spacing_mm=nan,
+    native_size=(128, 64),
+    truth=truth,
+    prediction=np.roll(truth, 1, axis=1),
+  )
   result = score(cases)
   assert result.metrics['unit'] == 'px'
   # One row of the 64-row grid is two of the 128 native rows.
@@ -157,10 +172,17 @@ def test_several_classes(make_cases):
   assert metrics['classes']['myo']['dice']['mean'] == 0
   assert metrics['one_empty'] == {'lv': 0, 'myo': 16}
   assert set(metrics['groups']['quality']) == {'Good', 'Poor'}
-  only_myo = score([dataclasses.replace(
-      c, truth=(c.truth == 2).astype(np.uint8),
-      prediction=(c.truth == 2).astype(np.uint8)) for c in cases],
-      classes=('myo',)).metrics
+  only_myo = score(
+    [
+      dataclasses.replace(
+        c,
+        truth=(c.truth == 2).astype(np.uint8),
+        prediction=(c.truth == 2).astype(np.uint8),
+      )
+      for c in cases
+    ],
+    classes=('myo',),
+  ).metrics
   assert only_myo['ef']['n'] == 0
   assert only_myo['classes']['myo']['dice']['mean'] == 1
 
@@ -170,11 +192,19 @@ def test_files_have_the_documented_keys_and_are_strict(make_cases, tmp_path):
   cases[0].prediction[-1] = 0
   result = score(cases, receipt={'run': 'x'})
   paths = results.write_result(result, tmp_path / 'out')
+
   def refuse(token):
     raise AssertionError(f'{token} is not JSON')
+
   document = json.loads(paths['metrics'].read_text(), parse_constant=refuse)
-  assert {'protocol', 'n_patients', 'n_frames', 'classes', 'ef',
-          'temporal'} <= set(document)
+  assert {
+    'protocol',
+    'n_patients',
+    'n_frames',
+    'classes',
+    'ef',
+    'temporal',
+  } <= set(document)
   assert set(document['classes']) == {'lv'}
   assert set(document['classes']['lv']) == {'dice', 'iou', 'hd', 'hd95', 'asd'}
   for entry in document['classes']['lv'].values():
@@ -182,12 +212,13 @@ def test_files_have_the_documented_keys_and_are_strict(make_cases, tmp_path):
     low, high = entry['ci95']
     assert low <= entry['mean'] <= high
   assert {'n', 'pearson_r', 'bias', 'sd', 'loa', 'mae', 'rmse'} <= set(
-      document['ef'])
+    document['ef']
+  )
   assert len(document['ef']['loa']) == 2
   # No dataset EF: nothing to compare, written as null.
   assert document['ef_masks_against_dataset']['bias'] is None
   assert document['receipt']['run'] == 'x'
-  assert document['receipt']['protocol']['threshold'] == .5
+  assert document['receipt']['protocol']['threshold'] == 0.5
 
   rows = list(csv.DictReader(paths['per_case'].open()))
   assert len(rows) == 6
@@ -202,15 +233,23 @@ def test_files_have_the_documented_keys_and_are_strict(make_cases, tmp_path):
 def test_same_seed_same_bytes(make_cases, tmp_path):
   def bumpy(masks):
     return np.roll(masks, 1, axis=1)
-  written = [results.write_result(
-      score(make_cases(predict=bumpy), seed=4), tmp_path / str(k))
-             for k in range(2)]
+
+  written = [
+    results.write_result(
+      score(make_cases(predict=bumpy), seed=4), tmp_path / str(k)
+    )
+    for k in range(2)
+  ]
   for name in written[0]:
     assert written[0][name].read_bytes() == written[1][name].read_bytes()
 
 
 def test_to_json():
-  assert results.to_json(
-      {'a': np.float32(1.5), 'b': (math.nan, np.int64(3)), 'c': math.inf,
-       'd': np.array([1., math.nan])}) == {
-           'a': 1.5, 'b': [None, 3], 'c': None, 'd': [1., None]}
+  assert textio.to_json(
+    {
+      'a': np.float32(1.5),
+      'b': (math.nan, np.int64(3)),
+      'c': math.inf,
+      'd': np.array([1.0, math.nan]),
+    }
+  ) == {'a': 1.5, 'b': [None, 3], 'c': None, 'd': [1.0, None]}

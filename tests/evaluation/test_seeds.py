@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.evaluation import seeds
-from echoforge_jax.evaluation.run_files import read_evaluation
+from echoforge_jax.evaluation.comparison import seeds
+from echoforge_jax.evaluation.comparison.read import read_evaluation
 
 SHIFTS = ([1, 2, 1, 3], [2, 3, 1, 4], [1, 2, 2, 5])
 
@@ -17,8 +17,10 @@ SHIFTS = ([1, 2, 1, 3], [2, 3, 1, 4], [1, 2, 2, 5])
 @pytest.fixture(scope='module')
 def folders(write_run, tmp_path_factory):
   root = tmp_path_factory.mktemp('seeds')
-  return [write_run(root / f'run{k}', shifts, training_seed=k)
-          for k, shifts in enumerate(SHIFTS)]
+  return [
+    write_run(root / f'run{k}', shifts, training_seed=k)
+    for k, shifts in enumerate(SHIFTS)
+  ]
 
 
 @pytest.fixture(scope='module')
@@ -31,8 +33,12 @@ def row(found, name):
 
 
 def table(folders, name):
-  return np.array([[v for _, v in sorted(
-      read_evaluation(f).values[name].items())] for f in folders])
+  return np.array(
+    [
+      [v for _, v in sorted(read_evaluation(f).values[name].items())]
+      for f in folders
+    ]
+  )
 
 
 def test_rows_against_scipy(folders, found):
@@ -43,12 +49,15 @@ def test_rows_against_scipy(folders, found):
     assert r['values'] == pytest.approx(values)
     assert r['mean'] == pytest.approx(values.mean())
     assert r['sd'] == pytest.approx(values.std(ddof=1))
-    low, high = stats.t.interval(.95, 2, values.mean(), stats.sem(values))
+    low, high = stats.t.interval(0.95, 2, values.mean(), stats.sem(values))
     assert r['t_ci95'] == pytest.approx([low, high])
     assert r['n_patients'] == 4
   assert row(found, 'lv_dice')['values'][0] == pytest.approx(
-      json.loads((folders[0] / 'metrics.json').read_text())[
-          'classes']['lv']['dice']['mean'], abs=1e-5)
+    json.loads((folders[0] / 'metrics.json').read_text())['classes']['lv'][
+      'dice'
+    ]['mean'],
+    abs=1e-5,
+  )
 
 
 def test_two_levels_have_the_variance_of_both(folders, found):
@@ -57,20 +66,26 @@ def test_two_levels_have_the_variance_of_both(folders, found):
   # Crossed draws: Var = rows / S + columns / N + cells / (S N), plug-in.
   rows, columns = within.mean(axis=1), within.mean(axis=0)
   cells = within - rows[:, None] - columns
-  expected = math.sqrt((rows**2).mean() / 3 + (columns**2).mean() / 4
-                       + (cells**2).mean() / 12)
+  expected = math.sqrt(
+    (rows**2).mean() / 3 + (columns**2).mean() / 4 + (cells**2).mean() / 12
+  )
   rng = np.random.default_rng(0)
-  drawn = np.array([
+  drawn = np.array(
+    [
       values[rng.integers(3, size=3)][:, rng.integers(4, size=4)].mean()
-      for _ in range(4000)])
-  assert drawn.std() == pytest.approx(expected, rel=.05)
+      for _ in range(4000)
+    ]
+  )
+  assert drawn.std() == pytest.approx(expected, rel=0.05)
   assert row(found, 'lv_dice')['ci95'] == pytest.approx(
-      np.percentile(drawn, [2.5, 97.5]), abs=.15 * expected)
+    np.percentile(drawn, [2.5, 97.5]), abs=0.15 * expected
+  )
 
 
 def test_seeds_without_variation_leave_the_patients(write_run, tmp_path):
-  same = [write_run(tmp_path / f'r{k}', SHIFTS[0], training_seed=k)
-          for k in range(2)]
+  same = [
+    write_run(tmp_path / f'r{k}', SHIFTS[0], training_seed=k) for k in range(2)
+  ]
   r = row(seeds.aggregate_runs(same, resamples=500), 'lv_hd')
   assert r['sd'] == 0 and r['t_ci95'] == [r['mean'], r['mean']]
   assert r['ci95'][0] < r['mean'] < r['ci95'][1]
@@ -78,8 +93,9 @@ def test_seeds_without_variation_leave_the_patients(write_run, tmp_path):
 
 def test_ef_rows_agree_with_each_evaluation(folders, found):
   for key, label in (('pearson_r', 'ef_pearson_r'), ('bias', 'ef_bias')):
-    each = [json.loads((f / 'metrics.json').read_text())['ef'][key]
-            for f in folders]
+    each = [
+      json.loads((f / 'metrics.json').read_text())['ef'][key] for f in folders
+    ]
     assert row(found, label)['values'] == pytest.approx(each, abs=1e-4)
 
 
@@ -91,35 +107,48 @@ def test_file_and_text_carry_the_receipt(found, tmp_path):
   assert [r['receipt']['training_seed'] for r in document['runs']] == [0, 1, 2]
   text = seeds.seeds_table(found)
   assert text.startswith('3 seeds, 4 patients')
-  for part in ('protocol camus_semi', 'training seeds 0, 1, 2', 'abc1234',
-               'bootstrap seed 2 x 2000', 'scipy ', '3 seeds are few'):
+  for part in (
+    'protocol camus_semi',
+    'training seeds 0, 1, 2',
+    'abc1234',
+    'bootstrap seed 2 x 2000',
+    'scipy ',
+    '3 seeds are few',
+  ):
     assert part in text
   line = next(x for x in text.splitlines() if 'LV HD (mm)' in x)
   hd = row(found, 'lv_hd')
   assert f'{hd["mean"]:.2f}' in line and f'{hd["values"][2]:.2f}' in line
 
 
-@pytest.mark.parametrize('options, message', [
+@pytest.mark.parametrize(
+  'options, message',
+  [
     ({'config_digest': 'e' * 16}, 'differ in config .config_digest dd.*ee'),
     ({'config_digest': None}, 'no config_digest in its receipt.*older'),
     ({'which': 'student'}, 'differ in network'),
     ({'checkpoint_step': 7}, 'differ in steps .checkpoint_step 1000, 7'),
     ({'training_seed': 0}, 'training seeds 0, 0; wanted different'),
-])
-def test_refuses_what_is_not_another_seed(folders, write_run, tmp_path,
-                                          options, message):
-  other = write_run(tmp_path / 'other', SHIFTS[1],
-                    **{'training_seed': 9, **options})
+  ],
+)
+def test_refuses_what_is_not_another_seed(
+  folders, write_run, tmp_path, options, message
+):
+  other = write_run(
+    tmp_path / 'other', SHIFTS[1], **{'training_seed': 9, **options}
+  )
   with pytest.raises(InputError, match=message):
     seeds.aggregate_runs([folders[0], other], resamples=10)
-  mixed = seeds.aggregate_runs([folders[0], other], resamples=10,
-                               allow_mixed=True)
+  mixed = seeds.aggregate_runs(
+    [folders[0], other], resamples=10, allow_mixed=True
+  )
   assert any('configs were not compared' in w for w in mixed['warnings'])
 
 
 def test_refuses_other_data_even_when_mixed(folders, write_run, tmp_path):
-  other = write_run(tmp_path / 'other', SHIFTS[1], training_seed=9,
-                    raw_fingerprint='0' * 64)
+  other = write_run(
+    tmp_path / 'other', SHIFTS[1], training_seed=9, raw_fingerprint='0' * 64
+  )
   with pytest.raises(InputError, match='raw data'):
     seeds.aggregate_runs([folders[0], other], allow_mixed=True)
   fewer = write_run(tmp_path / 'fewer', SHIFTS[1][:3], training_seed=9)

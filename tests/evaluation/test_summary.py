@@ -7,7 +7,7 @@ import pytest
 
 from echoforge_jax.evaluation.aggregate import score_predictions
 from echoforge_jax.evaluation.protocols import get_protocol
-from echoforge_jax.evaluation.summary import summary_text
+from echoforge_jax.evaluation.report.summary import summary_text
 
 FULL = get_protocol('camus_full')
 
@@ -30,12 +30,18 @@ def shrunk_end(masks):
 
 def with_whole(cases):
   """The clips, their probability, and the clips again as whole recordings."""
-  cases = [dataclasses.replace(
-      c, probability=np.where(c.prediction > 0, .9, .1).astype(np.float16))
-      for c in cases]
-  whole = [dataclasses.replace(c, prediction=c.prediction.copy(),
-                               ed=0, es=len(c.truth) - 1)
-           for c in cases]
+  cases = [
+    dataclasses.replace(
+      c, probability=np.where(c.prediction > 0, 0.9, 0.1).astype(np.float16)
+    )
+    for c in cases
+  ]
+  whole = [
+    dataclasses.replace(
+      c, prediction=c.prediction.copy(), ed=0, es=len(c.truth) - 1
+    )
+    for c in cases
+  ]
   return cases, whole
 
 
@@ -47,11 +53,21 @@ def score(cases, whole=(), **options):
 def full(make_cases):
   """Eight patients with everything that can be measured."""
   cases, whole = with_whole(make_cases(8, size=48, predict=wobbling))
-  return score(cases, whole, receipt={
-      'run': 'r7', 'which': 'teacher', 'checkpoint_step': 42,
-      'training_seed': 5, 'dataset': 'camus', 'split': 'test',
-      'synthetic': True, 'git_revision': 'abc1234',
-      'versions': {'jax': '9.9', 'scipy': '8.8'}})
+  return score(
+    cases,
+    whole,
+    receipt={
+      'run': 'r7',
+      'which': 'teacher',
+      'checkpoint_step': 42,
+      'training_seed': 5,
+      'dataset': 'camus',
+      'split': 'test',
+      'synthetic': True,
+      'git_revision': 'abc1234',
+      'versions': {'jax': '9.9', 'scipy': '8.8'},
+    },
+  )
 
 
 def line(text, start):
@@ -62,11 +78,18 @@ def test_says_what_how_sure_and_from_what(full):
   text = summary_text(full)
   assert len(text.splitlines()) <= 42
   assert max(map(len, text.splitlines())) <= 120
-  for part in ('protocol camus_full: 8 patients, 16 clips, 64 frames',
-               'teacher of r7 after 42 steps, on camus test', 'synthetic',
-               '8 patients are few', 'not the variation between training',
-               'bootstrap seed 0 x 100', 'training seed 5',
-               'revision abc1234', 'jax 9.9', 'scipy 8.8'):
+  for part in (
+    'protocol camus_full: 8 patients, 16 clips, 64 frames',
+    'teacher of r7 after 42 steps, on camus test',
+    'synthetic',
+    '8 patients are few',
+    'not the variation between training',
+    'bootstrap seed 0 x 100',
+    'training seed 5',
+    'revision abc1234',
+    'jax 9.9',
+    'scipy 8.8',
+  ):
     assert part in text
 
 
@@ -74,15 +97,18 @@ def test_both_settings_stand_side_by_side(full):
   text, m = summary_text(full), full.metrics
   assert 'ED, ES known' in text and 'whole clip' in text
   row = line(text, 'LV  Dice')
-  for entry in (m['classes']['lv']['dice'],
-                m['whole_clip']['classes']['lv']['dice']):
+  for entry in (
+    m['classes']['lv']['dice'],
+    m['whole_clip']['classes']['lv']['dice'],
+  ):
     low, high = (100 * v for v in entry['ci95'])
     assert f'{100 * entry["mean"]:.2f}' in row
     assert f'[{low:.2f}, {high:.2f}]' in row
   for ef in (m['ef'], m['whole_clip']['ef']):
     assert f'{ef["mae"]:.2f}' in line(text, 'MAE')
   assert f'ED {m["whole_clip"]["ed_error_frames"]["mean"]:.1f}' in line(
-      text, 'found in whole clips')
+    text, 'found in whole clips'
+  )
 
 
 def test_tests_its_claims_patient_by_patient(full, make_cases):
@@ -98,8 +124,7 @@ def test_tests_its_claims_patient_by_patient(full, make_cases):
 
 def test_few_patients_are_no_evidence_of_no_difference(make_cases):
   text = summary_text(score(make_cases(5, size=48, predict=wobbling)))
-  assert 'too few patients (5 differ)' in line(
-      text, 'area roughness')
+  assert 'too few patients (5 differ)' in line(text, 'area roughness')
   assert 'not distinguishable' not in text
   one = summary_text(score(make_cases(1, size=48)))
   assert 'one patient: no interval, no test' in one and '1 patient,' in one
@@ -129,9 +154,9 @@ def test_without_whole_clips_or_probabilities(make_cases):
 def test_calibration_and_confidence(full):
   text, m = summary_text(full), full.metrics
   assert f'{100 * m["calibration"]["ece"]["mean"]:.2f} %' in line(
-      text, 'calibration error')
-  assert f'{m["risk_coverage"]["aurc"]:.2f} points' in line(
-      text, 'EF error')
+    text, 'calibration error'
+  )
+  assert f'{m["risk_coverage"]["aurc"]:.2f} points' in line(text, 'EF error')
 
 
 def test_flags_what_is_to_be_doubted(make_cases):
@@ -143,7 +168,7 @@ def test_flags_what_is_to_be_doubted(make_cases):
   for case in whole[:2]:
     case.prediction[:] = 0
   text = summary_text(score(cases, whole))
-  flags = text[text.index('flagged\n'):]
+  flags = text[text.index('flagged\n') :]
   assert 'LV: 14 scored frames with only a truth' in flags
   known = line(flags, 'patients with (ED, ES known)')
   assert '7 no measurable EF' in known and '7 no ventricle' in known

@@ -14,18 +14,33 @@ FULL = get_protocol('camus_full')
 def slow(ventricle, patient, frames=60, **motion):
   """A truth that moves smoothly: many frames for one contraction."""
   from echoforge_jax.evaluation.scoring import Case
-  masks = np.stack([
-      ventricle(256, (.5, .5), radius=26 - 8 * t / (frames - 1), **motion)
-      for t in range(frames)]).astype(np.uint8)
-  return Case(patient=patient, view='4CH', truth=masks,
-              prediction=masks.copy(), spacing_mm=np.array([.5, .5]), fps=50.)
+
+  masks = np.stack(
+    [
+      ventricle(256, (0.5, 0.5), radius=26 - 8 * t / (frames - 1), **motion)
+      for t in range(frames)
+    ]
+  ).astype(np.uint8)
+  return Case(
+    patient=patient,
+    view='4CH',
+    truth=masks,
+    prediction=masks.copy(),
+    spacing_mm=np.array([0.5, 0.5]),
+    fps=50.0,
+  )
 
 
 def cohort(ventricle):
   """Patients who differ in size and tilt: attributes have a range."""
-  return [slow(ventricle, name, tilt=tilt, above=above, below=below)
-          for name, tilt, above, below in (
-              ('a', -14, 40, 18), ('b', 0, 50, 26), ('c', 12, 58, 32))]
+  return [
+    slow(ventricle, name, tilt=tilt, above=above, below=below)
+    for name, tilt, above, below in (
+      ('a', -14, 40, 18),
+      ('b', 0, 50, 26),
+      ('c', 12, 58, 32),
+    )
+  ]
 
 
 def test_truth_is_perfect_and_consistent(ventricle):
@@ -44,13 +59,13 @@ def test_a_jump_is_inconsistent(ventricle):
   cases = cohort(ventricle)
   for case in cases:
     case.prediction[30] = np.roll(case.prediction[10], 6, axis=1)
-  share = score_predictions(
-      cases, FULL, resamples=50).metrics['temporal']['inconsistent_share']
+  share = score_predictions(cases, FULL, resamples=50).metrics['temporal'][
+    'inconsistent_share'
+  ]
   assert share['mean'] >= 1 / 58 and share['truth']['mean'] == 0
 
 
-def test_two_labeled_frames_give_the_range_and_no_share_of_their_own(
-    ventricle):
+def test_two_labeled_frames_give_the_range_and_no_share_of_their_own(ventricle):
   cases = []
   for case in cohort(ventricle):
     labeled = np.zeros(60, bool)
@@ -61,7 +76,7 @@ def test_two_labeled_frames_give_the_range_and_no_share_of_their_own(
     cases.append(dataclasses.replace(case, truth=truth, labeled=labeled))
   block = score_predictions(cases, FULL, resamples=50).metrics['temporal']
   share = block['inconsistent_share']
-  assert 1 / 58 <= share['mean'] < .2
+  assert 1 / 58 <= share['mean'] < 0.2
   assert share['n'] == 3 and share['truth']['n'] == 0
   assert block['attributes']['area']['truth']['n'] == 0
 
@@ -72,11 +87,18 @@ def test_shifted_by_one_pixel(make_cases, axis, length, across, unit):
   """A rectangle of 30 rows and 20 columns, moved along either axis."""
   truth = np.zeros((4, 64, 64), np.uint8)
   truth[:, 20:50, 22:42] = 1
-  step = {'mm': (2., .5)[axis - 1], 'px': 1.}[unit]
-  spacing = np.array([2., .5]) if unit == 'mm' else np.full(2, np.nan)
-  cases = [dataclasses.replace(
-      c, spacing_mm=spacing, truth=truth, native_size=None,
-      prediction=np.roll(truth, 1, axis=axis)) for c in make_cases(2)]
+  step = {'mm': (2.0, 0.5)[axis - 1], 'px': 1.0}[unit]
+  spacing = np.array([2.0, 0.5]) if unit == 'mm' else np.full(2, np.nan)
+  cases = [
+    dataclasses.replace(
+      c,
+      spacing_mm=spacing,
+      truth=truth,
+      native_size=None,
+      prediction=np.roll(truth, 1, axis=axis),
+    )
+    for c in make_cases(2)
+  ]
   m = score_predictions(cases, FULL, resamples=50).metrics
   found = {k: v['mean'] for k, v in m['classes']['lv'].items()}
   assert m['unit'] == unit
@@ -85,5 +107,4 @@ def test_shifted_by_one_pixel(make_cases, axis, length, across, unit):
   assert found['hd'] == found['hd95'] == pytest.approx(step)
   if step <= 1:  # The nearest outline pixel lies in the direction of motion.
     outline = 2 * (length + across) - 4
-    assert found['asd'] == pytest.approx(
-        step * (2 * across - 2) / outline)
+    assert found['asd'] == pytest.approx(step * (2 * across - 2) / outline)

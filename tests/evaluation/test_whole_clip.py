@@ -12,35 +12,55 @@ from echoforge_jax.evaluation.scoring import Case
 from echoforge_jax.evaluation.whole_clip import score_whole
 
 ECHONET = get_protocol('echonet')
-PERIOD, FPS = 30, 45.
+PERIOD, FPS = 30, 45.0
 
 
 def beating(ventricle, name='a', beats=2, ed=30, es=45, **changes):
   """A ventricle of `beats` beats of 30 frames, largest at 0, 30, ..."""
-  masks = np.stack([
-      ventricle(64, (2.2, 2.2), radius=22 + 5 * math.cos(
-          2 * math.pi * t / PERIOD))
-      for t in range(beats * PERIOD + 1)]).astype(np.uint8)
+  masks = np.stack(
+    [
+      ventricle(
+        64, (2.2, 2.2), radius=22 + 5 * math.cos(2 * math.pi * t / PERIOD)
+      )
+      for t in range(beats * PERIOD + 1)
+    ]
+  ).astype(np.uint8)
   labeled = np.zeros(len(masks), bool)
   labeled[[ed, es]] = True
   truth = np.where(labeled[:, None, None], masks, 255).astype(np.uint8)
-  return Case(**{
-      'patient': name, 'view': '4CH', 'truth': truth, 'prediction': masks,
-      'spacing_mm': np.full(2, np.nan), 'labeled': labeled, 'ed': ed,
-      'es': es, 'fps': FPS, 'native_size': (64, 64), **changes})
+  return Case(
+    **{
+      'patient': name,
+      'view': '4CH',
+      'truth': truth,
+      'prediction': masks,
+      'spacing_mm': np.full(2, np.nan),
+      'labeled': labeled,
+      'ed': ed,
+      'es': es,
+      'fps': FPS,
+      'native_size': (64, 64),
+      **changes,
+    }
+  )
 
 
 def ends(case):
   """The same clip cut at the true ED and ES."""
   order = [case.ed, case.es]
   return dataclasses.replace(
-      case, truth=case.truth[order], prediction=case.prediction[order],
-      labeled=case.labeled[order], ed=None, es=None)
+    case,
+    truth=case.truth[order],
+    prediction=case.prediction[order],
+    labeled=case.labeled[order],
+    ed=None,
+    es=None,
+  )
 
 
 def test_finds_the_beat_and_scores_the_traced_frames(ventricle):
   case = beating(ventricle)
-  score, = score_whole([case], ECHONET)
+  (score,) = score_whole([case], ECHONET)
   assert score.errors[0] <= 1 and score.errors[1] <= 1
   assert score.found[1] - score.found[0] == pytest.approx(15, abs=2)
   assert score.num_frames == 61 and score.num_scored == 2
@@ -49,14 +69,14 @@ def test_finds_the_beat_and_scores_the_traced_frames(ventricle):
 
 
 def test_es_traced_before_ed_counts_the_same(ventricle):
-  score, = score_whole([beating(ventricle, ed=30, es=15)], ECHONET)
+  (score,) = score_whole([beating(ventricle, ed=30, es=15)], ECHONET)
   assert max(score.errors) <= 1
 
 
 def test_an_empty_prediction_is_flagged_not_scored_as_zero_volume(ventricle):
   case = beating(ventricle)
   case = dataclasses.replace(case, prediction=np.zeros_like(case.prediction))
-  score, = score_whole([case], ECHONET)
+  (score,) = score_whole([case], ECHONET)
   assert score.found is None and score.flags == ('no_cavity',)
   assert score.means['lv']['dice'] == 0
   assert all(math.isnan(error) for error in score.errors)
@@ -64,8 +84,9 @@ def test_an_empty_prediction_is_flagged_not_scored_as_zero_volume(ventricle):
 
 def test_both_settings_stand_side_by_side(ventricle):
   cases = [beating(ventricle, name) for name in 'abc']
-  result = score_predictions([ends(c) for c in cases], ECHONET, whole=cases,
-                             resamples=100)
+  result = score_predictions(
+    [ends(c) for c in cases], ECHONET, whole=cases, resamples=100
+  )
   known, unknown = result.metrics['ef'], result.metrics['whole_clip']['ef']
   assert known['n'] == unknown['n'] == 3
   assert known['bias'] == pytest.approx(0, abs=1e-9)
@@ -81,15 +102,15 @@ def test_both_settings_stand_side_by_side(ventricle):
 
 
 def test_without_whole_clips_the_block_is_none(make_cases):
-  result = score_predictions(make_cases(), get_protocol('camus_semi'),
-                             resamples=50)
+  result = score_predictions(
+    make_cases(), get_protocol('camus_semi'), resamples=50
+  )
   assert result.metrics['whole_clip'] is None
 
 
 def test_an_unknown_frame_rate_gives_no_milliseconds(ventricle):
   case = beating(ventricle, fps=math.nan)
-  result = score_predictions([ends(case)], ECHONET, whole=[case],
-                             resamples=50)
+  result = score_predictions([ends(case)], ECHONET, whole=[case], resamples=50)
   block = result.metrics['whole_clip']
   assert math.isfinite(block['es_error_frames']['mean'])
   assert math.isnan(block['es_error_ms']['mean'])
@@ -97,14 +118,19 @@ def test_an_unknown_frame_rate_gives_no_milliseconds(ventricle):
 
 def test_frame_pooling_weighs_frames_not_patients(make_cases, tmp_path):
   short = make_cases(1, frames=3)
-  long = [dataclasses.replace(c, patient='long',
-                              prediction=np.zeros_like(c.prediction))
-          for c in make_cases(1, frames=9)]
+  long = [
+    dataclasses.replace(
+      c, patient='long', prediction=np.zeros_like(c.prediction)
+    )
+    for c in make_cases(1, frames=9)
+  ]
   full = get_protocol('camus_full')
   by_patient, by_frame = (
-      score_predictions(short + long, dataclasses.replace(
-          full, pooling=pooling), resamples=50).metrics['classes']['lv']['dice']
-      for pooling in ('clip_patient', 'frame'))
-  assert by_patient['mean'] == pytest.approx(.5)
+    score_predictions(
+      short + long, dataclasses.replace(full, pooling=pooling), resamples=50
+    ).metrics['classes']['lv']['dice']
+    for pooling in ('clip_patient', 'frame')
+  )
+  assert by_patient['mean'] == pytest.approx(0.5)
   assert by_frame['mean'] == pytest.approx(3 / 12)
   assert by_frame['ci95'] == pytest.approx([0, 1])

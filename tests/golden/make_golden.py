@@ -17,8 +17,11 @@ import zlib
 import numpy as np
 
 HERE = pathlib.Path(__file__).parent
-DEPTHS = {'resnet18': (2, 2, 2, 2), 'resnet34': (3, 4, 6, 3),
-          'resnet50': (3, 4, 6, 3)}
+DEPTHS = {
+  'resnet18': (2, 2, 2, 2),
+  'resnet34': (3, 4, 6, 3),
+  'resnet50': (3, 4, 6, 3),
+}
 
 
 def noise(name, shape):
@@ -26,7 +29,7 @@ def noise(name, shape):
   count = math.prod(shape)
   bits = np.random.PCG64(zlib.crc32(name.encode())).random_raw(count // 2 + 1)
   unit = bits.view(np.uint32)[:count].astype(np.float32) / np.float32(2**32)
-  return ((unit - np.float32(.5)) * np.float32(math.sqrt(12))).reshape(shape)
+  return ((unit - np.float32(0.5)) * np.float32(math.sqrt(12))).reshape(shape)
 
 
 def make_weights(shapes):
@@ -39,18 +42,23 @@ def make_weights(shapes):
   for name, shape in shapes.items():
     x = noise(name, shape)
     if name.endswith('running_var'):
-      x = 1 + .25 * np.abs(x)
+      x = 1 + 0.25 * np.abs(x)
     elif name.endswith('condition'):
       x = x / (3 * shape[0])
     elif len(shape) == 4:
-      gain = (.1 if '.Tq.' in name or '.Tk.' in name else
-              5. if name.startswith('finalconv') else 1.)
+      gain = (
+        0.1
+        if '.Tq.' in name or '.Tk.' in name
+        else 5.0
+        if name.startswith('finalconv')
+        else 1.0
+      )
       fan_in = math.prod(shape[1:]) / (4 if 'deconv2' in name else 1)
       x = x * (gain / math.sqrt(fan_in))
     elif name.endswith('.weight'):
-      x = 1 + .1 * x
+      x = 1 + 0.1 * x
     else:
-      x = .1 * x
+      x = 0.1 * x
     weights[name] = x.astype(np.float32)
   return weights
 
@@ -69,9 +77,15 @@ def main():
     def __init__(self, inputs, inside, stride, wide):
       super().__init__()
       outputs = inside * (4 if wide else 1)
-      plan = ([(inputs, inside, 1, 1), (inside, inside, 3, stride),
-               (inside, outputs, 1, 1)] if wide else
-              [(inputs, inside, 3, stride), (inside, outputs, 3, 1)])
+      plan = (
+        [
+          (inputs, inside, 1, 1),
+          (inside, inside, 3, stride),
+          (inside, outputs, 1, 1),
+        ]
+        if wide
+        else [(inputs, inside, 3, stride), (inside, outputs, 3, 1)]
+      )
       self.count = len(plan)
       for i, sides in enumerate(plan, start=1):
         setattr(self, f'conv{i}', conv(*sides))
@@ -79,7 +93,8 @@ def main():
       self.downsample = None
       if stride != 1 or inputs != outputs:
         self.downsample = nn.Sequential(
-            conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+          conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
+        )
 
     def forward(self, x):
       y = x
@@ -93,9 +108,10 @@ def main():
     for level, depth in enumerate(DEPTHS[name]):
       blocks = []
       for index in range(depth):
-        inside = 64 * 2 ** level
-        blocks.append(Block(inputs, inside, 2 if level and not index else 1,
-                            wide))
+        inside = 64 * 2**level
+        blocks.append(
+          Block(inputs, inside, 2 if level and not index else 1, wide)
+        )
         inputs = inside * (4 if wide else 1)
       yield nn.Sequential(*blocks)
 
@@ -121,10 +137,12 @@ def main():
 
     def __init__(self):
       super().__init__()
-      self.first = nn.Sequential(conv(1, 64, 7, 2), nn.BatchNorm2d(64),
-                                 nn.ReLU())
-      (self.encoder1, self.encoder2, self.encoder3,
-       self.encoder4) = stages('resnet18')
+      self.first = nn.Sequential(
+        conv(1, 64, 7, 2), nn.BatchNorm2d(64), nn.ReLU()
+      )
+      (self.encoder1, self.encoder2, self.encoder3, self.encoder4) = stages(
+        'resnet18'
+      )
 
     def forward(self, x):
       maps = [self.first(x)]
@@ -142,14 +160,19 @@ def main():
 
     def forward(self, neighbour, target):
       def summary(x):
-        return torch.cat([
+        return torch.cat(
+          [
             nn.functional.adaptive_max_pool2d(x, size).flatten(1)
-            for size in (1, 3, 5, 7)], dim=1)
+            for size in (1, 3, 5, 7)
+          ],
+          dim=1,
+        )
 
       outputs = []
       for one, other in zip(neighbour, target):
-        attention = (summary(self.Tq(one[None])[0])
-                     @ summary(self.Tk(other[None])[0]).T).sigmoid()
+        attention = (
+          summary(self.Tq(one[None])[0]) @ summary(self.Tk(other[None])[0]).T
+        ).sigmoid()
         kernel = torch.einsum('qk,kiyx->qiyx', attention, self.condition)
         outputs.append(nn.functional.conv2d(one[None], kernel, padding=1))
         spread.append(float(attention.std()))
@@ -165,9 +188,16 @@ def main():
       self.out_conv = nn.Sequential(conv(3 * c, c, 1), nn.BatchNorm2d(c))
 
     def forward(self, before, target, after):
-      return self.out_conv(torch.cat([
-          self.forward_calibration(before, target), target,
-          self.backward_calibration(after, target)], dim=1))
+      return self.out_conv(
+        torch.cat(
+          [
+            self.forward_calibration(before, target),
+            target,
+            self.backward_calibration(after, target),
+          ],
+          dim=1,
+        )
+      )
 
   class Decoder(nn.Module):
     """A LinkNet block."""
@@ -196,15 +226,18 @@ def main():
       self.STFT = nn.Module()
       self.STFT.stages = nn.ModuleList([Fusion(c) for c in widths])
       self.decoder4, self.decoder3, self.decoder2, self.decoder1 = (
-          Decoder(c) for c in widths[::-1])
+        Decoder(c) for c in widths[::-1]
+      )
       self.finalconv2 = nn.Conv2d(32, 32, 3, padding=1)
       self.finalconv3 = nn.Conv2d(32, 1, 3, padding=1)
 
     def forward(self, x):
-      maps = zip(*(encoder(x[:, :, i])
-                   for i, encoder in enumerate(self.TCE.FE)))
+      maps = zip(
+        *(encoder(x[:, :, i]) for i, encoder in enumerate(self.TCE.FE))
+      )
       x1, x2, x3, x4 = (
-          stage(*three) for stage, three in zip(self.STFT.stages, maps))
+        stage(*three) for stage, three in zip(self.STFT.stages, maps)
+      )
       x = self.decoder4(x4) + x3
       x = self.decoder3(x) + x2
       x = self.decoder1(self.decoder2(x) + x1)
@@ -214,26 +247,40 @@ def main():
   rng = np.random.RandomState(0)
   for name in (*DEPTHS, 'sscf'):
     network = (Sscf() if name == 'sscf' else ResNet(name)).eval()
-    shapes = {key: tuple(value.shape)
-              for key, value in network.state_dict().items()
-              if not key.endswith('num_batches_tracked')}
+    shapes = {
+      key: tuple(value.shape)
+      for key, value in network.state_dict().items()
+      if not key.endswith('num_batches_tracked')
+    }
     network.load_state_dict(
-        {key: torch.from_numpy(value)
-         for key, value in make_weights(shapes).items()}, strict=False)
+      {
+        key: torch.from_numpy(value)
+        for key, value in make_weights(shapes).items()
+      },
+      strict=False,
+    )
     shape = (2, 1, 3, 64, 96) if name == 'sscf' else (1, 1, 32, 64)
     x = rng.uniform(size=shape).astype(np.float32)
     gray = torch.from_numpy(x)
     with torch.no_grad():
-      outputs = network(
-          gray if name == 'sscf' else gray.expand(-1, 3, -1, -1))
+      outputs = network(gray if name == 'sscf' else gray.expand(-1, 3, -1, -1))
     for y in outputs:
-      print(name, tuple(y.shape), f'deviation {float(y.std()):.3f}, largest '
-            f'{float(y.abs().max()):.3f}')
+      print(
+        name,
+        tuple(y.shape),
+        f'deviation {float(y.std()):.3f}, largest {float(y.abs().max()):.3f}',
+      )
     np.savez_compressed(
-        HERE / f'{name}.npz', shapes=np.array(json.dumps(shapes)), x=x,
-        **{f'y{i}': y.numpy() for i, y in enumerate(outputs)})
-  print('deviation of the attention within a pair, each level, direction and '
-        'sample:', ' '.join(f'{value:.2f}' for value in spread))
+      HERE / f'{name}.npz',
+      shapes=np.array(json.dumps(shapes)),
+      x=x,
+      **{f'y{i}': y.numpy() for i, y in enumerate(outputs)},
+    )
+  print(
+    'deviation of the attention within a pair, each level, direction and '
+    'sample:',
+    ' '.join(f'{value:.2f}' for value in spread),
+  )
 
 
 if __name__ == '__main__':

@@ -11,6 +11,7 @@ import pytest
 
 from echoforge_jax.inference import Segmenter
 from echoforge_jax.training import build, checkpoint
+from echoforge_jax.training.workdir import claim_workdir
 
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'tiny.py'
 
@@ -18,12 +19,15 @@ CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'tiny.py'
 def random_parameters(shapes, seed=0):
   """Fills a tree of shapes: kernels by their fan-in, scales 1, biases 0."""
   generator = np.random.default_rng(seed)
+
   def fill(path, leaf):
     if leaf.ndim < 2:
       return np.full(leaf.shape, 'scale' in str(path[-1]), np.float32)
     fan_in = np.prod(leaf.shape[:-1])
-    return generator.normal(
-        0, 2 / np.sqrt(fan_in), leaf.shape).astype(np.float32)
+    return generator.normal(0, 2 / np.sqrt(fan_in), leaf.shape).astype(
+      np.float32
+    )
+
   return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
@@ -49,16 +53,21 @@ def model(config):
 @pytest.fixture(scope='session')
 def variables(config, model):
   size = config.data.image_size
-  shapes = jax.eval_shape(model.init, jax.random.key(0),
-                          jnp.zeros((1, 2, size, size, 1)))
+  shapes = jax.eval_shape(
+    model.init, jax.random.key(0), jnp.zeros((1, 2, size, size, 1))
+  )
   return random_parameters(shapes)
 
 
 @pytest.fixture(scope='session')
 def segmenter(config, model, variables):
   return Segmenter(
-      model, variables, classes=tuple(config.data.classes),
-      image_size=config.data.image_size, receipt={'name': 'untrained'})
+    model,
+    variables,
+    classes=tuple(config.data.classes),
+    image_size=config.data.image_size,
+    receipt={'name': 'untrained'},
+  )
 
 
 @pytest.fixture(scope='session')
@@ -66,17 +75,20 @@ def workdir(config, tmp_path_factory):
   """A run's workdir: config and one checkpoint of a random state."""
   state = jax.eval_shape(build.make_parts(config).create_state)
   state = state.replace(
-      step=np.int32(3), rng=jax.random.key(0), batch_stats={},
-      teacher_batch_stats={},
-      params=random_parameters(state.params, 1),
-      teacher_params=random_parameters(state.teacher_params, 2),
-      opt_state=jax.tree.map(
-          lambda x: np.zeros(x.shape, x.dtype), state.opt_state))
+    step=np.int32(3),
+    rng=jax.random.key(0),
+    batch_stats={},
+    teacher_batch_stats={},
+    params=random_parameters(state.params, 1),
+    teacher_params=random_parameters(state.teacher_params, 2),
+    opt_state=jax.tree.map(
+      lambda x: np.zeros(x.shape, x.dtype), state.opt_state
+    ),
+  )
   folder = tmp_path_factory.mktemp('run')
-  checkpoint.claim_workdir(folder, config)
+  claim_workdir(folder, config)
   checkpointer = checkpoint.Checkpointer(folder)
-  checkpointer.save(
-      3, state, iter(grain.MapDataset.range(4).to_iter_dataset()))
+  checkpointer.save(3, state, iter(grain.MapDataset.range(4).to_iter_dataset()))
   checkpointer.close()
   return folder
 

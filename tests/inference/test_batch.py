@@ -10,9 +10,10 @@ from pydicom import examples
 import pytest
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.inference import batch, checks, color, images, inputs
-from echoforge_jax.inference import sector as sectors
-from echoforge_jax.inference.readers import read_any, stem_of
+from echoforge_jax.formats import color, images
+from echoforge_jax.formats import sector as sectors
+from echoforge_jax.formats.readers import read_any, stem_of
+from echoforge_jax.inference import batch, checks, inputs
 from echoforge_jax.inference.segmenter import Segmentation
 
 REAL = pathlib.Path(examples.get_path('ybr_color'))
@@ -20,7 +21,8 @@ REAL = pathlib.Path(examples.get_path('ybr_color'))
 
 def clip(seed, frames=4, shape=(40, 52)):
   return np.random.default_rng(seed).integers(
-      0, 255, (frames, *shape), dtype=np.uint8)
+    0, 255, (frames, *shape), dtype=np.uint8
+  )
 
 
 @pytest.fixture
@@ -39,7 +41,8 @@ def study(tmp_path):
   Image.fromarray(clip(5)[0]).save(root / 'p2' / 'shot.png')
   for index in (1, 2, 10):
     Image.fromarray(np.full((40, 52), 10 * index, np.uint8)).save(
-        root / 'p2' / 'frames' / f'{index}.png')
+      root / 'p2' / 'frames' / f'{index}.png'
+    )
   return root
 
 
@@ -47,18 +50,28 @@ def test_folders_of_clips(study):
   found, failures = inputs.expand([study], recursive=True)
   assert not failures
   assert [(str(path.relative_to(study)), name) for path, name in found] == [
-      ('p2/Clip.npz', 'p2/Clip'), ('p2/IM1', 'p2/IM1'),
-      ('p2/clip.npy', 'p2/clip-2'), ('p2/frames', 'p2/frames'),
-      ('p10/clip.npy', 'p10/clip')]
-  found, _ = inputs.expand([study, study / 'p10' / 'clip.npy'], True,
-                           skip=study / 'p2')
+    ('p2/Clip.npz', 'p2/Clip'),
+    ('p2/IM1', 'p2/IM1'),
+    ('p2/clip.npy', 'p2/clip-2'),
+    ('p2/frames', 'p2/frames'),
+    ('p10/clip.npy', 'p10/clip'),
+  ]
+  found, _ = inputs.expand(
+    [study, study / 'p10' / 'clip.npy'], True, skip=study / 'p2'
+  )
   assert [name for _, name in found] == ['p10/clip', 'clip']
 
 
 def test_folders_without_recursive(study):
   found, failures = inputs.expand(
-      [study / 'p2' / 'frames', study, study / 'p2', study / 'p2' / 'none',
-       study / 'gone.avi'])
+    [
+      study / 'p2' / 'frames',
+      study,
+      study / 'p2',
+      study / 'p2' / 'none',
+      study / 'gone.avi',
+    ]
+  )
   assert [name for _, name in found] == ['frames', 'gone']
   said = list(failures.values())
   assert len(said) == 3 and all('--recursive' in line for line in said)
@@ -70,8 +83,9 @@ def test_folders_without_recursive(study):
 def test_frames_come_in_natural_order(study):
   frames = read_any(study / 'p2' / 'frames').frames
   assert frames[:, 0, 0].tolist() == [10, 20, 100]
-  assert [path.name for path in images.image_files(study / 'p2' / 'frames')
-          ] == ['1.png', '2.png', '10.png']
+  assert [
+    path.name for path in images.image_files(study / 'p2' / 'frames')
+  ] == ['1.png', '2.png', '10.png']
 
 
 def test_names_never_leave_the_results(monkeypatch, study):
@@ -82,12 +96,18 @@ def test_names_never_leave_the_results(monkeypatch, study):
 
 @pytest.mark.slow
 def test_results_do_not_depend_on_the_other_clips(segmenter, study, tmp_path):
-  clips = [study / 'p2' / 'clip.npy', study / 'p10' / 'clip.npy',
-           study / 'p2' / 'frames']
+  clips = [
+    study / 'p2' / 'clip.npy',
+    study / 'p10' / 'clip.npy',
+    study / 'p2' / 'frames',
+  ]
   lines = []
   together, failures = batch.segment_files(
-      segmenter, [clips[1], tmp_path / 'none.avi', *clips], tmp_path / 'all',
-      report=lines.append)
+    segmenter,
+    [clips[1], tmp_path / 'none.avi', *clips],
+    tmp_path / 'all',
+    report=lines.append,
+  )
   assert len(failures) == 1 and len(lines) == 5
   assert list(together) == ['clip', 'clip-2', 'clip-3', 'frames']
   for path, name in zip(clips, ['clip-2', 'clip-3', 'frames']):
@@ -95,10 +115,12 @@ def test_results_do_not_depend_on_the_other_clips(segmenter, study, tmp_path):
     batch.segment_file(segmenter, path, alone)
     files = sorted(file.name for file in alone.iterdir())
     assert files == sorted(
-        file.name for file in (tmp_path / 'all' / name).iterdir())
+      file.name for file in (tmp_path / 'all' / name).iterdir()
+    )
     for file in files:
       assert (alone / file).read_bytes() == (
-          tmp_path / 'all' / name / file).read_bytes(), (name, file)
+        tmp_path / 'all' / name / file
+      ).read_bytes(), (name, file)
 
 
 def test_a_failure_leaves_no_earlier_result(segmenter, study, tmp_path):
@@ -107,7 +129,8 @@ def test_a_failure_leaves_no_earlier_result(segmenter, study, tmp_path):
   assert (tmp_path / 'out' / 'clip' / 'result.json').exists()
   path.write_bytes(b'words')
   _, failures = batch.segment_files(
-      segmenter, [path], tmp_path / 'out', report=str)
+    segmenter, [path], tmp_path / 'out', report=str
+  )
   assert failures and not list((tmp_path / 'out' / 'clip').iterdir())
 
 
@@ -125,8 +148,11 @@ def test_what_nobody_foresaw_is_one_line_too(segmenter, study, tmp_path):
 
   np.save(tmp_path / 'other.npy', clip(6, frames=5))
   results, failures = batch.segment_files(
-      Broken(), [study / 'p2' / 'clip.npy', tmp_path / 'other.npy'],
-      tmp_path / 'out', report=str)
+    Broken(),
+    [study / 'p2' / 'clip.npy', tmp_path / 'other.npy'],
+    tmp_path / 'out',
+    report=str,
+  )
   assert list(results) == ['other']
   [message] = failures.values()
   assert 'please report' in message and 'ZeroDivisionError: a b' in message
@@ -139,20 +165,25 @@ def test_reading_ahead(large):
       self.clip = self
       self.frames = self
       self.nbytes = 2**31 if large else 1
+
   started, alive = [], []
+
   def prepare(path):
     started.append(path)
     if path == 'bad':
       raise InputError('bad')
     alive.append(threading.current_thread() is not threading.main_thread())
     return Ready()
+
   taken = []
-  for path, ready in zip('a bad c'.split(), batch._read_ahead(
-      prepare, ['a', 'bad', 'c'])):
+  for path, ready in zip(
+    'a bad c'.split(), batch._read_ahead(prepare, ['a', 'bad', 'c'])
+  ):
     deadline = time.monotonic() + 5
     if not large:  # The next one is read meanwhile, and never one more.
       while len(started) < min(len(taken) + 2, 3) and (
-          time.monotonic() < deadline):
+        time.monotonic() < deadline
+      ):
         time.sleep(0.005)
       assert len(started) == min(len(taken) + 2, 3)
     elif path != 'bad':
@@ -184,9 +215,18 @@ def paint(kind):
   return frame.astype(np.uint8)
 
 
-@pytest.mark.parametrize('kind,painted', [
-    ('gray', False), ('flow', True), ('one way', True), ('tissue', True),
-    ('line', False), ('amber', False), ('blue', False)])
+@pytest.mark.parametrize(
+  'kind,painted',
+  [
+    ('gray', False),
+    ('flow', True),
+    ('one way', True),
+    ('tissue', True),
+    ('line', False),
+    ('amber', False),
+    ('blue', False),
+  ],
+)
 def test_color_doppler_and_tints(kind, painted):
   seen = color.ColorSeen((120, 160))
   seen.add(paint(kind))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from echoforge_jax.data.clip import IGNORE
+from echoforge_jax.clip import IGNORE
 from echoforge_jax.errors import InputError
 from echoforge_jax.inference import confidence
 
@@ -37,7 +37,8 @@ def test_expected_dice_of_certain_even_and_empty_masks():
   p[1, 2:6, 2:6] = 0.75
   p[2] = 0.3
   assert confidence.expected_dice(p) == pytest.approx(
-      [1, 2 * 12 / (16 + 12), 0])
+    [1, 2 * 12 / (16 + 12), 0]
+  )
 
 
 def test_expected_dice_is_the_mean_over_draws():
@@ -48,8 +49,7 @@ def test_expected_dice_is_the_mean_over_draws():
   for _ in range(300):
     truth = rng.random(p.shape) < p
     found.append(2 * (truth & mask).sum() / (truth.sum() + mask.sum()))
-  assert confidence.expected_dice(p) == pytest.approx(
-      np.mean(found), abs=0.01)
+  assert confidence.expected_dice(p) == pytest.approx(np.mean(found), abs=0.01)
 
 
 @pytest.mark.parametrize('temperature', [0.5, 1.0, 3.0])
@@ -60,7 +60,8 @@ def test_temperature_is_found(temperature):
   if temperature != 1:
     assert facts['ece']['after'] < 0.6 * facts['ece']['before']
   assert facts['frame_expected_dice'] == pytest.approx(
-      facts['frame_dice'], abs=0.02)
+    facts['frame_dice'], abs=0.02
+  )
   assert facts['correlation'] > 0.3
   risk = facts['risk_coverage']
   assert risk['aurc_oracle'] < risk['aurc'] < risk['aurc_random']
@@ -93,6 +94,7 @@ def test_too_few_clips_are_refused():
 def test_calibration_survives_json():
   facts = confidence.fit(list(drawn(40, [1.0], 2.0)))
   import json
+
   again = confidence.Calibration.from_facts(json.loads(json.dumps(facts)))
   assert again.temperature == facts['temperature'] and again.facts
   assert confidence.Calibration.from_facts(None) == confidence.Calibration()

@@ -7,28 +7,25 @@ import math
 import numpy as np
 import pytest
 
-from echoforge_jax.evaluation import beats, ejection
-from echoforge_jax.inference import (
-  checks,
-  dicom,
-  outputs,
-  raw_clip,
-  readers,
-  video,
-)
+from echoforge_jax.formats import dicom, raw_clip, readers, video
+from echoforge_jax.inference import checks, outputs
 from echoforge_jax.inference import cycle as cycles
+from echoforge_jax.metrics import beats, ejection
 
 
 def ventricle(half_length, half_width, shape=(200, 200), spacing=(1.0, 1.0)):
   """A half ellipsoid's section: apex up, flat base, in pixels of `spacing`."""
-  rows, columns = np.mgrid[:shape[0], :shape[1]]
+  rows, columns = np.mgrid[: shape[0], : shape[1]]
   down = (rows - 0.75 * shape[0]) * spacing[0]
   across = (columns - shape[1] / 2) * spacing[1]
-  return ((down / half_length)**2 + (across / half_width)**2 <= 1) & (down <= 0)
+  return ((down / half_length) ** 2 + (across / half_width) ** 2 <= 1) & (
+    down <= 0
+  )
 
 
-def beating(phases, spacing=(1.0, 1.0), shape=(200, 200), ed=(80, 25),
-            es=(70, 18)):
+def beating(
+  phases, spacing=(1.0, 1.0), shape=(200, 200), ed=(80, 25), es=(70, 18)
+):
   """Masks whose width and length follow phases: 0 at ED, 1 at ES."""
   masks = np.zeros((len(phases), *shape), np.uint8)
   for mask, phase in zip(masks, phases):
@@ -38,8 +35,12 @@ def beating(phases, spacing=(1.0, 1.0), shape=(200, 200), ed=(80, 25),
 
 
 def cosine(frames, cycles_, start=0.0):
-  return (1 - np.cos(2 * np.pi * (start + np.linspace(
-      0, cycles_, frames, endpoint=False)))) / 2
+  return (
+    1
+    - np.cos(
+      2 * np.pi * (start + np.linspace(0, cycles_, frames, endpoint=False))
+    )
+  ) / 2
 
 
 def test_whole_cycle_measures_volumes():
@@ -50,10 +51,10 @@ def test_whole_cycle_measures_volumes():
   assert cycle.edv_ml == pytest.approx(truth[0], rel=0.04)
   assert cycle.esv_ml == pytest.approx(truth[1], rel=0.04)
   assert cycle.ef_percent == pytest.approx(
-      100 * (1 - truth[1] / truth[0]), abs=2)
+    100 * (1 - truth[1] / truth[0]), abs=2
+  )
   assert cycle.ef_method == 'discs'
-  assert cycle.beats[0].ef_area_length == pytest.approx(
-      cycle.ef_percent, abs=3)
+  assert cycle.beats[0].ef_area_length == pytest.approx(cycle.ef_percent, abs=3)
   assert cycle.flags == ()
   assert cycle.area[0] == pytest.approx(math.pi / 2 * 80 * 25, rel=0.02)
 
@@ -137,9 +138,15 @@ def test_beats_that_differ_are_flagged():
 
 def test_confidence_counts_at_ed_es_and_in_most_frames():
   masks = beating(cosine(40, 1.0))
+
   def flagged(confidence):
-    return 'low_confidence' in cycles.measure(
-        masks, (1.0, 1.0), 40.0, confidence=confidence, low=0.8).flags
+    return (
+      'low_confidence'
+      in cycles.measure(
+        masks, (1.0, 1.0), 40.0, confidence=confidence, low=0.8
+      ).flags
+    )
+
   assert not flagged(np.full(40, 0.9))
   few = np.full(40, 0.9)
   few[5:9] = 0.3
@@ -219,21 +226,37 @@ def test_a_still_has_neither_phase_nor_fraction():
 
 def test_every_flag_is_raised_somewhere():
   used = set()
-  for module in (cycles, checks, dicom, outputs, raw_clip, readers, video,
-                 ejection, beats):
+  for module in (
+    cycles,
+    checks,
+    dicom,
+    outputs,
+    raw_clip,
+    readers,
+    video,
+    ejection,
+    beats,
+  ):
     tree = ast.parse(inspect.getsource(module))
-    keys = {key for node in ast.walk(tree) if isinstance(node, ast.Dict)
-            for key in node.keys}
-    used |= {node.value for node in ast.walk(tree)
-             if isinstance(node, ast.Constant) and node not in keys}
+    keys = {
+      key
+      for node in ast.walk(tree)
+      if isinstance(node, ast.Dict)
+      for key in node.keys
+    }
+    used |= {
+      node.value
+      for node in ast.walk(tree)
+      if isinstance(node, ast.Constant) and node not in keys
+    }
   assert set(cycles.FLAGS) - used == set()
-
 
 
 def test_a_dip_too_short_for_a_beat_is_none():
   # As of a real clip of one second: filling, a flicker, ED, half a systole.
-  curve = np.interp(np.arange(30), [0, 6, 13, 17, 21, 29],
-                    [29.0, 26.0, 33.0, 28.0, 37.0, 28.0])
+  curve = np.interp(
+    np.arange(30), [0, 6, 13, 17, 21, 29], [29.0, 26.0, 33.0, 28.0, 37.0, 28.0]
+  )
   found, flags = beats.find_beats(curve, fps=30.0)
   assert (13, 17) not in found and found[0][0] == 21
   assert flags == ['no_full_cycle']

@@ -10,11 +10,11 @@ import pytest
 
 from echoforge_jax import inference
 from echoforge_jax.__main__ import main
+from echoforge_jax.config import ADDED_FIELDS, RUNTIME_FIELDS
 from echoforge_jax.data import pipeline
-from echoforge_jax.evaluation import temporal
-from echoforge_jax.inference import readers
-from echoforge_jax.training import bundle
-from echoforge_jax.training.checkpoint import ADDED_FIELDS, RUNTIME_FIELDS
+from echoforge_jax.formats import readers
+from echoforge_jax.metrics import temporal
+from echoforge_jax.models import network_file as bundle
 
 ROOT = pathlib.Path(__file__).parents[2]
 REAL = str(examples.get_path('ybr_color'))
@@ -44,8 +44,9 @@ def test_it_is_small_and_comes_from_the_committed_config():
   # Fields that came after it was trained are as they were then.
   later = flat(wanted).items() - flat(meta['config']).items()
   assert flat(meta['config']).keys() <= flat(wanted).keys()
-  assert {name: value for name, value in later
-          if name not in RUNTIME_FIELDS} == ADDED_FIELDS
+  assert {
+    name: value for name, value in later if name not in RUNTIME_FIELDS
+  } == ADDED_FIELDS
   assert meta['step'] == wanted['num_steps']
   assert meta['confidence']['n_frames'] >= 400
   error = meta['confidence']['ece']
@@ -55,14 +56,20 @@ def test_it_is_small_and_comes_from_the_committed_config():
 @pytest.mark.slow
 def test_it_segments_phantoms_it_has_not_seen(segmenter):
   clips = pipeline.eval_clips(
-      data_dir='', dataset='phantom_stream', image_size=segmenter.image_size,
-      num_frames=4, split='validation', stream={'held_out': 16})
+    data_dir='',
+    dataset='phantom_stream',
+    image_size=segmenter.image_size,
+    num_frames=4,
+    split='validation',
+    stream={'held_out': 16},
+  )
   dice = []
   for clip in clips:
     found = segmenter.segment(clip['video'][..., 0]) == 1
     truth = clip['masks'] == 1
-    dice += [2 * (f & t).sum() / (f.sum() + t.sum())
-             for f, t in zip(found, truth)]
+    dice += [
+      2 * (f & t).sum() / (f.sum() + t.sum()) for f, t in zip(found, truth)
+    ]
   assert np.median(dice) > 0.85
 
 
@@ -71,7 +78,8 @@ def test_it_follows_the_ventricle_of_a_real_clip(segmenter):
   clip = readers.read_any(REAL)
   sector = segmenter.locate(clip.frames, clip.spacing_mm, clip.region)
   found = segmenter.segment_clip(
-      clip.frames, clip.spacing_mm, fps=clip.fps, sector=sector, lag=1)
+    clip.frames, clip.spacing_mm, fps=clip.fps, sector=sector, lag=1
+  )
   lv = found.masks == 1
   area = lv.sum((1, 2)) * np.prod(clip.spacing_mm) / 100
   # Looked at frame by frame: 20 to 45 cm2 between ES and ED.
@@ -88,7 +96,8 @@ def test_one_command_without_a_checkpoint(tmp_path, capsys):
   assert main(['segment', f'--out={tmp_path}', REAL]) == 0
   capsys.readouterr()
   result = json.loads(
-      (tmp_path / 'examples_ybr_color' / 'result.json').read_text())
+    (tmp_path / 'examples_ybr_color' / 'result.json').read_text()
+  )
   assert result['frames'] == 30 and result['model']['which'] == 'teacher'
   assert 20 < result['ef_percent'] < 75
   assert result['confidence']['calibrated']

@@ -16,17 +16,20 @@ import pytest
 
 from echoforge_jax import inference
 from echoforge_jax.__main__ import main
+from echoforge_jax.config import config_digest
 from echoforge_jax.errors import InputError
-from echoforge_jax.evaluation.receipt import config_digest
+from echoforge_jax.formats import sector as sectors
 from echoforge_jax.inference import export, programs
-from echoforge_jax.inference import sector as sectors
 from echoforge_jax.inference import segmenter as segmenters
 from echoforge_jax.models import build_model
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXAMPLE = ROOT / 'docs' / 'examples' / 'run_exported.py'
-NAMES = [f'{kind}_{dtype}' for dtype in ('float32', 'bfloat16')
-         for kind in ('clip', 'step')]
+NAMES = [
+  f'{kind}_{dtype}'
+  for dtype in ('float32', 'bfloat16')
+  for kind in ('clip', 'step')
+]
 FRAMES, SIZE = 4, 32
 
 # What a machine without this package has: its imports fail.
@@ -58,7 +61,8 @@ except ModuleNotFoundError:
 
 def clip(frames=FRAMES, size=SIZE, seed=0):
   return np.random.default_rng(seed).integers(
-      0, 255, (frames, size, size), dtype=np.uint8)
+    0, 255, (frames, size, size), dtype=np.uint8
+  )
 
 
 @pytest.fixture(scope='module')
@@ -66,19 +70,35 @@ def metrics(config):
   """Of an evaluation of the workdir's teacher."""
   entry = {'mean': 0.8765, 'ci95': [0.86, 0.89], 'median': 0.88, 'n': 3}
   return {
-      'protocol': 'camus_full', 'n_patients': 3, 'n_frames': 30, 'unit': 'mm',
-      'classes': {'lv': {'dice': entry}}, 'ef': {'n': 0},
-      'receipt': {'config_digest': config_digest(config), 'which': 'teacher',
-                  'checkpoint_step': 3, 'training_seed': config.seed,
-                  'synthetic': True, 'dataset': 'camus', 'split': 'test'}}
+    'protocol': 'camus_full',
+    'n_patients': 3,
+    'n_frames': 30,
+    'unit': 'mm',
+    'classes': {'lv': {'dice': entry}},
+    'ef': {'n': 0},
+    'receipt': {
+      'config_digest': config_digest(config),
+      'which': 'teacher',
+      'checkpoint_step': 3,
+      'training_seed': config.seed,
+      'synthetic': True,
+      'dataset': 'camus',
+      'split': 'test',
+    },
+  }
 
 
 @pytest.fixture(scope='module')
 def exported(workdir, metrics, tmp_path_factory):
   folder = tmp_path_factory.mktemp('exported')
   (folder / 'metrics.json').write_text(json.dumps(metrics))
-  export.export_run(workdir, folder / 'tiny.echoforge', frames=FRAMES,
-                    metrics=folder / 'metrics.json', report=lambda _: None)
+  export.export_run(
+    workdir,
+    folder / 'tiny.echoforge',
+    frames=FRAMES,
+    metrics=folder / 'metrics.json',
+    report=lambda _: None,
+  )
   return folder / 'tiny.echoforge'
 
 
@@ -92,7 +112,10 @@ def test_the_file_is_complete(exported, manifest, config):
   with zipfile.ZipFile(exported) as bundle:
     assert {i.compress_type for i in bundle.infolist()} == {zipfile.ZIP_STORED}
     assert bundle.namelist() == [
-        *(f'{name}.jaxexp' for name in NAMES), 'manifest.json', 'README.md']
+      *(f'{name}.jaxexp' for name in NAMES),
+      'manifest.json',
+      'README.md',
+    ]
     for name in NAMES:
       entry = manifest['programs'][name]
       content = bundle.read(entry['file'])
@@ -104,10 +127,13 @@ def test_the_file_is_complete(exported, manifest, config):
       assert 'custom_call' not in text
       # Convolutions in float32 use every bit, on accelerators too.
       assert ('#stablehlo<precision HIGHEST>' in text) == ('float32' in name)
-      for fields, avals in ((entry['inputs'], program.in_avals),
-                            (entry['outputs'], program.out_avals)):
+      for fields, avals in (
+        (entry['inputs'], program.in_avals),
+        (entry['outputs'], program.out_avals),
+      ):
         assert [(tuple(f['shape']), f['dtype']) for f in fields] == [
-            (a.shape, a.dtype.name) for a in avals]
+          (a.shape, a.dtype.name) for a in avals
+        ]
     card = bundle.read('README.md').decode()
   assert card == exported.with_name('tiny.echoforge.md').read_text()
   assert manifest['image_size'] == SIZE and manifest['delay'] == 0
@@ -130,7 +156,8 @@ def test_programs_equal_the_segmenter(manifest):
   for name in NAMES[:2]:
     assert found[name]['probabilities'] <= 1e-5
     assert found[name]['logits'] <= 1e-5 * max(
-        1, found[name]['logits_magnitude'])
+      1, found[name]['logits_magnitude']
+    )
   for name in NAMES[2:]:  # Eight bits of mantissa.
     assert 1e-5 < found[name]['probabilities'] and found[name]['pixels'] < 0.2
 
@@ -140,10 +167,22 @@ def test_it_runs_with_jax_and_numpy_alone(exported, workdir, tmp_path):
   np.save(tmp_path / 'clip.npy', video)
   script = ALONE.format(root=str(ROOT), example=str(EXAMPLE))
   done = subprocess.run(
-      [sys.executable, '-I', '-c', script, str(exported), 'clip.npy',
-       'masks.npy'], cwd=tmp_path, capture_output=True, text=True, check=False,
-      env=os.environ | {'JAX_PLATFORMS': 'cpu',
-                        'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'})
+    [
+      sys.executable,
+      '-I',
+      '-c',
+      script,
+      str(exported),
+      'clip.npy',
+      'masks.npy',
+    ],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    check=False,
+    env=os.environ
+    | {'JAX_PLATFORMS': 'cpu', 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
+  )
   assert done.returncode == 0, done.stderr
   assert done.stdout.strip() == 'alone'
   segmenter = inference.load(workdir)
@@ -151,7 +190,8 @@ def test_it_runs_with_jax_and_numpy_alone(exported, workdir, tmp_path):
   with np.load(tmp_path / 'masks.npy.npz') as found:
     for kind in ('step', 'clip'):
       np.testing.assert_allclose(
-          found[kind], wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+        found[kind], wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max()
+      )
   masks = np.load(tmp_path / 'masks.npy')
   assert masks.dtype == np.uint8 and masks.any()
   whole = segmenter.segment(video, sector=sectors.whole_image((SIZE, SIZE)))
@@ -161,16 +201,30 @@ def test_it_runs_with_jax_and_numpy_alone(exported, workdir, tmp_path):
 def test_the_example_is_short_and_needs_little():
   lines = EXAMPLE.read_text().splitlines()
   assert len(lines) <= 30
-  imported = {line.split()[1].split('.')[0] for line in lines
-              if line.startswith(('import', 'from'))}
+  imported = {
+    line.split()[1].split('.')[0]
+    for line in lines
+    if line.startswith(('import', 'from'))
+  }
   assert imported == {'json', 'sys', 'zipfile', 'jax', 'numpy'}
 
 
 def test_equal_checkpoints_give_equal_bytes(
-    exported, workdir, tmp_path, capsys):
+  exported, workdir, tmp_path, capsys
+):
   again = tmp_path / 'again'
-  assert main(['export', f'--checkpoint={workdir}', f'--frames={FRAMES}',
-               f'--out={again}', '--no_check']) == 0
+  assert (
+    main(
+      [
+        'export',
+        f'--checkpoint={workdir}',
+        f'--frames={FRAMES}',
+        f'--out={again}',
+        '--no_check',
+      ]
+    )
+    == 0
+  )
   assert 'not for clinical use' in capsys.readouterr().out
   with zipfile.ZipFile(exported) as a, zipfile.ZipFile(again) as b:
     for name in NAMES:
@@ -190,10 +244,14 @@ def test_the_card_tells_scores_and_their_limits(exported, config):
 @pytest.mark.slow
 def test_a_model_that_looks_ahead(tree_of):
   model = build_model('sscf', width=4, norm='group')  # Windows, not clips.
-  shapes = jax.eval_shape(model.init, jax.random.key(0),
-                          jax.ShapeDtypeStruct((1, 3, 64, 64, 1), np.float32))
+  shapes = jax.eval_shape(
+    model.init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, 3, 64, 64, 1), np.float32),
+  )
   segmenter = segmenters.Segmenter(
-      model, tree_of(shapes), classes=('lv',), image_size=64)
+    model, tree_of(shapes), classes=('lv',), image_size=64
+  )
   made = list(itertools.islice(programs.make_programs(segmenter, FRAMES), 2))
   assert [p.name for p in made] == NAMES[:2]
   for program in made:
@@ -203,22 +261,24 @@ def test_a_model_that_looks_ahead(tree_of):
 
 def test_approximate_neighbours_can_be_exported(segmenter, model, variables):
   approximate = segmenters.Segmenter(
-      model.clone(knn='approx'), variables, classes=('lv',), image_size=SIZE)
+    model.clone(knn='approx'), variables, classes=('lv',), image_size=SIZE
+  )
   program = next(programs.make_programs(approximate, 2))
-  assert programs.parity(
-      approximate, program, clip(2))['probabilities'] <= 1e-5
+  assert programs.parity(approximate, program, clip(2))['probabilities'] <= 1e-5
 
 
 def test_what_cannot_be_serialized_is_one_line(segmenter):
   def calls_back(x):
-    return jax.pure_callback(
-        np.sin, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+    return jax.pure_callback(np.sin, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
   with pytest.raises(InputError, match='has no serializable form') as error:
     programs._export('odd', calls_back, [('x', np.zeros(3, np.float32))], ['y'])
   assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('flags, text', [
+@pytest.mark.parametrize(
+  'flags, text',
+  [
     (['--checkpoint=none'], 'none: no such directory'),
     (['--checkpoint=empty'], 'config.json'),
     (['--checkpoint=damaged'], 'cannot be read'),
@@ -229,9 +289,11 @@ def test_what_cannot_be_serialized_is_one_line(segmenter):
     (['--metrics=none.json'], 'No such file'),
     (['--metrics=odd.json'], 'not the metrics.json of an evaluation'),
     (['--metrics=other.json'], 'an evaluation of another model: checkpoint_'),
-])
-def test_misuse_is_one_line(flags, text, workdir, metrics, tmp_path, capsys,
-                            monkeypatch):
+  ],
+)
+def test_misuse_is_one_line(
+  flags, text, workdir, metrics, tmp_path, capsys, monkeypatch
+):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'empty').mkdir()
   (tmp_path / 'odd.json').write_text('[1]')

@@ -10,15 +10,28 @@ from pydicom import examples
 import pytest
 import SimpleITK as sitk
 
+from echoforge_jax import textio
 from echoforge_jax.errors import InputError
+from echoforge_jax.formats.raw_clip import RawClip
 from echoforge_jax.inference import batch, outputs
 from echoforge_jax.inference import cycle as cycles
 from echoforge_jax.inference.confidence import Calibration
-from echoforge_jax.inference.raw_clip import RawClip
 from echoforge_jax.inference.segmenter import Segmentation
 
-KEYS = {'frames', 'fps', 'spacing_mm', 'ed_frame', 'es_frame', 'edv_ml',
-        'esv_ml', 'ef_percent', 'flags', 'area_mm2', 'model', 'disclaimer'}
+KEYS = {
+  'frames',
+  'fps',
+  'spacing_mm',
+  'ed_frame',
+  'es_frame',
+  'edv_ml',
+  'esv_ml',
+  'ef_percent',
+  'flags',
+  'area_mm2',
+  'model',
+  'disclaimer',
+}
 # Written on request only.
 FILES = set(outputs.NAMES) - {'probability.nii.gz'}
 
@@ -26,7 +39,7 @@ FILES = set(outputs.NAMES) - {'probability.nii.gz'}
 def beating_clip(frames=9, shape=(61, 83), spacing=(1.5, 1.2), fps=30.0):
   """A dark beating disc in noise, and its masks; odd sides on purpose."""
   generator = np.random.default_rng(0)
-  rows, columns = np.mgrid[:shape[0], :shape[1]]
+  rows, columns = np.mgrid[: shape[0], : shape[1]]
   video = generator.integers(60, 160, (frames, *shape), dtype=np.uint8)
   masks = np.zeros_like(video)
   for index in range(frames):
@@ -40,21 +53,28 @@ def beating_clip(frames=9, shape=(61, 83), spacing=(1.5, 1.2), fps=30.0):
 def strict(path):
   def refuse(token):
     raise AssertionError(f'{token} is not JSON')
+
   return json.loads(pathlib.Path(path).read_text(), parse_constant=refuse)
 
 
 def decoded(path):
   with av.open(str(path)) as container:
     stream = container.streams.video[0]
-    frames = [frame.to_ndarray(format='rgb24')
-              for frame in container.decode(stream)]
-    return (frames, stream.codec_context.name, stream.codec_context.pix_fmt,
-            float(stream.average_rate))
+    frames = [
+      frame.to_ndarray(format='rgb24') for frame in container.decode(stream)
+    ]
+    return (
+      frames,
+      stream.codec_context.name,
+      stream.codec_context.pix_fmt,
+      float(stream.average_rate),
+    )
 
 
 def test_real_clip_end_to_end(segmenter, tmp_path):
   result = batch.segment_file(
-      segmenter, examples.get_path('ybr_color'), tmp_path)
+    segmenter, examples.get_path('ybr_color'), tmp_path
+  )
   assert {path.name for path in tmp_path.iterdir()} == FILES
   assert strict(tmp_path / 'result.json') == result
   assert set(result) >= KEYS
@@ -85,19 +105,25 @@ def test_overlay_shows_the_mask(tmp_path):
   red = frames[0][..., 0].astype(int) - frames[0][..., 2]
   inside = red[30 * scale, 40 * scale]
   assert inside > 20 and abs(red[30 * scale, 2 * scale]) < 15
-  boundary = red[30 * scale, 40 * scale:70 * scale].max()
+  boundary = red[30 * scale, 40 * scale : 70 * scale].max()
   assert boundary > 100
 
 
 def test_unknowns_are_null(tmp_path):
   clip, masks = beating_clip(spacing=(math.nan, math.nan), fps=math.nan)
   cycle = cycles.measure(masks, clip.spacing_mm, clip.fps)
-  from echoforge_jax.inference import sector as sectors
+  from echoforge_jax.formats import sector as sectors
+
   result = outputs.result_of(
-      'x.npy', clip, cycle, sectors.whole_image(masks.shape[1:]),
-      Segmentation(masks, np.full(len(masks), 0.9), masks[:, ::4, ::4]), {},
-      Calibration())
-  outputs.write_json(tmp_path / 'result.json', result)
+    'x.npy',
+    clip,
+    cycle,
+    sectors.whole_image(masks.shape[1:]),
+    Segmentation(masks, np.full(len(masks), 0.9), masks[:, ::4, ::4]),
+    {},
+    Calibration(),
+  )
+  textio.write_json(tmp_path / 'result.json', result)
   result = strict(tmp_path / 'result.json')
   for key in ('fps', 'spacing_mm', 'edv_ml', 'esv_ml', 'area_mm2'):
     assert result[key] is None, key
@@ -128,8 +154,12 @@ def test_bad_inputs_do_not_stop_the_rest(segmenter, tmp_path):
   bad.write_text('text')
   lines = []
   results, failures = batch.segment_files(
-      segmenter, [good, bad, tmp_path / 'none.avi', twin], tmp_path / 'out',
-      fps=25.0, report=lines.append)
+    segmenter,
+    [good, bad, tmp_path / 'none.avi', twin],
+    tmp_path / 'out',
+    fps=25.0,
+    report=lines.append,
+  )
   assert set(results) == {'clip', 'clip-2'}
   assert set(failures) == {str(bad), str(tmp_path / 'none.avi')}
   assert len(lines) == 4
@@ -137,7 +167,9 @@ def test_bad_inputs_do_not_stop_the_rest(segmenter, tmp_path):
   assert results['clip']['fps'] == results['clip-2']['fps'] == 25.0
   assert results['clip-2']['spacing_mm'] == [1.0, 1.1]
   assert {path.name for path in (tmp_path / 'out').iterdir()} == {
-      'clip', 'clip-2'}
+    'clip',
+    'clip-2',
+  }
 
 
 def test_a_file_in_the_way_of_out(segmenter, tmp_path):

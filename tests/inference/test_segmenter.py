@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 
 from echoforge_jax import inference
-from echoforge_jax.data.squeeze import squeeze_frames
 from echoforge_jax.errors import InputError
-from echoforge_jax.inference import sector as sectors
+from echoforge_jax.formats import sector as sectors
+from echoforge_jax.formats.resize import squeeze_frames
 from echoforge_jax.inference import segmenter as segmenters
 from echoforge_jax.models import build_model
 
 
 def clip(frames=7, shape=(60, 76), seed=0):
   return np.random.default_rng(seed).integers(
-      0, 255, (frames, *shape), dtype=np.uint8)
+    0, 255, (frames, *shape), dtype=np.uint8
+  )
 
 
 def native_logits(model, variables, video, size):
@@ -34,8 +35,9 @@ def test_masks_are_the_models_at_native_size(model, variables, segmenter):
   assert 0.001 < (masks > 0).mean() < 0.999
   logits = native_logits(model, variables, video, segmenter.image_size)
   labels = np.asarray([1], np.uint8)
-  wanted = np.stack([segmenters.labels_of(frame, video.shape[1:], labels)
-                     for frame in logits])
+  wanted = np.stack(
+    [segmenters.labels_of(frame, video.shape[1:], labels) for frame in logits]
+  )
   assert (masks != wanted).mean() < 1e-3  # The clip at once rounds otherwise.
 
 
@@ -48,7 +50,8 @@ def test_stream_equals_offline(segmenter, fps):
   offline = segmenter.segment(video, fps=fps, sector=whole)
   np.testing.assert_array_equal(streamed, offline)
   np.testing.assert_array_equal(
-      offline, segmenter.segment(video, fps=fps, sector=whole))
+    offline, segmenter.segment(video, fps=fps, sector=whole)
+  )
 
 
 def test_a_frame_never_depends_on_later_ones(segmenter):
@@ -68,7 +71,8 @@ def test_interleaved_memories_are_separate_clips(segmenter):
   masks = segmenter.segment(video, fps=60.0, sector=whole)
   for start in (0, 1):
     np.testing.assert_array_equal(
-        masks[start::2], segmenter.segment(video[start::2], sector=whole))
+      masks[start::2], segmenter.segment(video[start::2], sector=whole)
+    )
 
 
 def test_memory_matters(segmenter):
@@ -100,16 +104,16 @@ def test_masks_lie_inside_the_box(segmenter):
   dirty = video.copy()
   dirty[:, 72:, :] = 255
   np.testing.assert_array_equal(
-      segmenter.segment(dirty, sector=sector),
-      segmenter.segment(video, sector=sector))
+    segmenter.segment(dirty, sector=sector),
+    segmenter.segment(video, sector=sector),
+  )
 
 
 def test_labels_of_several_classes():
   logits = np.full((8, 8, 2), -3.0, np.float32)
   logits[:4, :, 0] = 2.0
   logits[2:, :4, 1] = 4.0
-  labels = segmenters.labels_of(
-      logits, (8, 8), np.asarray([1, 3], np.uint8))
+  labels = segmenters.labels_of(logits, (8, 8), np.asarray([1, 3], np.uint8))
   assert (labels[:2] == 1).all() and (labels[2:, :4] == 3).all()
   assert (labels[2:4, 4:] == 1).all() and (labels[4:, 4:] == 0).all()
   # The threshold comes after interpolation: halfway is at the zero crossing.
@@ -119,16 +123,31 @@ def test_labels_of_several_classes():
   assert np.argmax(wide[0]) == pytest.approx(75, abs=1)
 
 
-@pytest.mark.parametrize('fps,stride', [
-    (math.nan, 1), (0.0, 1), (20.0, 1), (30.0, 1), (50.0, 2), (80.0, 3),
-    (1000.0, 8)])
+@pytest.mark.parametrize(
+  'fps,stride',
+  [
+    (math.nan, 1),
+    (0.0, 1),
+    (20.0, 1),
+    (30.0, 1),
+    (50.0, 2),
+    (80.0, 3),
+    (1000.0, 8),
+  ],
+)
 def test_stride_keeps_the_trained_pace(fps, stride):
   assert segmenters.stride_of(fps) == stride
 
 
-@pytest.mark.parametrize('video', [
-    np.zeros((3, 40, 40), np.float32), np.zeros((40, 40), np.uint8),
-    np.zeros((0, 40, 40), np.uint8), np.zeros((2, 4, 4, 1), np.uint8)])
+@pytest.mark.parametrize(
+  'video',
+  [
+    np.zeros((3, 40, 40), np.float32),
+    np.zeros((40, 40), np.uint8),
+    np.zeros((0, 40, 40), np.uint8),
+    np.zeros((2, 4, 4, 1), np.uint8),
+  ],
+)
 def test_wrong_arrays(segmenter, video):
   with pytest.raises(InputError, match=r'wanted uint8 gray levels \[T, H, W\]'):
     segmenter.segment(video)
@@ -151,8 +170,9 @@ def test_load_restores_what_was_saved(workdir, config, tree_of):
   assert len({loaded.receipt['sha256'], student.receipt['sha256']}) == 2
   for segmenter, seed in ((loaded, 2), (student, 1)):
     restored = segmenter._variables['params']
-    jax.tree.map(np.testing.assert_array_equal, restored,
-                 tree_of(restored, seed))
+    jax.tree.map(
+      np.testing.assert_array_equal, restored, tree_of(restored, seed)
+    )
 
 
 def test_load_says_what_is_missing(tmp_path):
@@ -166,10 +186,14 @@ def test_load_says_what_is_missing(tmp_path):
 def looking_ahead(tree_of):
   """A Segmenter with an SSCF, whose masks lag one frame behind."""
   model = build_model('sscf', width=8, clips=True, norm='group')
-  shapes = jax.eval_shape(model.init, jax.random.key(0),
-                          jax.ShapeDtypeStruct((1, 3, 64, 64, 1), np.float32))
+  shapes = jax.eval_shape(
+    model.init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, 3, 64, 64, 1), np.float32),
+  )
   return segmenters.Segmenter(
-      model, tree_of(shapes), classes=('lv',), image_size=64)
+    model, tree_of(shapes), classes=('lv',), image_size=64
+  )
 
 
 def test_delayed_masks_belong_to_their_frames(looking_ahead):
@@ -187,11 +211,15 @@ def _check_delayed_masks(looking_ahead, run, fps):
   wanted = np.zeros_like(masks)
   for turn in range(stride):
     small = squeeze_frames(video[turn::stride], 64)[None, ..., None]
-    logits = np.asarray(run(looking_ahead._variables,
-                            small.astype(np.float32) / 255)['logits'][0])
-    wanted[turn::stride] = np.stack([
+    logits = np.asarray(
+      run(looking_ahead._variables, small.astype(np.float32) / 255)['logits'][0]
+    )
+    wanted[turn::stride] = np.stack(
+      [
         segmenters.labels_of(frame, video.shape[1:], np.asarray([1], np.uint8))
-        for frame in logits])
+        for frame in logits
+      ]
+    )
   assert 0.001 < (masks > 0).mean() < 0.999
   assert (masks != wanted).mean() < 1e-3
   assert (masks[1:] != wanted[:-1]).mean() > 1e-3  # A slip would show.
@@ -204,12 +232,13 @@ def test_a_delayed_stream_owes_its_last_masks(looking_ahead, frames, fps):
   stream = looking_ahead.stream(fps=fps, sector=whole)
   assert stream.delay == segmenters.stride_of(fps)
   streamed = np.stack([stream.step(frame) for frame in video])
-  assert not streamed[:stream.delay].any()
+  assert not streamed[: stream.delay].any()
   rest = stream.flush()
   assert len(rest) == min(stream.delay, frames)
   np.testing.assert_array_equal(
-      np.concatenate([streamed[stream.delay:], rest]),
-      looking_ahead.segment(video, fps=fps, sector=whole))
+    np.concatenate([streamed[stream.delay :], rest]),
+    looking_ahead.segment(video, fps=fps, sector=whole),
+  )
   with pytest.raises(InputError, match='has ended'):
     stream.step(video[0])
 

@@ -7,16 +7,34 @@ import subprocess
 import sys
 
 LAUNCH = Path(__file__).parents[2] / 'launch'
-SETTINGS = ('PROJECT', 'ZONE', 'NAME', 'DATA', 'DATA_DIR', 'SPOT', 'IMAGE',
-            'HOSTS', 'CLUSTER', 'CREATE_FLAGS', 'ACCELERATOR', 'IMAGE_SIZE')
-CLOUD = {'PROJECT': 'my-project', 'ZONE': 'us-west4-a',
-         'DATA': 'gs://bucket/data'}
+SETTINGS = (
+  'PROJECT',
+  'ZONE',
+  'NAME',
+  'DATA',
+  'DATA_DIR',
+  'SPOT',
+  'IMAGE',
+  'HOSTS',
+  'CLUSTER',
+  'CREATE_FLAGS',
+  'ACCELERATOR',
+  'IMAGE_SIZE',
+)
+CLOUD = {
+  'PROJECT': 'my-project',
+  'ZONE': 'us-west4-a',
+  'DATA': 'gs://bucket/data',
+}
 
 
 def environment(**settings):
   """The environment, without what a user may have set for the scripts."""
-  kept = {name: value for name, value in os.environ.items()
-          if name not in SETTINGS and not name.startswith('SLURM_')}
+  kept = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in SETTINGS and not name.startswith('SLURM_')
+  }
   return kept | settings
 
 
@@ -24,16 +42,20 @@ def call(script, *arguments, cwd=None, **settings):
   """Runs a script of launch/; returns its CompletedProcess."""
   program = sys.executable if script.endswith('.py') else shutil.which('bash')
   return subprocess.run(
-      [program, str(LAUNCH / script), *arguments], cwd=cwd,
-      env=environment(**settings), capture_output=True, text=True, timeout=60)
+    [program, str(LAUNCH / script), *arguments],
+    cwd=cwd,
+    env=environment(**settings),
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
 
 
 def dry_run(script, *arguments, **settings):
   """The commands of a dry run, without remarks."""
   done = call(script, '--dry_run', *arguments, **settings)
   assert done.returncode == 0, done.stderr
-  return [line for line in done.stdout.splitlines()
-          if not line.startswith('#')]
+  return [line for line in done.stdout.splitlines() if not line.startswith('#')]
 
 
 def fake_package(folder, main):

@@ -74,27 +74,51 @@ def has_ended(pid):
 
 def start(folder, *flags):
   return subprocess.Popen(
-      [sys.executable, str(LAUNCH / 'local.py'), *flags, '--', 'train'],
-      cwd=folder, env=environment(), stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE, text=True)
+    [sys.executable, str(LAUNCH / 'local.py'), *flags, '--', 'train'],
+    cwd=folder,
+    env=environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
 
 
 def test_dry_run_prints_a_command_a_process():
-  done = call('local.py', '--processes=2', '--devices=3', '--port=4242',
-              '--dry_run', '--', 'train', '--workdir=a b')
+  done = call(
+    'local.py',
+    '--processes=2',
+    '--devices=3',
+    '--port=4242',
+    '--dry_run',
+    '--',
+    'train',
+    '--workdir=a b',
+  )
   assert done.returncode == 0
   for process, line in enumerate(done.stdout.splitlines()):
     assert shlex.split(line) == [
-        sys.executable, '-m', 'echoforge_jax', 'train', '--multihost',
-        '--coordinator_address=127.0.0.1:4242', '--num_processes=2',
-        f'--process_id={process}', '--workdir=a b', '--config.cpu_devices=3']
+      sys.executable,
+      '-m',
+      'echoforge_jax',
+      'train',
+      '--multihost',
+      '--coordinator_address=127.0.0.1:4242',
+      '--num_processes=2',
+      f'--process_id={process}',
+      '--workdir=a b',
+      '--config.cpu_devices=3',
+    ]
   assert process == 1
 
 
 def test_a_free_port_is_the_same_for_all():
   done = call('local.py', '--dry_run', '--processes=3', '--', 'train')
-  ports = {flag for line in done.stdout.splitlines()
-           for flag in line.split() if 'coordinator' in flag}
+  ports = {
+    flag
+    for line in done.stdout.splitlines()
+    for flag in line.split()
+    if 'coordinator' in flag
+  }
   (port,) = ports
   assert 1023 < int(port.rpartition(':')[2]) < 65536
 
@@ -105,7 +129,9 @@ def test_one_process_is_alone(workplace):
   assert done.stdout == 'args train --config.cpu_devices=1\n'
 
 
-@pytest.mark.parametrize('arguments, words', [
+@pytest.mark.parametrize(
+  'arguments, words',
+  [
     (('train',), 'no verb after --'),
     (('--',), 'no verb after --'),
     (('--', '--workdir=x'), 'no verb after --'),
@@ -115,7 +141,8 @@ def test_one_process_is_alone(workplace):
     (('--grace=-1', '--', 'train'), '--grace is -1'),
     (('--', 'train', '--multihost'), '--multihost is set by this launcher'),
     (('--', 'train', '--config.cpu_devices=2'), 'is set by this launcher'),
-])
+  ],
+)
 def test_misuse_is_told(arguments, words):
   done = call('local.py', *arguments)
   assert done.returncode == 2 and words in done.stderr
@@ -137,8 +164,9 @@ def test_the_real_package_answers():
 
 def test_a_failure_ends_the_others(workplace):
   plan(workplace, p0='wait', p1='exit3')
-  done = call('local.py', '--processes=2', '--grace=0.2', '--', 'train',
-              cwd=workplace)
+  done = call(
+    'local.py', '--processes=2', '--grace=0.2', '--', 'train', cwd=workplace
+  )
   assert done.returncode == 3
   assert 'process 1 ended with status 3' in done.stderr
   assert '[1] last words' in done.stdout

@@ -13,7 +13,7 @@ from launch_scripts import LAUNCH, environment, fake_package
 import pytest
 import sweep
 
-from echoforge_jax.commands.train import parse_config
+from echoforge_jax.config import parse_config
 from echoforge_jax.errors import InputError
 
 CONFIG = str(LAUNCH.parent / 'configs' / 'tiny.py')
@@ -52,27 +52,34 @@ def workplace(tmp_path, monkeypatch):
   """A folder whose `python -m echoforge_jax` is the fake one."""
   fake_package(tmp_path, FAKE)
   monkeypatch.chdir(tmp_path)
-  configs = {f'seed={seed}': parse_config(
-      [f'--config={CONFIG}', f'--config.seed={seed}']).to_dict()
-      for seed in range(3)}
+  configs = {
+    f'seed={seed}': parse_config(
+      [f'--config={CONFIG}', f'--config.seed={seed}']
+    ).to_dict()
+    for seed in range(3)
+  }
   (tmp_path / 'configs.json').write_text(json.dumps(configs))
   return tmp_path
 
 
 def run(*flags, seeds='0,1,2'):
-  return sweep.main([f'--config={CONFIG}', '--workdir=runs', '--set',
-                     f'seed={seeds}', *flags])
+  return sweep.main(
+    [f'--config={CONFIG}', '--workdir=runs', '--set', f'seed={seeds}', *flags]
+  )
 
 
 def test_axes():
   assert combinations.parse_axis('seed=0,1') == ('seed', ['0', '1'])
   assert combinations.parse_axis('data.classes=("lv",),("lv","myo")') == (
-      'data.classes', ['("lv",)', '("lv","myo")'])
+    'data.classes',
+    ['("lv",)', '("lv","myo")'],
+  )
   assert combinations.parse_axis(':all,:baseline') == ('', ['all', 'baseline'])
 
 
-@pytest.mark.parametrize('text', [
-    'seed', 'seed=', 'seed=1,,2', 'seed=1,1', '=1', ':all,baseline', ':'])
+@pytest.mark.parametrize(
+  'text', ['seed', 'seed=', 'seed=1,,2', 'seed=1,1', '=1', ':all,baseline', ':']
+)
 def test_wrong_axes(text):
   with pytest.raises(InputError, match='--set'):
     combinations.parse_axis(text)
@@ -80,28 +87,38 @@ def test_wrong_axes(text):
 
 def test_the_product_with_the_last_one_fastest():
   runs = combinations.make_runs(
-      CONFIG, 'runs/', [('', ['all', 'baseline']),
-                        ('optimizer.learning_rate', ['1e-3', '3e-3'])],
-      ['--config.batch_size=4'])
+    CONFIG,
+    'runs/',
+    [('', ['all', 'baseline']), ('optimizer.learning_rate', ['1e-3', '3e-3'])],
+    ['--config.batch_size=4'],
+  )
   assert [r.name for r in runs] == [
-      'all,learning_rate=1e-3', 'all,learning_rate=3e-3',
-      'baseline,learning_rate=1e-3', 'baseline,learning_rate=3e-3']
+    'all,learning_rate=1e-3',
+    'all,learning_rate=3e-3',
+    'baseline,learning_rate=1e-3',
+    'baseline,learning_rate=3e-3',
+  ]
   assert runs[3].workdir == 'runs/baseline,learning_rate=3e-3'
   assert runs[3].flags == (
-      f'--config={CONFIG}:baseline', '--config.batch_size=4',
-      '--config.optimizer.learning_rate=3e-3')
+    f'--config={CONFIG}:baseline',
+    '--config.batch_size=4',
+    '--config.optimizer.learning_rate=3e-3',
+  )
   assert runs[3].config.optimizer.learning_rate == 3e-3
   assert runs[3].config.batch_size == 4 and not runs[3].config.model.use_tsf
 
 
-@pytest.mark.parametrize('axes, fixed, words', [
+@pytest.mark.parametrize(
+  'axes, fixed, words',
+  [
     ([('optimizer.lr', ['1'])], [], 'run lr=1: no such field'),
     ([('seed', ['0', 'many'])], [], 'run seed=many: .*seed'),
     ([('', ['all', 'best'])], [], "run best: config argument 'best'"),
     ([('seed', ['0']), ('seed', ['1'])], [], "'seed' is set twice"),
     ([('seed', ['0'])], ['--config.seed=1'], "'seed' is set twice"),
     ([('data.classes', ["('lv',)", '("lv",)'])], [], 'two runs would be'),
-])
+  ],
+)
 def test_wrong_values_are_found_before_anything_starts(axes, fixed, words):
   with pytest.raises(InputError, match=words):
     combinations.make_runs(CONFIG, 'runs', axes, fixed)
@@ -109,8 +126,11 @@ def test_wrong_values_are_found_before_anything_starts(axes, fixed, words):
 
 def test_equal_last_names_are_told_apart():
   (only,) = combinations.make_runs(
-      CONFIG, 'runs', [('optimizer.name', ['adam']),
-                       ('model.name', ['echoforge'])], [])
+    CONFIG,
+    'runs',
+    [('optimizer.name', ['adam']), ('model.name', ['echoforge'])],
+    [],
+  )
   assert only.name == 'optimizer.name=adam,model.name=echoforge'
 
 
@@ -131,14 +151,18 @@ def test_trains_all_and_shows_the_last_scores(workplace, capsys):
   assert run('--jobs=2', '--config.batch_size=2') == 0
   table = capsys.readouterr().out.partition('\n\n')[2].splitlines()
   assert [line.split() for line in table] == [
-      ['run', 'state', 'step', 'dice_teacher'],
-      ['seed=0', 'done', '12', '0.9000'], ['seed=1', 'done', '12', '0.8000'],
-      ['seed=2', 'done', '12', '0.7000']]
+    ['run', 'state', 'step', 'dice_teacher'],
+    ['seed=0', 'done', '12', '0.9000'],
+    ['seed=1', 'done', '12', '0.8000'],
+    ['seed=2', 'done', '12', '0.7000'],
+  ]
   assert (workplace / 'runs' / 'summary.csv').read_text().splitlines()[1] == (
-      'seed=0,done,12,0.9000')
+    'seed=0,done,12,0.9000'
+  )
   assert (workplace / 'runs' / 'seed=1' / 'calls').read_text() == (
-      f'train --config={CONFIG} --config.batch_size=2 --config.seed=1 '
-      '--workdir=runs/seed=1\n')
+    f'train --config={CONFIG} --config.batch_size=2 --config.seed=1 '
+    '--workdir=runs/seed=1\n'
+  )
 
 
 def calls(folder, seed):
@@ -159,7 +183,8 @@ def test_a_failure_stops_nothing_and_only_it_is_repeated(workplace, capsys):
 
 
 def test_a_finished_run_of_another_config_is_not_taken_for_this_one(
-    workplace, capsys):
+  workplace, capsys
+):
   assert run(seeds='0') == 0
   assert run('--config.optimizer.clip_norm=2.0', seeds='0') == 2
   assert 'clip_norm is 1.0 there and 2.0 now' in capsys.readouterr().err
@@ -171,9 +196,19 @@ def test_a_finished_run_of_another_config_is_not_taken_for_this_one(
 def test_a_signal_lets_the_runs_save_and_starts_no_other(workplace):
   (workplace / 'wait_0').touch()
   process = subprocess.Popen(
-      [sys.executable, str(LAUNCH / 'sweep.py'), f'--config={CONFIG}',
-       '--workdir=runs', '--set', 'seed=0,1'], cwd=workplace,
-      env=environment(), stdout=subprocess.PIPE, text=True)
+    [
+      sys.executable,
+      str(LAUNCH / 'sweep.py'),
+      f'--config={CONFIG}',
+      '--workdir=runs',
+      '--set',
+      'seed=0,1',
+    ],
+    cwd=workplace,
+    env=environment(),
+    stdout=subprocess.PIPE,
+    text=True,
+  )
   end = time.monotonic() + 20
   while not (workplace / 'runs' / 'seed=0' / 'started').exists():
     assert time.monotonic() < end
@@ -182,8 +217,11 @@ def test_a_signal_lets_the_runs_save_and_starts_no_other(workplace):
   out, _ = process.communicate(timeout=30)
   assert process.returncode == 128 + signal.SIGINT
   table = [line.split() for line in out.partition('\n\n')[2].splitlines()]
-  assert table == [['run', 'state'], ['seed=0', 'stopped'],
-                   ['seed=1', 'not', 'started']]
+  assert table == [
+    ['run', 'state'],
+    ['seed=0', 'stopped'],
+    ['seed=1', 'not', 'started'],
+  ]
 
 
 def test_gpus_are_dealt_out(workplace, monkeypatch):
@@ -200,28 +238,43 @@ def test_gpus_are_dealt_out(workplace, monkeypatch):
   assert sorted(seen) == ['4,5', '6,7']
 
 
-@pytest.mark.parametrize('target, starts', [
+@pytest.mark.parametrize(
+  'target, starts',
+  [
     ('local', ['python -m echoforge_jax train']),
     ('slurm', ['sbatch --job-name=lr-1 launch/slurm.sbatch']),
     ('gke', ['NAME=lr-1 launch/gke.sh run']),
-    ('gcloud', ['NAME=lr-1 launch/tpu_pod.sh create',
-                'NAME=lr-1 launch/tpu_pod.sh install',
-                'NAME=lr-1 launch/tpu_pod.sh run']),
-])
+    (
+      'gcloud',
+      [
+        'NAME=lr-1 launch/tpu_pod.sh create',
+        'NAME=lr-1 launch/tpu_pod.sh install',
+        'NAME=lr-1 launch/tpu_pod.sh run',
+      ],
+    ),
+  ],
+)
 def test_prints_what_a_cluster_is_to_do(target, starts, workplace, capsys):
-  flags = [f'--config={CONFIG}', '--workdir=gs://bucket/lr', '--set',
-           'data.classes=("lv",),("lv","myo")', f'--print={target}']
+  flags = [
+    f'--config={CONFIG}',
+    '--workdir=gs://bucket/lr',
+    '--set',
+    'data.classes=("lv",),("lv","myo")',
+    f'--print={target}',
+  ]
   assert sweep.main(flags) == 0
   assert not (workplace / 'runs').exists()
   lines = capsys.readouterr().out.splitlines()
   found = [line for line in lines if not line.startswith('#')]
   # The lines of the second run.
-  found = found[len(found) // 2:]
+  found = found[len(found) // 2 :]
   assert len(found) == len(starts)
   assert all(line.startswith(start) for line, start in zip(found, starts))
   assert shlex.split(found[-1])[-3:] == [
-      f'--config={CONFIG}', '--config.data.classes=("lv","myo")',
-      '--workdir=gs://bucket/lr/classes=-lv-myo']
+    f'--config={CONFIG}',
+    '--config.data.classes=("lv","myo")',
+    '--workdir=gs://bucket/lr/classes=-lv-myo',
+  ]
   if target in ('gcloud', 'gke'):
     assert 'delete' in lines[-1]
 
@@ -234,7 +287,8 @@ def test_a_cloud_needs_a_bucket(target, capsys):
 
 def test_scores_of_a_torn_file(tmp_path):
   Path(tmp_path / 'metrics.jsonl').write_text(
-      '{"step": 6, "kind": "eval", "dice_teacher": 0.5}\n'
-      '{"step": 8, "kind": "train", "loss": 0.1}\n{"step": 12, "ki')
+    '{"step": 6, "kind": "eval", "dice_teacher": 0.5}\n'
+    '{"step": 8, "kind": "train", "loss": 0.1}\n{"step": 12, "ki'
+  )
   assert sweep.read_scores(str(tmp_path)) == {'step': 6, 'dice_teacher': 0.5}
   assert sweep.read_scores(str(tmp_path / 'none')) == {}

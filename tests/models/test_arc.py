@@ -7,9 +7,17 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.models import arc
 
 
-@pytest.mark.parametrize('anchors, classes, groups', [
-    (1, 1, (1, 0)), (2, 1, (1, 0)), (3, 1, (1, 0, 0)), (4, 1, (1, 1, 0, 0)),
-    (2, 3, (1, 2, 3, 0)), (4, 2, (1, 1, 2, 2, 0, 0))])
+@pytest.mark.parametrize(
+  'anchors, classes, groups',
+  [
+    (1, 1, (1, 0)),
+    (2, 1, (1, 0)),
+    (3, 1, (1, 0, 0)),
+    (4, 1, (1, 1, 0, 0)),
+    (2, 3, (1, 2, 3, 0)),
+    (4, 2, (1, 1, 2, 2, 0, 0)),
+  ],
+)
 def test_anchor_groups(anchors, classes, groups):
   assert arc.anchor_groups(anchors, classes) == groups
 
@@ -25,8 +33,10 @@ def test_group_probabilities_are_sums_of_anchor_probabilities():
   scores = arc.group_scores(similarities, groups, 1)
   each = jax.nn.softmax(similarities)
   np.testing.assert_allclose(
-      jax.nn.softmax(scores),
-      np.stack([each[:, 2:].sum(1), each[:, :2].sum(1)], 1), atol=1e-6)
+    jax.nn.softmax(scores),
+    np.stack([each[:, 2:].sum(1), each[:, :2].sum(1)], 1),
+    atol=1e-6,
+  )
 
 
 def _ambiguous_example(classes=1):
@@ -41,14 +51,15 @@ def _ambiguous_example(classes=1):
 def test_only_ambiguous_patches_move_and_by_the_rule():
   x, similarities, anchors, groups = _ambiguous_example()
   out, ambiguous = arc.pull_ambiguous(
-      x, similarities, anchors, groups, 1, patch=2, band=0.1, pull=0.5)
+    x, similarities, anchors, groups, 1, patch=2, band=0.1, pull=0.5
+  )
   foreground = np.asarray(jax.nn.softmax(similarities))[..., 0]
   expected = (foreground >= 0.4) & (foreground <= 0.6)
   assert 0 < expected.sum() < expected.size
   np.testing.assert_array_equal(ambiguous, expected)
   x, out, anchors = (np.asarray(v) for v in (x, out, anchors))
   for n, r, c in np.ndindex(*expected.shape):
-    cell = np.s_[n, 2 * r:2 * r + 2, 2 * c:2 * c + 2]
+    cell = np.s_[n, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2]
     if not expected[n, r, c]:
       np.testing.assert_array_equal(out[cell], x[cell])  # Bit for bit.
       continue
@@ -56,14 +67,16 @@ def test_only_ambiguous_patches_move_and_by_the_rule():
     weight = 0.5 * (2.0 * max(s, 1.0 - s) - 1.0) / 0.2
     anchor = anchors[n, 0 if s > 0.5 else 1]
     np.testing.assert_allclose(
-        out[cell], (1.0 - weight) * x[cell] + weight * anchor, atol=1e-5)
+      out[cell], (1.0 - weight) * x[cell] + weight * anchor, atol=1e-5
+    )
     assert (out[cell] != x[cell]).any()
 
 
 def test_several_classes_compare_the_two_likeliest():
   x, similarities, anchors, groups = _ambiguous_example(classes=3)
   _, ambiguous = arc.pull_ambiguous(
-      x, similarities, anchors, groups, 3, patch=2, band=0.1, pull=0.5)
+    x, similarities, anchors, groups, 3, patch=2, band=0.1, pull=0.5
+  )
   ordered = np.sort(np.asarray(jax.nn.softmax(similarities)), -1)
   ratio = ordered[..., -1] / (ordered[..., -1] + ordered[..., -2])
   np.testing.assert_array_equal(ambiguous, ratio <= 0.6)
@@ -74,8 +87,8 @@ def test_nothing_is_pulled_to_a_background_that_has_no_anchor():
   similarities = jnp.asarray([[0.0, 0.1], [0.1, 0.0]]).reshape(1, 2, 1, 2)
   x = jax.random.normal(jax.random.key(0), (1, 2, 1, 4))
   _, ambiguous = arc.pull_ambiguous(
-      x, similarities, jnp.ones((1, 1, 4)), groups, 1, patch=1, band=0.1,
-      pull=0.5)
+    x, similarities, jnp.ones((1, 1, 4)), groups, 1, patch=1, band=0.1, pull=0.5
+  )
   np.testing.assert_array_equal(ambiguous[0, :, 0], [False, True])
 
 
@@ -99,22 +112,25 @@ def test_masked_attention_equals_gathering_the_nearest_pixels(fill):
     weights = np.exp(logits / np.sqrt(8))
     mixed = (weights / weights.sum()) @ near
     np.testing.assert_allclose(
-        updated[0, i], a + mixed @ params['value']['kernel'], atol=1e-5)
+      updated[0, i], a + mixed @ params['value']['kernel'], atol=1e-5
+    )
 
 
 def test_approximate_search_finds_the_same_where_it_is_exact():
   pixels = jax.random.normal(jax.random.key(0), (2, 30, 4))
   anchors = jax.random.normal(jax.random.key(1), (2, 3, 4))
   np.testing.assert_array_equal(
-      arc.nearest_bias(pixels, anchors, 6, 'approx'),
-      arc.nearest_bias(pixels, anchors, 6, 'exact'))
+    arc.nearest_bias(pixels, anchors, 6, 'approx'),
+    arc.nearest_bias(pixels, anchors, 6, 'exact'),
+  )
   assert (arc.nearest_bias(pixels, anchors, 99, 'exact') == 0).all()
 
 
 @pytest.mark.parametrize('anchors, classes', [(1, 1), (2, 3), (4, 1)])
 def test_module_shapes_and_unaltered_patches(fill, anchors, classes):
   module = arc.AnchorRecalibration(
-      num_classes=classes, anchors=anchors, neighbours=4)
+    num_classes=classes, anchors=anchors, neighbours=4
+  )
   x = jax.random.normal(jax.random.key(0), (2, 8, 4, 16))
   out = jax.jit(module.apply)(fill(module, x), x)
   assert out.features.shape == x.shape

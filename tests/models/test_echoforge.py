@@ -12,8 +12,14 @@ FRAMES = np.asarray([[0, T - 1]] * B)
 
 
 def _model(**options):
-  options = {'backbone': 'lite', 'dim': 32, 'decoder_dim': 16, 'neighbours': 4,
-             'memory_frames': M, 'num_queries': 4} | options
+  options = {
+    'backbone': 'lite',
+    'dim': 32,
+    'decoder_dim': 16,
+    'neighbours': 4,
+    'memory_frames': M,
+    'num_queries': 4,
+  } | options
   return build_model('echoforge', **options)
 
 
@@ -54,10 +60,18 @@ def train_pass(model):
   """Outputs and gradients of a supervised plus reforged loss."""
 
   def loss(params, video, labeled):
-    out = model.apply({'params': params}, video, train=True, labeled=labeled,
-                      reforge=True, reforge_frames=jnp.asarray(FRAMES))
-    terms = [jnp.mean(jax.nn.softplus(out[k])) for k in (
-        'logits', 'coarse_logits', 'reforged_logits')]
+    out = model.apply(
+      {'params': params},
+      video,
+      train=True,
+      labeled=labeled,
+      reforge=True,
+      reforge_frames=jnp.asarray(FRAMES),
+    )
+    terms = [
+      jnp.mean(jax.nn.softplus(out[k]))
+      for k in ('logits', 'coarse_logits', 'reforged_logits')
+    ]
     return sum(terms), out
 
   return jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -84,9 +98,16 @@ def test_shapes_for_every_anchor_layout(anchors, classes):
   assert out['logits'].dtype == jnp.float32
 
 
-@pytest.mark.parametrize('arc, tsf, cpr', [
-    (False, False, False), (True, False, False), (False, True, False),
-    (False, False, True), (False, True, True)])
+@pytest.mark.parametrize(
+  'arc, tsf, cpr',
+  [
+    (False, False, False),
+    (True, False, False),
+    (False, True, False),
+    (False, False, True),
+    (False, True, True),
+  ],
+)
 def test_every_switch(arc, tsf, cpr):
   model = _model(use_arc=arc, use_tsf=tsf, use_cpr=cpr)
   out = _eval_shapes(model, labeled=_labels(), reforge=cpr)
@@ -102,12 +123,20 @@ def test_reforging_without_its_means():
     _eval_shapes(_model(), reforge=True)
 
 
-@pytest.mark.parametrize('options, message', [
+@pytest.mark.parametrize(
+  'options, message',
+  [
     ({'backbon': 'lite'}, 'backbon.*choose from.*backbone'),
-    ({'backbone': 'vgg'}, 'vgg.*resnet50'), ({'norm': 'layer'}, 'frozen'),
-    ({'anchors': 7}, 'found 7'), ({'heads': 5}, 'divisor of dim'),
-    ({'dtype': 'half'}, 'half.*bfloat16'), ({'knn': 'no'}, 'approx'),
-    ({'num_queries': 1}, 'at least 2'), ({'num_classes': 0}, 'at least 1')])
+    ({'backbone': 'vgg'}, 'vgg.*resnet50'),
+    ({'norm': 'layer'}, 'frozen'),
+    ({'anchors': 7}, 'found 7'),
+    ({'heads': 5}, 'divisor of dim'),
+    ({'dtype': 'half'}, 'half.*bfloat16'),
+    ({'knn': 'no'}, 'approx'),
+    ({'num_queries': 1}, 'at least 2'),
+    ({'num_classes': 0}, 'at least 1'),
+  ],
+)
 def test_bad_options_say_what_is_wanted(options, message):
   with pytest.raises(InputError, match=message):
     build_model('echoforge', **options)
@@ -120,15 +149,14 @@ def test_unknown_model_lists_the_choices():
 
 def test_frames_must_suit_the_strides(model):
   with pytest.raises(InputError, match='40x32x1.*multiples of 32'):
-    jax.eval_shape(
-        model.init, jax.random.key(0), jnp.zeros((1, 1, 40, 32, 1)))
+    jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1, 40, 32, 1)))
 
 
 def test_log_odds_invert_the_sigmoid():
   scores = jax.random.normal(jax.random.key(0), (5, 4))
   np.testing.assert_allclose(
-      jax.nn.sigmoid(log_odds(scores)), jax.nn.softmax(scores)[:, 1:],
-      atol=1e-6)
+    jax.nn.sigmoid(log_odds(scores)), jax.nn.softmax(scores)[:, 1:], atol=1e-6
+  )
 
 
 @pytest.mark.slow
@@ -136,8 +164,10 @@ def test_causal_with_bounded_memory_and_independent_clips(forward, variables):
   video = _video()
   before = forward(variables, video)
   after = forward(variables, video.at[0, 1].set(0.0))
-  same = [bool((a == b).all()) for a, b in zip(
-      before['logits'][0], after['logits'][0])]
+  same = [
+    bool((a == b).all())
+    for a, b in zip(before['logits'][0], after['logits'][0])
+  ]
   # Frame 1 and the M frames that remember it, none before or later.
   assert same == [True] + [False] * (1 + M) + [True] * (T - 2 - M)
   for key in before:
@@ -149,8 +179,9 @@ def test_causal_with_bounded_memory_and_independent_clips(forward, variables):
 def test_stream_equals_clip(model, forward, variables):
   video = _video(1)
   clip = forward(variables, video)
-  step = jax.jit(lambda v, frame, memory: model.apply(
-      v, frame, memory, method='step'))
+  step = jax.jit(
+    lambda v, frame, memory: model.apply(v, frame, memory, method='step')
+  )
   memory = model.init_memory(B, (64, 64))
   for t in range(T):
     out, memory = step(variables, video[:, t], memory)
@@ -158,7 +189,8 @@ def test_stream_equals_clip(model, forward, variables):
     for key in out:
       # To 1e-5 of their size: logits and features are larger than one.
       np.testing.assert_allclose(
-          out[key], clip[key][:, t], atol=1e-5, rtol=1e-5)
+        out[key], clip[key][:, t], atol=1e-5, rtol=1e-5
+      )
 
 
 @pytest.mark.slow
@@ -186,7 +218,8 @@ def test_reforged_logits(train_pass, model, variables):
   video, none = _video(4), jnp.zeros((B, T), bool)
   (_, out), _ = train_pass(variables['params'], video, _labels())
   plain = np.take_along_axis(
-      np.asarray(out['logits']), FRAMES[..., None, None, None], 1)
+    np.asarray(out['logits']), FRAMES[..., None, None, None], 1
+  )
   assert out['reforged_logits'].shape == (B, 2, S, S, 1)
   assert np.abs(out['reforged_logits'] - plain).max() > 1e-2
   # Without any label in the batch, reforged is the plain prediction.
@@ -198,7 +231,8 @@ def test_reforged_logits(train_pass, model, variables):
 def test_black_video_has_finite_outputs_and_gradients(train_pass, variables):
   for labeled in (_labels(), jnp.zeros((B, T), bool)):
     (_, out), gradients = train_pass(
-        variables['params'], jnp.zeros((B, T, S, S, 1)), labeled)
+      variables['params'], jnp.zeros((B, T, S, S, 1)), labeled
+    )
     for leaf in jax.tree.leaves((out, gradients)):
       assert np.isfinite(leaf).all()
 
@@ -210,23 +244,27 @@ def test_batch_norm_statistics_are_a_collection_of_their_own():
   def run(video):
     variables = model.init(jax.random.key(0), video)
     _, changed = model.apply(
-        variables, video, train=True, mutable=['batch_stats'])
+      variables, video, train=True, mutable=['batch_stats']
+    )
     return variables, changed
 
   variables, changed = jax.eval_shape(run, video)
   assert set(variables) == {'params', 'batch_stats'}
-  assert (jax.tree.structure(changed['batch_stats'])
-          == jax.tree.structure(variables['batch_stats']))
+  assert jax.tree.structure(changed['batch_stats']) == jax.tree.structure(
+    variables['batch_stats']
+  )
 
 
 def test_paper_setting_stays_within_the_papers_cost():
   model = build_model('echoforge')
   video = jax.ShapeDtypeStruct((1, 10, 256, 256, 1), jnp.float32)
-  variables = jax.eval_shape(
-      lambda v: model.init(jax.random.key(0), v), video)
+  variables = jax.eval_shape(lambda v: model.init(jax.random.key(0), v), video)
   count = sum(x.size for x in jax.tree.leaves(variables['params']))
   assert 23.5e6 < count <= 67e6
   # A multiply-add counts as two.
-  cost = jax.jit(lambda v, x: model.apply(v, x)['logits']).lower(
-      variables, video).cost_analysis()
+  cost = (
+    jax.jit(lambda v, x: model.apply(v, x)['logits'])
+    .lower(variables, video)
+    .cost_analysis()
+  )
   assert 100e9 < cost['flops'] <= 125e9

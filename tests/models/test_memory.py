@@ -9,8 +9,9 @@ def test_windows_hold_the_frame_and_those_before_it():
   tokens = jnp.arange(1.0, 7.0).reshape(1, 6, 1, 1)
   context, valid, after = memory.windows(memory.empty(1, 2, 1, 1), tokens)
   np.testing.assert_array_equal(
-      context[0, :, :, 0, 0],
-      [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5], [4, 5, 6]])
+    context[0, :, :, 0, 0],
+    [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5], [4, 5, 6]],
+  )
   np.testing.assert_array_equal(valid[0], context[0, :, :, 0, 0] > 0)
   np.testing.assert_array_equal(after.tokens[0, :, 0, 0], [5, 6])
   assert after.valid.all()
@@ -21,7 +22,7 @@ def test_stream_sees_the_same_windows():
   whole, valid, _ = memory.windows(memory.empty(2, 3, 3, 4), tokens)
   state = memory.empty(2, 3, 3, 4)
   for t in range(5):
-    context, known, state = memory.windows(state, tokens[:, t:t + 1])
+    context, known, state = memory.windows(state, tokens[:, t : t + 1])
     np.testing.assert_array_equal(context[:, 0], whole[:, t])
     np.testing.assert_array_equal(known[:, 0], valid[:, t])
 
@@ -36,7 +37,8 @@ def test_semantic_tokens_are_masked_means():
   features, masks = rng.random((2, 6, 3)), rng.random((2, 6, 2))
   masks[1, :, 1] = 0.0  # A class that is nowhere to be seen.
   tokens = tsf.semantic_tokens(
-      jnp.asarray(features, jnp.float32), jnp.asarray(masks, jnp.float32))
+    jnp.asarray(features, jnp.float32), jnp.asarray(masks, jnp.float32)
+  )
   expected = np.einsum('bpn,bpc->bnc', masks, features)
   expected /= masks.sum(1)[..., None] + 1e-6
   np.testing.assert_allclose(tokens, expected, atol=1e-5)

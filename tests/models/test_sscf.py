@@ -16,8 +16,11 @@ def _model(**options):
 
 
 def _video(frames, seed=0):
-  return np.random.default_rng(seed).uniform(
-      size=(B, frames, *SIZE, 1)).astype(np.float32)
+  return (
+    np.random.default_rng(seed)
+    .uniform(size=(B, frames, *SIZE, 1))
+    .astype(np.float32)
+  )
 
 
 @pytest.fixture(scope='module')
@@ -25,23 +28,29 @@ def variables(fill):
   variables = fill(_model(), _video(3))
   # Away from the saturation of the attention, where errors would hide.
   return jax.tree_util.tree_map_with_path(
-      lambda path, x: np.asarray(x) * np.float32(.3) if any(
-          k.key.endswith(('query', 'key')) for k in path) else x, variables)
+    lambda path, x: (
+      np.asarray(x) * np.float32(0.3)
+      if any(k.key.endswith(('query', 'key')) for k in path)
+      else x
+    ),
+    variables,
+  )
 
 
 @pytest.fixture(scope='module')
 def clip_logits(variables):
-  return np.asarray(jax.jit(_model(clips=True).apply)(
-      variables, _video(T))['logits'])
+  return np.asarray(
+    jax.jit(_model(clips=True).apply)(variables, _video(T))['logits']
+  )
 
 
 def test_parameters_are_the_papers():
   model = build_model('sscf')
   video = jax.ShapeDtypeStruct((1, 3, 256, 256, 1), jnp.float32)
-  outputs, variables = jax.eval_shape(functools.partial(
-      model.init_with_output, jax.random.key(0)), video)
-  assert sum(x.size for x in jax.tree.leaves(
-      variables['params'])) == 53_700_417
+  outputs, variables = jax.eval_shape(
+    functools.partial(model.init_with_output, jax.random.key(0)), video
+  )
+  assert sum(x.size for x in jax.tree.leaves(variables['params'])) == 53_700_417
   assert outputs['logits'].shape == (1, 256, 256, 1)
   condition = variables['params']['fusion4']['forward_condition']['kernel']
   assert condition.shape == (3, 3, 512, 512)
@@ -54,10 +63,12 @@ def test_pyramid_pool_by_hand(h, w):
   for size in sscf.POOLS:
     for i in range(size):
       for j in range(size):
-        rows = slice(int(np.floor(i * h / size)),
-                     int(np.ceil((i + 1) * h / size)))
-        columns = slice(int(np.floor(j * w / size)),
-                        int(np.ceil((j + 1) * w / size)))
+        rows = slice(
+          int(np.floor(i * h / size)), int(np.ceil((i + 1) * h / size))
+        )
+        columns = slice(
+          int(np.floor(j * w / size)), int(np.ceil((j + 1) * w / size))
+        )
         wanted.append(x[:, rows, columns].max((1, 2)))
   got = jax.jit(sscf.pyramid_pool)(x)
   assert got.shape == (2, 84, 3)
@@ -69,17 +80,21 @@ def test_calibration_convolves_each_sample_with_its_own_kernel():
   n, c = 3, 5
   neighbour = rng.normal(size=(n, 9, 8, c)).astype(np.float32)
   condition = rng.normal(size=(3, 3, c, c)).astype(np.float32)  # [.., in, k]
-  query, key = rng.normal(0, .4, (2, n, 84, c)).astype(np.float32)
+  query, key = rng.normal(0, 0.4, (2, n, 84, c)).astype(np.float32)
 
   def convolve(x, kernel):
     return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), [(1, 1)] * 2,
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+      x,
+      kernel,
+      (1, 1),
+      [(1, 1)] * 2,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
 
   got = sscf.calibrate(query, key, convolve(neighbour, condition))
   for i in range(n):
     attention = 1 / (1 + np.exp(-query[i].T @ key[i]))
-    assert attention.std() > .1
+    assert attention.std() > 0.1
     kernel = np.einsum('qk,yxik->yxiq', attention, condition)
     wanted = convolve(neighbour[i][None], kernel)[0]
     np.testing.assert_allclose(got[i], wanted, atol=3e-5)
@@ -92,12 +107,14 @@ def test_a_clip_is_its_windows(variables, clip_logits):
   logits = jax.jit(_model().apply)(variables, windows)['logits']
   assert logits.dtype == jnp.float32 and logits.shape == (B * T, *SIZE, 2)
   np.testing.assert_allclose(
-      logits.reshape(clip_logits.shape), clip_logits, atol=1e-5)
+    logits.reshape(clip_logits.shape), clip_logits, atol=1e-5
+  )
   assert np.std(clip_logits, axis=1).max() > 1e-2
 
 
 def test_streams_lag_one_frame_behind_and_equal_the_clip(
-    variables, clip_logits):
+  variables, clip_logits
+):
   model = _model()
   assert model.delay == 1 and build_model('echoforge').delay == 0
   track = np.concatenate([_video(T), _video(T)[:, -1:]], axis=1)
@@ -113,7 +130,8 @@ def test_streams_lag_one_frame_behind_and_equal_the_clip(
       outputs, memory = run(variables, track[:, start:end], memory)
       parts.append(outputs['logits'])
   np.testing.assert_allclose(
-      np.concatenate(parts, axis=1)[:, 1:], clip_logits, atol=1e-5)
+    np.concatenate(parts, axis=1)[:, 1:], clip_logits, atol=1e-5
+  )
   np.testing.assert_array_equal(memory.frames, track[:, -2:])
 
 
@@ -121,16 +139,22 @@ def test_streams_lag_one_frame_behind_and_equal_the_clip(
 def test_training_reaches_every_parameter_and_statistic(variables):
   def loss(params):
     outputs, updates = _model(clips=True).apply(
-        variables | {'params': params}, _video(2), train=True,
-        mutable=['batch_stats'])
+      variables | {'params': params},
+      _video(2),
+      train=True,
+      mutable=['batch_stats'],
+    )
     return (outputs['logits'] ** 2).mean(), updates['batch_stats']
 
   grads, stats = jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
   for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
     where = jax.tree_util.keystr(path)
     assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, where
-  for old, new in zip(jax.tree.leaves(variables['batch_stats']),
-                      jax.tree.leaves(stats), strict=True):
+  for old, new in zip(
+    jax.tree.leaves(variables['batch_stats']),
+    jax.tree.leaves(stats),
+    strict=True,
+  ):
     assert (old != new).any()
 
 
@@ -147,28 +171,38 @@ def test_remat_and_group_norm_by_shape(variables):
 
 def test_bfloat16_is_close(variables, clip_logits):
   rough = jax.jit(_model(clips=True, dtype='bfloat16').apply)(
-      variables, _video(T))['logits']
+    variables, _video(T)
+  )['logits']
   assert rough.dtype == jnp.float32 and np.isfinite(rough).all()
   assert np.corrcoef(clip_logits.ravel(), rough.ravel())[0, 1] > 0.98
 
 
-@pytest.mark.parametrize('shape, message', [
+@pytest.mark.parametrize(
+  'shape, message',
+  [
     ((1, 5, 64, 64, 1), '5 frames, wanted a window of three.*clips=True'),
     ((1, 3, 64, 80, 1), '64x80x1.*multiples of 32'),
     ((1, 3, 32, 32, 1), '32x32x1.*at least 64'),
-    ((1, 3, 64, 64, 3), '64x64x3.*one channel')])
+    ((1, 3, 64, 64, 3), '64x64x3.*one channel'),
+  ],
+)
 def test_videos_that_do_not_fit(shape, message):
   with pytest.raises(InputError, match=message):
-    jax.eval_shape(_model().init, jax.random.key(0),
-                   jax.ShapeDtypeStruct(shape, jnp.float32))
+    jax.eval_shape(
+      _model().init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32)
+    )
 
 
-@pytest.mark.parametrize('options, message', [
+@pytest.mark.parametrize(
+  'options, message',
+  [
     ({'backbone': 'lite'}, 'sscf: unknown option backbone; choose.*width'),
     ({'norm': 'layer'}, "norm: found 'layer', wanted one of batch"),
     ({'width': 6}, 'width: found 6'),
     ({'num_classes': 0}, 'num_classes: found 0'),
-    ({'dtype': 'half'}, "dtype: found 'half'")])
+    ({'dtype': 'half'}, "dtype: found 'half'"),
+  ],
+)
 def test_options_are_checked(options, message):
   with pytest.raises(InputError, match=message):
     _model(**options)

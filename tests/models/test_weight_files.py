@@ -8,8 +8,10 @@ from safetensors.numpy import save_file
 from echoforge_jax.errors import InputError
 from echoforge_jax.models import weight_files
 
-ARRAYS = {'conv1.weight': np.arange(6, dtype=np.float32).reshape(2, 3),
-          'bn1.bias': np.ones(2, np.float32)}
+ARRAYS = {
+  'conv1.weight': np.arange(6, dtype=np.float32).reshape(2, 3),
+  'bn1.bias': np.ones(2, np.float32),
+}
 
 
 def test_safetensors_and_npz(tmp_path):

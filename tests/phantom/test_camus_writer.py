@@ -16,15 +16,22 @@ from echoforge_jax.phantom import camus_writer
 from echoforge_jax.phantom.camus_writer import write_camus
 
 _SPEC = importlib.util.spec_from_file_location(
-    'ellipses', Path(__file__).with_name('ellipses.py'))
+  'ellipses', Path(__file__).with_name('ellipses.py')
+)
 ellipses = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(ellipses)
 
 
 def _write(out, num_patients=3, seed=0, generate=ellipses.generate, **kwargs):
   kwargs.setdefault('config', ellipses.Config())
-  return write_camus(out, num_patients=num_patients, seed=seed,
-                     generate=generate, progress=False, **kwargs)
+  return write_camus(
+    out,
+    num_patients=num_patients,
+    seed=seed,
+    generate=generate,
+    progress=False,
+    **kwargs,
+  )
 
 
 def fingerprint(folder):
@@ -37,34 +44,44 @@ def fingerprint(folder):
 
 
 def _tree(folder):
-  return sorted(str(path.relative_to(folder)) for path in folder.rglob('*')
-                if path.is_file())
+  return sorted(
+    str(path.relative_to(folder))
+    for path in folder.rglob('*')
+    if path.is_file()
+  )
 
 
 def test_nifti_layout_is_the_providers(tmp_path):
   _write(tmp_path)
   wanted = ['phantom.json'] + [
-      f'database_split/subgroup_{name}.txt'
-      for name in ('training', 'validation', 'testing')]
+    f'database_split/subgroup_{name}.txt'
+    for name in ('training', 'validation', 'testing')
+  ]
   for number in (1, 2, 3):
     patient = f'patient{number:04d}'
     folder = f'database_nifti/{patient}'
     for view in ('2CH', '4CH'):
       wanted.append(f'{folder}/Info_{view}.cfg')
-      wanted += [f'{folder}/{patient}_{view}_{name}{suffix}.nii.gz'
-                 for name in ('ED', 'ES', 'half_sequence')
-                 for suffix in ('', '_gt')]
+      wanted += [
+        f'{folder}/{patient}_{view}_{name}{suffix}.nii.gz'
+        for name in ('ED', 'ES', 'half_sequence')
+        for suffix in ('', '_gt')
+      ]
   assert _tree(tmp_path) == sorted(wanted)
 
 
 def test_mhd_layout_is_the_older_one(tmp_path):
   _write(tmp_path, layout='mhd')
   names = [name for name in _tree(tmp_path) if 'patient0001' in name]
-  stems = [f'patient0001_{view}_{name}{ending}' for view in ('2CH', '4CH')
-           for name in ('sequence', 'ED', 'ED_gt', 'ES', 'ES_gt')
-           for ending in ('.mhd', '.raw')]
+  stems = [
+    f'patient0001_{view}_{name}{ending}'
+    for view in ('2CH', '4CH')
+    for name in ('sequence', 'ED', 'ED_gt', 'ES', 'ES_gt')
+    for ending in ('.mhd', '.raw')
+  ]
   assert sorted(Path(name).name for name in names) == sorted(
-      stems + ['Info_2CH.cfg', 'Info_4CH.cfg'])
+    stems + ['Info_2CH.cfg', 'Info_4CH.cfg']
+  )
   assert not (tmp_path / 'database_split').exists()
   folders = {Path(name).parts[0] for name in _tree(tmp_path)}
   assert folders == {'training', 'testing', 'phantom.json'}
@@ -75,19 +92,35 @@ def test_cfg_keys(tmp_path):
   _write(tmp_path / 'b', layout='mhd')
   text = (tmp_path / 'a/database_nifti/patient0001/Info_2CH.cfg').read_text()
   keys = [line.split(': ')[0] for line in text.splitlines()]
-  assert keys == ['ED', 'ES', 'NbFrame', 'Sex', 'Age', 'ImageQuality', 'EF',
-                  'FrameRate']
+  assert keys == [
+    'ED',
+    'ES',
+    'NbFrame',
+    'Sex',
+    'Age',
+    'ImageQuality',
+    'EF',
+    'FrameRate',
+  ]
   text = next((tmp_path / 'b').glob('*/patient0001/Info_2CH.cfg')).read_text()
   keys = [line.split(': ')[0] for line in text.splitlines()]
-  assert keys == ['ED', 'ES', 'NbFrame', 'Sex', 'Age', 'ImageQuality',
-                  'LVedv', 'LVesv', 'LVef']
+  assert keys == [
+    'ED',
+    'ES',
+    'NbFrame',
+    'Sex',
+    'Age',
+    'ImageQuality',
+    'LVedv',
+    'LVesv',
+    'LVef',
+  ]
 
 
 def test_header_orientation_and_spacing(tmp_path):
   _write(tmp_path, config=ellipses.Config(spacing_mm=1.54))
   folder = tmp_path / 'database_nifti' / 'patient0001'
-  image = sitk.ReadImage(
-      str(folder / 'patient0001_4CH_half_sequence.nii.gz'))
+  image = sitk.ReadImage(str(folder / 'patient0001_4CH_half_sequence.nii.gz'))
   assert image.GetSpacing() == pytest.approx((1.54, 1.54, 1.0))
   assert image.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1)
   assert image.GetOrigin() == (0, 0, 0)
@@ -99,20 +132,24 @@ def test_header_orientation_and_spacing(tmp_path):
   _write(older, layout='mhd', config=ellipses.Config(spacing_mm=1.54))
   path = next(older.glob('*/patient0001/patient0001_4CH_sequence.mhd'))
   assert sitk.ReadImage(str(path)).GetSpacing() == pytest.approx(
-      (1.54, .77, 1.54))
+    (1.54, 0.77, 1.54)
+  )
 
 
 def test_es_first_is_in_cfg_and_files(tmp_path):
   truth = _write(tmp_path)
   assert truth['patients']['patient0002']['es_first']['4CH']
   folder = tmp_path / 'database_nifti' / 'patient0002'
-  cfg = dict(line.split(': ') for line in
-             (folder / 'Info_4CH.cfg').read_text().splitlines())
+  cfg = dict(
+    line.split(': ')
+    for line in (folder / 'Info_4CH.cfg').read_text().splitlines()
+  )
   assert cfg['ES'] == '1' and cfg['ED'] == cfg['NbFrame']
 
   def read(name):
     return sitk.GetArrayFromImage(
-        sitk.ReadImage(str(folder / f'patient0002_4CH_{name}.nii.gz')))
+      sitk.ReadImage(str(folder / f'patient0002_4CH_{name}.nii.gz'))
+    )
 
   sequence, masks = read('half_sequence'), read('half_sequence_gt')
   np.testing.assert_array_equal(read('ES'), sequence[0])
@@ -122,9 +159,12 @@ def test_es_first_is_in_cfg_and_files(tmp_path):
 
 
 def test_es_first_share():
-  draws = [camus_writer._es_first(0, index, view)
-           for index in range(300) for view in ('2CH', '4CH')]
-  assert .05 < np.mean(draws) < .16
+  draws = [
+    camus_writer._es_first(0, index, view)
+    for index in range(300)
+    for view in ('2CH', '4CH')
+  ]
+  assert 0.05 < np.mean(draws) < 0.16
 
 
 @pytest.mark.parametrize('layout', ['nifti', 'mhd'])
@@ -160,8 +200,10 @@ def test_interrupted_run_continues(tmp_path, layout):
   with pytest.raises(KeyboardInterrupt):
     _write(out, 4, layout=layout, generate=stops_at_patient_3)
   assert calls == [0, 1, 2]
-  assert sorted(json.loads((out / 'phantom.json').read_text())['patients']) \
-      == ['patient0001', 'patient0002']
+  assert sorted(json.loads((out / 'phantom.json').read_text())['patients']) == [
+    'patient0001',
+    'patient0002',
+  ]
   before = {path: path.stat().st_mtime_ns for path in out.rglob('patient*.*')}
   assert before
 
@@ -216,9 +258,18 @@ def test_truth_is_exact(tmp_path):
     assert (facts['sex'], facts['age']) == (patient.sex, patient.age)
 
 
-@pytest.mark.parametrize('count, sizes', [
-    (1, [1, 0, 0]), (2, [1, 0, 1]), (3, [1, 1, 1]), (4, [2, 1, 1]),
-    (20, [16, 2, 2]), (100, [80, 10, 10]), (500, [400, 50, 50])])
+@pytest.mark.parametrize(
+  'count, sizes',
+  [
+    (1, [1, 0, 0]),
+    (2, [1, 0, 1]),
+    (3, [1, 1, 1]),
+    (4, [2, 1, 1]),
+    (20, [16, 2, 2]),
+    (100, [80, 10, 10]),
+    (500, [400, 50, 50]),
+  ],
+)
 def test_split_proportions(count, sizes):
   splits = camus_writer.split_patients(count, seed=1)
   assert [len(part) for part in splits.values()] == sizes
@@ -241,9 +292,13 @@ def test_misuse(tmp_path):
       _write(tmp_path / 'x', **kwargs)
   assert not (tmp_path / 'x').exists()
   _write(tmp_path / 'a')
-  for kwargs in ({'seed': 1}, {'num_patients': 4}, {'layout': 'mhd'},
-                 {'num_test': 2, 'num_patients': 4},
-                 {'config': ellipses.Config(width=64)}):
+  for kwargs in (
+    {'seed': 1},
+    {'num_patients': 4},
+    {'layout': 'mhd'},
+    {'num_test': 2, 'num_patients': 4},
+    {'config': ellipses.Config(width=64)},
+  ):
     with pytest.raises(InputError, match='phantom.json.*another'):
       _write(tmp_path / 'a', **kwargs)
   (tmp_path / 'b').mkdir()
@@ -264,7 +319,11 @@ def test_workers_write_the_same_bytes(tmp_path, monkeypatch):
   monkeypatch.syspath_prepend(str(Path(__file__).parent))
   module = importlib.import_module('ellipses')
   _write(tmp_path / 'one')
-  truth = _write(tmp_path / 'two', num_workers=2, config=module.Config(),
-                 generate=module.generate)
+  truth = _write(
+    tmp_path / 'two',
+    num_workers=2,
+    config=module.Config(),
+    generate=module.generate,
+  )
   assert len(truth['patients']) == 3
   assert fingerprint(tmp_path / 'one') == fingerprint(tmp_path / 'two')

@@ -11,9 +11,10 @@ import sys
 import numpy as np
 import pytest
 
-from echoforge_jax.data import echonet, squeeze
-from echoforge_jax.data.clip import LABELS
+from echoforge_jax.clip import LABELS
 from echoforge_jax.errors import InputError
+from echoforge_jax.formats import echonet
+from echoforge_jax.formats import resize as squeeze
 from echoforge_jax.phantom import echonet_traps, echonet_writer
 from echoforge_jax.phantom.echonet_writer import write_echonet
 
@@ -25,8 +26,14 @@ sys.path.pop(0)
 
 def _write(out, num_patients=4, seed=7, generate=beating.generate, **kwargs):
   kwargs.setdefault('config', beating.Config())
-  return write_echonet(out, num_patients=num_patients, seed=seed,
-                       generate=generate, progress=False, **kwargs)
+  return write_echonet(
+    out,
+    num_patients=num_patients,
+    seed=seed,
+    generate=generate,
+    progress=False,
+    **kwargs,
+  )
 
 
 def _table(path):
@@ -35,9 +42,11 @@ def _table(path):
 
 
 def _files(root):
-  return {str(path.relative_to(root)):
-          hashlib.sha256(path.read_bytes()).hexdigest()
-          for path in root.rglob('*') if path.is_file()}
+  return {
+    str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in root.rglob('*')
+    if path.is_file()
+  }
 
 
 def _dice(a, b):
@@ -55,25 +64,37 @@ def test_layout_is_the_providers(written):
   names = list(truth['patients'])
   assert all(re.fullmatch('0X[0-9A-F]{16}', name) for name in names)
   assert sorted(_files(root)) == sorted(
-      ['FileList.csv', 'VolumeTracings.csv', 'phantom.json']
-      + [f'Videos/{name}.avi' for name in names])
+    ['FileList.csv', 'VolumeTracings.csv', 'phantom.json']
+    + [f'Videos/{name}.avi' for name in names]
+  )
   rows = _table(root / 'FileList.csv')
   assert list(rows[0]) == [
-      'FileName', 'EF', 'ESV', 'EDV', 'FrameHeight', 'FrameWidth', 'FPS',
-      'NumberOfFrames', 'Split']
+    'FileName',
+    'EF',
+    'ESV',
+    'EDV',
+    'FrameHeight',
+    'FrameWidth',
+    'FPS',
+    'NumberOfFrames',
+    'Split',
+  ]
   assert sorted(row['FileName'] for row in rows) == names
   assert {row['Split'] for row in rows} == {'TRAIN', 'VAL', 'TEST'}
   traced = _table(root / 'VolumeTracings.csv')
   assert list(traced[0]) == ['FileName', 'X1', 'Y1', 'X2', 'Y2', 'Frame']
   assert {row['FileName'] for row in traced} == {f'{n}.avi' for n in names}
-  counts = {(name, frame): len(rows)
-            for name, frames in echonet.Dataset(root).tracings.items()
-            for frame, rows in frames.items()}
+  counts = {
+    (name, frame): len(rows)
+    for name, frames in echonet.Dataset(root).tracings.items()
+    for frame, rows in frames.items()
+  }
   assert len(counts) == 2 * len(names) and set(counts.values()) == {21}
 
 
 def test_videos_are_mjpg_of_the_providers_size(written):
   import av
+
   root, truth = written
   for name, facts in truth['patients'].items():
     with av.open(str(root / 'Videos' / f'{name}.avi')) as container:
@@ -100,7 +121,10 @@ def test_truth_is_exact_and_in_the_tables(written):
       assert facts[key] == getattr(made, key)
       assert getattr(row, key) == pytest.approx(facts[key], abs=1e-9)
     assert (row.num_frames, row.split, row.fps) == (
-        facts['num_frames'], facts['split'], facts['fps'])
+      facts['num_frames'],
+      facts['split'],
+      facts['fps'],
+    )
 
 
 def test_clip_holds_the_rendered_pixels_and_the_true_phases(written):
@@ -126,14 +150,14 @@ def test_clip_holds_the_rendered_pixels_and_the_true_phases(written):
     assert outside.max() <= 20 and 3 < outside.mean() < 7
 
 
-@pytest.mark.parametrize('slope', [0., .3, .6])
+@pytest.mark.parametrize('slope', [0.0, 0.3, 0.6])
 @pytest.mark.parametrize('index', [1, 2, 3])
 def test_the_providers_rule_gives_the_mask_back(slope, index):
   clip = beating.generate(1, index, beating.Config(slope=slope)).clips['4CH']
   for mask in squeeze.squeeze_masks(clip.masks[[clip.ed, clip.es]], 112) > 0:
     rows = echonet_writer.trace(mask)
     assert rows.shape == (21, 4)
-    assert _dice(echonet.tracing_mask(rows, mask.shape) > 0, mask) >= .97
+    assert _dice(echonet.tracing_mask(rows, mask.shape) > 0, mask) >= 0.97
     axis = rows[0, 2:] - rows[0, :2]
     chords = rows[1:, 2:] - rows[1:, :2]
     across = chords @ axis / np.linalg.norm(axis)
@@ -146,14 +170,15 @@ def test_the_providers_rule_gives_the_mask_back(slope, index):
 @pytest.mark.slow
 def test_the_providers_rule_gives_phantoms_masks_back():
   from echoforge_jax.phantom.patient import generate_masks
-  worst = 1.
+
+  worst = 1.0
   for index in range(1, 7):
     clip = generate_masks(5, index, beats=2).clips['4CH']
     masks = squeeze.squeeze_masks(clip.masks[[clip.ed, clip.es]], 112)
     for mask in masks == LABELS['lv']:
       again = echonet.tracing_mask(echonet_writer.trace(mask), mask.shape) > 0
       worst = min(worst, _dice(again, mask))
-  assert worst >= .97
+  assert worst >= 0.97
 
 
 def test_nothing_to_trace():
@@ -167,7 +192,8 @@ def test_same_arguments_same_files(written, tmp_path):
   assert _files(tmp_path / 'again') == _files(root)
   _write(tmp_path / 'other', seed=8)
   assert not set(_files(tmp_path / 'other')) & {
-      name for name in _files(root) if name.endswith('.avi')}
+    name for name in _files(root) if name.endswith('.avi')
+  }
 
 
 def test_workers_write_the_same_files(written, tmp_path, monkeypatch):
@@ -209,9 +235,17 @@ def test_missing_video_is_made_again(written, tmp_path):
   assert _files(tmp_path) == _files(written[0])
 
 
-@pytest.mark.parametrize('count, sizes', [
-    (1, (1, 0, 0)), (2, (1, 0, 1)), (3, (1, 1, 1)), (20, (14, 3, 3)),
-    (100, (74, 13, 13)), (9999, (7442, 1284, 1273))])
+@pytest.mark.parametrize(
+  'count, sizes',
+  [
+    (1, (1, 0, 0)),
+    (2, (1, 0, 1)),
+    (3, (1, 1, 1)),
+    (20, (14, 3, 3)),
+    (100, (74, 13, 13)),
+    (9999, (7442, 1284, 1273)),
+  ],
+)
 def test_split_has_the_official_proportions(count, sizes):
   splits = echonet_writer.split_clips(count, seed=1)
   assert tuple(splits.count(s) for s in ('TRAIN', 'VAL', 'TEST')) == sizes
@@ -226,11 +260,16 @@ def test_chosen_number_of_test_clips():
       echonet_writer.split_clips(20, seed=1, num_test=wrong)
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    ({'num_patients': 0}, 'num_patients is 0'), ({'seed': -1}, 'seed is -1'),
+@pytest.mark.parametrize(
+  'kwargs, message',
+  [
+    ({'num_patients': 0}, 'num_patients is 0'),
+    ({'seed': -1}, 'seed is -1'),
     ({'num_test': 4}, 'num_test is 4'),
     ({'traps': ['gremlin']}, 'gremlin.*no_tracing'),
-    ({'traps': list(echonet_traps.TRAPS)}, 'fewer traps than patients')])
+    ({'traps': list(echonet_traps.TRAPS)}, 'fewer traps than patients'),
+  ],
+)
 def test_misuse_writes_nothing(tmp_path, kwargs, message):
   with pytest.raises(InputError, match=message):
     _write(tmp_path / 'x', **kwargs)
@@ -240,8 +279,13 @@ def test_misuse_writes_nothing(tmp_path, kwargs, message):
 def test_another_phantom_is_not_overwritten(written, tmp_path):
   root, _ = written
   before = _files(root)
-  for kwargs in ({'seed': 1}, {'num_patients': 5}, {'traps': ['blank']},
-                 {'num_test': 2}, {'config': beating.Config(slope=.1)}):
+  for kwargs in (
+    {'seed': 1},
+    {'num_patients': 5},
+    {'traps': ['blank']},
+    {'num_test': 2},
+    {'config': beating.Config(slope=0.1)},
+  ):
     with pytest.raises(InputError, match='phantom.json.*another'):
       _write(root, **kwargs)
   assert _files(root) == before
@@ -252,31 +296,39 @@ def test_another_phantom_is_not_overwritten(written, tmp_path):
 
 def test_traps_take_a_clip_each_and_change_no_other(tmp_path):
   count = len(echonet_traps.TRAPS) + 3
-  kwargs = {'num_patients': count,
-            'config': beating.Config(height=100, width=112)}
+  kwargs = {
+    'num_patients': count,
+    'config': beating.Config(height=100, width=112),
+  }
   clean = _write(tmp_path / 'clean', **kwargs)
   truth = _write(tmp_path / 'traps', traps=list(echonet_traps.TRAPS), **kwargs)
   planted = truth['planted']
   assert set(planted) == set(echonet_traps.TRAPS)
   assert len(set(planted.values())) == len(planted)
-  assert json.loads((tmp_path / 'traps/phantom.json').read_text())[
-      'planted'] == planted
+  assert (
+    json.loads((tmp_path / 'traps/phantom.json').read_text())['planted']
+    == planted
+  )
   # What truth and pixels of the other clips are does not change.
   assert truth['patients'] == clean['patients']
   whole, broken = (_files(tmp_path / part) for part in ('clean', 'traps'))
   changed = set(planted.values()) | set(
-      echonet_traps.choose(clean, list(planted)).values())
+    echonet_traps.choose(clean, list(planted)).values()
+  )
   for name in set(clean['patients']) - changed:
     assert whole[f'Videos/{name}.avi'] == broken[f'Videos/{name}.avi']
-  rows = [{tuple(row.values()) for row in _table(
-      tmp_path / part / 'FileList.csv')} for part in ('clean', 'traps')]
+  rows = [
+    {tuple(row.values()) for row in _table(tmp_path / part / 'FileList.csv')}
+    for part in ('clean', 'traps')
+  ]
   assert {row[0] for row in rows[0] ^ rows[1]} <= changed
 
 
 @pytest.mark.parametrize('trap', sorted(echonet_traps.TRAPS))
 def test_interrupted_planting_continues(tmp_path, monkeypatch, trap):
-  kwargs = dict(num_patients=3, traps=[trap],
-                config=beating.Config(height=100, width=112))
+  kwargs = dict(
+    num_patients=3, traps=[trap], config=beating.Config(height=100, width=112)
+  )
   _write(tmp_path / 'whole', **kwargs)
   plant = echonet_traps.plant
 
@@ -295,8 +347,9 @@ def test_interrupted_planting_continues(tmp_path, monkeypatch, trap):
 @pytest.mark.slow
 def test_a_real_patient(tmp_path):
   from echoforge_jax.phantom.patient import generate_patient
+
   truth = write_echonet(tmp_path, num_patients=1, seed=5, progress=False)
-  (name, facts), = truth['patients'].items()
+  ((name, facts),) = truth['patients'].items()
   patient = generate_patient(5, 1, beats=2, views=('4CH',))
   assert facts['ef_percent'] == patient.ef_percent
   assert list(patient.clips) == ['4CH']
@@ -306,5 +359,5 @@ def test_a_real_patient(tmp_path):
   assert period <= len(clip.frames) <= 2 * period
   areas = (patient.clips['4CH'].masks == LABELS['lv']).sum(axis=(1, 2))
   first = len(areas) - len(clip.frames)
-  assert areas[first + clip.ed] >= .97 * areas.max()
+  assert areas[first + clip.ed] >= 0.97 * areas.max()
   assert areas[first + clip.es] <= 1.03 * areas.min()

@@ -14,8 +14,12 @@ SIZE = 32
 
 @pytest.fixture(scope='module')
 def generate():
-  return stream.jitted(3, 3, SIZE, dataclasses.replace(
-      PhantomConfig.randomized(), ed_to_es_share=1.))
+  return stream.jitted(
+    3,
+    3,
+    SIZE,
+    dataclasses.replace(PhantomConfig.randomized(), ed_to_es_share=1.0),
+  )
 
 
 @pytest.mark.slow
@@ -25,8 +29,8 @@ def test_one_compilation_serves_all_keys(generate):
     assert out['video'].shape == (3, 3, SIZE, SIZE, 1)
     assert out['video'].dtype == np.float32
     assert np.isfinite(out['video']).all()
-    assert 0. <= out['video'].min() and out['video'].max() <= 1.
-    assert out['video'].std() > .01
+    assert 0.0 <= out['video'].min() and out['video'].max() <= 1.0
+    assert out['video'].std() > 0.01
     assert out['masks'].shape == (3, 3, SIZE, SIZE)
     assert out['masks'].dtype == np.uint8
     assert (out['masks'] == 1).any((1, 2, 3)).all()
@@ -36,11 +40,12 @@ def test_one_compilation_serves_all_keys(generate):
 
 
 def test_same_key_same_clips_other_key_other_clips(generate):
-  first, again, other = (jax.device_get(generate(jax.random.key(s)))
-                         for s in (3, 3, 4))
+  first, again, other = (
+    jax.device_get(generate(jax.random.key(s))) for s in (3, 3, 4)
+  )
   np.testing.assert_array_equal(first['video'], again['video'])
   np.testing.assert_array_equal(first['masks'], again['masks'])
-  assert (first['video'] != other['video']).mean() > .2
+  assert (first['video'] != other['video']).mean() > 0.2
 
 
 def test_ventricle_shrinks_from_ed_to_es(generate):
@@ -50,9 +55,9 @@ def test_ventricle_shrinks_from_ed_to_es(generate):
 
 
 def test_phases_run_from_ed_to_es_or_through_any_part_of_beats():
-  heart = {'systole': .35, 'heart_rate': 60.}
-  place = {'fps': 50.}
-  for share in (0., 1.):
+  heart = {'systole': 0.35, 'heart_rate': 60.0}
+  place = {'fps': 50.0}
+  for share in (0.0, 1.0):
     config = dataclasses.replace(PhantomConfig.camus(), ed_to_es_share=share)
     starts = []
     for seed in range(8):
@@ -63,5 +68,5 @@ def test_phases_run_from_ed_to_es_or_through_any_part_of_beats():
       assert float(seconds) == pytest.approx(steps[0], rel=1e-3)
       starts.append(float(phases[0]))
       if share:
-        assert float(phases[-1]) == pytest.approx(.35, rel=1e-5)
-    assert (np.ptp(starts) == 0.) == bool(share)
+        assert float(phases[-1]) == pytest.approx(0.35, rel=1e-5)
+    assert (np.ptp(starts) == 0.0) == bool(share)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from echoforge_jax.data.clip import IGNORE
+from echoforge_jax.clip import IGNORE
 
 SIZE, FRAMES = 32, 4
 
@@ -21,9 +21,10 @@ def disc_clip(seed, labels='sparse'):
   rows, columns = np.mgrid[:SIZE, :SIZE]
   centre = rng.uniform(12, 20, 2)
   radii = np.linspace(rng.uniform(8, 10), rng.uniform(4, 6), FRAMES)
-  inside = ((rows - centre[0])**2 + (columns - centre[1])**2)[None] < (
-      radii[:, None, None]**2)
-  video = (60 + 120 * inside + rng.normal(0, 15, inside.shape))
+  inside = ((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2)[None] < (
+    radii[:, None, None] ** 2
+  )
+  video = 60 + 120 * inside + rng.normal(0, 15, inside.shape)
   strong = video + rng.normal(0, 15, inside.shape)
   labeled = np.zeros(FRAMES, bool)
   if labels != 'none':
@@ -34,31 +35,40 @@ def disc_clip(seed, labels='sparse'):
     return np.clip(x, 0, 255).astype(np.uint8)[..., None]
 
   return {
-      'video_weak': to_bytes(video), 'video_strong': to_bytes(strong),
-      'masks': masks.astype(np.uint8), 'labeled': labeled,
-      'spacing_mm': np.full(2, np.nan, np.float32)}
+    'video_weak': to_bytes(video),
+    'video_strong': to_bytes(strong),
+    'masks': masks.astype(np.uint8),
+    'labeled': labeled,
+    'spacing_mm': np.full(2, np.nan, np.float32),
+  }
 
 
 def disc_iterator(batch=2, seed=0, clips=16):
   """An endless grain iterator, as the pipeline gives it."""
   clips = grain.MapDataset.range(clips).seed(seed).shuffle().map(disc_clip)
-  return iter(clips.repeat(1000).batch(batch).to_iter_dataset(
-      grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
+  return iter(
+    clips.repeat(1000)
+    .batch(batch)
+    .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+  )
 
 
 class TinyModel(nn.Module):
   """Obeys the models' contract with two convolutions and batch norm."""
+
   features: int = 8
   gain: float = 1.0
   offset: float = 0.0
   dropout: float = 0.1
 
   @nn.compact
-  def __call__(self, video, train=False, labeled=None, reforge=False,
-               reforge_frames=None):
+  def __call__(
+    self, video, train=False, labeled=None, reforge=False, reforge_frames=None
+  ):
     def norm(x, name):
-      return nn.BatchNorm(use_running_average=not train, momentum=0.9,
-                          name=name)(x)
+      return nn.BatchNorm(
+        use_running_average=not train, momentum=0.9, name=name
+      )(x)
 
     # No bias before a norm: its gradient is rounding, and Adam would blow
     # that up to a full update.
@@ -73,11 +83,14 @@ class TinyModel(nn.Module):
 
     def masks(x):
       return jax.image.resize(
-          self.gain * head(x) + self.offset, (b, x.shape[1], h, w, 1),
-          'bilinear')
+        self.gain * head(x) + self.offset, (b, x.shape[1], h, w, 1), 'bilinear'
+      )
 
-    outputs = {'logits': masks(features), 'coarse_logits': head(features),
-               'features': features}
+    outputs = {
+      'logits': masks(features),
+      'coarse_logits': head(features),
+      'features': features,
+    }
     if self.is_initializing():
       reforge, labeled = True, jnp.ones((b, t), bool)
     if reforge:
@@ -86,9 +99,9 @@ class TinyModel(nn.Module):
       target = features
       if reforge_frames is not None:
         target = jnp.take_along_axis(
-            features, reforge_frames[..., None, None, None], axis=1)
-      outputs['reforged_logits'] = masks(
-          target + reforger(target * reference))
+          features, reforge_frames[..., None, None, None], axis=1
+        )
+      outputs['reforged_logits'] = masks(target + reforger(target * reference))
     return outputs
 
 

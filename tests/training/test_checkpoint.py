@@ -19,29 +19,42 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.training import build, checkpoint, optimizer, warm_start
 from echoforge_jax.training.state import TrainState
+from echoforge_jax.training.workdir import claim_workdir, read_config
 
 
 def make_state(size=3, seed=0):
   """A state as a step leaves it: typed key, chained optimizer, statistics."""
+
   def leaf(*shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape),
-                       jnp.float32)
+    return jnp.asarray(
+      np.random.default_rng(seed).normal(size=shape), jnp.float32
+    )
+
   params = {'conv': {'kernel': leaf(2, size), 'bias': leaf(size)}}
   tx, _ = optimizer.make_optimizer(
-      name='adamw', learning_rate=0.1, num_steps=9, warmup_steps=2,
-      weight_decay=0.1, clip_norm=1.0)
+    name='adamw',
+    learning_rate=0.1,
+    num_steps=9,
+    warmup_steps=2,
+    weight_decay=0.1,
+    clip_norm=1.0,
+  )
   return TrainState(
-      step=jnp.int32(4), params=params, batch_stats={'norm': leaf(size)},
-      teacher_params=jax.tree.map(lambda x: 2 * x, params),
-      teacher_batch_stats={}, opt_state=tx.init(params),
-      rng=jax.random.key(7))
+    step=jnp.int32(4),
+    params=params,
+    batch_stats={'norm': leaf(size)},
+    teacher_params=jax.tree.map(lambda x: 2 * x, params),
+    teacher_batch_stats={},
+    opt_state=tx.init(params),
+    rng=jax.random.key(7),
+  )
 
 
 def abstract(state):
   sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-      state)
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state
+  )
 
 
 def save(workdir, iterator, steps=(4,), **options):
@@ -57,6 +70,7 @@ def assert_same(one, two):
     if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
       a, b = jax.random.key_data(a), jax.random.key_data(b)
     np.testing.assert_array_equal(a, b)
+
   jax.tree.map(same, one, two)
 
 
@@ -75,8 +89,7 @@ def test_state_and_iterator_come_back_bit_for_bit(tmp_path, make_iterator):
 
 
 def test_a_donated_state_is_saved_as_it_was(tmp_path, make_iterator):
-  double = jax.jit(lambda s: jax.tree.map(lambda x: x * 2, s),
-                   donate_argnums=0)
+  double = jax.jit(lambda s: jax.tree.map(lambda x: x * 2, s), donate_argnums=0)
   big = {'big': jnp.ones((512, 512))}
   state = make_state().replace(params=big, opt_state=optax.EmptyState())
   checkpointer = checkpoint.Checkpointer(tmp_path)
@@ -92,18 +105,25 @@ def test_a_donated_state_is_saved_as_it_was(tmp_path, make_iterator):
 
 def test_latest_ones_and_the_best_stay(tmp_path, make_iterator):
   checkpointer = checkpoint.Checkpointer(
-      tmp_path, keep=2, best_metric='dice_teacher')
+    tmp_path, keep=2, best_metric='dice_teacher'
+  )
   for step, dice in ((1, 0.5), (2, 0.9), (3, None), (4, 0.7), (5, 0.6)):
-    checkpointer.save(step, make_state(), make_iterator(),
-                      None if dice is None else {'dice_teacher': dice})
+    checkpointer.save(
+      step,
+      make_state(),
+      make_iterator(),
+      None if dice is None else {'dice_teacher': dice},
+    )
   checkpointer.close()
-  kept = sorted(int(path.name) for path in (tmp_path / 'checkpoints').iterdir()
-                if path.name.isdigit())
+  kept = sorted(
+    int(path.name)
+    for path in (tmp_path / 'checkpoints').iterdir()
+    if path.name.isdigit()
+  )
   assert kept == [2, 4, 5]
 
 
-def test_a_half_written_checkpoint_is_never_picked_up(
-    tmp_path, make_iterator):
+def test_a_half_written_checkpoint_is_never_picked_up(tmp_path, make_iterator):
   save(tmp_path, make_iterator(), steps=(4,))
   root = tmp_path / 'checkpoints'
   whole = root / '4'
@@ -112,7 +132,8 @@ def test_a_half_written_checkpoint_is_never_picked_up(
   (root / '8' / 'student').mkdir(parents=True)
   (root / '9').mkdir()
   (root / '9' / '_CHECKPOINT_METADATA').write_bytes(
-      (whole / '_CHECKPOINT_METADATA').read_bytes())
+    (whole / '_CHECKPOINT_METADATA').read_bytes()
+  )
   (tmp_path / 'config.json').write_text('{}')
   assert checkpoint.restore_for_inference(tmp_path)[2] == 4
   checkpointer = checkpoint.Checkpointer(tmp_path)
@@ -126,14 +147,16 @@ def test_a_half_written_checkpoint_is_never_picked_up(
   assert (root / 'incomplete_9').is_dir() and (root / 'incomplete_9_').is_dir()
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, make_iterator,
-                                                monkeypatch):
+def test_a_full_disk_leaves_the_last_checkpoint(
+  tmp_path, make_iterator, monkeypatch
+):
   checkpointer = checkpoint.Checkpointer(tmp_path)
   checkpointer.save(4, make_state(), make_iterator())
   checkpointer.wait()
   before = checkpoint.fingerprint(tmp_path)
-  monkeypatch.setattr(checkpoint.shutil, 'disk_usage',
-                      lambda path: SimpleNamespace(free=50))
+  monkeypatch.setattr(
+    checkpoint.shutil, 'disk_usage', lambda path: SimpleNamespace(free=50)
+  )
   with pytest.raises(checkpoint.SaveError, match='50|0.0 MB free') as error:
     checkpointer.save(8, make_state(), make_iterator())
   assert 'step 4 is the last whole checkpoint' in str(error.value)
@@ -171,8 +194,12 @@ def test_a_write_that_fails_is_told(tmp_path, make_iterator):
   script.write_text(FULL_DISK.format(folder=str(Path(__file__).parent)))
   workdir = tmp_path / 'run'
   done = subprocess.run(
-      [sys.executable, str(script), str(workdir)], capture_output=True,
-      text=True, timeout=200, env=os.environ | {'JAX_PLATFORMS': 'cpu'})
+    [sys.executable, str(script), str(workdir)],
+    capture_output=True,
+    text=True,
+    timeout=200,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+  )
   assert 'said: ' in done.stdout, done.stderr
   assert 'could not be written (File too large); step 4 is' in done.stdout
   assert checkpoint.fingerprint(workdir)[0] == 4
@@ -180,8 +207,7 @@ def test_a_write_that_fails_is_told(tmp_path, make_iterator):
   checkpointer = checkpoint.Checkpointer(workdir)
   assert checkpointer.latest_step() == 4
   deadline = time.monotonic() + 60
-  while any('tmp' in path.name
-            for path in (workdir / 'checkpoints').iterdir()):
+  while any('tmp' in path.name for path in (workdir / 'checkpoints').iterdir()):
     assert time.monotonic() < deadline
     time.sleep(0.05)
   checkpointer.close()
@@ -224,13 +250,14 @@ def test_a_tree_that_does_not_fit_names_its_paths(tmp_path, make_iterator):
 @pytest.mark.parametrize('which', ['teacher', 'student'])
 def test_inference_gets_one_network(tmp_path, make_iterator, which):
   config = ConfigDict({'data': {'classes': ('lv', 'myo')}, 'seed': 3})
-  checkpoint.claim_workdir(tmp_path, config)
+  claim_workdir(tmp_path, config)
   save(tmp_path, make_iterator())
   found, variables, step = checkpoint.restore_for_inference(tmp_path, which)
   factor = 2 if which == 'teacher' else 1
   np.testing.assert_array_equal(
-      variables['params']['conv']['bias'],
-      factor * make_state().params['conv']['bias'])
+    variables['params']['conv']['bias'],
+    factor * make_state().params['conv']['bias'],
+  )
   assert ('batch_stats' in variables) == (which == 'student')
   assert step == 4 and found.data.classes == ('lv', 'myo')
   assert found.is_locked
@@ -247,7 +274,7 @@ def test_inference_without_a_run_says_so(tmp_path):
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path, make_iterator):
-  checkpoint.claim_workdir(tmp_path, ConfigDict({'seed': 3}))
+  claim_workdir(tmp_path, ConfigDict({'seed': 3}))
   save(tmp_path, make_iterator())
   folder = tmp_path / 'checkpoints' / '4' / 'teacher'
   for path in folder.rglob('*'):
@@ -264,16 +291,23 @@ def test_a_config_that_lacks_fields_is_named():
 
 
 def test_a_workdir_belongs_to_one_config(tmp_path):
-  config = ConfigDict({'seed': 0, 'log_every': 5, 'eval': {'every': 3},
-                       'model': {'dim': 16}, 'data': {'classes': ('lv',)}})
-  checkpoint.claim_workdir(tmp_path / 'run', config)
-  checkpoint.claim_workdir(tmp_path / 'run', config)
+  config = ConfigDict(
+    {
+      'seed': 0,
+      'log_every': 5,
+      'eval': {'every': 3},
+      'model': {'dim': 16},
+      'data': {'classes': ('lv',)},
+    }
+  )
+  claim_workdir(tmp_path / 'run', config)
+  claim_workdir(tmp_path / 'run', config)
   config.log_every, config.eval.every = 7, 4  # Changes nothing learned.
-  checkpoint.claim_workdir(tmp_path / 'run', config)
+  claim_workdir(tmp_path / 'run', config)
   (tmp_path / 'run' / 'checkpoints' / '5').mkdir(parents=True)
   config.model.dim, config.seed = 32, 1
   with pytest.raises(InputError) as error:
-    checkpoint.claim_workdir(tmp_path / 'run', config)
+    claim_workdir(tmp_path / 'run', config)
   text = str(error.value)
   assert 'model.dim is 16 there and 32 now' in text
   assert 'seed is 0 there and 1 now' in text
@@ -283,27 +317,27 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
 
 
 def test_a_run_that_saved_nothing_gives_its_workdir_away(tmp_path):
-  checkpoint.claim_workdir(tmp_path, ConfigDict({'init_from': '/wrong'}))
-  checkpoint.claim_workdir(tmp_path, ConfigDict({'init_from': '/right'}))
-  assert checkpoint.read_config(tmp_path).init_from == '/right'
+  claim_workdir(tmp_path, ConfigDict({'init_from': '/wrong'}))
+  claim_workdir(tmp_path, ConfigDict({'init_from': '/right'}))
+  assert read_config(tmp_path).init_from == '/right'
 
 
 def test_checkpoints_of_an_unknown_run_are_not_continued(tmp_path):
   (tmp_path / 'checkpoints' / '5').mkdir(parents=True)
   with pytest.raises(InputError, match='config.json: not there, but .*--workd'):
-    checkpoint.claim_workdir(tmp_path, ConfigDict({'seed': 0}))
+    claim_workdir(tmp_path, ConfigDict({'seed': 0}))
   assert not (tmp_path / 'config.json').exists()
 
 
 def test_a_workdir_that_cannot_be_read(tmp_path):
   with pytest.raises(InputError, match='cannot be .*too long'):
-    checkpoint.claim_workdir(tmp_path / ('x' * 300), ConfigDict({'a': 1}))
+    claim_workdir(tmp_path / ('x' * 300), ConfigDict({'a': 1}))
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(InputError, match='cannot be written'):
-    checkpoint.claim_workdir(tmp_path / 'file' / 'run', ConfigDict({'a': 1}))
+    claim_workdir(tmp_path / 'file' / 'run', ConfigDict({'a': 1}))
 
 
 def test_another_run_gives_the_first_weights(tmp_path, make_iterator):
@@ -315,11 +349,14 @@ def test_another_run_gives_the_first_weights(tmp_path, make_iterator):
   teacher = make_state().teacher_params
   jax.tree.map(np.testing.assert_array_equal, started.params, teacher)
   jax.tree.map(np.testing.assert_array_equal, started.teacher_params, teacher)
-  for a, b in zip(jax.tree.leaves(started.params),
-                  jax.tree.leaves(started.teacher_params)):
+  for a, b in zip(
+    jax.tree.leaves(started.params), jax.tree.leaves(started.teacher_params)
+  ):
     assert a.sharding == sharding
-    assert (a.addressable_data(0).unsafe_buffer_pointer()
-            != b.addressable_data(0).unsafe_buffer_pointer())
+    assert (
+      a.addressable_data(0).unsafe_buffer_pointer()
+      != b.addressable_data(0).unsafe_buffer_pointer()
+    )
   assert_same(started.opt_state, fresh.opt_state)
   with pytest.raises(InputError) as error:
     warm_start.from_run(make_state(size=6), tmp_path)
@@ -329,13 +366,17 @@ def test_another_run_gives_the_first_weights(tmp_path, make_iterator):
 def test_part_of_the_weights_may_be_given():
   bias = np.arange(3, dtype=np.float32)
   started = warm_start.replace_weights(
-      make_state(), {'params': {'conv': {'bias': bias}}}, source='a file')
-  for params, before in ((started.params, make_state().params),
-                         (started.teacher_params,
-                          make_state().teacher_params)):
+    make_state(), {'params': {'conv': {'bias': bias}}}, source='a file'
+  )
+  for params, before in (
+    (started.params, make_state().params),
+    (started.teacher_params, make_state().teacher_params),
+  ):
     np.testing.assert_array_equal(params['conv']['bias'], bias)
-    np.testing.assert_array_equal(params['conv']['kernel'],
-                                  before['conv']['kernel'])
+    np.testing.assert_array_equal(
+      params['conv']['kernel'], before['conv']['kernel']
+    )
   with pytest.raises(InputError, match='a file .*params/stem: not in the mod'):
     warm_start.replace_weights(
-        make_state(), {'params': {'stem': bias}}, source='a file')
+      make_state(), {'params': {'stem': bias}}, source='a file'
+    )

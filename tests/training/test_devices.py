@@ -5,12 +5,13 @@ import numpy as np
 import optax
 import pytest
 
-from echoforge_jax.parallel import collectives
 from echoforge_jax.parallel import mesh as mesh_lib
+from echoforge_jax.planning import collectives
 from echoforge_jax.training import build, steps
 
 pytestmark = pytest.mark.skipif(
-    jax.device_count() < 8, reason='needs eight devices')
+  jax.device_count() < 8, reason='needs eight devices'
+)
 STEPS = 50
 
 
@@ -19,14 +20,20 @@ def compile_step(config, model, mesh, batch, **options):
   parts = build.make_parts(config, model, mesh)
   shapes = jax.eval_shape(parts.create_state)
   state = jax.tree.map(
-      lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-      shapes, mesh_lib.state_sharding(shapes, mesh))
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    shapes,
+    mesh_lib.state_sharding(shapes, mesh),
+  )
   places = jax.tree.map(lambda x: x.sharding, state)
   split = mesh_lib.batch_sharding(mesh)
   batch = mesh_lib.put_batch(
-      {key: batch[key] for key in parts.batch_keys}, split)
-  step = steps.jit_train_step(parts.train_step, places, split).lower(
-      state, batch).compile(options)
+    {key: batch[key] for key in parts.batch_keys}, split
+  )
+  step = (
+    steps.jit_train_step(parts.train_step, places, split)
+    .lower(state, batch)
+    .compile(options)
+  )
   return parts, state, step
 
 
@@ -34,14 +41,19 @@ def run(config, model, batches, num_devices, fsdp):
   """Trains under shardings, donation and the transfer guard."""
   mesh = mesh_lib.make_mesh(num_devices, fsdp)
   parts, shapes, step = compile_step(config, model, mesh, batches[0])
-  state = jax.jit(parts.create_state, out_shardings=jax.tree.map(
-      lambda x: x.sharding, shapes))()
+  state = jax.jit(
+    parts.create_state, out_shardings=jax.tree.map(lambda x: x.sharding, shapes)
+  )()
   split = mesh_lib.batch_sharding(mesh)
   history = []
   with jax.transfer_guard('disallow'):
     for batch in batches:
-      state, logged = step(state, mesh_lib.put_batch(
-          {key: batch[key] for key in parts.batch_keys}, split))
+      state, logged = step(
+        state,
+        mesh_lib.put_batch(
+          {key: batch[key] for key in parts.batch_keys}, split
+        ),
+      )
       history.append(jax.device_get(logged))
   return history, state
 
@@ -57,8 +69,9 @@ def config(get_config):
   return config
 
 
-def test_one_device_equals_eight(config, tiny_model, make_iterator,
-                                 monkeypatch):
+def test_one_device_equals_eight(
+  config, tiny_model, make_iterator, monkeypatch
+):
   # Every leaf that divides is divided: the tiny model has no large ones.
   monkeypatch.setattr(mesh_lib, 'SPLIT_AT_LEAST', 8)
   # A confident model: a pixel that lies on the threshold to within rounding
@@ -76,15 +89,20 @@ def test_one_device_equals_eight(config, tiny_model, make_iterator,
     for a, b in zip(one, eight):
       for name in a:
         np.testing.assert_allclose(
-            [a[name].total, a[name].count], [b[name].total, b[name].count],
-            rtol=1e-5, err_msg=name)
+          [a[name].total, a[name].count],
+          [b[name].total, b[name].count],
+          rtol=1e-5,
+          err_msg=name,
+        )
     assert one[-1]['confident_share'].total > 1000
     for tree in ('params', 'teacher_params', 'batch_stats'):
       jax.tree.map(
-          lambda a, b: np.testing.assert_array_less(
-              np.linalg.norm(a - b), 1e-5 * np.linalg.norm(a) + 1e-8),
-          jax.device_get(getattr(state_one, tree)),
-          jax.device_get(getattr(state_eight, tree)))
+        lambda a, b: np.testing.assert_array_less(
+          np.linalg.norm(a - b), 1e-5 * np.linalg.norm(a) + 1e-8
+        ),
+        jax.device_get(getattr(state_one, tree)),
+        jax.device_get(getattr(state_eight, tree)),
+      )
 
 
 def test_accumulated_gradients(config, tiny_model, make_iterator):
@@ -99,18 +117,19 @@ def test_accumulated_gradients(config, tiny_model, make_iterator):
   def train(name, rows, steps, devices, fsdp=1, batch_size=8):
     with config.unlocked():
       config.grad_accum_steps, config.batch_size = steps, batch_size
-    chosen = [{key: value[rows] for key, value in one.items()}
-              for one in batches]
-    histories[name], states[name] = run(
-        config, model, chosen, devices, fsdp)
+    chosen = [
+      {key: value[rows] for key, value in one.items()} for one in batches
+    ]
+    histories[name], states[name] = run(config, model, chosen, devices, fsdp)
 
   train('parts', slice(None), 2, 1)
   train('four devices', slice(None), 2, 4)
   train('shares', slice(None), 2, 4, fsdp=2)
   for name in ('four devices', 'shares'):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6),
-                 *(jax.device_get(states[one].params)
-                   for one in ('parts', name)))
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6),
+      *(jax.device_get(states[one].params) for one in ('parts', name)),
+    )
   # The loss is the mean over the parts', each with moments of its own; the
   # second one saw running statistics that training does not use.
   train('even', slice(0, None, 2), 1, 1, batch_size=4)
@@ -121,12 +140,15 @@ def test_accumulated_gradients(config, tiny_model, make_iterator):
     return logged.total / logged.count
 
   np.testing.assert_allclose(
-      loss('parts'), (loss('even') + loss('odd')) / 2, rtol=1e-6)
+    loss('parts'), (loss('even') + loss('odd')) / 2, rtol=1e-6
+  )
+
   # Likewise the first moments of the gradients, before Adam makes steps of
   # them.
   def moments(name):
-    return jax.tree.leaves(jax.device_get(
-        optax.tree_utils.tree_get(states[name].opt_state, 'mu')))
+    return jax.tree.leaves(
+      jax.device_get(optax.tree_utils.tree_get(states[name].opt_state, 'mu'))
+    )
 
   found = list(zip(*map(moments, ('parts', 'even', 'odd'))))
   assert found
@@ -137,13 +159,21 @@ def test_accumulated_gradients(config, tiny_model, make_iterator):
 @pytest.fixture(scope='module')
 def traffic(config, make_iterator):
   """fsdp -> bytes of parameters, and the collectives of EchoForge's step."""
+
   def measure(fsdp):
     mesh = mesh_lib.make_mesh(8, fsdp)
     _, state, step = compile_step(
-        config, None, mesh, next(make_iterator(batch=8)),
-        xla_backend_optimization_level=0)  # Never run: half the time.
-    return (sum(4 * leaf.size for leaf in jax.tree.leaves(state.params)),
-            collectives.find_collectives(step.as_text()))
+      config,
+      None,
+      mesh,
+      next(make_iterator(batch=8)),
+      xla_backend_optimization_level=0,
+    )  # Never run: half the time.
+    return (
+      sum(4 * leaf.size for leaf in jax.tree.leaves(state.params)),
+      collectives.find_collectives(step.as_text()),
+    )
+
   return measure
 
 
@@ -164,4 +194,5 @@ def test_shares_are_gathered_once_a_network(traffic):
   assert totals['all-gather'] <= 2 * 1.1 * parameters
   # Whole within the group that shares a copy, a share of it across groups.
   assert totals['all-reduce'] + totals.get('reduce-scatter', 0) <= (
-      1.1 * (1 + 1 / 4) * parameters)
+    1.1 * (1 + 1 / 4) * parameters
+  )

@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from echoforge_jax.data import builder, raw
-from echoforge_jax.data.clip import Clip
+from echoforge_jax.clip import Clip
+from echoforge_jax.data import datasets as raw
+from echoforge_jax.data import prepare as builder
 from echoforge_jax.errors import InputError
 from echoforge_jax.parallel import mesh as mesh_lib
-from echoforge_jax.parallel import plan
+from echoforge_jax.planning import plan
 from echoforge_jax.training import build, checkpoint, loop
 
 SIZE = 32
@@ -25,16 +26,28 @@ def data_dir(tmp_path_factory):
   def read_clip(raw_dir, patient, view):
     rng = np.random.default_rng([int(patient[1:]), view == '4CH'])
     y, x = np.mgrid[:SIZE, :SIZE]
-    inside = np.stack([(y - 16)**2 + (x - 14)**2 < r**2
-                       for r in np.linspace(9, 5, 6)])
+    inside = np.stack(
+      [(y - 16) ** 2 + (x - 14) ** 2 < r**2 for r in np.linspace(9, 5, 6)]
+    )
     frames = 60 + 120 * inside + rng.normal(0, 15, inside.shape)
-    return Clip(patient=patient, view=view,
-                frames=frames.clip(0, 255).astype(np.uint8),
-                masks=inside.astype(np.uint8), labeled=np.ones(6, bool), ed=0,
-                es=5, spacing_mm=np.ones(2, np.float32))
+    return Clip(
+      patient=patient,
+      view=view,
+      frames=frames.clip(0, 255).astype(np.uint8),
+      masks=inside.astype(np.uint8),
+      labeled=np.ones(6, bool),
+      ed=0,
+      es=5,
+      spacing_mm=np.ones(2, np.float32),
+    )
 
-  builder.prepare('camus', root, root / 'data', SIZE,
-                  reader=raw.RawReader(list_clips, read_clip))
+  builder.prepare(
+    'camus',
+    root,
+    root / 'data',
+    SIZE,
+    reader=raw.RawReader(list_clips, read_clip),
+  )
   return root / 'data'
 
 
@@ -57,9 +70,11 @@ def test_the_step_gets_the_batch_that_plans_count_on(config):
   iterator = build.make_iterator(config, process_index=0, process_count=1)
   batch = load(next(iterator))
   iterator.close()
-  assert {name: (value.shape, value.dtype) for name, value in batch.items()
-          } == {name: (shape, np.dtype(dtype))
-                for name, (shape, dtype) in shapes.items()}
+  assert {
+    name: (value.shape, value.dtype) for name, value in batch.items()
+  } == {
+    name: (shape, np.dtype(dtype)) for name, (shape, dtype) in shapes.items()
+  }
 
 
 class _EndsEarly:
@@ -78,14 +93,17 @@ class _EndsEarly:
 
 def test_resumes_bit_for_bit(config, tiny_model, tmp_path):
   def run(workdir, config, **options):
-    outcome = loop.train(config, tmp_path / workdir, model=tiny_model,
-                         verbose=False, **options)
+    outcome = loop.train(
+      config, tmp_path / workdir, model=tiny_model, verbose=False, **options
+    )
     return outcome, checkpoint.fingerprint(tmp_path / workdir)
 
   outcome, whole = run('whole', config)
   assert outcome.step == whole[0] == 6
-  assert all(np.isfinite(x).all() for x in jax.tree.leaves(
-      jax.device_get(outcome.state.params)))
+  assert all(
+    np.isfinite(x).all()
+    for x in jax.tree.leaves(jax.device_get(outcome.state.params))
+  )
   iterator = build.make_iterator(config, process_index=0, process_count=1)
   with pytest.raises(InterruptedError):
     run('parts', config, iterator=_EndsEarly(iterator, 5))
@@ -114,6 +132,8 @@ def test_runs_from_before_the_field_go_on(config, tiny_model, tmp_path):
 def test_another_place_is_refused(config):
   with config.unlocked():
     config.data.augment_on = 'tpu'
-  with pytest.raises(InputError, match="config.data.augment_on is 'tpu'; "
-                     "wanted 'host' or 'device'"):
+  with pytest.raises(
+    InputError,
+    match="config.data.augment_on is 'tpu'; wanted 'host' or 'device'",
+  ):
     build.check(config)

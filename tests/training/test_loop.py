@@ -13,21 +13,19 @@ import numpy as np
 import pytest
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.training import (
-    checkpoint,
-    loop,
-    objective,
-    objectives,
-    writers,
-)
+from echoforge_jax.training import checkpoint, loop, objectives, writers
+from echoforge_jax.training.objectives import base as objective
 
 
 @pytest.fixture(scope='module', autouse=True)
 def compilation_cache(tmp_path_factory):
   """The runs here compile the same step: keep it."""
   from jax.experimental import compilation_cache as cache
-  names = {'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('cache')),
-           'jax_persistent_cache_min_compile_time_secs': 0.0}
+
+  names = {
+    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('cache')),
+    'jax_persistent_cache_min_compile_time_secs': 0.0,
+  }
   before = {name: getattr(jax.config, name) for name in names}
   for name, value in names.items():
     jax.config.update(name, value)
@@ -40,9 +38,17 @@ def compilation_cache(tmp_path_factory):
 @pytest.fixture
 def run(tiny_config, tiny_model, make_iterator):
   """Trains the tiny model in a workdir."""
+
   def run(workdir, config=tiny_config, **options):
-    return loop.train(config, workdir, model=tiny_model,
-                      iterator=make_iterator(), verbose=False, **options)
+    return loop.train(
+      config,
+      workdir,
+      model=tiny_model,
+      iterator=make_iterator(),
+      verbose=False,
+      **options,
+    )
+
   return run
 
 
@@ -65,15 +71,17 @@ def assert_same_run(one, two):
 
 
 @pytest.fixture(scope='module')
-def whole_run(tmp_path_factory, get_config, tiny_model, make_iterator,
-              make_clip):
+def whole_run(
+  tmp_path_factory, get_config, tiny_model, make_iterator, make_clip
+):
   """An uninterrupted run, validated at its end; and what it printed."""
   workdir = tmp_path_factory.mktemp('whole')
   config = get_config('tiny').copy_and_resolve_references()
   with config.unlocked():
     config.eval.every = 0
-  outcome = loop.train(config, workdir, model=tiny_model,
-                       iterator=make_iterator(), verbose=False)
+  outcome = loop.train(
+    config, workdir, model=tiny_model, iterator=make_iterator(), verbose=False
+  )
   return workdir, outcome
 
 
@@ -83,8 +91,11 @@ def test_a_run_ends_with_its_last_step_saved(whole_run):
   assert [line['step'] for line in lines(workdir)] == [2, 4, 6, 8, 10, 12]
   variables, step = stored(workdir, 'teacher')
   assert step == 12
-  jax.tree.map(np.testing.assert_array_equal, variables['params'],
-               jax.device_get(outcome.state.teacher_params))
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    variables['params'],
+    jax.device_get(outcome.state.teacher_params),
+  )
   table = (workdir / 'parameters.txt').read_text()
   assert 'norm1/scale' in table and 'Total: 761' in table
 
@@ -96,7 +107,8 @@ def test_the_same_seed_gives_the_same_metrics(whole_run, run, tmp_path):
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_resumed_run_is_the_same(
-    whole_run, run, tmp_path, monkeypatch, number):
+  whole_run, run, tmp_path, monkeypatch, number
+):
   write = writers.MetricWriters.write
 
   def interrupt(self, step, kind, scalars):
@@ -115,12 +127,16 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(
   outcome = run(tmp_path)
   assert outcome.step == 12 and outcome.signal is None
   for which in ('student', 'teacher'):
-    jax.tree.map(np.testing.assert_array_equal, stored(tmp_path, which)[0],
-                 stored(whole_run[0], which)[0])
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      stored(tmp_path, which)[0],
+      stored(whole_run[0], which)[0],
+    )
 
 
 def test_a_crash_resumes_from_the_last_checkpoint(
-    whole_run, run, tmp_path, monkeypatch):
+  whole_run, run, tmp_path, monkeypatch
+):
   write = writers.MetricWriters.write
 
   def crash(self, step, kind, scalars):
@@ -170,13 +186,16 @@ def test_several_processes_leave_signals_to_jax(monkeypatch):
 
 
 def test_validation_scores_student_and_teacher(
-    run, tiny_config, make_clip, tmp_path, capsys):
+  run, tiny_config, make_clip, tmp_path, capsys
+):
   config = tiny_config.copy_and_resolve_references()
   with config.unlocked():
     config.eval.every = 8
     config.eval.best_metric = 'dice_teacher'
-  clips = [{'video': clip['video_weak'], 'masks': clip['masks']}
-           for clip in (make_clip(seed) for seed in range(100, 105))]
+  clips = [
+    {'video': clip['video_weak'], 'masks': clip['masks']}
+    for clip in (make_clip(seed) for seed in range(100, 105))
+  ]
   outcome = run(tmp_path, config, validation=clips)
   scored = [line for line in lines(tmp_path) if line['kind'] == 'eval']
   assert [line['step'] for line in scored] == [8, 12]
@@ -185,7 +204,8 @@ def test_validation_scores_student_and_teacher(
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_naming_the_step(
-    run, tiny_config, tmp_path, monkeypatch):
+  run, tiny_config, tmp_path, monkeypatch
+):
   def explodes(**options):
     inner = objectives.echoforge(**options)
 
@@ -230,11 +250,17 @@ if __name__ == '__main__':
 
 def start(script, workdir, cache):
   environment = os.environ | {
-      'JAX_COMPILATION_CACHE_DIR': str(cache), 'JAX_PLATFORMS': 'cpu',
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
+    'JAX_COMPILATION_CACHE_DIR': str(cache),
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  }
   return subprocess.Popen(
-      [sys.executable, str(script), str(workdir)], env=environment,
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    [sys.executable, str(script), str(workdir)],
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
 
 
 @pytest.mark.slow
@@ -244,8 +270,9 @@ def test_kill_9_in_the_middle_changes_nothing(tmp_path):
   whole, killed = tmp_path / 'whole', tmp_path / 'killed'
   process = start(script, killed, tmp_path / 'cache')
   deadline = time.monotonic() + 240
-  while not any(path.name.isdigit()
-                for path in (killed / 'checkpoints').glob('*')):
+  while not any(
+    path.name.isdigit() for path in (killed / 'checkpoints').glob('*')
+  ):
     assert process.poll() is None, process.communicate()[0]
     assert time.monotonic() < deadline, 'no checkpoint within four minutes'
     time.sleep(0.02)

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from echoforge_jax.data.clip import IGNORE
+from echoforge_jax.clip import IGNORE
 from echoforge_jax.errors import InputError
-from echoforge_jax.training import losses, objective, objectives, schedules
+from echoforge_jax.training import losses, objectives, schedules
+from echoforge_jax.training.objectives import base as objective
 
-LABELED = np.array([[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]],
-                   bool)
+LABELED = np.array(
+  [[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]], bool
+)
 
 
 def test_labeled_pair_is_the_first_and_the_last():
@@ -45,28 +47,34 @@ def batch():
   labeled = np.array([[1, 0, 0, 1]] * 2, bool)
   masks[~labeled] = IGNORE
   video = rng.integers(0, 255, (2, 4, 8, 8, 1))
-  return {'video_weak': jnp.asarray(video, jnp.uint8),
-          'video_strong': jnp.asarray(255 - video, jnp.uint8),
-          'masks': jnp.asarray(masks, jnp.uint8),
-          'labeled': jnp.asarray(labeled)}
+  return {
+    'video_weak': jnp.asarray(video, jnp.uint8),
+    'video_strong': jnp.asarray(255 - video, jnp.uint8),
+    'masks': jnp.asarray(masks, jnp.uint8),
+    'labeled': jnp.asarray(labeled),
+  }
 
 
 def fake_apply(calls):
   """A network whose logits are its video; records what it was asked."""
+
   def apply(video, **inputs):
     calls.append((video, inputs))
     logits = video.astype(jnp.float32) / 64 - 2
     outputs = {'logits': logits, 'coarse_logits': logits[:, :, ::4, ::4]}
     if inputs.get('reforge'):
       outputs['reforged_logits'] = -objective.take_frames(
-          logits, inputs['reforge_frames'])
+        logits, inputs['reforge_frames']
+      )
     return outputs
+
   return apply
 
 
 def values(weight):
   return schedules.ScheduleValues(
-      jnp.float32(0.5), jnp.float32(weight), jnp.float32(0.7))
+    jnp.float32(0.5), jnp.float32(weight), jnp.float32(0.7)
+  )
 
 
 def test_student_sees_strong_and_teacher_weak(batch):
@@ -89,8 +97,7 @@ def test_pseudo_labels_are_the_reforged_ones_of_unlabeled_frames(batch):
 
 def test_plain_pseudo_labels_need_no_cpr(batch):
   calls = []
-  goal = objectives.echoforge(
-      pseudo_labels='plain', episodic_weight=0.0)
+  goal = objectives.echoforge(pseudo_labels='plain', episodic_weight=0.0)
   goal.student(fake_apply(calls), batch)
   logits = goal.teacher(fake_apply(calls), batch)
   assert all(not inputs for _, inputs in calls)
@@ -102,13 +109,17 @@ def test_a_batch_without_labels_falls_back_to_plain_logits(batch):
   goal = objectives.echoforge()
   logits = goal.teacher(fake_apply([]), batch)
   np.testing.assert_allclose(
-      logits, np.asarray(batch['video_weak']) / 64 - 2, rtol=1e-5, atol=1e-6)
+    logits, np.asarray(batch['video_weak']) / 64 - 2, rtol=1e-5, atol=1e-6
+  )
 
 
 def test_the_terms_add_up(batch):
   goal = objectives.echoforge(
-      supervised_weight=2.0, coarse_weight=0.3, episodic_weight=0.5,
-      num_unlabeled=2)
+    supervised_weight=2.0,
+    coarse_weight=0.3,
+    episodic_weight=0.5,
+    num_unlabeled=2,
+  )
   outputs = goal.student(fake_apply([]), batch)
   teacher = goal.teacher(fake_apply([]), batch)
   total, logged = goal.loss(outputs, teacher, batch, values(0.7))
@@ -116,15 +127,19 @@ def test_the_terms_add_up(batch):
   supervised = losses.supervised_loss(outputs['logits'], masks).value
   coarse = losses.coarse_loss(outputs['coarse_logits'], masks).value
   episodic = losses.supervised_loss(
-      outputs['reforged_logits'], masks[:, jnp.array([0, 3])]).value
+    outputs['reforged_logits'], masks[:, jnp.array([0, 3])]
+  ).value
   pseudo = losses.pseudo_label_loss(
-      outputs['logits'][:, 1:3], teacher, jnp.ones((2, 2), bool), 0.7).value
+    outputs['logits'][:, 1:3], teacher, jnp.ones((2, 2), bool), 0.7
+  ).value
   wanted = 2 * supervised + 0.3 * coarse + 0.5 * episodic + 0.7 * pseudo
   np.testing.assert_allclose(total, wanted, rtol=1e-5)
   np.testing.assert_allclose(
-      logged['loss_episodic'].compute(), episodic, rtol=1e-5)
+    logged['loss_episodic'].compute(), episodic, rtol=1e-5
+  )
   np.testing.assert_allclose(
-      logged['loss_unsupervised'].compute(), pseudo, rtol=1e-5)
+    logged['loss_unsupervised'].compute(), pseudo, rtol=1e-5
+  )
 
 
 def test_the_unsupervised_term_is_logged_only_while_it_counts(batch):
@@ -133,12 +148,14 @@ def test_the_unsupervised_term_is_logged_only_while_it_counts(batch):
   teacher = goal.teacher(fake_apply([]), batch)
   total, logged = goal.loss(outputs, teacher, batch, values(0.0))
   assert float(logged['loss_unsupervised'].count) == 0
-  supervised = (losses.supervised_loss(outputs['logits'], batch['masks']).value
-                + 0.4 * losses.coarse_loss(
-                    outputs['coarse_logits'], batch['masks']).value
-                + 0.4 * losses.supervised_loss(
-                    outputs['reforged_logits'],
-                    batch['masks'][:, jnp.array([0, 3])]).value)
+  supervised = (
+    losses.supervised_loss(outputs['logits'], batch['masks']).value
+    + 0.4 * losses.coarse_loss(outputs['coarse_logits'], batch['masks']).value
+    + 0.4
+    * losses.supervised_loss(
+      outputs['reforged_logits'], batch['masks'][:, jnp.array([0, 3])]
+    ).value
+  )
   np.testing.assert_allclose(total, supervised, rtol=1e-6)
 
 
@@ -148,9 +165,10 @@ def test_supervised_training_needs_no_weak_view(batch):
   assert 'video_weak' not in goal.batch_keys
   outputs = goal.student(fake_apply([]), batch)
   total, _ = goal.loss(outputs, None, batch, values(1.0))
-  wanted = (2 * losses.supervised_loss(outputs['logits'], batch['masks']).value
-            + 0.3 * losses.coarse_loss(
-                outputs['coarse_logits'], batch['masks']).value)
+  wanted = (
+    2 * losses.supervised_loss(outputs['logits'], batch['masks']).value
+    + 0.3 * losses.coarse_loss(outputs['coarse_logits'], batch['masks']).value
+  )
   np.testing.assert_allclose(total, wanted, rtol=1e-5)
 
 
@@ -173,10 +191,13 @@ def test_mean_teacher_adds_the_distance_on_unlabeled_frames(batch):
     logits = np.asarray(video, np.float64)[:, 1:3] / 64 - 2
     return 1 / (1 + np.exp(-logits))
 
-  wanted = np.mean((probabilities(batch['video_strong'])
-                    - probabilities(batch['video_weak']))**2)
+  wanted = np.mean(
+    (probabilities(batch['video_strong']) - probabilities(batch['video_weak']))
+    ** 2
+  )
   np.testing.assert_allclose(
-      logged['loss_unsupervised'].compute(), wanted, rtol=1e-5)
+    logged['loss_unsupervised'].compute(), wanted, rtol=1e-5
+  )
   supervised = losses.supervised_loss(outputs['logits'], batch['masks']).value
   np.testing.assert_allclose(total, supervised + 0.7 * wanted, rtol=1e-5)
 
@@ -186,19 +207,29 @@ def test_fixmatch_learns_where_the_weak_view_is_confident(batch):
   outputs, teacher = outputs_of(goal, batch)
   total, logged = goal.loss(outputs, teacher, batch, values(0.7))
   pseudo = losses.pseudo_label_loss(
-      outputs['logits'][:, 1:3], teacher, jnp.ones((2, 2), bool), 0.7)
+    outputs['logits'][:, 1:3], teacher, jnp.ones((2, 2), bool), 0.7
+  )
   supervised = losses.supervised_loss(outputs['logits'], batch['masks']).value
   np.testing.assert_allclose(total, supervised + 0.7 * pseudo.value, rtol=1e-5)
   np.testing.assert_allclose(
-      logged['confident_share'].compute(),
-      pseudo.confident / pseudo.candidates, rtol=1e-5)
+    logged['confident_share'].compute(),
+    pseudo.confident / pseudo.candidates,
+    rtol=1e-5,
+  )
 
 
-@pytest.mark.parametrize('name, options, text', [
+@pytest.mark.parametrize(
+  'name, options, text',
+  [
     ('mixmatch', {}, "'mixmatch'; choose one of echoforge"),
-    ('supervised', {'episodic_weight': 0.4},
-     'episodic_weight is no setting .* supervised_weight, coarse_weight'),
-    ('echoforge', {'pseudo_labels': 'soft'}, 'reforged, plain')])
+    (
+      'supervised',
+      {'episodic_weight': 0.4},
+      'episodic_weight is no setting .* supervised_weight, coarse_weight',
+    ),
+    ('echoforge', {'pseudo_labels': 'soft'}, 'reforged, plain'),
+  ],
+)
 def test_refuses(name, options, text):
   with pytest.raises(InputError, match=text):
     objectives.make_objective(name, **options)
@@ -207,15 +238,16 @@ def test_refuses(name, options, text):
 def test_the_documented_example_is_an_objective(batch):
   """docs/training.md shows how to add one: that very code runs."""
   text = (Path(__file__).parents[2] / 'docs' / 'training.md').read_text()
-  code = re.search(r'```python\n(# echoforge_jax/training/objectives/.*?)```',
-                   text, re.S).group(1)
+  code = re.search(
+    r'```python\n(# echoforge_jax/training/objectives/.*?)```', text, re.S
+  ).group(1)
   space = {}
   exec(code, space)
   goal = space['smooth'](num_unlabeled=2)
   outputs = goal.student(fake_apply([]), batch)
   total, logged = goal.loss(outputs, None, batch, values(0.5))
   p = 1 / (1 + np.exp(-(np.asarray(batch['video_strong'], float) / 64 - 2)))
-  bend = np.mean((p[:, 1:-1] - (p[:, :-2] + p[:, 2:]) / 2)**2)
+  bend = np.mean((p[:, 1:-1] - (p[:, :-2] + p[:, 2:]) / 2) ** 2)
   np.testing.assert_allclose(logged['bend'].compute(), bend, rtol=1e-5)
   supervised = losses.supervised_loss(outputs['logits'], batch['masks']).value
   np.testing.assert_allclose(total, supervised + 0.5 * bend, rtol=1e-5)

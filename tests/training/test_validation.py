@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from echoforge_jax.data.clip import IGNORE
+from echoforge_jax.clip import IGNORE
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.training import steps, validation
 
@@ -14,6 +14,7 @@ from echoforge_jax.training import steps, validation
 @struct.dataclass
 class State:
   """What the evaluation step reads of a training state."""
+
   params: dict
   teacher_params: dict
   batch_stats: dict = struct.field(default_factory=dict)
@@ -44,15 +45,21 @@ def test_the_mean_is_over_labeled_frames_whatever_the_batch(batch_size):
   assert all(len(batch['video']) == batch_size for batch in batches)
   mesh = mesh_lib.make_mesh(1)
   validator = validation.Validator(
-      steps.make_eval_step(model=Threshold()), batches, ('lv',), mesh)
-  state = jax.device_put(State(params={'level': jnp.float32(0.5)},
-                               teacher_params={'level': jnp.float32(0.9)}),
-                         mesh_lib.replicated(mesh))
+    steps.make_eval_step(model=Threshold()), batches, ('lv',), mesh
+  )
+  state = jax.device_put(
+    State(
+      params={'level': jnp.float32(0.5)},
+      teacher_params={'level': jnp.float32(0.9)},
+    ),
+    mesh_lib.replicated(mesh),
+  )
   scores = validator(state)
   assert set(scores) == set(validation.score_names(('lv',)))
   # 2 x 2 / (2 + 4) where half is found; the last two clips are not asked for.
   np.testing.assert_allclose(
-      scores['dice_student'], (1 + 2 / 3 + 1) / 3, rtol=1e-6)
+    scores['dice_student'], (1 + 2 / 3 + 1) / 3, rtol=1e-6
+  )
   assert scores['dice_teacher'] == 0  # 200 / 255 is below its level.
 
 
@@ -68,13 +75,19 @@ def test_several_classes_are_scored_one_by_one():
       return {'logits': jnp.concatenate([logits, 0 * logits - 1], -1)}
 
   clips[0]['masks'][0, 0, 7] = 2  # One frame shows the second class.
-  state = jax.device_put(State(params={'level': jnp.float32(0.5)},
-                               teacher_params={'level': jnp.float32(0.5)}),
-                         mesh_lib.replicated(mesh))
+  state = jax.device_put(
+    State(
+      params={'level': jnp.float32(0.5)},
+      teacher_params={'level': jnp.float32(0.5)},
+    ),
+    mesh_lib.replicated(mesh),
+  )
   scores = validation.Validator(
-      steps.make_eval_step(model=Both()),
-      validation.stack_clips(clips, batch_size=1, max_clips=0),
-      ('lv', 'myo'), mesh)(state)
+    steps.make_eval_step(model=Both()),
+    validation.stack_clips(clips, batch_size=1, max_clips=0),
+    ('lv', 'myo'),
+    mesh,
+  )(state)
   assert set(scores) == set(validation.score_names(('lv', 'myo')))
   np.testing.assert_allclose(scores['dice_teacher_lv'], 1, rtol=1e-6)
   np.testing.assert_allclose(scores['dice_teacher_myo'], 0.5, rtol=1e-6)

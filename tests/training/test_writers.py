@@ -11,12 +11,15 @@ from fsspec.implementations import memory
 from ml_collections import ConfigDict
 import pytest
 
-from echoforge_jax.training import checkpoint, writers
+from echoforge_jax.training import writers
+from echoforge_jax.training.workdir import claim_workdir, read_config
 
 
 def lines(path):
-  return [json.loads(line)
-          for line in (path / 'metrics.jsonl').read_text().splitlines()]
+  return [
+    json.loads(line)
+    for line in (path / 'metrics.jsonl').read_text().splitlines()
+  ]
 
 
 def test_lines_after_the_restored_step_go(tmp_path):
@@ -35,6 +38,7 @@ def test_lines_after_the_restored_step_go(tmp_path):
 
 class Bucket(memory.MemoryFileSystem):
   """Objects in memory behind `gs://`, as a bucket would hold them."""
+
   protocol = ('gs', 'gcs')
   store: ClassVar[dict] = {}
   pseudo_dirs: ClassVar[list] = ['']
@@ -55,8 +59,8 @@ def bucket(monkeypatch):
 
 def test_a_workdir_may_be_a_bucket(bucket):
   config = ConfigDict({'seed': 0})
-  checkpoint.claim_workdir(bucket, config)
-  assert checkpoint.read_config(bucket).to_dict() == config.to_dict()
+  claim_workdir(bucket, config)
+  assert read_config(bucket).to_dict() == config.to_dict()
   writer = writers.JsonLinesWriter(bucket)
   for step in (2, 4):
     writer.write(step, 'train', {'loss': float(step)})
@@ -66,7 +70,9 @@ def test_a_workdir_may_be_a_bucket(bucket):
   writer.close()
   assert [line['step'] for line in lines(epath.Path(bucket))] == [2, 3]
   assert set(Bucket.store) == {
-      '/bucket/run/config.json', '/bucket/run/metrics.jsonl'}
+    '/bucket/run/config.json',
+    '/bucket/run/metrics.jsonl',
+  }
 
 
 def test_only_the_first_process_writes(tmp_path):
@@ -77,9 +83,11 @@ def test_only_the_first_process_writes(tmp_path):
 
 
 @pytest.mark.skipif(
-    not all(importlib.util.find_spec(name)
-            for name in ('tensorflow', 'tensorboard')),
-    reason='TensorBoard is optional')
+  not all(
+    importlib.util.find_spec(name) for name in ('tensorflow', 'tensorboard')
+  ),
+  reason='TensorBoard is optional',
+)
 def test_tensorboard_where_it_is_installed(tmp_path):
   many = writers.MetricWriters(tmp_path, start_step=0, is_primary=True)
   many.write(1, 'train', {'loss': 1.0})

@@ -7,24 +7,25 @@ and name it in `OBJECTIVES`; step, loop and checkpoints do not change.
 import inspect
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.training.objective import Objective
+from echoforge_jax.training.objectives.base import Objective
 from echoforge_jax.training.objectives.baselines import (
-    fixmatch,
-    mean_teacher,
-    supervised,
+  fixmatch,
+  mean_teacher,
+  supervised,
 )
 from echoforge_jax.training.objectives.echoforge import echoforge
 
 OBJECTIVES = {
-    'echoforge': echoforge,
-    'supervised': supervised,
-    'mean_teacher': mean_teacher,
-    'fixmatch': fixmatch,
+  'echoforge': echoforge,
+  'supervised': supervised,
+  'mean_teacher': mean_teacher,
+  'fixmatch': fixmatch,
 }
 
 
-def make_objective(name: str, *, num_unlabeled: int | None = None,
-                   **options) -> Objective:
+def make_objective(
+  name: str, *, num_unlabeled: int | None = None, **options
+) -> Objective:
   """Builds an objective by its name in `OBJECTIVES`.
 
   Args:
@@ -40,15 +41,18 @@ def make_objective(name: str, *, num_unlabeled: int | None = None,
     InputError: for an unknown name or a setting that it does not have.
   """
   if name not in OBJECTIVES:
-    raise InputError(f'config.objective.name is {name!r}; choose one of '
-                     f'{", ".join(OBJECTIVES)}')
+    raise InputError(
+      f'config.objective.name is {name!r}; choose one of '
+      f'{", ".join(OBJECTIVES)}'
+    )
   parameters = inspect.signature(OBJECTIVES[name]).parameters
   known = [key for key in parameters if key != 'num_unlabeled']
   foreign = sorted(set(options) - set(known))
   if foreign and all(p.kind != p.VAR_KEYWORD for p in parameters.values()):
     raise InputError(
-        f'config.objective.{foreign[0]} is no setting of the objective '
-        f'{name!r}, which has {", ".join(known) or "none"}; give '
-        'config.objective these alone, or choose the objective through the '
-        f"config's argument where it has one (--config=FILE:{name})")
+      f'config.objective.{foreign[0]} is no setting of the objective '
+      f'{name!r}, which has {", ".join(known) or "none"}; give '
+      'config.objective these alone, or choose the objective through the '
+      f"config's argument where it has one (--config=FILE:{name})"
+    )
   return OBJECTIVES[name](num_unlabeled=num_unlabeled, **options)

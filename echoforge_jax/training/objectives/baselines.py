@@ -4,13 +4,17 @@ All of them average a teacher, and it is the teacher that is evaluated: rows of
 a comparison differ in what is learned from, not in the averaging.
 """
 
-from echoforge_jax.training import terms
-from echoforge_jax.training.objective import Objective, compose
+from echoforge_jax.training.objectives import terms
+from echoforge_jax.training.objectives.base import Objective, compose
 from echoforge_jax.training.objectives.echoforge import plain_teacher
 
 
-def supervised(*, supervised_weight: float = 1.0, coarse_weight: float = 0.4,
-               num_unlabeled: int | None = None) -> Objective:
+def supervised(
+  *,
+  supervised_weight: float = 1.0,
+  coarse_weight: float = 0.4,
+  num_unlabeled: int | None = None,
+) -> Objective:
   """Labeled frames alone; the teacher learns nothing and gives nothing.
 
   Args:
@@ -22,12 +26,17 @@ def supervised(*, supervised_weight: float = 1.0, coarse_weight: float = 0.4,
     Objective.
   """
   del num_unlabeled
-  return compose([terms.supervised(supervised_weight),
-                  terms.coarse(coarse_weight)])
+  return compose(
+    [terms.supervised(supervised_weight), terms.coarse(coarse_weight)]
+  )
 
 
-def mean_teacher(*, supervised_weight: float = 1.0, coarse_weight: float = 0.4,
-                 num_unlabeled: int | None = None) -> Objective:
+def mean_teacher(
+  *,
+  supervised_weight: float = 1.0,
+  coarse_weight: float = 0.4,
+  num_unlabeled: int | None = None,
+) -> Objective:
   """Supervised loss and consistency with the teacher on unlabeled frames.
 
   Mean teacher (Tarvainen and Valpola 2017): the squared distance of both
@@ -43,13 +52,21 @@ def mean_teacher(*, supervised_weight: float = 1.0, coarse_weight: float = 0.4,
     Objective.
   """
   return compose(
-      [terms.supervised(supervised_weight), terms.coarse(coarse_weight),
-       terms.consistency(num_unlabeled)],
-      teacher=plain_teacher(num_unlabeled))
+    [
+      terms.supervised(supervised_weight),
+      terms.coarse(coarse_weight),
+      terms.consistency(num_unlabeled),
+    ],
+    teacher=plain_teacher(num_unlabeled),
+  )
 
 
-def fixmatch(*, supervised_weight: float = 1.0, coarse_weight: float = 0.4,
-             num_unlabeled: int | None = None) -> Objective:
+def fixmatch(
+  *,
+  supervised_weight: float = 1.0,
+  coarse_weight: float = 0.4,
+  num_unlabeled: int | None = None,
+) -> Objective:
   """Supervised loss and hard pseudo-labels where the weak view is confident.
 
   In the manner of FixMatch (Sohn et al. 2020), with the averaged teacher in
@@ -65,6 +82,10 @@ def fixmatch(*, supervised_weight: float = 1.0, coarse_weight: float = 0.4,
     Objective.
   """
   return compose(
-      [terms.supervised(supervised_weight), terms.coarse(coarse_weight),
-       terms.pseudo_labels(num_unlabeled)],
-      teacher=plain_teacher(num_unlabeled))
+    [
+      terms.supervised(supervised_weight),
+      terms.coarse(coarse_weight),
+      terms.pseudo_labels(num_unlabeled),
+    ],
+    teacher=plain_teacher(num_unlabeled),
+  )

@@ -6,26 +6,30 @@ from jax import Array
 import jax.numpy as jnp
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.training import terms
-from echoforge_jax.training.objective import (
-    Apply,
-    Batch,
-    Objective,
-    Outputs,
-    compose,
-    labeled_pair,
-    strong_view,
-    take_frames,
-    unlabeled_frames,
+from echoforge_jax.training.objectives import terms
+from echoforge_jax.training.objectives.base import (
+  Apply,
+  Batch,
+  Objective,
+  Outputs,
+  compose,
+  labeled_pair,
+  strong_view,
+  take_frames,
+  unlabeled_frames,
 )
 
 PSEUDO_LABELS = ('reforged', 'plain')
 
 
 def echoforge(
-    *, supervised_weight: float = 1.0, coarse_weight: float = 0.4,
-    episodic_weight: float = 0.4, pseudo_labels: str = 'reforged',
-    num_unlabeled: int | None = None) -> Objective:
+  *,
+  supervised_weight: float = 1.0,
+  coarse_weight: float = 0.4,
+  episodic_weight: float = 0.4,
+  pseudo_labels: str = 'reforged',
+  num_unlabeled: int | None = None,
+) -> Objective:
   """What EchoForge minimizes.
 
     w_s (BCE + Dice on labeled frames)
@@ -54,31 +58,46 @@ def echoforge(
   """
   if pseudo_labels not in PSEUDO_LABELS:
     raise InputError(
-        f'config.objective.pseudo_labels is {pseudo_labels!r}; choose one of '
-        f'{", ".join(PSEUDO_LABELS)}')
+      f'config.objective.pseudo_labels is {pseudo_labels!r}; choose one of '
+      f'{", ".join(PSEUDO_LABELS)}'
+    )
 
   def student(apply: Apply, batch: Batch) -> Outputs:
     frames, _ = labeled_pair(batch['labeled'])
-    return apply(batch['video_strong'], labeled=batch['labeled'],
-                 reforge=True, reforge_frames=frames)
+    return apply(
+      batch['video_strong'],
+      labeled=batch['labeled'],
+      reforge=True,
+      reforge_frames=frames,
+    )
 
   def reforge(apply: Apply, batch: Batch) -> Array:
     labeled = batch['labeled']
     frames, _ = unlabeled_frames(labeled, num_unlabeled)
-    outputs = apply(batch['video_weak'], labeled=labeled, reforge=True,
-                    reforge_frames=frames)
+    outputs = apply(
+      batch['video_weak'], labeled=labeled, reforge=True, reforge_frames=frames
+    )
     # Without a single label there is nothing to reforge with (ours).
-    return jnp.where(labeled.any(), outputs['reforged_logits'],
-                     take_frames(outputs['logits'], frames))
+    return jnp.where(
+      labeled.any(),
+      outputs['reforged_logits'],
+      take_frames(outputs['logits'], frames),
+    )
 
-  parts = [terms.supervised(supervised_weight), terms.coarse(coarse_weight),
-           terms.pseudo_labels(num_unlabeled)]
+  parts = [
+    terms.supervised(supervised_weight),
+    terms.coarse(coarse_weight),
+    terms.pseudo_labels(num_unlabeled),
+  ]
   if episodic_weight:
     parts.append(terms.episodic(episodic_weight))
   return compose(
-      parts, student=student if episodic_weight else strong_view,
-      teacher=(reforge if pseudo_labels == 'reforged'
-               else plain_teacher(num_unlabeled)))
+    parts,
+    student=student if episodic_weight else strong_view,
+    teacher=(
+      reforge if pseudo_labels == 'reforged' else plain_teacher(num_unlabeled)
+    ),
+  )
 
 
 def plain_teacher(num_unlabeled: int | None) -> Any:

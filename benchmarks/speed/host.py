@@ -1,0 +1,166 @@
+"""The parts of `bench speed` around the programs: phantoms, scores, saving."""
+
+import functools
+import math
+import pathlib
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from benchmarks.speed import latency, timing
+from benchmarks.speed.parts import Bench, make_state
+from benchmarks.speed.timing import Found, Series
+from echoforge_jax.clip import LABELS
+from echoforge_jax.data import phantom_stream as streamed
+from echoforge_jax.metrics import overlap, surface
+from echoforge_jax.phantom import patient, stream
+from echoforge_jax.phantom.config import PhantomConfig
+from echoforge_jax.training import build, checkpoint
+
+# Frames of a synthetic clip, about as many as CAMUS has from ED to ES.
+CLIP_FRAMES = 20
+
+
+def ellipses(side: int, count: int, shift: float = 0.0) -> np.ndarray:
+  """Labels of a heart that contracts: cavity, wall around it, atrium below.
+
+  Args:
+    side: S in pixels.
+    count: T, frames.
+    shift: of the outline, as a share of the side; more of it in later frames.
+
+  Returns:
+    uint8 [T, S, S], values of `clip.LABELS`.
+  """
+  y, x = np.mgrid[:side, :side] / side
+  masks = np.zeros((count, side, side), np.uint8)
+  for t, mask in enumerate(masks):
+    size = 1 - 0.3 * t / count
+    across = (x - 0.5 - shift * (1 + t / count)) / (0.16 * size)
+    # Waves, so that an outline is no smoother than a network's.
+    along = (y - 0.42) / (0.28 * size) + 0.04 * np.sin(60 * x + t)
+    radius = np.hypot(across, along)
+    mask[(y > 0.72) & (np.abs(x - 0.5) < 0.15) & (y < 0.92)] = LABELS['la']
+    mask[radius < 1.35] = LABELS['myo']
+    mask[radius < 1] = LABELS['lv']
+  return masks
+
+
+def phantom(bench: Bench) -> Found:
+  """Phantom clips as training draws them, and a patient as files hold them."""
+  style = PhantomConfig.named(
+    bench.config.data.get('stream', {}).get('style')
+    or streamed.StreamConfig().style
+  )
+  draw = stream.jitted(streamed.GROUP, bench.frames, bench.image_size, style)
+  program = timing.compile_program(draw, jax.random.key(0))
+  series, seconds = timing.rate(
+    functools.partial(program.run, jax.random.key(1)),
+    bench.repeats,
+    streamed.GROUP * bench.frames,
+    'frames/s',
+    program.compile_s,
+  )
+
+  clips = {}
+  with latency.Compilations() as compilations:
+    elapsed, calls = timing.time_calls(
+      lambda: clips.update(patient.generate_patient(0, 1).clips), bench.repeats
+    )
+  count = sum(len(clip.frames) for clip in clips.values())
+  whole = Series(
+    'frames/s', tuple((count / elapsed).tolist()), compilations.seconds, calls
+  )
+  return Found(
+    main=series,
+    others={'patient': whole},
+    seconds=seconds,
+    values={'clips_a_call': streamed.GROUP, 'memory_mb': program.memory_mb},
+  )
+
+
+def metrics(bench: Bench) -> Found:
+  """Scores of a frame on the host, as evaluation computes them."""
+  pairs = list(
+    zip(
+      *(
+        ellipses(bench.image_size, CLIP_FRAMES, shift) == LABELS['lv']
+        for shift in (0.0, 0.02)
+      )
+    )
+  )
+
+  def dice():
+    return [overlap.dice(*pair) for pair in pairs]
+
+  def distances():
+    return [surface.surface_distances(*pair, (0.5, 0.5)).hd95 for pair in pairs]
+
+  def timed(call):
+    return timing.rate(call, bench.repeats, len(pairs), 'frames/s')
+
+  both, seconds = timed(lambda: (dice(), distances()))
+  return Found(
+    main=both,
+    seconds=seconds,
+    others={'dice': timed(dice)[0], 'hd, hd95 and asd': timed(distances)[0]},
+  )
+
+
+class _Position:
+  """Stands for a data iterator in a checkpoint."""
+
+  def get_state(self) -> dict[str, int]:
+    return {'batches': 0}
+
+  def set_state(self, state) -> None:
+    del state
+
+
+def checkpoints(bench: Bench) -> Found:
+  """A training state to a temporary folder and back; the file cache is warm."""
+  parts = build.make_parts(bench.config, bench.model, bench.mesh)
+  state, sharding = make_state(bench.config, parts, bench.mesh)
+  abstract = jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    state,
+    sharding,
+  )
+  saved, held, restored = [], [], []
+  with tempfile.TemporaryDirectory() as folder:
+    checkpointer = checkpoint.Checkpointer(folder, keep=1)
+    try:
+      for step in range(1 + bench.repeats):
+        start = time.perf_counter()
+        checkpointer.save(step, state, _Position())
+        held.append(time.perf_counter() - start)
+        checkpointer.wait()
+        saved.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        jax.block_until_ready(checkpointer.restore(step, abstract, _Position()))
+        restored.append(time.perf_counter() - start)
+    finally:
+      checkpointer.close()
+    root = pathlib.Path(folder)
+    size = sum(f.stat().st_size for f in root.rglob('*') if f.is_file()) / 1e6
+
+  def series(seconds):
+    return Series('s', tuple(seconds[1:]))  # The first one warms up.
+
+  in_memory = (
+    sum(
+      math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(abstract)
+    )
+    / 1e6
+  )
+  return Found(
+    main=series(saved),
+    seconds=float(np.median(saved[1:])),
+    others={
+      'restore': series(restored),
+      'until the step may go on': series(held),
+    },
+    values={'quantity': 'save', 'state_mb': in_memory, 'files_mb': size},
+  )

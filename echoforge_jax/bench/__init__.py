@@ -1,1 +1,0 @@
-"""Benchmarks and studies: what `echoforge bench` runs."""

@@ -1,0 +1,158 @@
+"""Training configs: load, flatten, serialize, digest."""
+
+from collections.abc import Mapping
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from echoforge_jax.errors import InputError
+
+
+def parse_config(argv: list[str]) -> ConfigDict:
+  """Reads --config=FILE[:ARG] and --config.field=value, without global flags.
+
+  Args:
+    argv: these flags only.
+
+  Returns:
+    The locked config.
+
+  Raises:
+    InputError: for a missing file, an unknown flag or field, a wrong value.
+  """
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file(
+    'config', flag_values=values, sys_argv=['train', *argv]
+  )
+  path = _check_config_file(argv)
+  try:
+    rest = values(['train', *argv])[1:]
+  except flags.UnrecognizedFlagError as error:
+    raise InputError(
+      f'unknown flag --{error.flagname}; train takes --config, --workdir '
+      'and --config.FIELD=VALUE'
+    ) from error
+  except (AttributeError, KeyError) as error:
+    if 'get_config' in str(error):
+      raise InputError(
+        f'--config={path}: no get_config() in this file; the '
+        'files in configs/ show what one holds'
+      ) from error
+    raise InputError(
+      f'no such field in the config: {error.args[0]}; the config file '
+      'lists every field'
+    ) from error
+  except (flags.Error, TypeError, ValueError) as error:
+    raise InputError(f'{_last_line(error)}') from error
+  if rest:
+    raise InputError(
+      f'unexpected argument {rest[0]!r}; write flags as --name=value'
+    )
+  return values['config'].value
+
+
+def _last_line(error: Exception) -> str:
+  lines = [line for line in str(error).splitlines() if line.strip()]
+  if not lines:
+    return type(error).__name__
+  # The flag's parser quotes the name of an exception raised by `get_config`.
+  return lines[-1].rpartition('InputError: ')[-1].strip()
+
+
+def _check_config_file(argv: list[str]) -> Path:
+  for index, flag in enumerate(argv):
+    name, equals, value = flag.partition('=')
+    if name in ('--config', '-config'):
+      value = value if equals else ''.join(argv[index + 1 : index + 2])
+      path = Path(value.partition(':')[0])
+      if not path.is_file():
+        raise InputError(
+          f'--config={value}: no file {path}; the configs that '
+          'come with this project are in configs/'
+        )
+      if path.suffix != '.py':
+        raise InputError(
+          f'--config={value}: {path} is not a Python file; the '
+          'configs that come with this project are in configs/'
+        )
+      return path
+  raise InputError(
+    '--config=FILE is missing, such as --config=configs/phantom_lite.py'
+  )
+
+
+# Fields that do not change what is learned; they may differ on resume.
+RUNTIME_FIELDS = (
+  'log_every',
+  'checkpoint_every',
+  'keep_checkpoints',
+  'compilation_cache',
+  'cpu_devices',
+  'eval',
+  'num_devices',
+  'fsdp',
+  'data.num_workers',
+  'data.cache_mb',
+)
+# What fields mean that configs of older runs lack.
+ADDED_FIELDS = {'data.augment_on': 'host', 'grad_accum_steps': 1}
+
+
+def config_to_json(config: ConfigDict) -> str:
+  """The resolved config as sorted JSON."""
+  return json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n'
+
+
+def as_tuples(value: Any) -> Any:
+  """JSON's lists as tuples, so that a config field stays hashable."""
+  if isinstance(value, list):
+    return tuple(as_tuples(item) for item in value)
+  if isinstance(value, dict):
+    return {key: as_tuples(item) for key, item in value.items()}
+  return value
+
+
+def flatten(value: Mapping, prefix: str = '') -> dict[str, Any]:
+  """Returns every field of nested mappings by its dotted name."""
+  flat = {}
+  for key, item in value.items():
+    if isinstance(item, Mapping) and item:
+      flat |= flatten(item, f'{prefix}{key}.')
+    else:
+      flat[prefix + key] = item
+  return flat
+
+
+# Where a run lives and what reads its data, not what it learns.
+_NOT_LEARNED = ('seed', 'workdir', 'data.data_dir', 'data.num_workers')
+
+
+def config_digest(config) -> str:
+  """What two runs of one experiment share, whatever their seeds.
+
+  Args:
+    config: a run's resolved ConfigDict.
+
+  Returns:
+    16 hex digits over every field except the training seed, the workdir, the
+    data folder, its reader's workers, and the fields of
+    `training.checkpoint.RUNTIME_FIELDS`, which do not change what is learned;
+    a field of `ADDED_FIELDS` counts where it is not as in older runs.
+  """
+  ignored = (*_NOT_LEARNED, *RUNTIME_FIELDS)
+  absent = object()
+
+  def kept(fields, prefix=''):
+    return {
+      key: kept(value, f'{prefix}{key}.') if isinstance(value, dict) else value
+      for key, value in fields.items()
+      if prefix + key not in ignored
+      and ADDED_FIELDS.get(prefix + key, absent) != value
+    }
+
+  text = json.dumps(kept(config.to_dict()), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,275 @@
+"""Two evaluations on the same patients: is the difference more than chance?"""
+
+import json
+import math
+import pathlib
+
+import numpy as np
+
+from echoforge_jax import textio
+from echoforge_jax.errors import InputError
+from echoforge_jax.evaluation.comparison.read import (
+  EvaluationFiles,
+  Quantity,
+  check_same_setting,
+  read_evaluation,
+  receipt_line,
+  setting_notes,
+)
+from echoforge_jax.metrics import statistics
+from echoforge_jax.provenance import git_revision, versions
+
+METHOD = (
+  'patient = mean of its clips; difference first - second over patients '
+  'with both; ci95: expanded percentile bootstrap over pairs; p: two-sided '
+  'Wilcoxon signed-rank, zero differences dropped (scipy, method auto); '
+  'p_holm: Holm over all rows'
+)
+
+
+def compare_runs(
+  first_dir, second_dir, *, seed: int = 0, resamples: int = statistics.RESAMPLES
+) -> dict:
+  """Compares two evaluations patient by patient.
+
+  For every metric: the mean difference first - second over the patients that
+  both have, with a bootstrap interval that resamples patients as pairs
+  (`statistics.bootstrap_ci`); the Wilcoxon signed-rank test
+  (`statistics.wilcoxon`); p adjusted by Holm over all metrics of the table. A
+  patient's value is the mean of its clips'.
+
+  Args:
+    first_dir: folder of an evaluation.
+    second_dir: folder of the other.
+    seed: of the bootstrap.
+    resamples: bootstrap resamples.
+
+  Returns:
+    JSON-ready dict: protocol, unit, first and second (folder, run, receipt),
+    n_patients, method, rows, warnings, receipt, source (its text). A row has
+    name, label, unit, n, n_different, only_first and only_second (patients
+    that only one of them could measure, left out), first, second,
+    difference, ci95, median_difference, p_value, p_holm, smallest_p_holm (had
+    all its patients agreed), better ('first', 'second', 'neither', or ''
+    where neither direction is), verdict.
+
+  Raises:
+    InputError: when the two differ in protocol or data, or share no patient.
+  """
+  runs = [read_evaluation(folder) for folder in (first_dir, second_dir)]
+  check_same_setting(runs)
+  first, second = runs
+  common = set(first.patients) & set(second.patients)
+  if not common:
+    raise InputError(
+      f'{first.folder} and {second.folder}: found no common patient, wanted '
+      'evaluations of the same split; evaluate both alike'
+    )
+  rows = [
+    row
+    for quantity in first.quantities()
+    if (row := _row(quantity, first, second, common, seed, resamples))
+  ]
+  p_values = [row['p_value'] for row in rows]
+  for k, row in enumerate(rows):
+    row['p_holm'] = statistics.holm(p_values)[k]
+    row['smallest_p_holm'] = statistics.holm(
+      [*p_values[:k], row.pop('smallest_p'), *p_values[k + 1 :]]
+    )[k]
+    row['verdict'] = _verdict(row)
+  receipt = {
+    'seed': seed,
+    'resamples': resamples,
+    'git_revision': git_revision(),
+    'versions': versions(),
+  }
+  return textio.to_json(
+    {
+      'protocol': first.metrics['protocol'],
+      'unit': first.metrics['unit'],
+      **{
+        side: {
+          'folder': str(run.folder),
+          'run': run.label,
+          'receipt': run.receipt,
+        }
+        for side, run in zip(('first', 'second'), runs)
+      },
+      'n_patients': len(common),
+      'method': METHOD,
+      'rows': rows,
+      'warnings': _warnings(first, second, common),
+      'receipt': receipt,
+      'source': receipt_line(runs, receipt),
+    }
+  )
+
+
+def _row(
+  quantity: Quantity,
+  first: EvaluationFiles,
+  second: EvaluationFiles,
+  common: set[str],
+  seed: int,
+  resamples: int,
+) -> dict | None:
+  have = [common & set(run.values[quantity.name]) for run in (first, second)]
+  both = sorted(have[0] & have[1])
+  if not both:
+    return None
+  a, b = (
+    np.array([run.values[quantity.name][p] for p in both])
+    for run in (first, second)
+  )
+  test = statistics.wilcoxon(a, b)
+  found = statistics.estimate(a - b, seed=seed, resamples=resamples)
+  better = ''
+  if quantity.better:
+    gain = found.mean if quantity.better == 'higher' else -found.mean
+    better = 'neither' if gain == 0 else 'first' if gain > 0 else 'second'
+  return {
+    'name': quantity.name,
+    'label': quantity.label,
+    'unit': quantity.unit,
+    'n': len(both),
+    'n_different': test['n_different'],
+    'only_first': len(have[0] - have[1]),
+    'only_second': len(have[1] - have[0]),
+    'first': float(a.mean()),
+    'second': float(b.mean()),
+    'difference': found.mean,
+    'ci95': list(found.ci95),
+    'median_difference': test['median_difference'],
+    'p_value': test['p_value'],
+    'smallest_p': test['smallest_p'],
+    'better': better,
+  }
+
+
+def _verdict(row: dict) -> str:
+  """What may be said: nothing, where the patients cannot show anything."""
+  if not row['n_different']:
+    return 'equal'
+  if row['smallest_p_holm'] >= statistics.ALPHA:
+    return f'too few (differing: {row["n_different"]})'
+  if row['p_holm'] >= statistics.ALPHA:
+    return 'not distinguishable'
+  if row['difference'] * row['median_difference'] < 0:
+    return 'differ; mean and median disagree'
+  if not row['better']:
+    return 'first is larger' if row['difference'] > 0 else 'second is larger'
+  return f'{row["better"]} is better'
+
+
+def _warnings(
+  first: EvaluationFiles, second: EvaluationFiles, common: set[str]
+) -> list[str]:
+  found = setting_notes([first, second])
+  left = len(set(first.patients) ^ set(second.patients))
+  if left:
+    found.append(f'{left} patients are in one evaluation only and left out')
+  a, b = first.receipt, second.receipt
+
+  def same(*keys):
+    return all(a.get(k) is not None and a.get(k) == b.get(k) for k in keys)
+
+  if first.folder.resolve() == second.folder.resolve():
+    found.append('both are the same evaluation')
+  elif same(
+    'run', 'config_digest', 'training_seed', 'checkpoint_step', 'which'
+  ):
+    found.append('both are the same checkpoint of the same run')
+  elif same('config_digest', 'training_seed', 'which'):
+    found.append(
+      'both are trainings of one config from one seed: expect no '
+      'difference but that of steps or machines'
+    )
+  pairs = [
+    (run.values['ef_reference'].get(p, math.nan) for run in (first, second))
+    for p in common
+  ]
+  if any(abs(x - y) > 0.5 for x, y in pairs):
+    found.append(
+      'the reference EF of some patients differs: other masks or '
+      'another image size'
+    )
+  found.append(
+    'one training run each: the test covers the choice of patients, not '
+    'the variation between training runs; aggregate several seeds for that'
+  )
+  return found
+
+
+def write_comparison(comparison: dict, out_dir) -> dict[str, pathlib.Path]:
+  """Writes comparison.json.
+
+  Args:
+    comparison: of `compare_runs`.
+    out_dir: folder, made if missing.
+
+  Returns:
+    {'comparison': path}.
+  """
+  path = pathlib.Path(out_dir) / 'comparison.json'
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(comparison, indent=2, allow_nan=False) + '\n')
+  return {'comparison': path}
+
+
+def comparison_table(comparison: dict) -> str:
+  """The comparison as text.
+
+  Args:
+    comparison: of `compare_runs`.
+
+  Returns:
+    Lines without a trailing newline.
+  """
+  rows = comparison['rows']
+  lines = [
+    f'first {comparison["first"]["run"]} minus second '
+    f'{comparison["second"]["run"]}, {comparison["n_patients"]} '
+    'patients: mean difference [95 % interval over patients], '
+    f'Wilcoxon signed-rank p, adjusted by Holm for {len(rows)} rows'
+  ]
+  table = [('', 'first', 'second', 'difference', '', 'n', 'p', 'p Holm', '')]
+  for row in rows:
+    scale = 100 if row['unit'] == '%' else 1
+    table.append(
+      (
+        f'{row["label"]} ({row["unit"]})',
+        textio.number(row['first'], 2, scale),
+        textio.number(row['second'], 2, scale),
+        f'{row["difference"] * scale:+.2f}',
+        textio.interval(row['ci95'], 2, scale),
+        str(row['n']),
+        textio.p_text(row['p_value']),
+        textio.p_text(row['p_holm']),
+        row['verdict'],
+      )
+    )
+  lines += textio.columns(table)
+  lines += _remarks(rows)
+  lines += [f'  note: {warning}' for warning in comparison['warnings']]
+  lines.append(f'  {comparison["source"]}')
+  return '\n'.join(lines)
+
+
+def _remarks(rows: list[dict]) -> list[str]:
+  """What the verdicts do not say."""
+  lines = []
+  if any(row['verdict'].startswith('too few') for row in rows):
+    wanted = 1 + math.ceil(math.log2(len(rows) / statistics.ALPHA) + 1e-9)
+    lines.append(
+      '  too few: no adjusted p below .05 is possible, whatever the '
+      f'data; {wanted} differing patients always suffice'
+    )
+  for row in rows:
+    left = [(row['only_first'], 'first'), (row['only_second'], 'second')]
+    lines += [
+      f'  {row["label"]}: patients left out because only the '
+      f'{side} could measure them: {count}'
+      for count, side in left
+      if count
+    ]
+  return lines

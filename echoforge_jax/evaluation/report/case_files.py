@@ -1,0 +1,136 @@
+"""One small file a clip, which the report page loads when it is looked at.
+
+A page opened from disk may not fetch files, but it may add <script> tags: each
+file is one call that hands its clip over. Frames are a JPEG strip, label maps
+run lengths, so that a clip of ten 256 x 256 frames takes about 0.1 MB.
+"""
+
+import base64
+import hashlib
+import json
+import pathlib
+import re
+
+import cv2
+import numpy as np
+
+from echoforge_jax import textio
+from echoforge_jax.evaluation.scoring import Case, ClipScore
+
+FOLDER = 'cases'
+_JPEG_QUALITY = 82
+
+
+def case_id(patient: str, view: str) -> str:
+  """Name of a clip that is safe in file names and addresses.
+
+  Args:
+    patient: any text.
+    view: '2CH' or '4CH'.
+
+  Returns:
+    Letters, digits, '_', '-'; a hash is added where others were replaced.
+  """
+  name = f'{patient}_{view}'
+  safe = re.sub(r'[^A-Za-z0-9_-]', '-', name)[:80]
+  if safe == name:
+    return safe
+  return f'{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}'
+
+
+class CaseFiles:
+  """Writes the files of clips while an evaluation streams past.
+
+  Attributes:
+    total_bytes: size of what was written.
+    count: number of files.
+  """
+
+  def __init__(self, report_dir):
+    """Removes the files of an earlier evaluation.
+
+    Args:
+      report_dir: folder of index.html; gets `cases/`.
+    """
+    self.folder = pathlib.Path(report_dir) / FOLDER
+    self.total_bytes = 0
+    self.count = 0
+    for old in self.folder.glob('*.js'):
+      old.unlink()
+
+  def add(self, case: Case, score: ClipScore) -> None:
+    """Writes the file of one clip; nothing where it has no frames.
+
+    Args:
+      case: with frames, truth and prediction.
+      score: its score.
+    """
+    if case.frames is None:
+      return
+    name = case_id(case.patient, case.view)
+    content = json.dumps(
+      textio.to_json(_content(case, score)),
+      allow_nan=False,
+      separators=(',', ':'),
+    )
+    text = f'echoforgeCase({json.dumps(name)},{content});\n'
+    self.folder.mkdir(parents=True, exist_ok=True)
+    path = self.folder / f'{name}.js'
+    path.write_text(text)
+    self.total_bytes += len(text)
+    self.count += 1
+
+
+def run_lengths(labels: np.ndarray) -> list[int]:
+  """Row-major run lengths of a label map: [value, length, value, ...].
+
+  Args:
+    labels: uint8 [H, W].
+
+  Returns:
+    Flat list; the lengths sum to H * W.
+  """
+  flat = labels.ravel()
+  starts = np.flatnonzero(np.r_[True, flat[1:] != flat[:-1]])
+  lengths = np.diff(np.r_[starts, flat.size])
+  return np.stack([flat[starts], lengths], axis=1).ravel().tolist()
+
+
+def _content(case: Case, score: ClipScore) -> dict:
+  """Everything the viewer shows of a clip."""
+  count, height, width = case.frames.shape
+  labeled = (
+    np.ones(count, bool)
+    if case.labeled is None
+    else np.asarray(case.labeled, bool)
+  )
+  row, column = case.spacing()
+  dice: dict[str, list] = {}
+  for entry in score.frames:
+    dice.setdefault(entry['class'], [None] * count)[entry['frame']] = entry[
+      'dice'
+    ]
+  done, strip = cv2.imencode(
+    '.jpg',
+    case.frames.reshape(count * height, width),
+    [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY],
+  )
+  if not done:
+    raise OSError(f'{case.patient} {case.view}: frames cannot be encoded')
+  return {
+    'patient': case.patient,
+    'view': case.view,
+    'frames': count,
+    'height': height,
+    'width': width,
+    'unit': score.unit,
+    'aspect': float(column * width / (row * height)),
+    'strip': 'data:image/jpeg;base64,' + base64.b64encode(strip).decode(),
+    'truth': [
+      run_lengths(m) if known else None for m, known in zip(case.truth, labeled)
+    ],
+    'prediction': [run_lengths(m) for m in case.prediction],
+    'dice': dice,
+    'areas': score.areas,
+    'truth_areas': score.truth_areas,
+  }

@@ -1,0 +1,198 @@
+"""Studies as data: which trainings answer which question.
+
+A study is a list of rows; a row is a config, what it changes, and a label. Each
+row is trained with several seeds. A seed decides initialization, order and
+augmentation, and also which patients are labeled (`data.label_seed`), so that
+the spread over seeds holds the luck of that choice; rows of one seed share the
+labeled patients and are compared as pairs.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from echoforge_jax.errors import InputError
+from echoforge_jax.training.variants import VARIANTS
+
+# Clips a step without any label, for rows that learn from them.
+UNLABELED_BATCH = 4
+# Share of the patients whose labels are used unless a study varies it.
+LABEL_FRACTION = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One row of a table.
+
+  Attributes:
+    name: identifies it within its study; part of folder names.
+    variant: a row of `training.variants.VARIANTS`; '' for another model.
+    label: what tables and plots call it.
+    settings: config fields that differ from the study's config.
+    config: config file, relative to the configs' folder; '' takes the study's.
+  """
+
+  name: str
+  variant: str
+  label: str
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  config: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """A question and the rows that answer it.
+
+  Attributes:
+    name: key of `STUDIES`.
+    title: of tables and plots.
+    rows: in the order of the table.
+    reference: name of the row that the others are compared with.
+  """
+
+  name: str
+  title: str
+  rows: tuple[Row, ...]
+  reference: str
+
+  def row(self, name: str) -> Row:
+    """The row of that name."""
+    return next(row for row in self.rows if row.name == name)
+
+
+def _learns_from_unlabeled(variant: str) -> bool:
+  return VARIANTS[variant].objective != 'supervised'
+
+
+def _settings(variant: str, fraction: float) -> dict[str, Any]:
+  """Label share and, where there are unlabeled patients to use, their clips."""
+  use = _learns_from_unlabeled(variant) and fraction < 1
+  return {
+    'data.label_fraction': fraction,
+    'unlabeled_batch_size': UNLABELED_BATCH if use else 0,
+  }
+
+
+def _row(
+  variant: str,
+  fraction: float = LABEL_FRACTION,
+  *,
+  name: str = '',
+  label: str = '',
+  **settings: Any,
+) -> Row:
+  return Row(
+    name or variant,
+    variant,
+    label or VARIANTS[variant].description,
+    _settings(variant, fraction)
+    | {key.replace('__', '.'): value for key, value in settings.items()},
+  )
+
+
+def _sscf() -> Row:
+  return Row(
+    'sscf',
+    '',
+    'SSCF, mean teacher with consistency',
+    _settings('mean_teacher', LABEL_FRACTION),
+    config='phantom_sscf_lite.py',
+  )
+
+
+_ROWS = Study(
+  'rows',
+  'Parts of EchoForge and baselines, labels of 10 % of the patients',
+  (
+    *(
+      _row(variant)
+      for variant in (
+        'baseline',
+        'mean_teacher',
+        'fixmatch',
+        'tsf',
+        'tsf_arc',
+        'plain',
+        'all',
+      )
+    ),
+    _sscf(),
+  ),
+  reference='baseline',
+)
+_ANCHORS = Study(
+  'anchors',
+  'Number of ARC anchors, labels of 10 % of the patients',
+  tuple(
+    _row(
+      'all',
+      name=f'anchors{n}',
+      label=f'{n} anchor{"s"[: n > 1]}',
+      model__anchors=n,
+    )
+    for n in (1, 2, 3, 4)
+  ),
+  reference='anchors2',
+)
+_LABELS = Study(
+  'labels',
+  'Share of the patients whose labels are used',
+  tuple(
+    _row(
+      variant,
+      percent / 100,
+      name=f'{variant}_{percent}',
+      label=f'{text}, {percent} %',
+    )
+    for percent in (5, 10, 20, 40, 100)
+    for variant, text in (('baseline', 'supervised'), ('all', 'EchoForge'))
+  ),
+  reference='baseline_10',
+)
+_SUPERVISION = Study(
+  'supervision',
+  'ED and ES labeled, or every frame; all patients',
+  tuple(
+    _row(
+      variant,
+      1.0,
+      name=f'{variant}_{kind}',
+      label=f'{text}, {kind} labels',
+      data__supervision=kind,
+    )
+    for kind in ('sparse', 'full')
+    for variant, text in (('baseline', 'supervised'), ('all', 'EchoForge'))
+  ),
+  reference='baseline_sparse',
+)
+STUDIES = {s.name: s for s in (_ROWS, _ANCHORS, _LABELS, _SUPERVISION)}
+
+
+def get_study(name: str, rows: Sequence[str] = ()) -> Study:
+  """The study of that name, or some rows of it.
+
+  Args:
+    name: a key of `STUDIES`.
+    rows: names of rows; empty takes all. The reference row always stays.
+
+  Returns:
+    The study.
+
+  Raises:
+    InputError: for an unknown study or row.
+  """
+  if name not in STUDIES:
+    raise InputError(f'--study={name}: choose one of {", ".join(STUDIES)}')
+  study = STUDIES[name]
+  if not rows:
+    return study
+  known = [row.name for row in study.rows]
+  unknown = [row for row in rows if row not in known]
+  if unknown:
+    raise InputError(
+      f'--rows: found {unknown[0]!r}, wanted some of {", ".join(known)}'
+    )
+  kept = {*rows, study.reference}
+  return dataclasses.replace(
+    study, rows=tuple(row for row in study.rows if row.name in kept)
+  )

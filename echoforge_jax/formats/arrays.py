@@ -1,0 +1,131 @@
+"""NIfTI, MetaImage, NRRD, NPY and NPZ clips."""
+
+import math
+import pathlib
+import zipfile
+
+import numpy as np
+import SimpleITK as sitk
+
+from echoforge_jax.errors import InputError
+from echoforge_jax.formats import raw_clip, volumes
+
+# NPZ arrays that mean something; any other name only if it stands alone.
+_FIELDS = ('frames', 'spacing_mm', 'fps')
+
+
+def read_volume(path: pathlib.Path) -> raw_clip.RawClip:
+  """Reads an image file with frames along its third (or fourth) axis.
+
+  The third axis' spacing is not read as time: CAMUS and others write 1 there.
+  In-plane spacing of exactly 1 x 1 is the writers' default, not a
+  calibration (an ultrasound pixel is 0.1 to 0.8 mm), and counts as unknown.
+
+  Args:
+    path: .nii, .nii.gz, .mha, .mhd (with its .raw) or .nrrd.
+
+  Returns:
+    The clip; frame rate unknown.
+
+  Raises:
+    InputError: unreadable, too large, or not a gray (or RGB) clip.
+  """
+  reader = sitk.ImageFileReader()
+  try:
+    if not path.name.lower().endswith('.nrrd'):
+      volumes.check_file(path)  # SimpleITK makes up what a cut file lacks.
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    size = reader.GetSize()
+    raw_clip.checked_size(path, math.prod(size[2:]), *size[1::-1])
+    image = reader.Execute()
+    array = sitk.GetArrayFromImage(image)
+  except RuntimeError as error:
+    reason = str(error).strip().splitlines()[-1].strip()
+    raise InputError(
+      f'{path}: cannot be read as a medical image, damaged or of another '
+      f'kind ({reason[:160]}); wanted a whole NIfTI, MetaImage or NRRD '
+      'file: export it again'
+    ) from error
+  dimensions = image.GetDimension()
+  if dimensions == 4 and 1 in array.shape[:2]:  # [T, 1, H, W] or [1, T, H, W].
+    array = array.reshape((-1, *array.shape[2:]))
+  elif dimensions == 2:
+    array = array[None]
+  frames, color = raw_clip.to_gray(path, array)
+  column_mm, row_mm = (raw_clip.known(s) for s in image.GetSpacing()[:2])
+  notes, spacing = [], (row_mm, column_mm)
+  if spacing == (1.0, 1.0):
+    spacing = raw_clip.UNKNOWN_SPACING
+    notes.append('spacing 1 x 1 mm is a default, taken as unknown')
+  return raw_clip.RawClip(frames, spacing, notes=tuple(notes), color=color)
+
+
+def read_numpy(path: pathlib.Path) -> raw_clip.RawClip:
+  """Reads an NPY array, or an NPZ with `frames`, `spacing_mm` and `fps`.
+
+  Args:
+    path: .npy, or .npz whose only array or whose `frames` is the clip.
+
+  Returns:
+    The clip.
+
+  Raises:
+    InputError: unreadable, too large, pickled objects, or not a gray (or RGB)
+      clip.
+  """
+  try:
+    if zipfile.is_zipfile(path):
+      fields = _npz_fields(path)
+    else:  # Mapped: the header is checked against the file before it is read.
+      fields = {'frames': np.load(path, mmap_mode='r', allow_pickle=False)}
+  except InputError:
+    raise
+  except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds.
+    raise InputError(
+      f'{path}: cannot be read as a NumPy file: damaged, of another kind, or '
+      'with Python objects, which are never loaded; wanted an array of '
+      'numbers: save it again with numpy.save'
+    ) from error
+  frames, color = raw_clip.to_gray(path, fields['frames'])
+  spacing = np.ravel(fields.get('spacing_mm', raw_clip.UNKNOWN_SPACING))
+  if spacing.size != 2 or spacing.dtype.kind not in 'uif':
+    raise InputError(
+      f'{path}: found spacing_mm {str(spacing.tolist())[:80]}; wanted two '
+      'numbers, mm per pixel (row, column)'
+    )
+  fps = np.ravel(fields.get('fps', math.nan))
+  return raw_clip.RawClip(
+    frames,
+    tuple(raw_clip.known(s) for s in spacing),
+    raw_clip.known(fps[0] if fps.size else math.nan),
+    color=color,
+  )
+
+
+def _npz_fields(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """The arrays of `_FIELDS` in an NPZ, or its only one as `frames`."""
+  with zipfile.ZipFile(path) as archive:
+    sizes = {
+      entry.filename.removesuffix('.npy'): entry.file_size
+      for entry in archive.infolist()
+    }
+  if 'frames' not in sizes and len(sizes) != 1:
+    raise InputError(
+      f'{path}: found arrays {str(sorted(sizes))[:200]}; wanted one named '
+      '"frames": save it with numpy.savez(path, frames=...)'
+    )
+  only = 'frames' if 'frames' in sizes else next(iter(sizes))
+  wanted = {
+    'frames': only,
+    **{name: name for name in _FIELDS[1:] if name in sizes and name != only},
+  }
+  size = sum(sizes[name] for name in wanted.values())
+  if size > raw_clip.MAX_BYTES:  # A small file may unpack to very much.
+    raise InputError(
+      f'{path}: found arrays that unpack to {size / 2**30:.1f} GiB; wanted '
+      f'at most {raw_clip.MAX_BYTES / 2**30:.0f} GiB: cut the clip into '
+      'shorter ones, as uint8'
+    )
+  with np.load(path, allow_pickle=False) as loaded:
+    return {field: loaded[name] for field, name in wanted.items()}

@@ -1,0 +1,78 @@
+"""Clips of any size squeezed to a square grid, and what that does to mm."""
+
+import cv2
+import numpy as np
+
+
+def _resize(image: np.ndarray, size: int) -> np.ndarray:
+  """Resizes [H, W]: area average where it shrinks, linear where it grows."""
+  rows, cols = image.shape
+  shrunk = (min(cols, size), min(rows, size))
+  if shrunk != (cols, rows):
+    image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
+  if shrunk != (size, size):
+    image = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+  return image
+
+
+def squeeze_frames(frames: np.ndarray, size: int) -> np.ndarray:
+  """Squeezes every frame to a square, ignoring the aspect ratio.
+
+  Each axis that shrinks is averaged over the area of the new pixel (no
+  aliasing of speckle); each axis that grows is interpolated linearly.
+
+  Args:
+    frames: uint8 [T, H, W] gray levels.
+    size: S, side of the square in pixels.
+
+  Returns:
+    uint8 [T, S, S].
+  """
+  if frames.shape[1:] == (size, size):
+    return frames.copy()
+  return np.stack([_resize(frame, size) for frame in frames])
+
+
+def squeeze_masks(masks: np.ndarray, size: int) -> np.ndarray:
+  """Squeezes label maps: each new pixel takes the label that covers most of it.
+
+  Nearest-neighbor sampling looks at one native pixel only; the majority of the
+  covered area keeps the area of every label unbiased (ours).
+
+  Args:
+    masks: uint8 [T, H, W] label values.
+    size: S, side of the square in pixels.
+
+  Returns:
+    uint8 [T, S, S], values a subset of those in `masks`.
+  """
+  if masks.shape[1:] == (size, size):
+    return masks.copy()
+  squeezed = np.zeros((len(masks), size, size), np.uint8)
+  for mask, out in zip(masks, squeezed):
+    # Sorted labels, without the sort of np.unique.
+    labels = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    best = np.zeros((size, size), np.uint8)
+    for label in labels:
+      cover = _resize(np.where(mask == label, np.uint8(255), np.uint8(0)), size)
+      wins = cover > best
+      out[wins] = label
+      best[wins] = cover[wins]
+  return squeezed
+
+
+def squeezed_spacing(
+  spacing_mm: np.ndarray, native_size: tuple[int, int], size: int
+) -> np.ndarray:
+  """Pixel spacing after squeezing: the field of view keeps its millimeters.
+
+  Args:
+    spacing_mm: [2] mm per pixel (row, column) of the native grid.
+    native_size: (H, W) in pixels.
+    size: S, side of the square in pixels.
+
+  Returns:
+    float32 [2]: (row * H / S, column * W / S); NaN stays NaN.
+  """
+  scale = np.asarray(native_size, np.float64) / size
+  return (np.asarray(spacing_mm, np.float64) * scale).astype(np.float32)

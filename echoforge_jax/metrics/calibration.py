@@ -1,0 +1,187 @@
+"""Whether the probabilities mean what they say, and what confidence is worth.
+
+Ours; the papers give no calibration. The probability is that of one class
+(the ventricle). Pixels far from any outline are certain and right in every
+model, and would drown the rest: what is counted lies in a band around the
+outlines of truth and prediction.
+"""
+
+import dataclasses
+import math
+
+from jaxtyping import Bool, Float
+import numpy as np
+from scipy import ndimage
+
+BINS = 15
+BAND_PIXELS = 8
+REGION = (
+  f'labeled frames, pixels within {BAND_PIXELS} of the outline of '
+  'truth or prediction'
+)
+_CROSS = ndimage.generate_binary_structure(2, 1)[None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bins:
+  """Counts of pixels by predicted probability; add them to pool clips.
+
+  Attributes:
+    count: float64 [K] pixels in each of K equal bins of [0, 1].
+    confidence_sum: float64 [K] sum of their probabilities.
+    correct_sum: float64 [K] how many of them belong to the class.
+  """
+
+  count: np.ndarray
+  confidence_sum: np.ndarray
+  correct_sum: np.ndarray
+
+  def __add__(self, other: 'Bins') -> 'Bins':
+    return Bins(
+      self.count + other.count,
+      self.confidence_sum + other.confidence_sum,
+      self.correct_sum + other.correct_sum,
+    )
+
+
+def count_bins(
+  probability: Float[np.ndarray, 't h w'],
+  truth: Bool[np.ndarray, 't h w'],
+  *,
+  where: Bool[np.ndarray, 't h w'] | None = None,
+  bins: int = BINS,
+) -> Bins:
+  """Counts pixels by their probability of the class.
+
+  Args:
+    probability: [T, H, W] in [0, 1].
+    truth: bool [T, H, W], the class.
+    where: bool [T, H, W], the pixels to count; None counts all.
+    bins: K, equal parts of [0, 1].
+
+  Returns:
+    The counts.
+  """
+  if where is None:
+    where = np.ones(truth.shape, bool)
+  p = probability[where].astype(np.float64)
+  index = np.minimum((p * bins).astype(np.int64), bins - 1)
+  return Bins(
+    *(
+      np.bincount(index, weights, bins).astype(np.float64)
+      for weights in (None, p, truth[where].astype(np.float64))
+    )
+  )
+
+
+def ece(found: Bins) -> float:
+  """Expected calibration error: mean |frequency - probability| over pixels.
+
+  ECE = sum_k n_k / n |correct_k / n_k - confidence_k / n_k|.
+
+  Args:
+    found: counts.
+
+  Returns:
+    In [0, 1]; NaN without pixels.
+  """
+  total = found.count.sum()
+  if not total:
+    return math.nan
+  return float(np.abs(found.correct_sum - found.confidence_sum).sum() / total)
+
+
+def boundary_band(
+  truth: Bool[np.ndarray, 't h w'],
+  prediction: Bool[np.ndarray, 't h w'],
+  width_px: int = BAND_PIXELS,
+) -> Bool[np.ndarray, 't h w']:
+  """Pixels near the outline of either mask.
+
+  Args:
+    truth: bool [T, H, W].
+    prediction: bool [T, H, W].
+    width_px: city-block distance to the outline, on either side.
+
+  Returns:
+    bool [T, H, W]; False everywhere on frames on which both are empty.
+  """
+  band = np.zeros(truth.shape, bool)
+  for masks in (truth, prediction):
+    grown = ndimage.binary_dilation(masks, _CROSS, iterations=width_px)
+    shrunk = ndimage.binary_erosion(
+      masks, _CROSS, iterations=width_px, border_value=1
+    )
+    band |= grown & ~shrunk
+  return band
+
+
+def clip_confidence(
+  probability: Float[np.ndarray, 't h w'], prediction: Bool[np.ndarray, 't h w']
+) -> float:
+  """Mean certainty |2 p - 1| in the band around the predicted outlines.
+
+  Args:
+    probability: [T, H, W] of the class.
+    prediction: bool [T, H, W].
+
+  Returns:
+    In [0, 1]; 0 where a frame has no predicted pixel at all.
+  """
+  if not prediction.any(axis=(1, 2)).all():
+    return 0.0
+  band = boundary_band(prediction, prediction)
+  p = probability[band].astype(np.float64)
+  return float(np.abs(2 * p - 1).mean())
+
+
+def risk_coverage(
+  confidence: Float[np.ndarray, ' n'],
+  error: Float[np.ndarray, ' n'],
+  *,
+  seed: int = 0,
+  resamples: int = 10_000,
+) -> dict:
+  """Mean error of the most confident share of patients, for every share.
+
+  Args:
+    confidence: [N] one value a patient; ties count in the order given.
+    error: [N] the patients' errors, no NaN.
+    seed: of the bootstrap over patients.
+    resamples: bootstrap resamples.
+
+  Returns:
+    n; aurc, the mean risk over coverages 1/N ... 1, with its bootstrap
+    interval aurc_ci95; aurc_random, that of an uninformative confidence (the
+    mean error); aurc_oracle, that of the order of the errors themselves;
+    curve: [{'coverage', 'risk'}].
+  """
+  pairs = np.stack([confidence, error], axis=-1).astype(np.float64)
+  risk = _risks(pairs[None])[0]
+  rng = np.random.default_rng(seed)
+  count = len(pairs)
+  drawn = np.concatenate(
+    [
+      _risks(pairs[rng.integers(count, size=(500, count))]).mean(axis=1)
+      for _ in range(max(resamples // 500, 1))
+    ]
+  )
+  oracle = np.stack([-pairs[:, 1], pairs[:, 1]], axis=-1)
+  return {
+    'n': count,
+    'aurc': float(risk.mean()),
+    'aurc_ci95': [float(v) for v in np.percentile(drawn, [2.5, 97.5])],
+    'aurc_random': float(pairs[:, 1].mean()),
+    'aurc_oracle': float(_risks(oracle[None]).mean()),
+    'curve': [
+      {'coverage': (k + 1) / count, 'risk': float(v)}
+      for k, v in enumerate(risk)
+    ],
+  }
+
+
+def _risks(pairs: np.ndarray) -> np.ndarray:
+  """[R, N, 2] (confidence, error) -> mean error of the first k, [R, N]."""
+  order = np.argsort(-pairs[..., 0], axis=1, kind='stable')
+  errors = np.take_along_axis(pairs[..., 1], order, axis=1)
+  return errors.cumsum(axis=1) / np.arange(1, errors.shape[1] + 1)

@@ -1,0 +1,192 @@
+"""How smoothly a segmentation follows the heart from frame to frame.
+
+Painchaud et al. (IEEE TMI 2022) compare an attribute of each frame with the
+mean of its two neighbours, on attributes scaled to [0, 1] by their range, and
+call a frame inconsistent when any attribute deviates by more than a threshold.
+The thresholds are theirs. Their ranges belong to full-rate cycles of their
+label set; ours are the range of the truth over the evaluated clips, and a
+protocol's frames lie farther apart than theirs. The share is therefore always
+given for the truth as well: that is the floor, not zero.
+"""
+
+from collections.abc import Mapping, Sequence
+import math
+
+import numpy as np
+from scipy import ndimage
+
+from echoforge_jax.metrics.ejection import Cavity
+
+THRESHOLDS = {
+  'area': 0.016,
+  'base_width': 0.0969,
+  'length': 0.0262,
+  'orientation': 0.0229,
+  'myo_area': 0.0321,
+  'centre_x': 0.0046,
+  'centre_y': 0.011,
+}
+
+
+def neighbour_deviation(series) -> np.ndarray:
+  """a_t minus the mean of its neighbours.
+
+  Args:
+    series: [T] one attribute over time; NaN where not measurable.
+
+  Returns:
+    float [T - 2], for the inner frames; empty if T < 3.
+  """
+  series = np.asarray(series, np.float64)
+  return series[1:-1] - (series[:-2] + series[2:]) / 2
+
+
+def roughness(series) -> float:
+  """Root mean square deviation from the neighbours over the mean (ours).
+
+  Args:
+    series: [T] areas.
+
+  Returns:
+    A share of the mean area (0.01 = 1 %); NaN below three frames or without
+    area.
+  """
+  deviation = neighbour_deviation(series)
+  mean = np.mean(series) if len(series) else 0.0
+  if not deviation.size or not np.isfinite(mean) or mean <= 0:
+    return math.nan
+  return float(np.sqrt(np.mean(deviation**2)) / mean)
+
+
+def attributes(
+  cavities: Sequence[Cavity | None],
+  myo: np.ndarray | None,
+  lv: np.ndarray,
+  spacing: tuple[float, float],
+) -> dict[str, np.ndarray]:
+  """Painchaud's attributes of every frame of a clip.
+
+  Args:
+    cavities: T measured cavities; None where there is none.
+    myo: bool [T, H, W] myocardium, or None if it is not a class.
+    lv: bool [T, H, W] cavity.
+    spacing: size of a pixel (row, column).
+
+  Returns:
+    [T] arrays by name: area, base_width, length, orientation (of the
+    principal axis, radians from vertical) and, with a myocardium, myo_area and
+    the epicardium's centre as a share of the image; NaN where a frame has no
+    cavity.
+  """
+  rows = {'area': [], 'base_width': [], 'length': [], 'orientation': []}
+  for cavity, mask in zip(cavities, lv):
+    if cavity is None:
+      for values in rows.values():
+        values.append(math.nan)
+      continue
+    rows['area'].append(cavity.area)
+    rows['base_width'].append(
+      float(np.linalg.norm(cavity.base_ends[1] - cavity.base_ends[0]))
+    )
+    rows['length'].append(cavity.length)
+    rows['orientation'].append(_orientation(mask, spacing))
+  if myo is not None:
+    rows['myo_area'] = myo.sum(axis=(1, 2)) * spacing[0] * spacing[1]
+    centres = [
+      ndimage.center_of_mass(m) if m.any() else (math.nan,) * 2
+      for m in (myo | lv)
+    ]
+    size = np.asarray(lv.shape[1:], np.float64)
+    centre = np.asarray(centres) / size
+    rows['centre_y'], rows['centre_x'] = centre[:, 0], centre[:, 1]
+  return {name: np.asarray(v, np.float64) for name, v in rows.items()}
+
+
+def _orientation(mask: np.ndarray, spacing: tuple[float, float]) -> float:
+  """Principal axis of a mask's pixels, radians from vertical.
+
+  The axis from base to apex jumps with the base's end points by a few degrees
+  from frame to frame, even where the motion is smooth; second moments do not.
+  """
+  points = np.argwhere(mask) * np.asarray(spacing)
+  rows, columns = (points - points.mean(axis=0)).T
+  return 0.5 * math.atan2(
+    -2 * float(rows @ columns), float(rows @ rows - columns @ columns)
+  )
+
+
+def attribute_ranges(
+  clips: Sequence[Mapping[str, np.ndarray]],
+) -> dict[str, float]:
+  """Range (largest minus smallest) of each attribute over clips.
+
+  Args:
+    clips: `attributes` of each clip's truth.
+
+  Returns:
+    Range by attribute; NaN where an attribute was never measured.
+  """
+  ranges = {}
+  for name in {n for clip in clips for n in clip}:
+    values = np.concatenate([clip[name] for clip in clips if name in clip])
+    values = values[np.isfinite(values)]
+    ranges[name] = float(np.ptp(values)) if values.size else math.nan
+  return ranges
+
+
+def inconsistent_frames(
+  clip: Mapping[str, np.ndarray], ranges: Mapping[str, float]
+) -> np.ndarray:
+  """Inner frames on which any attribute deviates beyond its threshold.
+
+  Args:
+    clip: `attributes` of a clip.
+    ranges: `attribute_ranges` of the truth.
+
+  Returns:
+    bool [T - 2]. A frame that has no cavity, or is next to one without, is
+    inconsistent.
+  """
+  bad = np.zeros(max(len(clip['area']) - 2, 0), bool)
+  for name, series in clip.items():
+    if ranges.get(name, 0) > 0:
+      deviation = np.abs(neighbour_deviation(series)) / ranges[name]
+      bad |= ~(deviation <= THRESHOLDS[name])
+  return bad
+
+
+def inconsistent_share(
+  clip: Mapping[str, np.ndarray], ranges: Mapping[str, float]
+) -> float:
+  """Share of a clip's inner frames that are inconsistent.
+
+  Args:
+    clip: `attributes` of a clip; may be empty.
+    ranges: `attribute_ranges` of the truth.
+
+  Returns:
+    A share in [0, 1]; NaN without attributes, ranges or three frames.
+  """
+  bad = inconsistent_frames(clip, ranges) if clip and ranges else np.zeros(0)
+  return float(bad.mean()) if bad.size else math.nan
+
+
+def attribute_deviations(
+  clip: Mapping[str, np.ndarray], ranges: Mapping[str, float]
+) -> dict[str, float]:
+  """Mean absolute deviation from the neighbours, scaled by the range.
+
+  Args:
+    clip: `attributes` of a clip.
+    ranges: `attribute_ranges` of the truth.
+
+  Returns:
+    By attribute; NaN where it was measured on no three frames in a row.
+  """
+  found = {}
+  for name, series in clip.items():
+    if ranges.get(name, 0) > 0:
+      deviation = np.abs(neighbour_deviation(series)) / ranges[name]
+      deviation = deviation[np.isfinite(deviation)]
+      found[name] = float(deviation.mean()) if deviation.size else math.nan
+  return found

@@ -1,0 +1,149 @@
+"""What an objective is: what it asks of the two networks, and its terms.
+
+An objective is composed of terms, each a pure function of (student outputs,
+teacher outputs, batch, schedule values). `terms` holds the terms, `objectives`
+the objectives; docs/training.md adds one as an example.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from clu import metrics
+from jax import Array
+import jax.numpy as jnp
+
+from echoforge_jax.training.schedules import ScheduleValues
+
+Batch = Mapping[str, Array]
+Outputs = Mapping[str, Array]
+# A network with its variables: apply(video uint8 or float, **inputs) -> dict.
+Apply = Callable[..., Outputs]
+Metrics = dict[str, metrics.Average]
+# (student outputs, teacher outputs or None, batch, schedule values) ->
+# (float32 scalar, weighted and ready to be added; what is logged of it).
+Term = Callable[[Outputs, Any, Batch, ScheduleValues], tuple[Array, Metrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """What a step minimizes.
+
+  Attributes:
+    student: (apply, batch) -> outputs. Calls the student (training mode)
+      exactly once and returns whatever `loss` reads.
+    teacher: (apply, batch) -> pytree of arrays, outside the gradient and only
+      while the unsupervised weight is above zero (until then zeros of the same
+      shapes); None: there is no teacher forward pass at all.
+    loss: (student outputs, teacher outputs or None, batch, schedule values)
+      -> (float32 scalar, metrics).
+    batch_keys: the fields of the batch that are read, and so transferred.
+  """
+
+  student: Callable[[Apply, Batch], Outputs]
+  teacher: Callable[[Apply, Batch], Any] | None
+  loss: Term
+  batch_keys: tuple[str, ...] = (
+    'video_weak',
+    'video_strong',
+    'masks',
+    'labeled',
+  )
+
+
+def strong_view(apply: Apply, batch: Batch) -> Outputs:
+  """The student's usual call: its own masks of the strong view."""
+  return apply(batch['video_strong'])
+
+
+def compose(
+  terms: Sequence[Term],
+  *,
+  student: Callable[[Apply, Batch], Outputs] = strong_view,
+  teacher: Callable[[Apply, Batch], Any] | None = None,
+) -> Objective:
+  """An objective that is the sum of its terms.
+
+  Args:
+    terms: what is added; no two log under the same name.
+    student: see `Objective`.
+    teacher: see `Objective`; without it the weak view is not transferred.
+
+  Returns:
+    Objective, which logs the sum as 'loss'.
+  """
+
+  def loss(
+    outputs: Outputs, teacher_outputs: Any, batch: Batch, values: ScheduleValues
+  ) -> tuple[Array, Metrics]:
+    total, logged = jnp.zeros((), jnp.float32), {}
+    for term in terms:
+      value, own = term(outputs, teacher_outputs, batch, values)
+      total = total + value
+      assert not logged.keys() & own.keys(), own.keys()
+      logged |= own
+    return total, {'loss': average(total)} | logged
+
+  return Objective(
+    student=student,
+    teacher=teacher,
+    loss=loss,
+    batch_keys=tuple(
+      key
+      for key in Objective.batch_keys
+      if teacher is not None or key != 'video_weak'
+    ),
+  )
+
+
+def average(value: Array, count: Array | float = 1.0) -> metrics.Average:
+  """A metric as the pair (value * count, count)."""
+  count = jnp.asarray(count, jnp.float32)
+  return metrics.Average(
+    total=jnp.asarray(value, jnp.float32) * count, count=count
+  )
+
+
+def labeled_pair(labeled: Array) -> tuple[Array, Array]:
+  """Picks two labeled frames a clip for episodic CPR: the first and the last.
+
+  With sparse labels they are ED and ES, the only two; with every frame labeled
+  they are still ED and ES, the pair that differs most (ours).
+
+  Args:
+    labeled: bool [B, T].
+
+  Returns:
+    frames: int32 [B, 2].
+    valid: bool [B, 2], False where the clip has fewer than two labeled frames.
+  """
+  first = jnp.argmax(labeled, axis=1)
+  last = labeled.shape[1] - 1 - jnp.argmax(labeled[:, ::-1], axis=1)
+  valid = labeled.any(axis=1) & (first != last)
+  frames = jnp.stack([first, last], axis=1).astype(jnp.int32)
+  return frames, jnp.broadcast_to(valid[:, None], frames.shape)
+
+
+def unlabeled_frames(
+  labeled: Array, count: int | None = None
+) -> tuple[Array, Array]:
+  """Picks `count` frames a clip, unlabeled ones first, in order of time.
+
+  Args:
+    labeled: bool [B, T].
+    count: F <= T; with fewer unlabeled frames labeled ones fill the rest.
+      None: T.
+
+  Returns:
+    frames: int32 [B, F].
+    valid: bool [B, F], True where the frame is unlabeled.
+  """
+  frames = jnp.argsort(labeled, axis=1, stable=True)[:, :count]
+  valid = ~jnp.take_along_axis(labeled, frames, axis=1)
+  return frames.astype(jnp.int32), valid
+
+
+def take_frames(x: Array, frames: Array) -> Array:
+  """Gathers frames [B, F] of x [B, T, ...]; returns [B, F, ...]."""
+  index = frames.reshape(frames.shape + (1,) * (x.ndim - 2))
+  return jnp.take_along_axis(x, index, axis=1)

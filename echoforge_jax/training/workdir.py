@@ -1,0 +1,128 @@
+"""A run's workdir: where it is, its config, and who may use it."""
+
+from collections.abc import Mapping
+import json
+
+from etils import epath
+import jax
+from ml_collections import ConfigDict
+
+from echoforge_jax.config import (
+  ADDED_FIELDS,
+  RUNTIME_FIELDS,
+  as_tuples,
+  config_to_json,
+  flatten,
+)
+from echoforge_jax.errors import InputError
+from echoforge_jax.models import network_file as bundle
+
+CONFIG_FILE = 'config.json'
+DIRECTORY = 'checkpoints'
+
+
+def workdir_path(workdir: epath.PathLike) -> epath.Path:
+  """A workdir as a path: absolute, or a bucket's address as it is.
+
+  Args:
+    workdir: directory, or `gs://bucket/folder`.
+
+  Returns:
+    The path.
+  """
+  path = epath.Path(workdir)
+  return path if '://' in str(path) else epath.Path(path.absolute())
+
+
+def read_config(workdir: epath.PathLike) -> ConfigDict:
+  """Reads `workdir/config.json`, or a bundle's config, locked.
+
+  Raises:
+    InputError: where there is none, it is not JSON, or it is not a config.
+  """
+  if bundle.is_bundle(workdir):
+    return ConfigDict(as_tuples(bundle.read(workdir)[1]['config'])).lock()
+  path = workdir_path(workdir) / CONFIG_FILE
+  try:
+    text = path.read_text()
+  except OSError as error:
+    raise InputError(
+      f'{path}: {error.strerror or error}; wanted the workdir of a training '
+      'run, which holds config.json and checkpoints/'
+    ) from error
+  try:
+    fields = json.loads(text)
+  except json.JSONDecodeError as error:
+    raise InputError(
+      f'{path} is not JSON ({error}); restore it, or start a new workdir'
+    ) from error
+  if not isinstance(fields, Mapping):
+    raise InputError(
+      f'{path}: found {type(fields).__name__}, wanted an '
+      'object; restore it, or start a new workdir'
+    )
+  return ConfigDict(as_tuples(fields)).lock()
+
+
+def _holds_a_checkpoint(workdir: epath.Path) -> bool:
+  root = workdir / DIRECTORY
+  return root.is_dir() and any(path.name.isdigit() for path in root.iterdir())
+
+
+def claim_workdir(workdir: epath.PathLike, config: ConfigDict) -> None:
+  """Writes the config into a new workdir, or checks it against the old one.
+
+  A run that ended before its first checkpoint, on a wrong `init_from` for
+  instance, left nothing to resume: its config is replaced.
+
+  Args:
+    workdir: the run's directory; created.
+    config: the resolved config.
+
+  Raises:
+    InputError: where the workdir cannot be used or belongs to a run whose
+      config differs in more than `RUNTIME_FIELDS`, naming the fields.
+  """
+  path = workdir_path(workdir) / CONFIG_FILE
+  try:
+    resumes = _holds_a_checkpoint(path.parent)
+    if resumes and not path.is_file():
+      raise InputError(
+        f'{path}: not there, but {path.parent / DIRECTORY} holds checkpoints '
+        'of some run; wanted both or neither: restore config.json, or start '
+        'in another --workdir'
+      )
+  except OSError as error:
+    raise InputError(
+      f'--workdir {workdir} cannot be read ({error.strerror or error}); '
+      'choose a directory you may read and write'
+    ) from error
+  if resumes:
+    found = ADDED_FIELDS | flatten(read_config(workdir_path(workdir)).to_dict())
+    wanted = flatten(as_tuples(json.loads(config_to_json(config))))
+    differing = [
+      f'{name} is {found.get(name, "absent")!r} there and '
+      f'{wanted.get(name, "absent")!r} now'
+      for name in sorted(found.keys() | wanted.keys())
+      if found.get(name, 'absent') != wanted.get(name, 'absent')
+      and not {name, name.split('.')[0]} & {*RUNTIME_FIELDS}
+    ]
+    if differing:
+      raise InputError(
+        f'{path} belongs to a run with another config: '
+        + '; '.join(differing)
+        + '. Use the same values to resume it, or '
+        'another --workdir to start anew'
+      )
+  if jax.process_index():
+    return
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + '.tmp')
+    temporary.write_text(config_to_json(config))
+    temporary.replace(path)
+  except OSError as error:
+    raise InputError(
+      f'--workdir {workdir} cannot be written ({error.strerror or error}); '
+      'choose a directory you may write to'
+    ) from error

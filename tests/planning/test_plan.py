@@ -1,0 +1,317 @@
+"""Plans: the real steps compiled, estimates by hand, remedies in order."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+from pathlib import Path
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from echoforge_jax.errors import InputError
+from echoforge_jax.parallel import mesh as mesh_lib
+from echoforge_jax.planning import chips, compiled, plan, topology
+from echoforge_jax.planning import report as plan_report
+
+CHIP = chips.Chip(
+  'vX',
+  bf16_flops=100.0,
+  hbm_bytes=1000,
+  hbm_bandwidth=10.0,
+  link_bandwidth=2.0,
+  dimensions=2,
+  wraps_at=16,
+  source='none',
+)
+GIB = 2**30
+
+
+def get_config(name, arg='', **fields):
+  path = Path(__file__).parents[2] / 'configs' / f'{name}.py'
+  spec = importlib.util.spec_from_file_location(f'configs_{name}', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config = module.get_config(arg).copy_and_resolve_references()
+  with config.unlocked():
+    config.num_devices = 0
+    config.update(fields)
+  return config
+
+
+def program(needed=2 * GIB, fits=True, **fields):
+  memory = compiled.Memory(
+    arguments=GIB, outputs=0, temporaries=needed - GIB, code=0
+  )
+  return compiled.Program(
+    fits=fits,
+    seconds=1.0,
+    needed=needed,
+    memory=memory if fits else None,
+    **fields,
+  )
+
+
+def place(count=8, hbm=4 * GIB, chip=CHIP):
+  return topology.Slice(
+    'vX:2x4', chip, 'Chip', (2, 4), jax.devices()[:count], hbm
+  )
+
+
+@pytest.fixture(scope='module')
+def libtpu():
+  with mock.patch.dict(os.environ):
+    try:
+      topology.prepare_environment()
+    except InputError as error:
+      pytest.skip(str(error))
+    yield
+
+
+def test_a_roofline_by_hand():
+  found = compiled.estimate(
+    program(
+      flops=500.0,
+      num_bytes=30.0,
+      exchanges={'all-reduce': (3, 8), 'all-gather': (1, 4)},
+    ),
+    CHIP,
+    (4, 4),
+  )
+  # 2 x 8 + 4 bytes over two lines, one link of 2 bytes/s each.
+  assert dataclasses.astuple(found) == (5.0, 3.0, 5.0)
+  assert (found.alone, found.total) == (5.0, 10.0)
+  alone = compiled.estimate(program(flops=10.0, num_bytes=30.0), CHIP, (1, 1))
+  assert alone.total == alone.memory == 3.0
+
+
+@pytest.mark.parametrize(
+  'batch, per_chip, wanted, flags',
+  [
+    ((16, 0), 0, (16, 0), ()),
+    ((4, 0), 0, (8, 0), ('--config.batch_size=8',)),
+    ((4, 0), 2, (16, 0), ('--config.batch_size=16',)),
+    ((16, 0), 2, (16, 0), ()),
+    ((6, 2), 0, (6, 2), ()),
+    (
+      (3, 3),
+      2,
+      (8, 8),
+      ('--config.batch_size=8', '--config.unlabeled_batch_size=8'),
+    ),
+    (
+      (99, 1),
+      1,
+      (7, 1),
+      ('--config.batch_size=7', '--config.unlabeled_batch_size=1'),
+    ),
+  ],
+)
+def test_the_batch_divides_over_chips(batch, per_chip, wanted, flags):
+  config = get_config(
+    'tiny', batch_size=batch[0], unlabeled_batch_size=batch[1]
+  )
+  changed, said = plan.with_clips(config, 8, per_chip)
+  assert (changed.batch_size, changed.unlabeled_batch_size) == wanted
+  assert said == flags and changed.is_locked
+  assert config.batch_size == batch[0]
+
+
+def test_one_clip_of_two_kinds():
+  config = get_config('tiny', batch_size=3, unlabeled_batch_size=2)
+  with pytest.raises(InputError, match='--per_chip'):
+    plan.with_clips(config, 1, 1)
+
+
+def test_bytes_of_shares():
+  mesh = mesh_lib.make_mesh(8, 4)
+  tree = {
+    'whole': jnp.zeros((3, 5)),
+    'shared': jnp.zeros((64, 128)),
+    'key': jax.random.key(0),
+  }
+  shapes = jax.tree.map(
+    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+    tree,
+    mesh_lib.state_sharding(tree, mesh),
+  )
+  assert plan.bytes_on_a_chip(shapes) == 4 * 15 + 4 * 64 * 128 // 4 + 8
+
+
+def test_the_largest_batch():
+  # 1 GiB of state and 0.5 GiB for each of two clips, of 4 GiB.
+  assert plan.largest_batch(program(), GIB, 4 * GIB, 2) == 6
+  assert plan.largest_batch(program(), GIB, 2 * GIB, 2) == 2
+  assert plan.largest_batch(program(), GIB, 0, 2) == 0
+  assert plan.largest_batch(program(fits=False), GIB, 4 * GIB, 2) == 0
+
+
+class Compiler:
+  """Stands for the compiler: a step fits where `fits(config)` says so."""
+
+  def __init__(self, monkeypatch, fits, needed=8 * GIB):
+    self.tried = []
+
+    def train_step(config, place):
+      state = jax.ShapeDtypeStruct(
+        (GIB // 4,),
+        jnp.float32,
+        sharding=mesh_lib.replicated(mesh_lib.make_mesh(8)),
+      )
+      return config, mock.Mock(params=state), {}
+
+    def compile_(where, step, *arguments):
+      if step == 'segment':
+        return program(flops=1.0)
+      self.tried.append((step.model.remat, step.fsdp, step.batch_size))
+      return program(needed=3 * GIB if fits(step) else needed, fits=fits(step))
+
+    monkeypatch.setattr(plan, 'train_step', train_step)
+    monkeypatch.setattr(plan, 'segment_step', lambda *_: ('segment',))
+    monkeypatch.setattr(plan, '_compile', compile_)
+    monkeypatch.setattr(plan, 'bytes_on_a_chip', lambda state: GIB)
+
+
+@pytest.mark.parametrize(
+  'fits, tried, flags',
+  [
+    (
+      lambda c: c.model.remat,
+      [(False, 1, 32), (True, 1, 32)],
+      '--config.model.remat=True',
+    ),
+    (
+      lambda c: c.fsdp == 8,
+      [(False, 1, 32), (True, 1, 32), (True, 8, 32)],
+      '--config.model.remat=True --config.fsdp=8',
+    ),
+    (
+      lambda c: c.batch_size <= 8,
+      [
+        (False, 1, 32),
+        (True, 1, 32),
+        (True, 8, 32),
+        (True, 1, 16),
+        (True, 1, 8),
+      ],
+      '--config.model.remat=True --config.batch_size=8',
+    ),
+  ],
+)
+def test_remedies_are_tried_in_order(fits, tried, flags, monkeypatch):
+  compiler = Compiler(monkeypatch, fits)
+  found = plan.make_plan(get_config('tiny', batch_size=32), place())
+  assert compiler.tried == tried
+  assert not found.train.fits and found.remedies[-1].fits
+  assert ' '.join(found.remedies[-1].flags) == flags
+  assert f'this fits (3.00 GiB): {flags}' in plan_report.text(found)
+  assert 'does not fit' in plan_report.table([found])
+
+
+def test_what_cannot_save_enough_is_not_tried(monkeypatch):
+  # 4 GiB too much; dividing a state of 1 GiB cannot help.
+  compiler = Compiler(monkeypatch, lambda config: config.batch_size < 16)
+  config = get_config('tiny', batch_size=16)
+  with config.unlocked():
+    config.model.remat = True
+  found = plan.make_plan(config, place())
+  assert [one.fits for one in found.remedies] == [None, True]
+  assert len(compiler.tried) == 2
+  Compiler(monkeypatch, lambda config: False)
+  assert not plan.make_plan(config, place(), suggest=False).remedies
+  none = plan.make_plan(config, place())
+  assert 'nothing tried fits' in plan_report.text(none)
+
+
+def test_too_large_is_an_answer(libtpu):
+  device = topology.get_slice('v5e:2x2').devices[0]
+  huge = jax.ShapeDtypeStruct(
+    (2**20, 2**20),
+    jnp.float32,
+    sharding=jax.sharding.SingleDeviceSharding(device),
+  )
+  found = compiled.compile_program(
+    jax.jit(lambda x: x * 2), huge, platform='tpu'
+  )
+  assert not found.fits and found.needed >= 4 * 2**40
+  assert 'HBM' in found.message
+
+
+def test_devices_whose_compiler_refuses_nothing():
+  here = dataclasses.replace(place(1), hbm=1000)
+  step = jax.jit(lambda x: x + 1)
+  for size, fits in ((16, True), (1024, False)):
+    found = plan._compile(here, step, jax.ShapeDtypeStruct((size,), 'float32'))
+    assert found.fits is fits
+  assert 'has 1,000 bytes' in found.message and found.needed >= 8192
+
+
+def test_the_batch_is_the_pipelines(batch_of_clips):
+  config = get_config('tiny', batch_size=3)
+  shapes = plan.batch_shapes(config)
+  assert {
+    key: (value.shape, value.dtype) for key, value in batch_of_clips.items()
+  } == {key: (shape, np.dtype(dtype)) for key, (shape, dtype) in shapes.items()}
+
+
+@pytest.fixture
+def batch_of_clips(tmp_path):
+  """A real batch of three clips, from the smallest prepared dataset."""
+  from echoforge_jax.data import prepare as builder
+  from echoforge_jax.phantom import camus_writer
+  from echoforge_jax.training import build
+
+  spec = importlib.util.spec_from_file_location(
+    'ellipses', Path(__file__).parents[1] / 'phantom' / 'ellipses.py'
+  )
+  ellipses = importlib.util.module_from_spec(spec)
+  with mock.patch.dict('sys.modules', {'ellipses': ellipses}):
+    spec.loader.exec_module(ellipses)
+  camus_writer.write_camus(
+    tmp_path / 'raw',
+    num_patients=4,
+    num_test=1,
+    seed=0,
+    config=ellipses.Config(),
+    generate=ellipses.generate,
+  )
+  builder.prepare('camus', tmp_path / 'raw', tmp_path / 'data', 32)
+  config = get_config('tiny', batch_size=3)
+  with config.unlocked():
+    config.data.data_dir = str(tmp_path / 'data')
+    config.data.num_workers = 0
+  batch = next(build.make_iterator(config, process_index=0, process_count=1))
+  return {key: np.asarray(value) for key, value in batch.items()}
+
+
+@pytest.mark.slow
+def test_chips_that_are_not_here(libtpu):
+  found = plan.make_plan(
+    get_config('tiny', 'baseline'), topology.get_slice('v5e:2x2')
+  )
+  assert (found.chips, found.clips_per_chip) == (4, 1)
+  assert found.flags == ('--config.batch_size=4',)
+  assert found.train.fits and found.segment.fits
+  # A chip holds the whole state; gradients are summed and little else.
+  memory = found.train.memory
+  assert 4 * found.gradient_bytes <= found.state_bytes <= memory.arguments
+  assert set(found.train.exchanges) == {'all-reduce'}
+  assert 1 <= found.train.exchanged / found.gradient_bytes < 1.1
+  # Both views of four frames, forward and backward, against one frame.
+  assert found.train.flops > 8 * found.segment.flops > 0
+  assert found.train.cycles > found.segment.cycles > 0
+  # All arguments are read at least once.
+  assert found.train.num_bytes > memory.arguments
+  assert found.clips_per_second == pytest.approx(4 / found.estimate.total)
+  assert found.largest > 100
+  said = plan_report.text(found)
+  assert 'fits: ' in said and 'cloud.google.com/tpu/docs/v5e' in said
+  head, rule, row = plan_report.table([found]).splitlines()
+  assert row.startswith('| v5e:2x2 | 4 | 4 | ')
+  assert head.count('|') == rule.count('|') == row.count('|')
+  written = json.loads(json.dumps(plan_report.to_json(found)))
+  assert written['train']['needed'] == memory.total
+  assert written['train']['estimate_seconds']['total'] == found.estimate.total
