@@ -79,7 +79,7 @@ def render_page(
     HTML.
   """
   environment = jinja2.Environment(
-    loader=jinja2.PackageLoader('echoforge_jax.evaluation', 'templates'),
+    loader=jinja2.PackageLoader('echoforge_jax.evaluation.report', 'templates'),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
