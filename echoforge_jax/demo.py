@@ -12,6 +12,7 @@ import json
 import pathlib
 import time
 
+from echoforge_jax import textio
 from echoforge_jax.errors import InputError
 
 NUM_PATIENTS = 100
@@ -278,7 +279,7 @@ def _claim(out_dir: pathlib.Path, settings: dict) -> None:
         'new folder: give another --out'
       )
     out_dir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=2) + '\n')
+    textio.write_json(path, settings)
   except (OSError, json.JSONDecodeError) as error:
     raise InputError(
       f'{path}: cannot be used ({error}); give another --out'

@@ -1,10 +1,12 @@
-"""Text in and out: strict JSON, and numbers and tables as people read them."""
+"""Text in and out: strict JSON, whole files, numbers and tables for people."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import json
 import math
-import pathlib
+from typing import Any
 
+from etils import epath
 import numpy as np
 
 NAMES = {'dice': 'Dice', 'iou': 'IoU', 'hd': 'HD', 'hd95': 'HD95', 'asd': 'ASD'}
@@ -14,81 +16,83 @@ SYNTHETIC_NOTE = (
 
 
 def is_synthetic(metrics: dict) -> bool:
-  """Whether the receipt says that the patients are phantoms.
-
-  Args:
-    metrics: content of metrics.json.
-
-  Returns:
-    False where the receipt does not know.
-  """
+  """Returns True if the receipt of metrics.json says they are phantoms."""
   receipt = metrics['receipt']
   return bool(
     receipt.get('synthetic') or 'phantom' in str(receipt.get('dataset', ''))
   )
 
 
-def to_json(value):
-  """The value in strict JSON's types: NaN and infinity become None.
+@contextlib.contextmanager
+def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
+  """Yields a temporary path that becomes `path` in one move at the end.
+
+  An interrupted write leaves `path` as it was; an error removes what was
+  written. The folder must exist. Works in buckets as well.
+  """
+  path = epath.Path(path)
+  temporary = path.with_name(path.name + '.partial')
+  try:
+    yield temporary
+    temporary.replace(path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
+
+
+def write_text(path: epath.PathLike, text: str) -> None:
+  """Writes a text file, whole or not at all."""
+  with replacing(path) as temporary:
+    temporary.write_text(text)
+
+
+def to_json(value: Any, digits: int | None = None) -> Any:
+  """Returns a value in strict JSON's types: NaN and infinity become None.
 
   Args:
-    value: nested dicts, sequences, numpy or Python scalars.
-
-  Returns:
-    The same with dicts, lists, str, bool, int, float and None only.
+    value: nested dicts, sequences, arrays, numpy or Python scalars.
+    digits: floats are rounded to this many decimals; None keeps them.
   """
   if isinstance(value, dict):
-    return {str(k): to_json(v) for k, v in value.items()}
+    return {str(k): to_json(v, digits) for k, v in value.items()}
   if isinstance(value, (list, tuple, np.ndarray)):
-    return [to_json(v) for v in value]
+    return [to_json(v, digits) for v in value]
   if isinstance(value, np.generic):
     value = value.item()
-  if isinstance(value, float) and not math.isfinite(value):
-    return None
+  if isinstance(value, float):
+    if not math.isfinite(value):
+      return None
+    return value if digits is None else round(value, digits)
   return value
 
 
-def number(value, digits: int, scale: float = 1) -> str:
-  """A number as text, 'n/a' if it is not finite.
+def write_json(path: epath.PathLike, value: Any) -> None:
+  """Writes a value as strict JSON (see `to_json`), whole or not at all."""
+  write_text(path, json.dumps(to_json(value), indent=2, allow_nan=False) + '\n')
 
-  Args:
-    value: the number or None.
-    digits: after the decimal point.
-    scale: multiplied first.
 
-  Returns:
-    The text.
-  """
+def first_line(error: Exception) -> str:
+  """Returns at most 200 characters of an error's message, or else its kind."""
+  lines = str(error).strip().splitlines()
+  return lines[0][:200] if lines else type(error).__name__
+
+
+def number(value: float | None, digits: int, scale: float = 1) -> str:
+  """Returns `scale * value` with `digits` decimals; 'n/a' if not finite."""
   if value is None or not math.isfinite(value):
     return 'n/a'
   return f'{value * scale:.{digits}f}'
 
 
 def interval(pair, digits: int, scale: float = 1) -> str:
-  """An interval as '[low, high]', '' if it is not finite.
-
-  Args:
-    pair: (low, high).
-    digits: after the decimal point.
-    scale: multiplied first.
-
-  Returns:
-    The text.
-  """
+  """Returns (low, high) as '[low, high]'; '' if one of them is not finite."""
   if any(v is None or not math.isfinite(v) for v in pair):
     return ''
   return f'[{number(pair[0], digits, scale)}, {number(pair[1], digits, scale)}]'
 
 
 def p_text(value: float | None) -> str:
-  """A p value as text.
-
-  Args:
-    value: in [0, 1], or None.
-
-  Returns:
-    Four digits, '<.0001' below them, 'n/a' for None.
-  """
+  """Returns a p value: four digits, '<.0001' below them, 'n/a' for None."""
   if value is None or not math.isfinite(value):
     return 'n/a'
   if value < 1e-4:
@@ -97,24 +101,9 @@ def p_text(value: float | None) -> str:
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-  """Rows as left-aligned columns.
-
-  Args:
-    rows: one or more, all of one length.
-
-  Returns:
-    One line a row, indented by two.
-  """
+  """Returns rows of equal length as left-aligned lines, indented by two."""
   widths = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
   return [
     '  ' + '  '.join(c.ljust(w) for c, w in zip(row, widths)).rstrip()
     for row in rows
   ]
-
-
-def write_json(path, result: dict) -> None:
-  """Writes strict JSON (no NaN) in one move, so that no half file is left."""
-  path = pathlib.Path(path)
-  partial = path.with_name(path.name + '.partial')
-  partial.write_text(json.dumps(result, indent=2, allow_nan=False) + '\n')
-  partial.replace(path)

@@ -17,6 +17,7 @@ from benchmarks.speed import timing
 from benchmarks.speed.timing import Found, NotMeasuredError, Series
 from echoforge_jax import cpu as cpu_inference
 from echoforge_jax.clip import IGNORE
+from echoforge_jax.models import registry
 from echoforge_jax.models.backbone import make_backbone
 from echoforge_jax.models.echoforge import GRAY_MEAN, GRAY_STD, EchoForge
 from echoforge_jax.parallel import mesh as mesh_lib
@@ -119,7 +120,7 @@ def ceiling(bench: Bench) -> Found:
   others = {}
   for dtype in dict.fromkeys(('float32', bench.config.dtype)):
     for name, make in (('matmul', _matmul), ('convolution', _convolution)):
-      function, left, right = make(bench.mesh.size, build.DTYPES[dtype])
+      function, left, right = make(bench.mesh.size, registry.DTYPES[dtype])
       left = jax.device_put(left, mesh_lib.batch_sharding(bench.mesh))
       right = jax.device_put(right, mesh_lib.replicated(bench.mesh))
       program = timing.compile_program(jax.jit(function), left, right)

@@ -1,12 +1,12 @@
 """plan --config=FILE[:ARG] [--topology=v5e:16x16,...]: what chips would do."""
 
 import argparse
-import json
 from pathlib import Path
 import resource
 import sys
 import time
 
+from echoforge_jax import textio
 from echoforge_jax.errors import InputError
 
 _TEXT = """\
@@ -104,11 +104,8 @@ def main(argv: list[str]) -> int:
     )
     print(plan_report.text(plans[-1]), flush=True)
     if args.json:
-      args.json.write_text(
-        json.dumps(
-          _record(args, fields, plans, time.perf_counter() - start), indent=1
-        )
-        + '\n'
+      textio.write_json(
+        args.json, _record(args, fields, plans, time.perf_counter() - start)
       )
   if len(plans) > 1:
     print('\n' + plan_report.table(plans))

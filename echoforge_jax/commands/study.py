@@ -1,11 +1,11 @@
 """bench ablation | cost | profile | speed | stream: studies and speed."""
 
 import argparse
-import json
 import math
 from pathlib import Path
 import sys
 
+from echoforge_jax import textio
 from echoforge_jax.errors import InputError
 
 _TEXT = """\
@@ -290,7 +290,7 @@ def _stream(args, fields: list[str]) -> int:
   )
   print(latency.latency_text(name, found))
   if args.json:
-    args.json.write_text(json.dumps(found, indent=2, allow_nan=False) + '\n')
+    textio.write_json(args.json, found)
   return 0
 
 

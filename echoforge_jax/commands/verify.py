@@ -1,10 +1,10 @@
 """verify: check a raw dataset; exit 1 on errors."""
 
 import argparse
-import json
 from pathlib import Path
 import sys
 
+from echoforge_jax import textio
 from echoforge_jax.data.findings import as_json, summary
 from echoforge_jax.errors import InputError
 
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
   )
   if args.json:
     try:
-      Path(args.json).write_text(json.dumps(report, indent=1) + '\n')
+      textio.write_json(args.json, report)
     except OSError as error:
       raise InputError(
         f'{args.json}: cannot be written ({error.strerror}); '

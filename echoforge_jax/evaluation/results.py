@@ -1,14 +1,13 @@
 """Writes a result: metrics.json, the two tables, the summary for a terminal."""
 
 import csv
-import json
 import math
 import pathlib
 
 import numpy as np
 
 from echoforge_jax.evaluation.aggregate import Result
-from echoforge_jax.textio import NAMES, interval, number, to_json
+from echoforge_jax.textio import NAMES, interval, number, write_json
 
 
 def write_result(result: Result, out_dir) -> dict[str, pathlib.Path]:
@@ -28,9 +27,7 @@ def write_result(result: Result, out_dir) -> dict[str, pathlib.Path]:
     'per_case': out_dir / 'per_case.csv',
     'per_frame': out_dir / 'per_frame.csv',
   }
-  paths['metrics'].write_text(
-    json.dumps(to_json(result.metrics), indent=2, allow_nan=False) + '\n'
-  )
+  write_json(paths['metrics'], result.metrics)
   _write_csv(paths['per_case'], result.per_case)
   _write_csv(paths['per_frame'], result.per_frame)
   return paths

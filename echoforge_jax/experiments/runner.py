@@ -24,6 +24,7 @@ from echoforge_jax.config import parse_config
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation.comparison.read import read_evaluation
 from echoforge_jax.experiments.study import Row, Study
+from echoforge_jax.textio import write_text
 from echoforge_jax.training import build
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
@@ -261,9 +262,7 @@ def _append(path: pathlib.Path, line: dict) -> None:
   text = path.read_text() if path.is_file() else ''
   torn = text and not text.endswith('\n')
   kept = text[: text.rfind('\n') + 1] if torn else text
-  temporary = path.with_name(path.name + '.tmp')
-  temporary.write_text(kept + json.dumps(line, allow_nan=False) + '\n')
-  temporary.replace(path)
+  write_text(path, kept + json.dumps(line, allow_nan=False) + '\n')
 
 
 def execute_run(run: Run, settings: Settings) -> dict:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
 import math
 import pathlib
 
@@ -381,10 +380,7 @@ def write(
     if costs
     else {}
   )
-  stem.with_suffix('.json').write_text(
-    json.dumps(textio.to_json(dict(summary) | extra), indent=2, allow_nan=False)
-    + '\n'
-  )
+  textio.write_json(stem.with_suffix('.json'), dict(summary) | extra)
   stem.with_suffix('.md').write_text(markdown(summary, costs))
   plot(summary, stem.with_suffix('.png'))
   return [stem.with_suffix(s) for s in ('.json', '.md', '.png')]

@@ -23,7 +23,7 @@ from echoforge_jax.inference.programs import frames_of
 from echoforge_jax.inference.segmenter import Segmenter, jit_frame_step, load
 from echoforge_jax.models import network_file as bundle
 from echoforge_jax.models.memory import TRAINED_INTERVAL_S
-from echoforge_jax.textio import to_json
+from echoforge_jax.textio import replacing, to_json
 from echoforge_jax.training import build, checkpoint
 from echoforge_jax.training.workdir import read_config
 
@@ -309,15 +309,15 @@ def _write(out: pathlib.Path, made, manifest: dict, card: str) -> None:
     json.dumps(manifest, indent=2, allow_nan=False) + '\n'
   ).encode()
   entries['README.md'] = card.encode()
-  temporary = out.with_name(out.name + '.tmp')
   try:
-    with zipfile.ZipFile(temporary, 'w', zipfile.ZIP_STORED) as bundle:
+    with (
+      replacing(out) as temporary,
+      zipfile.ZipFile(temporary, 'w', zipfile.ZIP_STORED) as bundle,
+    ):
       for name, content in entries.items():
         bundle.writestr(zipfile.ZipInfo(name), content)  # Without a date.
-    temporary.replace(out)
     out.with_name(out.name + '.md').write_text(card)
   except OSError as error:
-    temporary.unlink(missing_ok=True)
     raise InputError(
       f'--out={out}: cannot be written ({error.strerror or error})'
     ) from error

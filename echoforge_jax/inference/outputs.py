@@ -17,6 +17,7 @@ from echoforge_jax.inference.confidence import Calibration
 from echoforge_jax.inference.cycle import FLAGS, Cycle
 from echoforge_jax.inference.receipt import DISCLAIMER
 from echoforge_jax.inference.segmenter import Segmentation
+from echoforge_jax.textio import to_json
 
 # Red is the prediction's color in this project's figures.
 COLORS = {'lv': (235, 60, 50), 'myo': (240, 190, 60), 'la': (70, 140, 240)}
@@ -354,20 +355,7 @@ def result_of(
     'model': model,
     'disclaimer': DISCLAIMER,
   }
-  return _plain(result)
-
-
-def _plain(value):
-  """Python numbers of bounded length; NaN becomes None."""
-  if isinstance(value, dict):
-    return {key: _plain(item) for key, item in value.items()}
-  if isinstance(value, list | tuple):
-    return [_plain(item) for item in value]
-  if isinstance(value, np.generic):
-    value = value.item()
-  if isinstance(value, float):
-    return round(value, 6) if math.isfinite(value) else None
-  return value
+  return to_json(result, digits=6)
 
 
 def _caption(index: int, count: int, cycle: Cycle) -> str:

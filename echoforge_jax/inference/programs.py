@@ -19,9 +19,9 @@ import numpy as np
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import sector as sectors
 from echoforge_jax.inference.segmenter import Segmenter, frame_step
+from echoforge_jax.models.registry import DTYPES
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
-DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 _MAX_REASON = 300
 
 

@@ -8,7 +8,6 @@ with the package.
 
 import importlib.resources
 import json
-import os
 import pathlib
 from typing import Any
 import zipfile
@@ -18,6 +17,7 @@ import numpy as np
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.models import weight_files
+from echoforge_jax.textio import replacing
 
 SUFFIX = '.npz'
 DEFAULT = 'default'
@@ -97,13 +97,10 @@ def write(
   arrays[_META] = np.frombuffer(
     json.dumps(meta, sort_keys=True).encode(), np.uint8
   )
-  temporary = path.with_name(path.name + '.tmp')
   try:
-    with open(temporary, 'wb') as file:
+    with replacing(path) as temporary, open(temporary, 'wb') as file:
       np.savez(file, **arrays)
-    os.replace(temporary, path)
   except OSError as error:
-    temporary.unlink(missing_ok=True)
     raise InputError(
       f'{path}: cannot be written ({error.strerror or error})'
     ) from error

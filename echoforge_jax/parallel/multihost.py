@@ -7,6 +7,7 @@ cluster that would make N lonely runs out of one.
 import jax
 
 from echoforge_jax.errors import InputError
+from echoforge_jax.textio import first_line
 
 _FLAGS = '--coordinator_address, --num_processes and --process_id'
 
@@ -58,12 +59,12 @@ def start(
     if given[0] is None:
       raise InputError(
         '--multihost: no cluster was found '
-        f'({_first_line(error)}); give {_FLAGS}, or leave --multihost out '
+        f'({first_line(error)}); give {_FLAGS}, or leave --multihost out '
         'for a run of one process'
       ) from error
     raise InputError(
       f'--multihost: process {process_id} of {num_processes} could not join '
-      f'{coordinator_address} ({_first_line(error)}); start all processes '
+      f'{coordinator_address} ({first_line(error)}); start all processes '
       'with the same address, and let the port through the firewall'
     ) from error
   if num_processes is not None and jax.process_count() != num_processes:
@@ -72,8 +73,3 @@ def start(
       'joined; start each with another --process_id and the same accelerator '
       'software'
     )
-
-
-def _first_line(error: Exception) -> str:
-  lines = str(error).strip().splitlines()
-  return lines[0][:200] if lines else type(error).__name__

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import SimpleITK as sitk
 
+from echoforge_jax import textio
 from echoforge_jax.clip import Clip
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats.camus import SPLIT_FILES, VIEWS
@@ -102,8 +103,9 @@ def write_camus(
     progress=progress,
   )
   if layout == 'nifti':
+    (out_dir / 'database_split').mkdir(exist_ok=True)
     for name, patients in splits.items():
-      writing.write_atomically(
+      textio.write_text(
         out_dir / 'database_split' / SPLIT_FILES[name],
         ''.join(f'{patient}\n' for patient in patients),
       )

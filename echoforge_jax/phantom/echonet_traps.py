@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from echoforge_jax import textio
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import echonet
-from echoforge_jax.phantom import writing
 
 
 @dataclasses.dataclass
@@ -247,7 +247,7 @@ def plant(root: Path, truth: dict, traps: Sequence[str]) -> dict[str, str]:
     (folder.files, folder.tracings),
     (echonet.FILE_LIST, echonet.TRACINGS),
   ):
-    writing.write_atomically(
+    textio.write_text(
       root / name, ''.join(','.join(row) + '\n' for row in [head, *rows])
     )
   return planted

@@ -11,16 +11,15 @@ from collections.abc import Callable, Sequence
 import csv
 import hashlib
 import io
-import os
 from pathlib import Path
 
 import numpy as np
 
+from echoforge_jax import textio
 from echoforge_jax.clip import LABELS, Clip
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import echonet
 from echoforge_jax.formats import resize as squeeze
-from echoforge_jax.formats.echonet import encode_video
 from echoforge_jax.metrics import ejection
 from echoforge_jax.phantom import echonet_traps, writing
 
@@ -226,9 +225,8 @@ def _write_patient(job: tuple) -> tuple[str, dict]:
   name = clip_id(seed, index)
   path = echonet.video_path(out_dir, name)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'.{path.name}.partial')
-  partial.write_bytes(encode_video(frames, clip.fps))
-  os.replace(partial, path)
+  with textio.replacing(path) as temporary:
+    temporary.write_bytes(echonet.encode_video(frames, clip.fps))
   return name, {
     'edv_ml': float(patient.edv_ml),
     'esv_ml': float(patient.esv_ml),
@@ -296,5 +294,5 @@ def _write_tables(out_dir: Path, truth: dict) -> None:
     for frame, rows in facts['tracings'].items():
       for row in rows:
         traced.writerow([f'{name}.avi', *row, frame])
-  writing.write_atomically(out_dir / echonet.TRACINGS, lines.getvalue())
-  writing.write_atomically(out_dir / echonet.FILE_LIST, files.getvalue())
+  textio.write_text(out_dir / echonet.TRACINGS, lines.getvalue())
+  textio.write_text(out_dir / echonet.FILE_LIST, files.getvalue())

@@ -5,14 +5,12 @@ import concurrent.futures
 import dataclasses
 import json
 import multiprocessing
-import os
 from pathlib import Path
 import time
 
-import numpy as np
 from tqdm import tqdm
 
-from echoforge_jax import __version__
+from echoforge_jax import __version__, textio
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats.camus import PHANTOM_FILE
 
@@ -36,7 +34,7 @@ def identity_of(config, **fields) -> dict:
   return {
     'generator': f'echoforge_jax {__version__}',
     **fields,
-    'config': json.loads(json.dumps(fields_of_config, default=_plain)),
+    'config': textio.to_json(fields_of_config),
   }
 
 
@@ -92,27 +90,11 @@ def open_truth(out_dir: Path, identity: dict) -> dict:
   return truth
 
 
-def _plain(value):
-  """JSON form of what a config may hold apart from plain values."""
-  if isinstance(value, np.generic):
-    return value.item()
-  if hasattr(value, 'tolist'):
-    return value.tolist()
-  return repr(value)
-
-
 def write_truth(out_dir: Path, truth: dict) -> None:
   """Replaces the truth file, whole or not at all."""
   truth['patients'] = dict(sorted(truth['patients'].items()))
-  write_atomically(out_dir / TRUTH_FILE, json.dumps(truth, indent=1) + '\n')
-
-
-def write_atomically(path: Path, text: str) -> None:
-  """Writes a text file, whole or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'.{path.name}.partial')
-  partial.write_text(text)
-  os.replace(partial, path)
+  out_dir.mkdir(parents=True, exist_ok=True)
+  textio.write_json(out_dir / TRUTH_FILE, truth)
 
 
 def make_patients(

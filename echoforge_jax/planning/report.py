@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 import dataclasses
-import math
 from typing import Any
 
+from echoforge_jax import textio
 from echoforge_jax.planning import compiled
 from echoforge_jax.planning.plan import Plan
 
@@ -220,7 +220,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
     'gradient_bytes': plan.gradient_bytes,
     'train': _program_json(plan.train, plan.estimate)
     | {
-      'clips_per_second': _number(plan.clips_per_second),
+      'clips_per_second': textio.to_json(plan.clips_per_second),
       'largest_clips_per_chip': plan.largest or None,
     },
     'segment': _program_json(plan.segment, plan.segment_estimate),
@@ -245,7 +245,3 @@ def _program_json(
     'efficiency': found.alone / found.total,
   }
   return result
-
-
-def _number(value: float) -> float | None:
-  return None if math.isnan(value) else value

@@ -15,6 +15,7 @@ from jax.sharding import SingleDeviceSharding
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.planning import chips
+from echoforge_jax.textio import first_line
 
 # Chips that share a host, along each dimension, and so the smallest slice the
 # compiler takes by default.
@@ -147,7 +148,7 @@ def get_slice(name: str) -> Slice:
       **chip.options,
     ).devices
   except (RuntimeError, ValueError) as error:
-    raise InputError(f'--topology={name}: {_first_line(error)}') from error
+    raise InputError(f'--topology={name}: {first_line(error)}') from error
   return Slice(
     name,
     chip,
@@ -262,7 +263,3 @@ def _size(pattern: re.Pattern, message: str, name: str) -> int:
   if not found:
     return 0
   return int(float(found[name]) * _UNITS[found[f'{name}_unit'].upper()])
-
-
-def _first_line(error: Exception) -> str:
-  return str(error).strip().splitlines()[0]

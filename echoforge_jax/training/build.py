@@ -18,14 +18,13 @@ import numpy as np
 import optax
 
 from echoforge_jax.errors import InputError
+from echoforge_jax.models.registry import DTYPES
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.training import objectives, schedules, steps
 from echoforge_jax.training import optimizer as optimizer_lib
 from echoforge_jax.training import state as state_lib
 from echoforge_jax.training import validation as validation_lib
 from echoforge_jax.training.objectives.base import Objective
-
-DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)

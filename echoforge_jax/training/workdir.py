@@ -16,6 +16,7 @@ from echoforge_jax.config import (
 )
 from echoforge_jax.errors import InputError
 from echoforge_jax.models import network_file as bundle
+from echoforge_jax.textio import write_text
 
 CONFIG_FILE = 'config.json'
 DIRECTORY = 'checkpoints'
@@ -118,9 +119,7 @@ def claim_workdir(workdir: epath.PathLike, config: ConfigDict) -> None:
     return
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_text(config_to_json(config))
-    temporary.replace(path)
+    write_text(path, config_to_json(config))
   except OSError as error:
     raise InputError(
       f'--workdir {workdir} cannot be written ({error.strerror or error}); '

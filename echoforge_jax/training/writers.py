@@ -6,6 +6,8 @@ import json
 
 from etils import epath
 
+from echoforge_jax import textio
+
 METRICS_FILE = 'metrics.jsonl'
 
 
@@ -32,9 +34,7 @@ class JsonLinesWriter:
           continue
     if self._in_bucket:
       return
-    temporary = self._path.with_name(self._path.name + '.tmp')
-    temporary.write_text(''.join(self._lines))
-    temporary.replace(self._path)
+    textio.write_text(self._path, ''.join(self._lines))
     self._file = self._path.open('a')
 
   def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:

@@ -47,7 +47,7 @@ def test_round_trip_and_equal_bytes(tmp_path):
   config, again, step = checkpoint.restore_for_inference(tmp_path / 'a.npz')
   assert step == 7 and config.data.classes == ('lv', 'la')
   jax.tree.map(np.testing.assert_array_equal, again, variables())
-  assert not list(tmp_path.glob('*.tmp'))
+  assert not list(tmp_path.glob('*.partial'))
 
 
 def test_the_other_network_is_not_there(tmp_path):

@@ -1,7 +1,6 @@
 """Several training seeds of one config, evaluated alike, as one result."""
 
 from collections.abc import Callable, Mapping, Sequence
-import json
 import math
 import pathlib
 
@@ -284,7 +283,7 @@ def write_seeds(found: dict, out_dir) -> dict[str, pathlib.Path]:
   """
   path = pathlib.Path(out_dir) / 'seeds.json'
   path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(found, indent=2, allow_nan=False) + '\n')
+  textio.write_json(path, found)
   return {'seeds': path}
 
 

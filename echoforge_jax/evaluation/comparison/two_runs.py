@@ -1,6 +1,5 @@
 """Two evaluations on the same patients: is the difference more than chance?"""
 
-import json
 import math
 import pathlib
 
@@ -212,7 +211,7 @@ def write_comparison(comparison: dict, out_dir) -> dict[str, pathlib.Path]:
   """
   path = pathlib.Path(out_dir) / 'comparison.json'
   path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(comparison, indent=2, allow_nan=False) + '\n')
+  textio.write_json(path, comparison)
   return {'comparison': path}
 
 
