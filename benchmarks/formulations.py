@@ -3,15 +3,14 @@
   python benchmarks/formulations.py [--repeats=5] [--out=FILE.jsonl]
       [--only=stem,1x1] [--clips=16] [--dtype=bfloat16]
 
-What docs/performance.md says of the stem, 1x1 convolutions, max pooling,
-Winograd's convolutions and YNNPACK comes from here. One XLA device, the shapes
+What docs/performance.md says of the stem, 1x1 convolutions, max pooling
+and YNNPACK comes from here. One XLA device, the shapes
 of ResNet-50 on clips of 10 frames of 256 x 256 and those of SSCF; every line is
 the median of the repeats and their range.
 """
 
 import argparse
 from collections.abc import Callable, Iterator
-import functools
 import json
 import pathlib
 
@@ -21,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.speed import timing
-from echoforge_jax import cpu as cpu_inference
-from echoforge_jax import cpu_compiler, provenance
+from echoforge_jax import cpu, provenance
 from echoforge_jax.experiments.cost import count_flops
 from echoforge_jax.models import build_model, layers
 
@@ -36,18 +34,11 @@ POINTWISE = (
   (16, 256, 1024),
   (8, 512, 2048),
 )
-# Frames, side and channels of 3x3 convolutions: SSCF's four levels, for one
-# target and for ten.
-SQUARE = tuple(
-  (frames, side, 8192 // side)
-  for frames in (1, 10)
-  for side in (128, 64, 32, 16)
-)
 # What XLA's CPU compiler hands to YNNPACK; None: as it comes.
 LIBRARY = {
   'as it comes': None,
-  'reductions only': cpu_compiler.TRAINING,
-  'nothing': cpu_compiler.INFERENCE,
+  'reductions only': cpu.TRAINING,
+  'nothing': cpu.INFERENCE,
 }
 MODELS = {
   'sscf, one target': ('sscf', 3, 256, {}),
@@ -172,28 +163,6 @@ def cases(
   ):
     for part, function, given in directions(pool, x, None):
       yield f'max pool, {part}', name, function, given, None
-  for count, side, channels in SQUARE:
-    count = count * frames // 10
-    x, kernel = (
-      noise(count, side, side, channels),
-      noise(3, 3, channels, channels),
-    )
-    for name, function in (
-      (
-        'convolution',
-        lambda x, kernel: jax.lax.conv_general_dilated(
-          x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-        ),
-      ),
-      ('winograd', functools.partial(cpu_inference.winograd, padding=1)),
-    ):
-      yield (
-        f'3x3, {count} x {side} x {side} x {channels}',
-        name,
-        function,
-        (x, kernel),
-        cpu_compiler.INFERENCE,
-      )
   for title, (name, count, side, options) in MODELS.items():
     model = build_model(name, **options)
     video = np.abs(noise(1, count, side, side, 1)) % 1
@@ -212,13 +181,6 @@ def cases(
 
     for library, compiler in LIBRARY.items():
       yield title, library, segment, (variables, video), compiler
-    yield (
-      title,
-      'nothing, winograd',
-      cpu_inference.with_winograd(segment),
-      (variables, video),
-      cpu_compiler.INFERENCE,
-    )
 
 
 def main() -> None:

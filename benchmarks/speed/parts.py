@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.speed import timing
 from benchmarks.speed.timing import Found, NotMeasuredError, Series
-from echoforge_jax import cpu as cpu_inference
+from echoforge_jax import cpu
 from echoforge_jax.clip import IGNORE
 from echoforge_jax.models import registry
 from echoforge_jax.models.backbone import make_backbone
@@ -188,7 +188,7 @@ def _forward(
   jitted = (
     jax.jit(apply, compiler_options=steps.compiler_options(bench.mesh))
     if as_training
-    else cpu_inference.jit(apply)
+    else cpu.jit(apply)
   )
   program = timing.compile_program(jitted, variables, bench.video)
   series, seconds = timing.rate(

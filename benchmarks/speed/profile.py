@@ -21,8 +21,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from benchmarks.speed import parts as speed_parts
-from echoforge_jax import cpu as cpu_inference
-from echoforge_jax import provenance
+from echoforge_jax import cpu, provenance
 from echoforge_jax.errors import InputError
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.planning import plan
@@ -395,7 +394,7 @@ def _program(
   variables = bench.variables(model, bench.video[:1], train=False)
   if target == 'forward':
     done = (
-      cpu_inference.jit(
+      cpu.jit(
         lambda values, video: model.apply(values, video, train=False)['logits']
       )
       .lower(variables, bench.video)

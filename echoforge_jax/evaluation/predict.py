@@ -12,7 +12,7 @@ from jax import Array
 import jax.numpy as jnp
 import numpy as np
 
-from echoforge_jax import cpu as cpu_inference
+from echoforge_jax import cpu
 from echoforge_jax.evaluation.scoring import Case
 from echoforge_jax.models.memory import stride_of
 
@@ -51,7 +51,7 @@ def make_predictor(
   """
   cut = _cut(threshold)
 
-  @cpu_inference.jit
+  @cpu.jit
   def predict(variables, video):
     video = video.astype(jnp.float32) / 255.0
     logits = model.apply(variables, video, train=False)['logits']
@@ -163,7 +163,7 @@ class WholeClips:
     self._model = model
     cut = _cut(threshold)
 
-    @cpu_inference.jit
+    @cpu.jit
     def run(variables, video, memory):
       video = video.astype(jnp.float32)[None] / 255.0
       outputs, memory = model.apply(variables, video, memory, method='resume')

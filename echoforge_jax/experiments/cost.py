@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from echoforge_jax import cpu as cpu_inference
+from echoforge_jax import cpu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ def measure(
     return model.apply(variables, x, train=False)['logits']
 
   start = time.perf_counter()
-  compiled = cpu_inference.jit(forward).lower(abstract, video).compile()
+  compiled = cpu.jit(forward).lower(abstract, video).compile()
   compile_seconds = time.perf_counter() - start
   rates = []
   if repeats:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echoforge_jax import cpu as cpu_inference
+from echoforge_jax import cpu
 from echoforge_jax.clip import LABELS
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import resize as squeeze
@@ -104,7 +104,7 @@ def frame_step(model, variables, frame, memory):
 @functools.cache
 def jit_frame_step():
   """`frame_step`, compiled once a model, whatever the clips."""
-  return cpu_inference.jit(frame_step, static_argnums=0)
+  return cpu.jit(frame_step, static_argnums=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
-from echoforge_jax import cpu as cpu_inference
+from echoforge_jax import cpu
 from echoforge_jax.errors import InputError
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.planning import compiled
@@ -282,7 +282,7 @@ def segment_step(config: ConfigDict, state: Any, place: Slice) -> tuple:
   frame = jax.ShapeDtypeStruct(side, jnp.uint8)
   here = SingleDeviceSharding(place.devices[0])
   # On the CPU that this runs on, as `segment` compiles it.
-  jit = cpu_inference.jit if place.devices[0].platform == 'cpu' else jax.jit
+  jit = cpu.jit if place.devices[0].platform == 'cpu' else jax.jit
   step = jit(segmenter.frame_step, static_argnums=0)
   return (
     step,

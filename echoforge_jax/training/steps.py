@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 import optax
 
-from echoforge_jax import cpu_compiler
+from echoforge_jax import cpu
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.training import losses, schedules
 from echoforge_jax.training.objectives import base as objective_lib
@@ -216,9 +216,7 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
   """Compile options of a training step on these devices."""
   if mesh.size > 1:
     return None
-  return cpu_compiler.known(
-    cpu_compiler.TRAINING, mesh.devices.flat[0].platform
-  )
+  return cpu.known_options(cpu.TRAINING, mesh.devices.flat[0].platform)
 
 
 def jit_train_step(

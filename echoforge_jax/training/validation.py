@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from echoforge_jax import cpu as cpu_inference
+from echoforge_jax import cpu
 from echoforge_jax.clip import IGNORE
 from echoforge_jax.parallel import mesh as mesh_lib
 
@@ -81,7 +81,7 @@ class Validator:
     """
     whole = mesh_lib.replicated(mesh)
     self._sharding = mesh_lib.batch_sharding(mesh)
-    self._eval_step = cpu_inference.jit(
+    self._eval_step = cpu.jit(
       eval_step,
       in_shardings=(state_sharding or whole, self._sharding),
       out_shardings=whole,
