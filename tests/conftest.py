@@ -1,4 +1,4 @@
-"""Eight CPU devices, strict rank promotion, absl flags parsed, no globals."""
+"""Settings of every test: CPU devices, strict JAX, annotations checked."""
 
 import os
 
@@ -9,11 +9,22 @@ os.environ['XLA_FLAGS'] = (
 
 from absl import flags
 import jax
+from jaxtyping import install_import_hook
 import pytest
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 if not flags.FLAGS.is_parsed():
   flags.FLAGS.mark_as_parsed()
+# Shapes and types in annotations of these modules are checked at run time.
+install_import_hook(
+  [
+    'echoforge_jax.metrics.overlap',
+    'echoforge_jax.metrics.statistics',
+    'echoforge_jax.metrics.surface',
+    'echoforge_jax.training.losses',
+  ],
+  'beartype.beartype',
+)
 
 
 def pytest_collection_modifyitems(items):

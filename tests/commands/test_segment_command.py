@@ -1,8 +1,6 @@
 """segment, as its users call it: exit status and lines."""
 
 import json
-import pathlib
-import runpy
 
 import grain
 import jax
@@ -12,8 +10,7 @@ import pytest
 from echoforge_jax.__main__ import main
 from echoforge_jax.training import build, checkpoint
 from echoforge_jax.training.workdir import claim_workdir
-
-CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'tiny.py'
+from tests.configs import load_config
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -28,7 +25,7 @@ def cheap_compilation():
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
   """A run that has not learned anything."""
-  config = runpy.run_path(str(CONFIG))['get_config']()
+  config = load_config('tiny')
   state = jax.eval_shape(build.make_parts(config).create_state)
   generator = np.random.default_rng(0)
   state = jax.tree.map(

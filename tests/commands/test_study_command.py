@@ -1,22 +1,13 @@
 """bench: a tiny study from nothing to a table, and what misuse says."""
 
-import importlib.util
 import json
-from pathlib import Path
-import sys
 
 import pytest
 
 from echoforge_jax.__main__ import main
 from echoforge_jax.data import prepare as builder
 from echoforge_jax.phantom import camus_writer
-
-_SPEC = importlib.util.spec_from_file_location(
-  'ellipses', Path(__file__).parents[1] / 'phantom' / 'ellipses.py'
-)
-ellipses = importlib.util.module_from_spec(_SPEC)
-sys.modules['ellipses'] = ellipses
-_SPEC.loader.exec_module(ellipses)
+from tests.phantom import ellipses
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """`verify` as a user meets it: exit status, summary, JSON, messages."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,12 +7,7 @@ import pytest
 
 from echoforge_jax.__main__ import main
 from echoforge_jax.phantom.camus_writer import write_camus
-
-_SPEC = importlib.util.spec_from_file_location(
-  'ellipses', Path(__file__).parents[1] / 'phantom' / 'ellipses.py'
-)
-ellipses = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(ellipses)
+from tests.phantom import ellipses
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Prepared data: exact, resumable, byte-identical, never half complete."""
 
 import hashlib
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.formats import camus
 from echoforge_jax.formats import resize as squeeze
 from echoforge_jax.phantom.camus_writer import write_camus
+from tests.phantom import ellipses
 
 SPLITS = {'train': 4, 'validation': 1, 'test': 2}
 
@@ -362,10 +361,6 @@ def test_command_prints_splits(tmp_path, capsys, monkeypatch):
 
 @pytest.fixture(scope='module')
 def camus_dir(tmp_path_factory):
-  path = Path(__file__).parents[1] / 'phantom' / 'ellipses.py'
-  spec = importlib.util.spec_from_file_location('ellipses', path)
-  ellipses = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(ellipses)
   root = tmp_path_factory.mktemp('camus')
   write_camus(
     root,

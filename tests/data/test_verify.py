@@ -1,7 +1,6 @@
 """Verification: clean phantoms pass, every broken fixture is named."""
 
 import gzip
-import importlib.util
 import json
 from pathlib import Path
 import re
@@ -17,12 +16,7 @@ from echoforge_jax.data.verify import verify_camus
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import camus
 from echoforge_jax.phantom.camus_writer import write_camus
-
-_SPEC = importlib.util.spec_from_file_location(
-  'ellipses', Path(__file__).parents[1] / 'phantom' / 'ellipses.py'
-)
-ellipses = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(ellipses)
+from tests.phantom import ellipses
 
 
 @pytest.fixture(scope='module', params=['nifti', 'mhd'])

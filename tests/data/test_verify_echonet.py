@@ -1,6 +1,5 @@
 """EchoNet verification: clean phantoms pass, every broken fixture is named."""
 
-import importlib.util
 import json
 from pathlib import Path
 import shutil
@@ -15,12 +14,7 @@ from echoforge_jax.formats import echonet
 from echoforge_jax.formats.echonet import encode_video
 from echoforge_jax.phantom import echonet_traps
 from echoforge_jax.phantom.echonet_writer import write_echonet
-
-_SPEC = importlib.util.spec_from_file_location(
-  'beating', Path(__file__).parents[1] / 'phantom' / 'beating.py'
-)
-beating = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(beating)
+from tests.phantom import beating
 
 # What each trap must be reported as, and in which file: of the clip, of the
 # list or of the tracings. Nothing else may be found.

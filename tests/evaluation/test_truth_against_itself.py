@@ -7,11 +7,12 @@ import pytest
 
 from echoforge_jax.evaluation.aggregate import score_predictions
 from echoforge_jax.evaluation.protocols import get_protocol
+from tests.metrics.ventricles import ventricle
 
 FULL = get_protocol('camus_full')
 
 
-def slow(ventricle, patient, frames=60, **motion):
+def slow(patient, frames=60, **motion):
   """A truth that moves smoothly: many frames for one contraction."""
   from echoforge_jax.evaluation.scoring import Case
 
@@ -31,10 +32,10 @@ def slow(ventricle, patient, frames=60, **motion):
   )
 
 
-def cohort(ventricle):
+def cohort():
   """Patients who differ in size and tilt: attributes have a range."""
   return [
-    slow(ventricle, name, tilt=tilt, above=above, below=below)
+    slow(name, tilt=tilt, above=above, below=below)
     for name, tilt, above, below in (
       ('a', -14, 40, 18),
       ('b', 0, 50, 26),
@@ -43,8 +44,8 @@ def cohort(ventricle):
   ]
 
 
-def test_truth_is_perfect_and_consistent(ventricle):
-  cases = cohort(ventricle)
+def test_truth_is_perfect_and_consistent():
+  cases = cohort()
   m = score_predictions(cases, FULL, resamples=50).metrics
   entries = m['classes']['lv']
   assert entries['dice']['mean'] == entries['iou']['mean'] == 1
@@ -55,8 +56,8 @@ def test_truth_is_perfect_and_consistent(ventricle):
   assert m['temporal']['valid_share']['mean'] == 1
 
 
-def test_a_jump_is_inconsistent(ventricle):
-  cases = cohort(ventricle)
+def test_a_jump_is_inconsistent():
+  cases = cohort()
   for case in cases:
     case.prediction[30] = np.roll(case.prediction[10], 6, axis=1)
   share = score_predictions(cases, FULL, resamples=50).metrics['temporal'][
@@ -65,9 +66,9 @@ def test_a_jump_is_inconsistent(ventricle):
   assert share['mean'] >= 1 / 58 and share['truth']['mean'] == 0
 
 
-def test_two_labeled_frames_give_the_range_and_no_share_of_their_own(ventricle):
+def test_two_labeled_frames_give_the_range_and_no_share_of_their_own():
   cases = []
-  for case in cohort(ventricle):
+  for case in cohort():
     labeled = np.zeros(60, bool)
     labeled[[0, -1]] = True
     case.prediction[30] = np.roll(case.prediction[10], 6, axis=1)

@@ -10,12 +10,13 @@ from echoforge_jax.evaluation.aggregate import score_predictions
 from echoforge_jax.evaluation.protocols import get_protocol
 from echoforge_jax.evaluation.scoring import Case
 from echoforge_jax.evaluation.whole_clip import score_whole
+from tests.metrics.ventricles import ventricle
 
 ECHONET = get_protocol('echonet')
 PERIOD, FPS = 30, 45.0
 
 
-def beating(ventricle, name='a', beats=2, ed=30, es=45, **changes):
+def beating(name='a', beats=2, ed=30, es=45, **changes):
   """A ventricle of `beats` beats of 30 frames, largest at 0, 30, ..."""
   masks = np.stack(
     [
@@ -58,8 +59,8 @@ def ends(case):
   )
 
 
-def test_finds_the_beat_and_scores_the_traced_frames(ventricle):
-  case = beating(ventricle)
+def test_finds_the_beat_and_scores_the_traced_frames():
+  case = beating()
   (score,) = score_whole([case], ECHONET)
   assert score.errors[0] <= 1 and score.errors[1] <= 1
   assert score.found[1] - score.found[0] == pytest.approx(15, abs=2)
@@ -68,13 +69,13 @@ def test_finds_the_beat_and_scores_the_traced_frames(ventricle):
   assert all(end is not None for end in score.ends)
 
 
-def test_es_traced_before_ed_counts_the_same(ventricle):
-  (score,) = score_whole([beating(ventricle, ed=30, es=15)], ECHONET)
+def test_es_traced_before_ed_counts_the_same():
+  (score,) = score_whole([beating(ed=30, es=15)], ECHONET)
   assert max(score.errors) <= 1
 
 
-def test_an_empty_prediction_is_flagged_not_scored_as_zero_volume(ventricle):
-  case = beating(ventricle)
+def test_an_empty_prediction_is_flagged_not_scored_as_zero_volume():
+  case = beating()
   case = dataclasses.replace(case, prediction=np.zeros_like(case.prediction))
   (score,) = score_whole([case], ECHONET)
   assert score.found is None and score.flags == ('no_cavity',)
@@ -82,8 +83,8 @@ def test_an_empty_prediction_is_flagged_not_scored_as_zero_volume(ventricle):
   assert all(math.isnan(error) for error in score.errors)
 
 
-def test_both_settings_stand_side_by_side(ventricle):
-  cases = [beating(ventricle, name) for name in 'abc']
+def test_both_settings_stand_side_by_side():
+  cases = [beating(name) for name in 'abc']
   result = score_predictions(
     [ends(c) for c in cases], ECHONET, whole=cases, resamples=100
   )
@@ -108,8 +109,8 @@ def test_without_whole_clips_the_block_is_none(make_cases):
   assert result.metrics['whole_clip'] is None
 
 
-def test_an_unknown_frame_rate_gives_no_milliseconds(ventricle):
-  case = beating(ventricle, fps=math.nan)
+def test_an_unknown_frame_rate_gives_no_milliseconds():
+  case = beating(fps=math.nan)
   result = score_predictions([ends(case)], ECHONET, whole=[case], resamples=50)
   block = result.metrics['whole_clip']
   assert math.isfinite(block['es_error_frames']['mean'])

@@ -1,6 +1,5 @@
 """The reader against files of the writer: what goes in comes out."""
 
-import importlib.util
 from pathlib import Path
 import shutil
 
@@ -12,17 +11,8 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.formats import camus
 from echoforge_jax.formats.volumes import TruncatedFileError, read_volume
 from echoforge_jax.phantom.camus_writer import write_camus
+from tests.phantom import ellipses
 
-
-def _load_ellipses():
-  path = Path(__file__).parents[1] / 'phantom' / 'ellipses.py'
-  spec = importlib.util.spec_from_file_location('ellipses', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-ellipses = _load_ellipses()
 SEED, PATIENTS = 3, 4
 
 

@@ -5,8 +5,6 @@ Every file is made here; `odd_files.py` beside this file lists them.
 
 import contextlib
 import json
-import pathlib
-import runpy
 
 import numpy as np
 from PIL import Image
@@ -19,9 +17,8 @@ from echoforge_jax.formats import sector as sectors
 from echoforge_jax.inference import outputs
 from echoforge_jax.inference.confidence import Calibration
 from echoforge_jax.inference.segmenter import Segmentation
+from tests.formats.odd_files import rows, speckle
 
-ODD = runpy.run_path(str(pathlib.Path(__file__).with_name('odd_files.py')))
-rows, speckle = ODD['rows'], ODD['speckle']
 SMALL_LIMIT = 48 * 2**20  # Stands for the 4 GiB that clips may have.
 
 

@@ -1,8 +1,5 @@
 """A tiny EchoForge with random parameters, made without compiling."""
 
-import pathlib
-import runpy
-
 import grain
 import jax
 import jax.numpy as jnp
@@ -12,8 +9,7 @@ import pytest
 from echoforge_jax.inference import Segmenter
 from echoforge_jax.training import build, checkpoint
 from echoforge_jax.training.workdir import claim_workdir
-
-CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'tiny.py'
+from tests.configs import load_config
 
 
 def random_parameters(shapes, seed=0):
@@ -42,7 +38,7 @@ def cheap_compilation():
 
 @pytest.fixture(scope='session')
 def config():
-  return runpy.run_path(str(CONFIG))['get_config']()
+  return load_config('tiny')
 
 
 @pytest.fixture(scope='session')

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import runpy
 
 import numpy as np
 from pydicom import examples
@@ -15,6 +14,7 @@ from echoforge_jax.data import pipeline
 from echoforge_jax.formats import readers
 from echoforge_jax.metrics import temporal
 from echoforge_jax.models import network_file as bundle
+from tests.configs import load_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 REAL = str(examples.get_path('ybr_color'))
@@ -39,8 +39,8 @@ def flat(fields, prefix=''):
 def test_it_is_small_and_comes_from_the_committed_config():
   assert bundle.default_path().stat().st_size < 10e6
   _, meta = bundle.read('default')
-  config = runpy.run_path(str(ROOT / 'configs' / 'default_model.py'))
-  wanted = json.loads(json.dumps(config['get_config']().to_dict()))
+  config = load_config('default_model')
+  wanted = json.loads(json.dumps(config.to_dict()))
   # Fields that came after it was trained are as they were then.
   later = flat(wanted).items() - flat(meta['config']).items()
   assert flat(meta['config']).keys() <= flat(wanted).keys()

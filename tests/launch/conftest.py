@@ -1,8 +1,8 @@
-"""Makes the helpers of this folder and launch/ importable."""
+"""Makes the scripts of launch/ importable."""
 
 from pathlib import Path
 import sys
 
-for folder in (Path(__file__).parent, Path(__file__).parents[2] / 'launch'):
-  if str(folder) not in sys.path:
-    sys.path.append(str(folder))
+LAUNCH = Path(__file__).parents[2] / 'launch'
+if str(LAUNCH) not in sys.path:
+  sys.path.append(str(LAUNCH))

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import jsonschema
-from launch_scripts import CLOUD, LAUNCH, call
 import pytest
 import yaml
+
+from tests.launch.launch_scripts import CLOUD, LAUNCH, call
 
 SCHEMA = json.loads((Path(__file__).parent / 'jobset.schema.json').read_text())
 FLAGS = ('--config=configs/camus_echoforge.py:all', '--workdir=gs://bucket/run')

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import time
 
-from launch_scripts import LAUNCH, call, environment, fake_package
 import pytest
+
+from tests.launch.launch_scripts import LAUNCH, call, environment, fake_package
 
 # Process i does what its file do_i says; by default it ends well.
 FAKE = """

@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import sys
 
-from launch_scripts import CLOUD, LAUNCH, call, dry_run
 import pytest
+
+from tests.launch.launch_scripts import CLOUD, LAUNCH, call, dry_run
 
 SCRIPTS = sorted([*LAUNCH.glob('*.sh'), *LAUNCH.glob('*.sbatch')])
 FLAGS = ('--config=configs/camus_echoforge.py', '--workdir=gs://bucket/run')

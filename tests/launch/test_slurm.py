@@ -4,8 +4,9 @@ import re
 import shutil
 import subprocess
 
-from launch_scripts import LAUNCH, call, environment
 import pytest
+
+from tests.launch.launch_scripts import LAUNCH, call, environment
 
 FLAGS = ('--config=configs/tiny.py', '--workdir=runs/x')
 

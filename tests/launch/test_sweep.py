@@ -9,12 +9,12 @@ import sys
 import time
 
 import combinations
-from launch_scripts import LAUNCH, environment, fake_package
 import pytest
 import sweep
 
 from echoforge_jax.config import parse_config
 from echoforge_jax.errors import InputError
+from tests.launch.launch_scripts import LAUNCH, environment, fake_package
 
 CONFIG = str(LAUNCH.parent / 'configs' / 'tiny.py')
 # Trains as far as the learning rate in its flags says: 'fail', 'wait' or well.

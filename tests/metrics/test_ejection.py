@@ -5,15 +5,14 @@ import pytest
 from scipy import ndimage
 
 from echoforge_jax.metrics import ejection
+from tests.metrics.ventricles import ventricle, ventricle_volume
 
 
 @pytest.mark.parametrize(
   'size,tolerance', [(512, 0.004), (256, 0.008), (128, 0.015)]
 )
 @pytest.mark.parametrize('tilt', [0.0, 8.0, -15.0])
-def test_biplane_volume_of_truncated_ellipsoids(
-  size, tolerance, tilt, ventricle, ventricle_volume
-):
+def test_biplane_volume_of_truncated_ellipsoids(size, tolerance, tilt):
   spacing = (140 / size, 155 / size)  # Squeezed: not isotropic.
   views = [
     ejection.measure_cavity(
@@ -27,7 +26,7 @@ def test_biplane_volume_of_truncated_ellipsoids(
   assert views[0].length == pytest.approx(48 + 25, rel=0.012)
 
 
-def test_single_plane_and_area_length_of_a_whole_ellipsoid(ventricle):
+def test_single_plane_and_area_length_of_a_whole_ellipsoid():
   spacing = (0.4, 0.5)
   cavity = ejection.measure_cavity(
     ventricle(340, spacing, radius=21.0, above=44.0, below=44.0, apex=20.0),
@@ -40,7 +39,7 @@ def test_single_plane_and_area_length_of_a_whole_ellipsoid(ventricle):
   assert cavity.area == pytest.approx(math.pi * 44 * 21, rel=0.003)
 
 
-def test_base_apex_and_ends(ventricle):
+def test_base_apex_and_ends():
   spacing = (0.5, 0.6)
   cavity = ejection.measure_cavity(
     ventricle(256, spacing, radius=24.0), spacing
@@ -55,7 +54,7 @@ def test_base_apex_and_ends(ventricle):
   assert cavity.flags == ()
 
 
-def test_ejection_fraction_of_a_beating_ellipsoid(ventricle, ventricle_volume):
+def test_ejection_fraction_of_a_beating_ellipsoid():
   spacing = (140 / 128, 155 / 128)
 
   def measure(r2, r4):
@@ -71,7 +70,7 @@ def test_ejection_fraction_of_a_beating_ellipsoid(ventricle, ventricle_volume):
   assert found.flags == ()
 
 
-def test_noisy_mask_keeps_its_volume_and_says_so(ventricle):
+def test_noisy_mask_keeps_its_volume_and_says_so():
   spacing = (0.6, 0.6)
   clean = ventricle(256, spacing, radius=24.0, centre=76.0)
   noisy = clean.copy()
@@ -101,7 +100,7 @@ def test_noisy_mask_keeps_its_volume_and_says_so(ventricle):
     np.pad(np.ones((3, 4), bool), 9),
   ],
 )
-def test_no_cavity_is_nan_never_a_number(mask, ventricle):
+def test_no_cavity_is_nan_never_a_number(mask):
   cavity = ejection.measure_cavity(mask)
   assert cavity is None
   assert math.isnan(ejection.single_plane_volume(cavity))
@@ -117,7 +116,7 @@ def test_no_cavity_is_nan_never_a_number(mask, ventricle):
   assert 'no_cavity' in found.flags
 
 
-def test_implausible_ef_is_flagged(ventricle):
+def test_implausible_ef_is_flagged():
   def cavity(radius):
     return ejection.measure_cavity(
       ventricle(128, (1.0, 1.2), radius=radius), (1.0, 1.2)
@@ -131,7 +130,7 @@ def test_implausible_ef_is_flagged(ventricle):
   assert 'ef_out_of_range' in reversed_in_time.flags
 
 
-def test_one_view_is_measured_in_a_single_plane_and_flagged(ventricle):
+def test_one_view_is_measured_in_a_single_plane_and_flagged():
   cavity = ejection.measure_cavity(
     ventricle(128, (1.0, 1.2), radius=22.0), (1.0, 1.2)
   )
@@ -141,7 +140,7 @@ def test_one_view_is_measured_in_a_single_plane_and_flagged(ventricle):
   assert 'single_plane' in found.flags
 
 
-def test_views_of_different_length_are_flagged(ventricle):
+def test_views_of_different_length_are_flagged():
   def cavity(above):
     return ejection.measure_cavity(
       ventricle(128, (1.0, 1.2), radius=20.0, above=above), (1.0, 1.2)
@@ -162,7 +161,7 @@ def test_views_of_different_length_are_flagged(ventricle):
   )
 
 
-def test_mask_cut_by_the_image_border_is_closed(ventricle):
+def test_mask_cut_by_the_image_border_is_closed():
   spacing = (1.0, 1.0)
   whole = ventricle(128, spacing, radius=24.0, apex=10.0)
   cut = whole[:, 60:]

@@ -12,13 +12,12 @@ import pytest
 
 from echoforge_jax.metrics import ejection
 from echoforge_jax.phantom import patient
+from tests.metrics.ventricles import ventricle, ventricle_volume
 
 
 @pytest.mark.parametrize('size', [1024, 2048])
 @pytest.mark.parametrize('tilt', [0.0, 8.0, -15.0])
-def test_biplane_of_truncated_ellipsoids_to_one_in_a_thousand(
-  size, tilt, ventricle, ventricle_volume
-):
+def test_biplane_of_truncated_ellipsoids_to_one_in_a_thousand(size, tilt):
   spacing = (140 / size, 155 / size)
   views = [
     ejection.measure_cavity(
@@ -32,7 +31,7 @@ def test_biplane_of_truncated_ellipsoids_to_one_in_a_thousand(
 
 
 @pytest.mark.parametrize('size', [1024, 2048])
-def test_discs_of_a_whole_ellipsoid_to_one_in_a_thousand(size, ventricle):
+def test_discs_of_a_whole_ellipsoid_to_one_in_a_thousand(size):
   spacing = (136 / size, 170 / size)
   cavity = ejection.measure_cavity(
     ventricle(size, spacing, radius=21.0, above=44.0, below=44.0, apex=20.0),

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import runpy
 
 import jax
 import numpy as np
@@ -10,9 +9,9 @@ import pytest
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.models import backbone, build_model, weights
+from tests.golden.make_golden import make_weights
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
-make_weights = runpy.run_path(str(GOLDEN / 'make_golden.py'))['make_weights']
 
 
 def golden(name):

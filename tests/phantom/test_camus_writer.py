@@ -2,8 +2,6 @@
 
 import gzip
 import hashlib
-import importlib
-import importlib.util
 import json
 from pathlib import Path
 
@@ -14,12 +12,7 @@ import SimpleITK as sitk
 from echoforge_jax.errors import InputError
 from echoforge_jax.phantom import camus_writer
 from echoforge_jax.phantom.camus_writer import write_camus
-
-_SPEC = importlib.util.spec_from_file_location(
-  'ellipses', Path(__file__).with_name('ellipses.py')
-)
-ellipses = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(ellipses)
+from tests.phantom import ellipses
 
 
 def _write(out, num_patients=3, seed=0, generate=ellipses.generate, **kwargs):
@@ -314,16 +307,8 @@ def test_misuse(tmp_path):
     _write(tmp_path / 'a')
 
 
-def test_workers_write_the_same_bytes(tmp_path, monkeypatch):
-  # Spawned processes import the generator by name from the inherited path.
-  monkeypatch.syspath_prepend(str(Path(__file__).parent))
-  module = importlib.import_module('ellipses')
+def test_workers_write_the_same_bytes(tmp_path):
   _write(tmp_path / 'one')
-  truth = _write(
-    tmp_path / 'two',
-    num_workers=2,
-    config=module.Config(),
-    generate=module.generate,
-  )
+  truth = _write(tmp_path / 'two', num_workers=2)
   assert len(truth['patients']) == 3
   assert fingerprint(tmp_path / 'one') == fingerprint(tmp_path / 'two')

@@ -2,11 +2,9 @@
 
 import csv
 import hashlib
-import importlib
 import json
 from pathlib import Path
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -17,11 +15,7 @@ from echoforge_jax.formats import echonet
 from echoforge_jax.formats import resize as squeeze
 from echoforge_jax.phantom import echonet_traps, echonet_writer
 from echoforge_jax.phantom.echonet_writer import write_echonet
-
-# Spawned workers import the generator by this name from the inherited path.
-sys.path.insert(0, str(Path(__file__).parent))
-beating = importlib.import_module('beating')
-sys.path.pop(0)
+from tests.phantom import beating
 
 
 def _write(out, num_patients=4, seed=7, generate=beating.generate, **kwargs):

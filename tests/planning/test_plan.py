@@ -1,10 +1,8 @@
 """Plans: the real steps compiled, estimates by hand, remedies in order."""
 
 import dataclasses
-import importlib.util
 import json
 import os
-from pathlib import Path
 from unittest import mock
 
 import jax
@@ -16,6 +14,8 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.planning import chips, compiled, plan, topology
 from echoforge_jax.planning import report as plan_report
+from tests.configs import load_config
+from tests.phantom import ellipses
 
 CHIP = chips.Chip(
   'vX',
@@ -31,15 +31,7 @@ GIB = 2**30
 
 
 def get_config(name, arg='', **fields):
-  path = Path(__file__).parents[2] / 'configs' / f'{name}.py'
-  spec = importlib.util.spec_from_file_location(f'configs_{name}', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.get_config(arg).copy_and_resolve_references()
-  with config.unlocked():
-    config.num_devices = 0
-    config.update(fields)
-  return config
+  return load_config(name, arg, num_devices=0, **fields)
 
 
 def program(needed=2 * GIB, fits=True, **fields):
@@ -264,12 +256,6 @@ def batch_of_clips(tmp_path):
   from echoforge_jax.phantom import camus_writer
   from echoforge_jax.training import build
 
-  spec = importlib.util.spec_from_file_location(
-    'ellipses', Path(__file__).parents[1] / 'phantom' / 'ellipses.py'
-  )
-  ellipses = importlib.util.module_from_spec(spec)
-  with mock.patch.dict('sys.modules', {'ellipses': ellipses}):
-    spec.loader.exec_module(ellipses)
   camus_writer.write_camus(
     tmp_path / 'raw',
     num_patients=4,

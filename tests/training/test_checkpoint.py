@@ -167,8 +167,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(
 FULL_DISK = """
 import resource
 import sys
-sys.path.insert(0, {folder!r})
-import test_checkpoint as this
+sys.path.insert(0, {root!r})
+from tests.training import test_checkpoint as this
 from echoforge_jax.training import checkpoint
 
 class Position:
@@ -191,7 +191,7 @@ except checkpoint.SaveError as error:
 def test_a_write_that_fails_is_told(tmp_path, make_iterator):
   """The system refuses in the middle of a file, in a thread of orbax."""
   script = tmp_path / 'script.py'
-  script.write_text(FULL_DISK.format(folder=str(Path(__file__).parent)))
+  script.write_text(FULL_DISK.format(root=str(Path(__file__).parents[2])))
   workdir = tmp_path / 'run'
   done = subprocess.run(
     [sys.executable, str(script), str(workdir)],

@@ -230,20 +230,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_the_step(
 
 SCRIPT = """
 import sys
-sys.path.insert(0, {folder!r})
+sys.path.insert(0, {root!r})
 from absl import flags
 flags.FLAGS.mark_as_parsed()
-import conftest
 from echoforge_jax.training import loop
+from tests.configs import load_config
+from tests.training import discs
 
 if __name__ == '__main__':
-  config = conftest.load_config('tiny').copy_and_resolve_references()
-  with config.unlocked():
-    config.eval.every = 0
-    config.num_steps = 120
-    config.checkpoint_every = 12
-  outcome = loop.train(config, sys.argv[1], model=conftest.TinyModel(),
-                       iterator=conftest.disc_iterator())
+  config = load_config('tiny', eval=dict(every=0), num_steps=120,
+                       checkpoint_every=12)
+  outcome = loop.train(config, sys.argv[1], model=discs.TinyModel(),
+                       iterator=discs.disc_iterator())
   assert outcome.step == 120
 """
 
@@ -266,7 +264,7 @@ def start(script, workdir, cache):
 @pytest.mark.slow
 def test_kill_9_in_the_middle_changes_nothing(tmp_path):
   script = tmp_path / 'script.py'
-  script.write_text(SCRIPT.format(folder=str(Path(__file__).parent)))
+  script.write_text(SCRIPT.format(root=str(Path(__file__).parents[2])))
   whole, killed = tmp_path / 'whole', tmp_path / 'killed'
   process = start(script, killed, tmp_path / 'cache')
   deadline = time.monotonic() + 240

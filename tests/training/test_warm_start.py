@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import runpy
 import types
 
 import jax
@@ -15,6 +14,7 @@ from echoforge_jax.models import build_model, weights
 from echoforge_jax.models import network_file as bundle
 from echoforge_jax.training import warm_start
 from echoforge_jax.training.state import TrainState
+from tests.golden.make_golden import make_weights
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 
@@ -55,9 +55,8 @@ def load():
 
 @pytest.fixture(scope='module')
 def resnet18(tmp_path_factory):
-  make = runpy.run_path(str(GOLDEN / 'make_golden.py'))['make_weights']
   with np.load(GOLDEN / 'resnet18.npz') as arrays:
-    state = make(json.loads(arrays['shapes'].item()))
+    state = make_weights(json.loads(arrays['shapes'].item()))
   path = tmp_path_factory.mktemp('weights') / 'resnet18.npz'
   np.savez(path, **state)
   return path, weights.from_torch('resnet18', state)
