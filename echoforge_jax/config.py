@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import hashlib
 import json
 from pathlib import Path
+import runpy
 from typing import Any
 
 from absl import flags
@@ -12,11 +13,30 @@ from ml_collections import ConfigDict, config_flags
 from echoforge_jax.errors import InputError
 
 
+def config_folder() -> Path:
+  """Returns the folder of this project's configs, in a wheel or in a clone."""
+  package = Path(__file__).resolve().parent
+  installed = package / 'configs'
+  return installed if installed.is_dir() else package.parent / 'configs'
+
+
+def base_config(model: str = 'echoforge', *, lite: bool = False) -> ConfigDict:
+  """Returns the config of `configs/base.py`, unlocked, for a config to change.
+
+  Args:
+    model: 'echoforge', or 'sscf', whose model and objective have other fields.
+    lite: a small model and short clips, for minutes on two CPU cores.
+  """
+  base = runpy.run_path(str(config_folder() / 'base.py'))
+  return base['get_config'](model, lite).unlock()
+
+
 def parse_config(argv: list[str]) -> ConfigDict:
   """Reads --config=FILE[:ARG] and --config.field=value, without global flags.
 
   Args:
-    argv: these flags only.
+    argv: these flags only, in any order. FILE may be the bare name of a config
+      that comes with the project.
 
   Returns:
     The locked config.
@@ -24,11 +44,11 @@ def parse_config(argv: list[str]) -> ConfigDict:
   Raises:
     InputError: for a missing file, an unknown flag or field, a wrong value.
   """
+  path, argv = _find_config_file(argv)
   values = flags.FlagValues()
   config_flags.DEFINE_config_file(
     'config', flag_values=values, sys_argv=['train', *argv]
   )
-  path = _check_config_file(argv)
   try:
     rest = values(['train', *argv])[1:]
   except flags.UnrecognizedFlagError as error:
@@ -43,11 +63,11 @@ def parse_config(argv: list[str]) -> ConfigDict:
         'files in configs/ show what one holds'
       ) from error
     raise InputError(
-      f'no such field in the config: {error.args[0]}; the config file '
+      f'no such field in the config: {error.args[0]}; configs/base.py '
       'lists every field'
     ) from error
   except (flags.Error, TypeError, ValueError) as error:
-    raise InputError(f'{_last_line(error)}') from error
+    raise InputError(_last_line(error)) from error
   if rest:
     raise InputError(
       f'unexpected argument {rest[0]!r}; write flags as --name=value'
@@ -63,30 +83,48 @@ def _last_line(error: Exception) -> str:
   return lines[-1].rpartition('InputError: ')[-1].strip()
 
 
-def _check_config_file(argv: list[str]) -> Path:
+def _find_config_file(argv: list[str]) -> tuple[Path, list[str]]:
+  """Finds the file that --config names, and puts it first among the flags."""
   for index, flag in enumerate(argv):
     name, equals, value = flag.partition('=')
     if name in ('--config', '-config'):
-      value = value if equals else ''.join(argv[index + 1 : index + 2])
-      path = Path(value.partition(':')[0])
+      end = index + 1 if equals else index + 2
+      value = value if equals else ''.join(argv[index + 1 : end])
+      wanted, colon, argument = value.partition(':')
+      path = _resolve(Path(wanted))
       if not path.is_file():
+        shipped = ', '.join(
+          sorted(p.stem for p in config_folder().glob('[a-z]*.py'))
+        )
         raise InputError(
-          f'--config={value}: no file {path}; the configs that '
-          'come with this project are in configs/'
+          f'--config={value}: no file {path}; give the path of one, or the '
+          f'name of a config that comes with this project: {shipped}'
         )
       if path.suffix != '.py':
         raise InputError(
           f'--config={value}: {path} is not a Python file; the '
           'configs that come with this project are in configs/'
         )
-      return path
+      found = f'--config={path}{colon}{argument}'
+      # The flags' parser wants the file before the fields.
+      return path, [found, *argv[:index], *argv[end:]]
   raise InputError(
     '--config=FILE is missing, such as --config=configs/phantom_lite.py'
   )
 
 
-# Fields that do not change what is learned; they may differ on resume.
+def _resolve(path: Path) -> Path:
+  """Returns the project's own file for NAME or configs/NAME.py elsewhere."""
+  if path.is_file() or str(path.parent) not in ('.', 'configs'):
+    return path
+  shipped = config_folder() / path.with_suffix('.py').name
+  return shipped if shipped.is_file() else path
+
+
+# Fields that do not change what is learned; they may differ on resume. Of a
+# run, num_steps is the length, whether it was given or follows from num_epochs.
 RUNTIME_FIELDS = (
+  'num_epochs',
   'log_every',
   'checkpoint_every',
   'keep_checkpoints',

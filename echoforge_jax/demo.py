@@ -23,7 +23,7 @@ IMAGE_SIZE = 128
 # What the config asks for; set before the phantom starts JAX.
 CPU_DEVICES = 2
 PROTOCOLS = ('camus_full', 'camus_semi')
-CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'phantom_lite.py'
+CONFIG = 'phantom_lite'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ def run_demo(
     seed: of the phantom and of training.
     num_steps: training steps; None takes the config's.
     image_size: side of the prepared frames, a multiple of 32.
-    config_path: the training config.
+    config_path: the training config: a file or a name.
     say: gets every line of the report.
     num_workers: processes that make phantoms beside this one; they import the
       calling script, which needs its `if __name__ == '__main__'`.
@@ -77,8 +77,7 @@ def run_demo(
     Where everything is.
 
   Raises:
-    InputError: `out_dir` holds a demo with other settings, or the
-      repository's configs are not there.
+    InputError: `out_dir` holds a demo with other settings.
   """
   out_dir = pathlib.Path(out_dir)
   settings = {

@@ -64,17 +64,19 @@ def is_finished(run: Run) -> bool:
     InputError: where it was finished with another config, naming the fields.
   """
   workdir = epath.Path(run.workdir)
-  last = workdir / 'checkpoints' / str(run.config.num_steps)
-  if not (last / '_CHECKPOINT_METADATA').is_file():
-    return False
   try:
     found = _flat(json.loads((workdir / 'config.json').read_text()))
   except (OSError, ValueError):
     return False  # `train` says what is wrong with it.
+  last = workdir / 'checkpoints' / str(found.get('num_steps'))
+  if not (last / '_CHECKPOINT_METADATA').is_file():
+    return False
   # Imports jax, so only where a run is finished.
   from echoforge_jax.config import RUNTIME_FIELDS
 
   wanted = _flat(json.loads(json.dumps(run.config.to_dict())))
+  if not wanted['num_steps'] and wanted['num_epochs'] == found['num_epochs']:
+    wanted['num_steps'] = found['num_steps']
   differing = [
     f'{name} is {found.get(name)!r} there and {wanted.get(name)!r} now'
     for name in sorted(found.keys() | wanted.keys())

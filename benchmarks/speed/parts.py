@@ -375,7 +375,7 @@ def make_state(
     return 1e-3 + rng.random(leaf.shape, np.float32).astype(leaf.dtype)
 
   state = shapes.replace(
-    step=np.int32(config.num_steps - 1),
+    step=np.int32(build.num_steps(config) - 1),
     params=weights(shapes.params),
     batch_stats=weights(shapes.batch_stats),
     teacher_params=weights(shapes.teacher_params),

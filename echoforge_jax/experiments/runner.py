@@ -20,14 +20,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from echoforge_jax import provenance
-from echoforge_jax.config import parse_config
+from echoforge_jax.config import config_folder, parse_config
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation.comparison.read import read_evaluation
 from echoforge_jax.experiments.study import Row, Study
 from echoforge_jax.textio import write_text
 from echoforge_jax.training import build
 
-CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
+CONFIGS = config_folder()
 RESULTS = 'results.jsonl'
 # Values of every patient that a line keeps: name there -> name of the column.
 KEPT = {

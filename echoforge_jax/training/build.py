@@ -26,6 +26,9 @@ from echoforge_jax.training import state as state_lib
 from echoforge_jax.training import validation as validation_lib
 from echoforge_jax.training.objectives.base import Objective
 
+# Clips of an epoch where no data is read: plans, costs and speeds.
+NOMINAL_CLIPS = 1000
+
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
@@ -75,12 +78,57 @@ def make_model(config: ConfigDict) -> nn.Module:
   )
 
 
+def count_clips(config: ConfigDict) -> int | None:
+  """Counts the clips of the training split; None where they are endless.
+
+  Raises:
+    InputError: where they are not prepared, or `config.num_epochs` of endless
+      clips are asked for.
+  """
+  from echoforge_jax.data import prepared
+
+  data = config.data
+  if 'stream' in data:
+    if not config.num_steps:
+      raise InputError(
+        'config.num_steps is 0, but clips that are drawn while training have '
+        'no epochs; set it to a number of updates'
+      )
+    return None
+  return len(
+    prepared.load_split(
+      data.data_dir,
+      data.dataset,
+      'train',
+      data.image_size,
+      split_scheme=data.split_scheme,
+    )
+  )
+
+
+def num_steps(config: ConfigDict, num_clips: int = NOMINAL_CLIPS) -> int:
+  """Returns the updates of a run.
+
+  Args:
+    config: a config of `configs/`.
+    num_clips: clips of the training split.
+
+  Returns:
+    `config.num_steps`, or where that is 0 as many updates as have
+    `config.num_epochs` times as many clips in their batches.
+  """
+  clips_per_step = config.batch_size + config.unlabeled_batch_size
+  return config.num_steps or max(
+    1, config.num_epochs * num_clips // clips_per_step
+  )
+
+
 def make_optimizer(
   config: ConfigDict,
 ) -> tuple[optax.GradientTransformation, Callable[[Array], Array]]:
   """Builds `config.optimizer` and its learning-rate schedule."""
   return optimizer_lib.make_optimizer(
-    num_steps=config.num_steps, **config.optimizer.to_dict()
+    num_steps=num_steps(config), **config.optimizer.to_dict()
   )
 
 
@@ -108,7 +156,7 @@ def make_schedule(
     flame_rise = schedules.FlameRise(**config.semi.flame_rise.to_dict())
   except ValueError as error:
     raise InputError(f'config.semi.flame_rise: {error}') from error
-  return functools.partial(flame_rise, num_steps=config.num_steps)
+  return functools.partial(flame_rise, num_steps=num_steps(config))
 
 
 def make_parts(
@@ -160,7 +208,8 @@ def check(config: ConfigDict) -> None:
     config: a config of `configs/`.
   """
   for name, least in (
-    ('num_steps', 1),
+    ('num_steps', 0),
+    ('num_epochs', 1),
     ('batch_size', 1),
     ('unlabeled_batch_size', 0),
     ('grad_accum_steps', 1),

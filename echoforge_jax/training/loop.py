@@ -277,6 +277,13 @@ def train(
     DivergenceError: at the first loss or gradient that is not finite.
     SaveError: where a checkpoint cannot be written.
   """
+  build.check(config)
+  num_clips = None
+  if iterator is None or not config.num_steps:
+    num_clips = build.count_clips(config)
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.num_steps = build.num_steps(config, num_clips or 0)
   # Configs of older runs lack the field.
   mesh = mesh_lib.make_mesh(config.num_devices, config.get('fsdp', 1))
   clips_per_step = config.batch_size + config.unlabeled_batch_size
@@ -293,6 +300,13 @@ def train(
     num_steps=config.num_steps,
     clips_per_step=clips_per_step,
   )
+  epochs = (
+    f', {config.num_steps * clips_per_step / num_clips:.4g} epochs of '
+    f'{num_clips} clips'
+    if num_clips
+    else ''
+  )
+  console.say(f'length: {config.num_steps} steps{epochs}')
   parts = build.make_parts(config, model, mesh)
   sharding = mesh_lib.state_sharding(jax.eval_shape(parts.create_state), mesh)
   # Traced before anything is written: an option that does not fit stops here.

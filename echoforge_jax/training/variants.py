@@ -59,15 +59,15 @@ CONSISTENCY_WEIGHT = 10.0
 
 
 def apply_variant(config: ConfigDict, name: str) -> ConfigDict:
-  """Switches a config of EchoForge to one row, in place.
+  """Switches a config to one row of a comparison, in place.
 
   Without CPR nothing is learned from unlabeled frames in the paper's rows, as
   in its table, where semi-supervision comes with CPR. The baselines learn from
-  them with the encoder-decoder alone.
+  them with the encoder-decoder alone. SSCF has one row more: 'supervised'.
 
   Args:
-    config: an unlocked config whose model is 'echoforge'.
-    name: a row of `VARIANTS`; '' is 'all'.
+    config: an unlocked config.
+    name: a row of `VARIANTS`; '' is the model as it is meant to be trained.
 
   Returns:
     The same config, locked.
@@ -75,6 +75,11 @@ def apply_variant(config: ConfigDict, name: str) -> ConfigDict:
   Raises:
     InputError: for an unknown name.
   """
+  if config.model.name == 'sscf':
+    if name not in ('', 'supervised'):
+      raise InputError(f'config argument {name!r}: choose supervised, or none')
+    config.objective.name = name or config.objective.name
+    return config.lock()
   if (name or 'all') not in VARIANTS:
     raise InputError(
       f'config argument {name!r}: choose one of {", ".join(VARIANTS)}'

@@ -80,7 +80,11 @@ def test_trains_validates_resumes_and_restores(train, tmp_path, capsys):
       ('--config.batch_size=3', '--config.num_devices=2'),
       ('3 clips', '2 devices', 'num_devices to 1'),
     ),
-    (('--config.num_steps=0',), ('config.num_steps is 0',)),
+    (('--config.num_steps=-1',), ('config.num_steps is -1',)),
+    (
+      ('--config.num_steps=0', '--config.num_epochs=0'),
+      ('config.num_epochs is 0',),
+    ),
     (('--config.dtype=float16',), ("'float16'", 'float32, bfloat16')),
     (('--config.model.name=unet',), ('unet', 'echoforge')),
     (('--config.model.backbone=vgg',), ('vgg', 'resnet50')),

@@ -1,5 +1,7 @@
-"""Every config builds, in every variant, and says what its fields mean."""
+"""Every config holds the values it should, builds, and explains its fields."""
 
+import dataclasses
+import json
 from pathlib import Path
 import re
 
@@ -7,11 +9,99 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from echoforge_jax.config import base_config, flatten
 from echoforge_jax.errors import InputError
+from echoforge_jax.models import build_model
 from echoforge_jax.training import build, variants
 
 FOLDER = Path(__file__).parents[2] / 'configs'
 NAMES = sorted(path.stem for path in FOLDER.glob('[a-z]*.py'))
+# What every config held before configs/base.py: `camus_echoforge` whole, of the
+# others the fields that differ from it; null: it has no such field.
+BEFORE = json.loads(
+  (Path(__file__).parent / 'configs_before_base.json').read_text()
+)
+# Options of the models that no config named; the models' defaults.
+CAME = {
+  'model.dim',
+  'model.decoder_dim',
+  'model.num_queries',
+  'model.heads',
+  'model.neighbours',
+  'model.knn',
+  'model.patch',
+  'model.band',
+  'model.pull',
+}
+PAPER_STEPS = {
+  'camus_echoforge': (10000, 800),
+  'camus_sscf': (10000, 800),
+  'echonet_echoforge': (23328, 7465),
+}
+
+
+@pytest.mark.parametrize('name', sorted(BEFORE))
+def test_every_value_is_as_it_was(name, get_config):
+  wanted = {
+    field: value
+    for field, value in (BEFORE['camus_echoforge'] | BEFORE[name]).items()
+    if value is not None
+  }
+  name, _, variant = name.partition(':')
+  config = get_config(name, variant)
+  found = json.loads(json.dumps(flatten(config.to_dict())))
+  if name in PAPER_STEPS:  # The length follows from the clips.
+    steps, clips = PAPER_STEPS[name]
+    assert (wanted['num_steps'], found['num_steps']) == (steps, 0)
+    assert build.num_steps(config, clips) == steps
+    del wanted['num_steps'], found['num_steps']
+  if name == 'default_model':  # The schedule, which nothing reads there.
+    assert wanted.pop('semi.flame_rise') == {}
+    found = {
+      field: value
+      for field, value in found.items()
+      if not field.startswith('semi.flame_rise')
+    }
+  assert found.pop('num_epochs') == 50
+  new = found.keys() - wanted.keys()
+  assert new <= (CAME if config.model.name == 'echoforge' else set())
+  assert {k: v for k, v in found.items() if k not in new} == wanted
+
+
+@pytest.mark.parametrize('name', ['echoforge', 'sscf'])
+def test_the_base_names_every_option_of_a_model_with_its_default(name):
+  options = base_config(name).model.to_dict()
+  del options['name']
+  model = build_model(name)
+  fields = {
+    field.name: getattr(model, field.name)
+    for field in dataclasses.fields(model)
+  }
+  for handled_elsewhere in ('num_classes', 'dtype', 'parent', 'name'):
+    del fields[handled_elsewhere]
+  if name == 'sscf':  # Training takes clips, the module windows.
+    assert options.pop('clips') and not fields.pop('clips')
+  assert options == fields
+
+
+@pytest.mark.parametrize(
+  'labeled, unlabeled, steps', [(4, 0, 10_000), (16, 0, 2500), (4, 4, 5000)]
+)
+def test_the_length_follows_clips_and_batch(labeled, unlabeled, steps):
+  config = base_config()
+  config.batch_size, config.unlabeled_batch_size = labeled, unlabeled
+  assert build.num_steps(config, 800) == steps
+  config.num_steps = 7
+  assert build.num_steps(config, 800) == 7
+
+
+def test_endless_clips_have_no_epochs(get_config):
+  config = get_config('default_model').copy_and_resolve_references()
+  assert build.count_clips(config) is None
+  with config.unlocked():
+    config.num_steps = 0
+  with pytest.raises(InputError, match='num_steps is 0.*no epochs'):
+    build.count_clips(config)
 
 
 # `tiny` is trained, in tests/commands.
@@ -71,7 +161,11 @@ def test_every_variant_builds(variant, get_config):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_an_unknown_variant_lists_the_choices(name, get_config):
-  choices = {'sscf': 'supervised', 'default_model': 'there are no variants'}
+  choices = {
+    'sscf': 'supervised',
+    'default_model': 'there are no variants',
+    'base': 'echoforge, sscf',
+  }
   choices = next(
     (text for part, text in choices.items() if part in name),
     'baseline, tsf, tsf_arc, all',
@@ -86,14 +180,15 @@ def test_sscf_learns_from_labels_alone_if_asked_to(get_config):
   assert build.make_objective(get_config('phantom_sscf_lite')).teacher
 
 
-@pytest.mark.parametrize('name', NAMES)
-def test_every_field_has_a_comment(name):
-  lines = (FOLDER / f'{name}.py').read_text().splitlines()
+def test_every_field_of_the_base_has_a_comment():
+  text = (FOLDER / 'base.py').read_text().partition('def _learn_by')[0]
+  lines = text.splitlines()
   fields = [
     i
     for i, line in enumerate(lines)
-    if re.match(r'  config\.[a-z_.]+ = (?!ConfigDict\(\)$)', line)
+    if re.match(r'  (config|model)\.[a-z_.]+ = (?!ConfigDict\(\)$)', line)
+    and 'MODELS' not in line
   ]
-  assert len(fields) > 30
+  assert len(fields) > 70
   for i in fields:
     assert lines[i - 1].startswith('  # '), lines[i]
