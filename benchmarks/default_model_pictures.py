@@ -21,7 +21,7 @@ from pydicom.data import get_testdata_file
 from echoforge_jax import inference
 from echoforge_jax.formats import readers
 from echoforge_jax.inference import batch, outputs
-from echoforge_jax.models import network_file as bundle
+from echoforge_jax.models import network_file
 from echoforge_jax.phantom import stream
 from echoforge_jax.phantom.config import PhantomConfig
 
@@ -62,7 +62,7 @@ def real_clip(segmenter, out: pathlib.Path) -> None:
 
 def confidence(out: pathlib.Path) -> None:
   """Risk (1 - Dice) of the most confident share of held-out phantom clips."""
-  facts = bundle.read('default')[1]['confidence']
+  facts = network_file.read('default')[1]['confidence']
   found = facts['risk_coverage']
   figure = Figure(figsize=(5, 3.4), dpi=120, layout='constrained')
   axes = figure.subplots()

@@ -136,8 +136,6 @@ RUNTIME_FIELDS = (
   'data.num_workers',
   'data.cache_mb',
 )
-# What fields mean that configs of older runs lack.
-ADDED_FIELDS = {'data.augment_on': 'host', 'grad_accum_steps': 1}
 
 
 def config_to_json(config: ConfigDict) -> str:
@@ -178,18 +176,15 @@ def config_digest(config) -> str:
   Returns:
     16 hex digits over every field except the training seed, the workdir, the
     data folder, its reader's workers, and the fields of
-    `training.checkpoint.RUNTIME_FIELDS`, which do not change what is learned;
-    a field of `ADDED_FIELDS` counts where it is not as in older runs.
+    `RUNTIME_FIELDS`, which do not change what is learned.
   """
   ignored = (*_NOT_LEARNED, *RUNTIME_FIELDS)
-  absent = object()
 
   def kept(fields, prefix=''):
     return {
       key: kept(value, f'{prefix}{key}.') if isinstance(value, dict) else value
       for key, value in fields.items()
       if prefix + key not in ignored
-      and ADDED_FIELDS.get(prefix + key, absent) != value
     }
 
   text = json.dumps(kept(config.to_dict()), sort_keys=True)

@@ -18,7 +18,8 @@ def main(argv: list[str]) -> int:
     description='Writes one file: serialized programs with the parameters '
     'inside, float32 and bfloat16, a whole clip and one step of a stream, '
     'for CPU, CUDA and TPU; and FILE.md, the model card. '
-    'docs/examples/run_exported.py runs it with jax and numpy. A FILE.npz '
+    'docs/examples/run_exported.py runs it with jax and numpy. '
+    'A FILE.safetensors '
     'gets config and parameters alone, and stands wherever a checkpoint '
     'does.',
   )
@@ -26,7 +27,7 @@ def main(argv: list[str]) -> int:
     '--checkpoint',
     required=True,
     metavar='DIR',
-    help='workdir of a training run, a .npz that this verb wrote, or default',
+    help='workdir of a training run, a .safetensors file, or default',
   )
   parser.add_argument('--out', required=True, metavar='FILE')
   parser.add_argument(
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
   parser.add_argument(
     '--calibrate',
     action='store_true',
-    help='of a .npz: fit the confidence on validation clips '
+    help='of a .safetensors: fit the confidence on validation clips '
     '(phantoms drawn anew, or the prepared split)',
   )
   parser.add_argument(
@@ -59,12 +60,12 @@ def main(argv: list[str]) -> int:
     help='do not run the programs once to compare them',
   )
   args = parser.parse_args(argv)
-  if args.calibrate and not args.out.endswith('.npz'):
-    parser.error('--calibrate: wanted an --out that ends in .npz')
+  if args.calibrate and not args.out.endswith('.safetensors'):
+    parser.error('--calibrate: wanted an --out that ends in .safetensors')
   from echoforge_jax.inference import export, receipt
 
   print(receipt.DISCLAIMER)
-  if args.out.endswith('.npz'):
+  if args.out.endswith('.safetensors'):
     export.export_network(
       args.checkpoint,
       args.out,

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     '--checkpoint',
     default='default',
     metavar='DIR',
-    help='workdir of a training run, or a .npz of export '
+    help='workdir of a training run, or a .safetensors of export '
     '(default: the model shipped with the package)',
   )
   parser.add_argument(

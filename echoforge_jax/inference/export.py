@@ -21,7 +21,7 @@ from echoforge_jax.inference import confidence, model_card, programs
 from echoforge_jax.inference import receipt as receipts
 from echoforge_jax.inference.programs import frames_of
 from echoforge_jax.inference.segmenter import Segmenter, jit_frame_step, load
-from echoforge_jax.models import network_file as bundle
+from echoforge_jax.models import network_file
 from echoforge_jax.models.memory import TRAINED_INTERVAL_S
 from echoforge_jax.textio import replacing, to_json
 from echoforge_jax.training import build, checkpoint
@@ -106,11 +106,11 @@ def export_network(
   calibrate: bool = False,
   report: Callable[[str], None] = print,
 ) -> None:
-  """Writes config and parameters into one .npz, see `models.network_file`.
+  """Writes config and parameters into one .safetensors file.
 
   Args:
     checkpoint_dir: as `segmenter.load` takes it.
-    out: file to write, ending in .npz; replaced.
+    out: file to write, ending in .safetensors; replaced.
     which: 'teacher' or 'student'.
     metrics: metrics.json of an evaluation of this very checkpoint, or None.
     calibrate: fit the confidence (`confidence.fit`) on the run's validation
@@ -147,7 +147,7 @@ def export_network(
     report(f'confidence: {json.dumps(_shown(facts["confidence"]))}')
   elif segmenter.calibration.facts:
     facts['confidence'] = dict(segmenter.calibration.facts)
-  size = bundle.write(
+  size = network_file.write(
     out,
     model_card.public_config(config),
     variables,

@@ -38,7 +38,7 @@ def load(checkpoint_dir, which: str = 'teacher') -> 'Segmenter':
 
   Args:
     checkpoint_dir: the `--workdir` of a training run; a file that `export`
-      wrote (.npz); or 'default', the model shipped with the package.
+      wrote (.safetensors); or 'default', the model shipped with the package.
     which: 'teacher' (the averaged parameters) or 'student'.
 
   Returns:
@@ -48,22 +48,22 @@ def load(checkpoint_dir, which: str = 'teacher') -> 'Segmenter':
     InputError: no checkpoint there, or its parameters are of another version's
       model.
   """
-  from echoforge_jax.models import network_file as bundle  # Slow.
+  from echoforge_jax.models import network_file  # Slow.
   from echoforge_jax.training import build, checkpoint
 
-  if not bundle.is_bundle(checkpoint_dir) and (
+  if not network_file.is_network_path(checkpoint_dir) and (
     not epath.Path(checkpoint_dir).is_dir()
   ):
     raise InputError(
       f'{checkpoint_dir}: no such directory; wanted the workdir of a '
-      'training run, a .npz of `echoforge export`, or default'
+      'training run, a .safetensors of `echoforge export`, or default'
     )
   config, variables, step = checkpoint.restore_for_inference(
     checkpoint_dir, which
   )
   facts = None
-  if bundle.is_bundle(checkpoint_dir):
-    meta = bundle.read(checkpoint_dir)[1]
+  if network_file.is_network_path(checkpoint_dir):
+    meta = network_file.read(checkpoint_dir)[1]
     facts, which = meta.get('confidence'), meta['which']
   segmenter = Segmenter(
     build.make_model(config),

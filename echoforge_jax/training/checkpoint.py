@@ -29,7 +29,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.models import network_file as bundle
+from echoforge_jax.models import network_file
 from echoforge_jax.training.state import TrainState
 from echoforge_jax.training.workdir import DIRECTORY, read_config, workdir_path
 
@@ -401,7 +401,7 @@ def restore_for_inference(
   """Restores one network of a run, without its optimizer.
 
   Args:
-    workdir: the run's directory, or a `bundle`: a file, or 'default'.
+    workdir: the run's directory, a `network_file`, or 'default'.
     which: 'teacher' (the usual choice) or 'student'.
 
   Returns:
@@ -411,14 +411,14 @@ def restore_for_inference(
     step: updates the network has seen.
 
   Raises:
-    InputError: where there is no run or no complete checkpoint, or a bundle
+    InputError: where there is no run or no complete checkpoint, or a file
       holds the other network.
   """
   if which not in ('teacher', 'student'):
     raise InputError(f'which is {which!r}; choose teacher or student')
   config = read_config(workdir)
-  if bundle.is_bundle(workdir):
-    variables, meta = bundle.read(workdir)
+  if network_file.is_network_path(workdir):
+    variables, meta = network_file.read(workdir)
     # 'teacher' is what is asked for where nothing is.
     if which == 'student' != meta['which']:
       raise InputError(

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.models import network_file as bundle
-from echoforge_jax.models import weight_files, weights
+from echoforge_jax.models import network_file, weight_files, weights
 from echoforge_jax.models.backbone import RESNETS
 from echoforge_jax.models.echoforge import EchoForge
 from echoforge_jax.models.sscf import SSCF
@@ -166,14 +165,14 @@ def from_path(
 
   Args:
     state: a state before its first update.
-    path: a file of published weights, the workdir of another run, a file that
-      `export` wrote (.npz), or 'default', the model shipped with the package.
+    path: a file of published weights, the workdir of another run, a
+      .safetensors that `export` wrote, or 'default', the shipped model.
     model: the model that is trained.
   """
   if (
     weight_files.is_weight_file(path)
     and not os.path.isdir(path)
-    and (not bundle.is_network(path))
+    and (not network_file.holds_network(path))
   ):
     return from_file(state, path, model=model)
   return from_run(state, path)

@@ -8,14 +8,13 @@ import jax
 from ml_collections import ConfigDict
 
 from echoforge_jax.config import (
-  ADDED_FIELDS,
   RUNTIME_FIELDS,
   as_tuples,
   config_to_json,
   flatten,
 )
 from echoforge_jax.errors import InputError
-from echoforge_jax.models import network_file as bundle
+from echoforge_jax.models import network_file
 from echoforge_jax.textio import write_text
 
 CONFIG_FILE = 'config.json'
@@ -36,13 +35,13 @@ def workdir_path(workdir: epath.PathLike) -> epath.Path:
 
 
 def read_config(workdir: epath.PathLike) -> ConfigDict:
-  """Reads `workdir/config.json`, or a bundle's config, locked.
+  """Reads `workdir/config.json`, or a network file's config, locked.
 
   Raises:
     InputError: where there is none, it is not JSON, or it is not a config.
   """
-  if bundle.is_bundle(workdir):
-    return ConfigDict(as_tuples(bundle.read(workdir)[1]['config'])).lock()
+  if network_file.is_network_path(workdir):
+    return ConfigDict(as_tuples(network_file.read(workdir)[1]['config'])).lock()
   path = workdir_path(workdir) / CONFIG_FILE
   try:
     text = path.read_text()
@@ -99,7 +98,7 @@ def claim_workdir(workdir: epath.PathLike, config: ConfigDict) -> None:
       'choose a directory you may read and write'
     ) from error
   if resumes:
-    found = ADDED_FIELDS | flatten(read_config(workdir_path(workdir)).to_dict())
+    found = flatten(read_config(workdir_path(workdir)).to_dict())
     wanted = flatten(as_tuples(json.loads(config_to_json(config))))
     differing = [
       f'{name} is {found.get(name, "absent")!r} there and '

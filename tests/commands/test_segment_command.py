@@ -93,7 +93,7 @@ def test_a_folder_that_cannot_be_written_fails_that_clip_only(
 
 @pytest.mark.parametrize(
   'checkpoint_dir,message',
-  [('nowhere', 'no such'), ('none.npz', 'no such file')],
+  [('nowhere', 'no such'), ('none.safetensors', 'no such file')],
 )
 def test_no_model_is_misuse(checkpoint_dir, message, clip, tmp_path, capsys):
   assert (

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.models import build_model, weights
-from echoforge_jax.models import network_file as bundle
+from echoforge_jax.models import build_model, network_file, weights
 from echoforge_jax.training import warm_start
 from echoforge_jax.training.state import TrainState
 from tests.golden.make_golden import make_weights
@@ -165,13 +164,18 @@ def test_a_network_in_one_file_may_lack_what_only_training_needs(
     lambda x: np.ones(x.shape, np.float32), {'params': source.params}
   )
   config = {'model': {'name': 'echoforge'}, 'data': {'classes': ['lv']}}
-  bundle.write(tmp_path / 'a.npz', config, ones, 5, 'teacher')
-  state = load.path(build_model('echoforge', **small), tmp_path / 'a.npz')
+  network_file.write(tmp_path / 'a.safetensors', config, ones, 5, 'teacher')
+  state = load.path(
+    build_model('echoforge', **small), tmp_path / 'a.safetensors'
+  )
   for params in (state.params, state.teacher_params):
     assert not any(leaf.any() for leaf in jax.tree.leaves(params['cpr']))
     rest = {name: tree for name, tree in params.items() if name != 'cpr'}
     equal(rest, ones['params'])
-  with pytest.raises(InputError, match='a.npz.* does not fit config.model'):
+  with pytest.raises(
+    InputError, match='a.safetensors.* does not fit config.model'
+  ):
     load.path(
-      build_model('echoforge', **small | {'dim': 32}), tmp_path / 'a.npz'
+      build_model('echoforge', **small | {'dim': 32}),
+      tmp_path / 'a.safetensors',
     )
