@@ -9,7 +9,7 @@ TPU := $(VENV)/tpu
 # Test processes; files are dealt out whole, so that fixtures are made once.
 TEST_JOBS ?= 2
 
-# Torch, for baselines of `bench`: the build without CUDA unless another index,
+# Torch, for the twins of `make bench`: the build without CUDA unless another index,
 # or none (TORCH_INDEX=), is given.
 TORCH := $(VENV)/torch
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -54,7 +54,7 @@ $(TPU)/.installed: requirements-tpu.txt requirements.lock | $(STAMP)
 
 # Speed of everything, and a table of goals: about 10 minutes on two cores.
 bench: $(STAMP)
-	PYTHONPATH=$(TORCH) $(BIN)/python benchmarks/speed_table.py $(BENCH)
+	PYTHONPATH=$(TORCH) $(BIN)/python -m benchmarks.speed.table $(BENCH)
 
 torch: $(TORCH)/.installed
 

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from echoforge_jax import __version__, huge_pages
+from echoforge_jax import __version__
 from echoforge_jax.errors import InputError
 
 VERBS = {
@@ -15,12 +15,9 @@ VERBS = {
   'evaluate': 'score a trained model: metrics, tables, figures, report',
   'segment': 'masks, overlay, areas and EF for any clip',
   'export': 'one file that runs with JAX alone, and its model card',
-  'study': 'studies (ablation), cost, latency (stream), speed',
+  'study': 'train and compare many runs, or count costs',
   'plan': 'whether and how fast a config would run on a TPU slice',
 }
-
-# Those that compute for minutes.
-COMPUTING = ('demo', 'train', 'evaluate', 'study')
 
 
 def _usage() -> str:
@@ -60,11 +57,5 @@ def main(argv: list[str] | None = None) -> int:
     return 130
 
 
-def start() -> int:
-  """The command: as `main`, with the process's own arguments and memory."""
-  huge_pages.restart(COMPUTING)
-  return main()
-
-
 if __name__ == '__main__':
-  sys.exit(start())
+  sys.exit(main())

@@ -1,4 +1,4 @@
-"""The parts of `bench speed` around the programs: phantoms, scores, saving."""
+"""The parts around the programs: phantoms, scores, checkpoints."""
 
 import functools
 import math
@@ -9,11 +9,11 @@ import time
 import jax
 import numpy as np
 
-from benchmarks.speed import latency, timing
+from benchmarks.speed import timing
 from benchmarks.speed.parts import Bench, make_state
 from benchmarks.speed.timing import Found, Series
 from echoforge_jax.clip import LABELS
-from echoforge_jax.data import phantom_stream as streamed
+from echoforge_jax.data import phantom_stream
 from echoforge_jax.metrics import overlap, surface
 from echoforge_jax.phantom import patient, stream
 from echoforge_jax.phantom.config import PhantomConfig
@@ -24,7 +24,7 @@ CLIP_FRAMES = 20
 
 
 def ellipses(side: int, count: int, shift: float = 0.0) -> np.ndarray:
-  """Labels of a heart that contracts: cavity, wall around it, atrium below.
+  """Draws a heart that contracts: cavity, wall around it, atrium below.
 
   Args:
     side: S in pixels.
@@ -52,54 +52,54 @@ def phantom(bench: Bench) -> Found:
   """Phantom clips as training draws them, and a patient as files hold them."""
   style = PhantomConfig.named(
     bench.config.data.get('stream', {}).get('style')
-    or streamed.StreamConfig().style
+    or phantom_stream.StreamConfig().style
   )
-  draw = stream.jitted(streamed.GROUP, bench.frames, bench.image_size, style)
-  program = timing.compile_program(draw, jax.random.key(0))
+  clips = phantom_stream.GROUP
+  draw = stream.jitted(clips, bench.frames, bench.image_size, style)
+  program = timing.compile_ahead(draw, jax.random.key(0))
   series, seconds = timing.rate(
     functools.partial(program.run, jax.random.key(1)),
     bench.repeats,
-    streamed.GROUP * bench.frames,
+    clips * bench.frames,
     'frames/s',
     program.compile_s,
   )
+  frames = 0
 
-  clips = {}
-  with latency.Compilations() as compilations:
-    elapsed, calls = timing.time_calls(
-      lambda: clips.update(patient.generate_patient(0, 1).clips), bench.repeats
-    )
-  count = sum(len(clip.frames) for clip in clips.values())
-  whole = Series(
-    'frames/s', tuple((count / elapsed).tolist()), compilations.seconds, calls
-  )
+  def draw_patient():
+    nonlocal frames
+    drawn = patient.generate_patient(0, 1).clips
+    frames = sum(len(clip.frames) for clip in drawn.values())
+
+  with timing.Compilations() as compilations:
+    elapsed, calls = timing.time_calls(draw_patient, bench.repeats)
+  rates = tuple((frames / elapsed).tolist())
   return Found(
     main=series,
-    others={'patient': whole},
+    others={'patient': Series('frames/s', rates, compilations.seconds, calls)},
     seconds=seconds,
-    values={'clips_a_call': streamed.GROUP, 'memory_mb': program.memory_mb},
+    values={'clips_a_call': clips, 'memory_mb': program.memory_mb},
   )
 
 
 def metrics(bench: Bench) -> Found:
   """Scores of a frame on the host, as evaluation computes them."""
-  pairs = list(
-    zip(
-      *(
-        ellipses(bench.image_size, CLIP_FRAMES, shift) == LABELS['lv']
-        for shift in (0.0, 0.02)
-      )
-    )
+  truth, other = (
+    ellipses(bench.image_size, CLIP_FRAMES, shift) == LABELS['lv']
+    for shift in (0.0, 0.02)
   )
 
   def dice():
-    return [overlap.dice(*pair) for pair in pairs]
+    return list(map(overlap.dice, truth, other))
 
   def distances():
-    return [surface.surface_distances(*pair, (0.5, 0.5)).hd95 for pair in pairs]
+    return [
+      surface.surface_distances(*pair, (0.5, 0.5)).hd95
+      for pair in zip(truth, other)
+    ]
 
   def timed(call):
-    return timing.rate(call, bench.repeats, len(pairs), 'frames/s')
+    return timing.rate(call, bench.repeats, CLIP_FRAMES, 'frames/s')
 
   both, seconds = timed(lambda: (dice(), distances()))
   return Found(
@@ -124,7 +124,7 @@ def checkpoints(bench: Bench) -> Found:
   parts = build.make_parts(bench.config, bench.model, bench.mesh)
   state, sharding = make_state(bench.config, parts, bench.mesh)
   abstract = jax.tree.map(
-    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
     state,
     sharding,
   )
@@ -143,17 +143,14 @@ def checkpoints(bench: Bench) -> Found:
         restored.append(time.perf_counter() - start)
     finally:
       checkpointer.close()
-    root = pathlib.Path(folder)
-    size = sum(f.stat().st_size for f in root.rglob('*') if f.is_file()) / 1e6
+    files = pathlib.Path(folder).rglob('*')
+    size = sum(f.stat().st_size for f in files if f.is_file())
 
   def series(seconds):
     return Series('s', tuple(seconds[1:]))  # The first one warms up.
 
-  in_memory = (
-    sum(
-      math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(abstract)
-    )
-    / 1e6
+  state_size = sum(
+    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(abstract)
   )
   return Found(
     main=series(saved),
@@ -162,5 +159,9 @@ def checkpoints(bench: Bench) -> Found:
       'restore': series(restored),
       'until the step may go on': series(held),
     },
-    values={'quantity': 'save', 'state_mb': in_memory, 'files_mb': size},
+    values={
+      'quantity': 'save',
+      'state_mb': state_size / 1e6,
+      'files_mb': size / 1e6,
+    },
   )

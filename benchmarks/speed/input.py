@@ -1,32 +1,35 @@
-"""The part `input`: batches from prepared data to the devices."""
+"""The parts `input` and `starvation`: batches from prepared data to devices."""
 
+from collections.abc import Callable
 import contextlib
 import functools
 import math
 import pathlib
 import tempfile
 import time
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from benchmarks.speed import latency, timing
+from benchmarks.speed import timing
 from benchmarks.speed.host import CLIP_FRAMES, ellipses
-from benchmarks.speed.parts import Bench
+from benchmarks.speed.parts import Bench, make_state
 from benchmarks.speed.timing import Found, Series
 from echoforge_jax.clip import Clip
-from echoforge_jax.data import augment as device_views
-from echoforge_jax.data import datasets as raw
-from echoforge_jax.data import phantom_stream as streamed
-from echoforge_jax.data import prepare as builder
+from echoforge_jax.data import augment, datasets, phantom_stream, prepare
 from echoforge_jax.data.transforms import AugmentConfig
-from echoforge_jax.inference import programs
+from echoforge_jax.inference.programs import frames_of
 from echoforge_jax.parallel import mesh as mesh_lib
-from echoforge_jax.training import build
+from echoforge_jax.training import build, steps
+from echoforge_jax.training.loop import MAX_IN_FLIGHT
+from echoforge_jax.training.waiting import InputWait
 
 # Batches that the pipeline may have ready.
 _READ_AHEAD = 4
+# Seconds and steps of a repeat of `starvation`, at least.
+_SECONDS, _STEPS = 2.0, 4
 
 
 def _prepare(bench: Bench, folder: pathlib.Path) -> dict:
@@ -34,7 +37,7 @@ def _prepare(bench: Bench, folder: pathlib.Path) -> dict:
   side = bench.image_size
   # Half of the patients are labeled where some clips have no label.
   patients = max(4, bench.clips)
-  video = programs.frames_of((side, side))[:CLIP_FRAMES]
+  video = frames_of((side, side))[:CLIP_FRAMES]
   masks = ellipses(side, CLIP_FRAMES)
 
   def list_clips(raw_dir, split, scheme):
@@ -61,15 +64,10 @@ def _prepare(bench: Bench, folder: pathlib.Path) -> dict:
     )
 
   (folder / 'raw').mkdir()
-  builder.prepare(
-    'camus',
-    folder / 'raw',
-    folder / 'data',
-    side,
-    reader=raw.RawReader(
-      list_clips, read_clip, is_synthetic=lambda raw_dir: True
-    ),
+  reader = datasets.RawReader(
+    list_clips, read_clip, is_synthetic=lambda raw_dir: True
   )
+  prepare.prepare('camus', folder / 'raw', folder / 'data', side, reader=reader)
   unlabeled = bench.config.unlabeled_batch_size
   return {
     'data_dir': str(folder / 'data'),
@@ -80,8 +78,15 @@ def _prepare(bench: Bench, folder: pathlib.Path) -> dict:
   }
 
 
-def with_data(bench: Bench, stack: contextlib.ExitStack) -> ConfigDict:
-  """The config on prepared noise, or on streamed phantoms if it has those.
+def _with_data(config: ConfigDict, **fields) -> ConfigDict:
+  changed = config.copy_and_resolve_references()
+  with changed.unlocked():
+    changed.data.update(fields)
+  return changed
+
+
+def _on_noise(bench: Bench, stack: contextlib.ExitStack) -> ConfigDict:
+  """Puts the config on prepared noise, or on its own streamed phantoms.
 
   Args:
     bench: what parts share.
@@ -90,42 +95,35 @@ def with_data(bench: Bench, stack: contextlib.ExitStack) -> ConfigDict:
   Returns:
     A copy of the config.
   """
-  config = bench.config.copy_and_resolve_references()
-  data = config.data
-  with config.unlocked():  # Configs of older runs lack both.
-    data.augment_on = data.get('augment_on', 'host')
-    data.cache_mb = data.get('cache_mb', 0)
-  if data.dataset != streamed.DATASET:
-    folder = stack.enter_context(tempfile.TemporaryDirectory())
-    with config.unlocked():
-      data.update(_prepare(bench, pathlib.Path(folder)))
-  return config
+  if bench.config.data.dataset == phantom_stream.DATASET:
+    return bench.config.copy_and_resolve_references()
+  folder = stack.enter_context(tempfile.TemporaryDirectory())
+  return _with_data(bench.config, **_prepare(bench, pathlib.Path(folder)))
+
+
+def _iterator(config: ConfigDict) -> Any:
+  return build.make_iterator(config, process_index=0, process_count=1)
 
 
 def data_input(bench: Bench) -> Found:
   """The training iterator alone, up to batches that are on the devices.
 
-  As the config has it; then with views drawn at the other place, and with every
-  clip read anew. The device's own program, which draws the views of a batch
-  that has arrived, is timed apart. Nothing else runs meanwhile; `starvation`
-  measures both at once.
+  The program that draws the views of a batch on the device is timed apart.
+  Nothing else runs meanwhile; `starvation` measures both at once.
   """
   others = {}
   # Batches for which one group of drawn clips lasts.
   period = 1
   with contextlib.ExitStack() as stack:
-    config = with_data(bench, stack)
+    config = _on_noise(bench, stack)
     data = config.data
-    if data.dataset == streamed.DATASET:
+    drawn = data.dataset == phantom_stream.DATASET
+    if drawn:
       period = _shrink_pool(config, bench.clips)
     series, first, seconds = _measure(bench, config, period)
-    if data.cache_mb and data.dataset != streamed.DATASET:
+    if data.cache_mb and not drawn:
       others['every clip read anew'], _, _ = _measure(
         bench, _with_data(config, cache_mb=0), period
-      )
-    for place in {'host', 'device'} - {data.augment_on}:
-      others[f'augment_on {place}'], _, _ = _measure(
-        bench, _with_data(config, augment_on=place), period
       )
     others['views on the device'] = _views(
       bench, _with_data(config, augment_on='device')
@@ -136,50 +134,35 @@ def data_input(bench: Bench) -> Found:
     others=others,
     values={
       'first_batch_s': first,
-      'augment_on': data.augment_on,
       'cache_mb': data.cache_mb,
       'num_workers': data.num_workers,
     },
   )
 
 
-def _with_data(config: ConfigDict, **fields) -> ConfigDict:
-  changed = config.copy_and_resolve_references()
-  with changed.unlocked():
-    changed.data.update(fields)
-  return changed
-
-
 def _measure(
   bench: Bench, config: ConfigDict, period: int
 ) -> tuple[Series, float, float]:
-  """Times one iterator.
-
-  Args:
-    bench: what parts share.
-    config: whose iterator it is.
-    period: repeats are of a multiple of so many batches.
+  """Times one iterator in repeats of a multiple of `period` batches.
 
   Returns:
     clips/s; seconds until the first batch; median seconds of a batch.
   """
-  split = mesh_lib.batch_sharding(bench.mesh)
+  sharding = mesh_lib.batch_sharding(bench.mesh)
   keys = build.make_objective(config).batch_keys
   if config.data.augment_on == 'device':
     keys = None  # All that the views are drawn from.
   with contextlib.ExitStack() as stack:
-    compilations = stack.enter_context(latency.Compilations())
+    compilations = stack.enter_context(timing.Compilations())
     start = time.perf_counter()
-    iterator = build.make_iterator(config, process_index=0, process_count=1)
-    stack.callback(iterator.close)
+    iterator = stack.enter_context(contextlib.closing(_iterator(config)))
 
     def seconds_of(count):
       start = time.perf_counter()
       for _ in range(count):
         batch = next(iterator)
-        jax.block_until_ready(
-          mesh_lib.put_batch({key: batch[key] for key in keys or batch}, split)
-        )
+        batch = {key: batch[key] for key in keys or batch}
+        jax.block_until_ready(mesh_lib.put_batch(batch, sharding))
       return time.perf_counter() - start
 
     seconds_of(1)
@@ -192,10 +175,9 @@ def _measure(
     calls = batches * timing.calls_of(seconds_of(batches))
     seconds = [seconds_of(calls) / calls for _ in range(bench.repeats)]
     compile_s = compilations.seconds
+  rates = tuple(bench.clips / one for one in seconds)
   return (
-    Series(
-      'clips/s', tuple(bench.clips / one for one in seconds), compile_s, calls
-    ),
+    Series('clips/s', rates, compile_s, calls),
     first,
     float(np.median(seconds)),
   )
@@ -203,17 +185,15 @@ def _measure(
 
 def _views(bench: Bench, config: ConfigDict) -> Series:
   """Times the program that draws views, on one batch."""
-  split = mesh_lib.batch_sharding(bench.mesh)
-  with contextlib.closing(
-    build.make_iterator(config, process_index=0, process_count=1)
-  ) as iterator:
-    batch = mesh_lib.put_batch(next(iterator), split)
-  views = device_views.make_views(
+  sharding = mesh_lib.batch_sharding(bench.mesh)
+  with contextlib.closing(_iterator(config)) as iterator:
+    batch = mesh_lib.put_batch(next(iterator), sharding)
+  views = augment.make_views(
     AugmentConfig.from_mapping(config.data.augmentation.to_dict()),
-    split,
+    sharding,
     build.make_objective(config).batch_keys,
   )
-  program = timing.compile_program(views, batch)
+  program = timing.compile_ahead(views, batch)
   return timing.rate(
     functools.partial(program.run, batch),
     bench.repeats,
@@ -227,12 +207,78 @@ def _shrink_pool(config: ConfigDict, clips: int) -> int:
   """Fills the pool at once: afterwards clips are drawn as often from any pool.
 
   Args:
-    config: unlocked here, in place.
-    clips: of a batch.
+    config: changed in place.
+    clips: per batch.
 
   Returns:
     Batches to which one drawn group of clips contributes, on average.
   """
   with config.unlocked():
-    config.data.stream.pool = streamed.GROUP
-  return math.ceil(streamed.GROUP * config.data.stream.uses / clips)
+    config.data.stream.pool = phantom_stream.GROUP
+  return math.ceil(phantom_stream.GROUP * config.data.stream.uses / clips)
+
+
+def starvation(bench: Bench) -> Found:
+  """Training with its input, against training on one batch that stays.
+
+  Both run as the training loop does, some steps ahead of the device. Where
+  input and step share cores, the step slows down instead of waiting: hence two
+  figures, the share of the time that the device stood idle for want of a batch
+  (`InputWait`'s bound), and how much longer a step takes than on a batch that
+  is there already.
+  """
+  with contextlib.ExitStack() as stack:
+    config = _on_noise(bench, stack)
+    parts = build.make_parts(config, bench.model, bench.mesh)
+    state, sharding = make_state(config, parts, bench.mesh)
+    batch_sharding = mesh_lib.batch_sharding(bench.mesh)
+    iterator = stack.enter_context(contextlib.closing(_iterator(config)))
+    load = build.make_loader(config, parts.batch_keys, batch_sharding)
+    batch = load(next(iterator))
+    program = timing.compile_ahead(
+      steps.jit_train_step(parts.train_step, sharding, batch_sharding),
+      state,
+      batch,
+    )
+
+    def run(count: int, get: Callable[[], Any]) -> tuple[float, float]:
+      """Runs steps; returns seconds per step and the share of idle time."""
+      nonlocal state
+      waiting, under_way, metrics = InputWait(), [], None
+      jax.block_until_ready(state)
+      start = time.perf_counter()
+      for _ in range(count):
+        state, metrics = program.run(state, waiting.get(get, metrics))
+        under_way.append(metrics)
+        if len(under_way) > MAX_IN_FLIGHT:
+          jax.block_until_ready(under_way.pop(0))
+      jax.block_until_ready(state)
+      elapsed = time.perf_counter() - start
+      return elapsed / count, waiting.idle / elapsed
+
+    def fresh():
+      return load(next(iterator))
+
+    for _ in range(timing.WARM_UP):
+      once, _ = run(1, fresh)
+    count = max(_STEPS, round(_SECONDS / once))
+    fed, resident, idle = [], [], []
+    for _ in range(bench.repeats):  # In turn: the machine may change its pace.
+      seconds, share = run(count, fresh)
+      fed.append(seconds)
+      idle.append(share)
+      resident.append(run(count, lambda: batch)[0])
+
+  def rates(seconds):
+    values = tuple(bench.clips / one for one in seconds)
+    return Series('clips/s', values, program.compile_s, count)
+
+  with_input, without = rates(fed), rates(resident)
+  return Found(
+    main=with_input,
+    others={'one batch': without},
+    values={
+      'idle_share': sorted(idle)[len(idle) // 2],
+      'slowdown': without.median / with_input.median - 1,
+    },
+  )

@@ -1,4 +1,4 @@
-"""The parts of `bench speed` that are programs: ceiling, model and training."""
+"""The parts that are programs: ceiling, model and training step."""
 
 from collections.abc import Callable
 import functools
@@ -123,7 +123,7 @@ def ceiling(bench: Bench) -> Found:
       function, left, right = make(bench.mesh.size, registry.DTYPES[dtype])
       left = jax.device_put(left, mesh_lib.batch_sharding(bench.mesh))
       right = jax.device_put(right, mesh_lib.replicated(bench.mesh))
-      program = timing.compile_program(jax.jit(function), left, right)
+      program = timing.compile_ahead(jax.jit(function), left, right)
       others[f'{name} {dtype}'], _ = timing.rate(
         functools.partial(program.run, left, right),
         bench.repeats,
@@ -190,7 +190,7 @@ def _forward(
     if as_training
     else cpu.jit(apply)
   )
-  program = timing.compile_program(jitted, variables, bench.video)
+  program = timing.compile_ahead(jitted, variables, bench.video)
   series, seconds = timing.rate(
     functools.partial(program.run, variables, bench.video),
     bench.repeats,
@@ -323,7 +323,7 @@ def stream(bench: Bench) -> Found:
     np.random.default_rng(0).integers(0, 256, (side, side), np.uint8), here
   )
   memory = jax.device_put(model.init_memory(1, (side, side)), here)
-  program = timing.compile_program(
+  program = timing.compile_ahead(
     segmenter.jit_frame_step(), model, variables, frame, memory
   )
   milliseconds = []
@@ -419,13 +419,15 @@ def host_batch(config: ConfigDict) -> dict[str, np.ndarray]:
 def _train(bench: Bench, config: ConfigDict) -> Found:
   parts = build.make_parts(config, bench.model, bench.mesh)
   state, sharding = make_state(config, parts, bench.mesh)
-  split = mesh_lib.batch_sharding(bench.mesh)
+  batch_sharding = mesh_lib.batch_sharding(bench.mesh)
   batch = host_batch(config)
   batch = mesh_lib.put_batch(
-    {key: batch[key] for key in parts.batch_keys}, split
+    {key: batch[key] for key in parts.batch_keys}, batch_sharding
   )
-  program = timing.compile_program(
-    steps.jit_train_step(parts.train_step, sharding, split), state, batch
+  program = timing.compile_ahead(
+    steps.jit_train_step(parts.train_step, sharding, batch_sharding),
+    state,
+    batch,
   )
 
   def call():

@@ -1,4 +1,4 @@
-"""Repeated runs of one thing, and what is said of them."""
+"""Times repeated calls after warm-up, and counts what is compiled."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from echoforge_jax.experiments.cost import count_flops
+from echoforge_jax.planning import compiled
 
 # Calls before the first that counts.
 WARM_UP = 2
@@ -17,6 +18,7 @@ WARM_UP = 2
 MIN_SECONDS, MAX_CALLS = 0.05, 100
 # Units where less is better; of all others more is.
 DURATIONS = ('s', 'ms')
+_COMPILED = '/jax/core/compile/backend_compile_duration'
 
 
 class NotMeasuredError(Exception):
@@ -29,7 +31,7 @@ class Series:
 
   Attributes:
     unit: of the values, such as 'frames/s'.
-    values: one a repeat.
+    values: one per repeat.
     compile_s: seconds of tracing and compiling, which the values leave out.
     calls: that one repeat consists of.
   """
@@ -41,22 +43,24 @@ class Series:
 
   @property
   def median(self) -> float:
-    """Of the repeats."""
+    """Median of the repeats."""
     return float(np.median(self.values))
 
   def summary(self) -> dict[str, Any]:
-    """JSON-ready: unit, compile_s, repeats, calls, median, range, quartiles."""
-    p25, median, p75 = np.percentile(self.values, [25, 50, 75])
+    """Returns unit, compile_s, repeats, calls, median, range and quartiles."""
+    low, p25, median, p75, high = np.percentile(
+      self.values, [0, 25, 50, 75, 100]
+    ).tolist()
     return {
       'unit': self.unit,
       'compile_s': self.compile_s,
       'repeats': len(self.values),
       'calls_per_repeat': self.calls,
-      'median': float(median),
-      'min': float(min(self.values)),
-      'max': float(max(self.values)),
-      'p25': float(p25),
-      'p75': float(p75),
+      'median': median,
+      'min': low,
+      'max': high,
+      'p25': p25,
+      'p75': p75,
     }
 
 
@@ -80,6 +84,32 @@ class Found:
   seconds: float = math.nan
 
 
+class Compilations:
+  """Counts what XLA compiles while it is entered.
+
+  Attributes:
+    count: programs.
+    seconds: spent on them.
+  """
+
+  def __init__(self):
+    self.count, self.seconds = 0, 0.0
+
+  def _listen(self, event: str, duration: float, **_) -> None:
+    if event == _COMPILED:
+      self.count += 1
+      self.seconds += duration
+
+  def __enter__(self) -> 'Compilations':
+    # A bound method is another object each time; removal wants the same.
+    self._listener = self._listen
+    jax.monitoring.register_event_duration_secs_listener(self._listener)
+    return self
+
+  def __exit__(self, *_) -> None:
+    jax.monitoring.unregister_event_duration_listener(self._listener)
+
+
 def time_calls(call: Callable[[], Any], repeats: int) -> tuple[np.ndarray, int]:
   """Times something after warm-up.
 
@@ -92,7 +122,7 @@ def time_calls(call: Callable[[], Any], repeats: int) -> tuple[np.ndarray, int]:
     repeats: measurements, at least 1.
 
   Returns:
-    float64 [repeats] seconds of one call, and the calls a repeat is made of.
+    float64 [repeats] seconds of one call, and the calls per repeat.
   """
   for _ in range(WARM_UP):
     start = time.perf_counter()
@@ -113,7 +143,7 @@ def time_calls(call: Callable[[], Any], repeats: int) -> tuple[np.ndarray, int]:
 
 
 def calls_of(seconds: float) -> int:
-  """Calls of one repeat, given the seconds of one call."""
+  """Returns the calls of one repeat, given the seconds of one call."""
   return min(max(math.ceil(MIN_SECONDS / max(seconds, 1e-9)), 1), MAX_CALLS)
 
 
@@ -124,11 +154,11 @@ def rate(
   unit: str,
   compile_s: float = 0.0,
 ) -> tuple[Series, float]:
-  """As `time_calls`, as a rate.
+  """Times something as a rate.
 
   Args:
-    call: as in `time_calls`.
-    repeats: as in `time_calls`.
+    call: as in `time_calls`, as `repeats`.
+    repeats: measurements.
     amount: what one call gets done, in units.
     unit: such as 'frames/s'.
     compile_s: as in `Series`.
@@ -137,21 +167,18 @@ def rate(
     The series, and the median seconds of a call.
   """
   seconds, calls = time_calls(call, repeats)
-  return Series(unit, tuple((amount / seconds).tolist()), compile_s, calls), (
-    float(np.median(seconds))
-  )
+  values = tuple((amount / seconds).tolist())
+  return Series(unit, values, compile_s, calls), float(np.median(seconds))
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class Executable:
   """A compiled program.
 
   Attributes:
     run: takes what it was compiled for.
     compile_s: seconds of tracing and compiling.
-    gflop: 1e9 operations over all devices, a multiply-add being two, as
-      counted before the compiler changes anything; the body of a loop counts
-      once.
+    gflop: 1e9 operations, as `experiments.cost.count_flops` counts them.
     memory_mb: on one device: arguments, results, temporaries and code.
   """
 
@@ -161,31 +188,16 @@ class Program:
   memory_mb: float
 
 
-def compile_program(jitted: Any, *arguments: Any) -> Program:
-  """Traces and compiles, without running.
-
-  Args:
-    jitted: of `jax.jit`.
-    *arguments: arrays or their shapes, and static arguments.
-
-  Returns:
-    The program.
-  """
+def compile_ahead(jitted: Any, *arguments: Any) -> Executable:
+  """Traces and compiles a jitted function for arrays or shapes."""
   start = time.perf_counter()
   lowered = jitted.lower(*arguments)
   done = lowered.compile()
   seconds = time.perf_counter() - start
-  stats = done.memory_analysis()
-  memory = (
-    math.nan
-    if stats is None
-    else (
-      stats.argument_size_in_bytes
-      + stats.output_size_in_bytes
-      - stats.alias_size_in_bytes
-      + stats.temp_size_in_bytes
-      + stats.generated_code_size_in_bytes
-    )
-    / 1e6
+  memory = compiled.memory_of(done)
+  return Executable(
+    done,
+    seconds,
+    count_flops(lowered) / 1e9,
+    memory.total / 1e6 if memory else math.nan,
   )
-  return Program(done, seconds, count_flops(lowered) / 1e9, memory)

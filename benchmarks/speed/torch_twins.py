@@ -1,4 +1,10 @@
-"""Twins in plain eager torch, where torch is installed."""
+"""Twins in plain eager torch, where torch is installed.
+
+Functions that make networks take the module, so that nothing here imports it at
+the start. SSCF is written anew from the published structure: each pair of
+frames has a kernel of its own, which is made first and then convolved, all
+pairs of the batch at once as groups, as the paper describes it.
+"""
 
 from collections.abc import Callable
 import importlib.util
@@ -9,135 +15,262 @@ import jax
 import numpy as np
 
 from benchmarks.speed import timing
-from benchmarks.speed import torch_sscf as twin
 from benchmarks.speed.parts import Bench
 from benchmarks.speed.timing import Found, NotMeasuredError
 from echoforge_jax.models.backbone import RESNETS
+from echoforge_jax.models.sscf import LEVELS, POOLS
 
 
-def _convolution(nn, channels: int, features: int, size: int, stride: int = 1):
-  return nn.Sequential(
-    nn.Conv2d(channels, features, size, stride, size // 2, bias=False),
-    nn.BatchNorm2d(features),
-  )
-
-
-def resnet(torch, variant: str):
-  """A ResNet with a grayscale stem that gives the maps of all four stages.
-
-  Args:
-    torch: the module.
-    variant: a key of `models.backbone.RESNETS`.
-
-  Returns:
-    A torch module, frames [N, 1, H, W] -> list of maps.
-  """
+def _block(torch, inputs: int, features: int, stride: int, bottleneck=False):
+  """Makes a residual block with torchvision's names."""
   nn = torch.nn
+  sizes = (1, 3, 1) if bottleneck else (3, 3)
+  outputs = 4 * features if bottleneck else features
+  channels = [inputs, *[features] * (len(sizes) - 1), outputs]
 
   class Block(nn.Module):
     """Convolutions with a shortcut."""
 
-    def __init__(self, channels, features, stride, bottleneck):
+    def __init__(self):
       super().__init__()
-      wide = 4 * features if bottleneck else features
-      self.path = nn.Sequential(
-        *(
-          [
-            _convolution(nn, channels, features, 1),
-            nn.ReLU(),
-            _convolution(nn, features, features, 3, stride),
-            nn.ReLU(),
-            _convolution(nn, features, wide, 1),
-          ]
-          if bottleneck
-          else [
-            _convolution(nn, channels, features, 3, stride),
-            nn.ReLU(),
-            _convolution(nn, features, features, 3),
-          ]
+      for n, size in enumerate(sizes, start=1):
+        step = stride if n == len(sizes) - 1 else 1
+        conv = nn.Conv2d(
+          channels[n - 1], channels[n], size, step, size // 2, bias=False
         )
-      )
-      self.shortcut = (
-        nn.Identity()
-        if stride == 1 and channels == wide
-        else _convolution(nn, channels, wide, 1, stride)
-      )
+        setattr(self, f'conv{n}', conv)
+        setattr(self, f'bn{n}', nn.BatchNorm2d(channels[n]))
+      self.downsample = None
+      if stride != 1 or inputs != outputs:
+        self.downsample = nn.Sequential(
+          nn.Conv2d(inputs, outputs, 1, stride, bias=False),
+          nn.BatchNorm2d(outputs),
+        )
 
     def forward(self, x):
-      return torch.relu(self.path(x) + self.shortcut(x))
+      y = x
+      for n in range(1, len(sizes) + 1):
+        y = getattr(self, f'bn{n}')(getattr(self, f'conv{n}')(y))
+        if n < len(sizes):
+          y = torch.relu(y)
+      shortcut = x if self.downsample is None else self.downsample(x)
+      return torch.relu(y + shortcut)
 
-  class Trunk(nn.Module):
-    """Stem and stages."""
+  return Block()
+
+
+def _encoder(torch, widths, depths, *, pool: bool, bottleneck=False):
+  """Makes a ResNet: frames [N, 1, H, W] -> list of the maps of all stages."""
+  nn = torch.nn
+
+  class Encoder(nn.Module):
+    """Stem, then a stage after the other."""
 
     def __init__(self):
       super().__init__()
-      depths, bottleneck = RESNETS[variant]
-      self.stem = nn.Sequential(
-        _convolution(nn, 1, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+      self.first = nn.Sequential(
+        nn.Conv2d(1, widths[0], 7, 2, 3, bias=False),
+        nn.BatchNorm2d(widths[0]),
+        nn.ReLU(),
+        *[nn.MaxPool2d(3, 2, 1)] * pool,
       )
-      self.stages, channels = nn.ModuleList(), 64
-      for stage, depth in enumerate(depths):
+      inputs = widths[0]
+      for stage, (width, depth) in enumerate(zip(widths, depths)):
         blocks = []
         for index in range(depth):
           stride = 2 if stage and not index else 1
-          blocks.append(Block(channels, 64 * 2**stage, stride, bottleneck))
-          channels = 64 * 2**stage * (4 if bottleneck else 1)
-        self.stages.append(nn.Sequential(*blocks))
+          blocks.append(_block(torch, inputs, width, stride, bottleneck))
+          inputs = width * (4 if bottleneck else 1)
+        setattr(self, f'encoder{stage + 1}', nn.Sequential(*blocks))
 
     def forward(self, x):
-      maps = [self.stem(x)]
-      for stage in self.stages:
-        maps.append(stage(maps[-1]))
-      return maps[1:]
+      x, maps = self.first(x), []
+      for stage in range(1, len(widths) + 1):
+        x = getattr(self, f'encoder{stage}')(x)
+        maps.append(x)
+      return maps
 
-  return Trunk().eval()
+  return Encoder()
 
 
-def _import_torch(dtype: str) -> tuple[Any, str, Any]:
-  """Torch, the place that JAX's default device is, and torch's dtype."""
+def resnet(torch, variant: str):
+  """Makes the trunk of a `models.backbone.RESNETS` key, grayscale stem."""
+  depths, bottleneck = RESNETS[variant]
+  widths = [64 * 2**stage for stage in range(len(depths))]
+  return _encoder(
+    torch, widths, depths, pool=True, bottleneck=bottleneck
+  ).eval()
+
+
+def _fusion(torch, channels: int):
+  """Makes ASSC of both neighbours and BSSF at one level."""
+  nn, functional = torch.nn, torch.nn.functional
+
+  def summary(x):
+    return torch.cat(
+      [functional.adaptive_max_pool2d(x, side).flatten(2) for side in POOLS],
+      dim=2,
+    )
+
+  class Calibration(nn.Module):
+    """A neighbour, convolved with the kernel of its pair."""
+
+    def __init__(self):
+      super().__init__()
+      self.Tq = nn.Conv2d(channels, channels, 3)
+      self.Tk = nn.Conv2d(channels, channels, 3)
+      self.condition = nn.Parameter(torch.ones(channels, channels, 3, 3))
+
+    def forward(self, neighbour, target):
+      attention = torch.sigmoid(
+        summary(self.Tq(neighbour)) @ summary(self.Tk(target)).transpose(1, 2)
+      )
+      count, c, height, width = neighbour.shape
+      kernels = (attention @ self.condition.flatten(1)).reshape(
+        count * c, c, 3, 3
+      )
+      found = functional.conv2d(
+        neighbour.reshape(1, count * c, height, width),
+        kernels,
+        padding=1,
+        groups=count,
+      )
+      return found.reshape(neighbour.shape)
+
+  class Fusion(nn.Module):
+    """Three maps become one."""
+
+    def __init__(self):
+      super().__init__()
+      self.forward_calibration = Calibration()
+      self.backward_calibration = Calibration()
+      self.out_conv = nn.Sequential(
+        nn.Conv2d(3 * channels, channels, 1, bias=False),
+        nn.BatchNorm2d(channels),
+      )
+
+    def forward(self, previous, target, following):
+      before = self.forward_calibration(previous, target)
+      after = self.backward_calibration(following, target)
+      return self.out_conv(torch.cat([before, target, after], dim=1))
+
+  return Fusion()
+
+
+def _decoder_block(torch, channels: int):
+  """Makes a LinkNet block: twice the sides, half the channels."""
+  nn, inside = torch.nn, channels // 4
+
+  class Decoder(nn.Module):
+    """1x1, transposed 3x3 and 1x1 convolution."""
+
+    def __init__(self):
+      super().__init__()
+      self.conv1 = nn.Conv2d(channels, inside, 1)
+      self.norm1 = nn.BatchNorm2d(inside)
+      self.deconv2 = nn.ConvTranspose2d(inside, inside, 3, 2, 1, 1)
+      self.norm2 = nn.BatchNorm2d(inside)
+      self.conv3 = nn.Conv2d(inside, channels // 2, 1)
+      self.norm3 = nn.BatchNorm2d(channels // 2)
+
+    def forward(self, x):
+      x = torch.relu(self.norm1(self.conv1(x)))
+      x = torch.relu(self.norm2(self.deconv2(x)))
+      return torch.relu(self.norm3(self.conv3(x)))
+
+  return Decoder()
+
+
+def sscf(torch, *, width: int = 64, num_classes: int = 1):
+  """Makes SSCF in inference mode, with the published names.
+
+  Args:
+    torch: the module.
+    width: channels at stride 2 (published: 64).
+    num_classes: K.
+
+  Returns:
+    A torch module, windows [N, 3, H, W] -> logits [N, K, H, W]; its
+    `state_dict` is what `models.weights.from_torch('sscf')` takes.
+  """
+  nn = torch.nn
+  widths = [width * 2**level for level in range(LEVELS)]
+
+  class Twin(nn.Module):
+    """Encoders, fusion and decoder."""
+
+    def __init__(self):
+      super().__init__()
+      self.TCE, self.STFT = nn.Module(), nn.Module()
+      self.TCE.FE = nn.ModuleList(
+        _encoder(torch, widths, [2] * LEVELS, pool=False) for _ in range(3)
+      )
+      self.STFT.stages = nn.ModuleList(_fusion(torch, c) for c in widths)
+      for level, c in enumerate(widths, start=1):
+        setattr(self, f'decoder{level}', _decoder_block(torch, c))
+      self.finalconv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1)
+      self.finalconv3 = nn.Conv2d(width // 2, num_classes, 3, padding=1)
+
+    def forward(self, windows):
+      maps = zip(
+        *(
+          encoder(windows[:, [place]])
+          for place, encoder in enumerate(self.TCE.FE)
+        )
+      )
+      fused = [stage(*three) for stage, three in zip(self.STFT.stages, maps)]
+      x = fused.pop()
+      while fused:
+        x = getattr(self, f'decoder{len(fused) + 1}')(x) + fused.pop()
+      return self.finalconv3(torch.relu(self.finalconv2(self.decoder1(x))))
+
+  return Twin().eval()
+
+
+def _import_torch() -> Any:
   if importlib.util.find_spec('torch') is None:
     raise NotMeasuredError('torch is not installed (make torch)')
   try:
     import torch
   except (ImportError, OSError) as error:  # Such as a lacking CUDA library.
     raise NotMeasuredError(f'torch cannot be imported: {error}') from error
-  accelerated = jax.default_backend() == 'gpu'
-  if accelerated and not torch.cuda.is_available():
+  if jax.default_backend() == 'gpu' and not torch.cuda.is_available():
     raise NotMeasuredError('this torch does not see the GPU')
-  return torch, 'cuda' if accelerated else 'cpu', getattr(torch, dtype)
+  return torch
 
 
 def _timed(
   bench: Bench,
-  torch: Any,
-  model: Any,
-  inputs: np.ndarray,
-  place: str,
-  dtype: Any,
+  make: Callable[[Any], Any],
+  shape: tuple[int, ...],
   compared: str,
   values: dict[str, Any],
-  run: Callable[[Any, Any], Any] | None = None,
+  gradients: bool = False,
 ) -> Found:
-  """Times a module on inputs, one frame of the result for each.
+  """Times a network on noise, one frame of the result for each input.
 
   On a GPU channels are last and cuDNN tries its algorithms, which is the
   faster way there.
   """
-  if place == 'cuda':
+  torch = _import_torch()
+  device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+  dtype = getattr(torch, bench.config.dtype)
+  model = make(torch).train(gradients).to(device, dtype)
+  inputs = np.random.default_rng(0).random(shape, np.float32)
+  inputs = torch.from_numpy(inputs).to(device, dtype)
+  if device == 'cuda':
     torch.backends.cudnn.benchmark = True
     model = model.to(memory_format=torch.channels_last)
-  model = model.to(place, dtype)
-  inputs = torch.from_numpy(inputs).to(place, dtype)
-  if place == 'cuda':
     inputs = inputs.contiguous(memory_format=torch.channels_last)
 
   def call():
-    if run is None:
+    if gradients:
+      model.zero_grad(set_to_none=True)
+      sum(x.float().square().mean() for x in model(inputs)).backward()
+    else:
       with torch.inference_mode():
         model(inputs)
-    else:
-      run(model, inputs)
-    if place == 'cuda':
+    if device == 'cuda':
       torch.cuda.synchronize()
 
   series, seconds = timing.rate(call, bench.repeats, len(inputs), 'frames/s')
@@ -155,44 +288,31 @@ def _timed(
   )
 
 
-def _torch_trunk(bench: Bench, compared: str, train: bool) -> Found:
-  torch, place, dtype = _import_torch(bench.config.dtype)
+def _trunk(bench: Bench, compared: str, gradients: bool) -> Found:
   variant = bench.config.model.get('backbone', 'resnet50')
   if bench.config.model.name != 'echoforge' or variant not in RESNETS:
     raise NotMeasuredError(
       f'the model {bench.config.model.name} ({variant}) has no residual '
       f'network to compare; choose a backbone of {", ".join(RESNETS)}'
     )
-  frames = np.random.default_rng(0).random(
-    (bench.clips * bench.frames, 1, *2 * [bench.image_size]), np.float32
-  )
-
-  def gradients(model, inputs):
-    model.zero_grad(set_to_none=True)
-    sum(x.float().square().mean() for x in model(inputs)).backward()
-
-  model = resnet(torch, variant).train(train)
   return _timed(
     bench,
-    torch,
-    model,
-    frames,
-    place,
-    dtype,
+    lambda torch: resnet(torch, variant),
+    (bench.clips * bench.frames, 1, *2 * [bench.image_size]),
     compared,
     {'backbone': variant, 'norm': 'batch'},
-    gradients if train else None,
+    gradients,
   )
 
 
 def torch_trunk(bench: Bench) -> Found:
   """The same residual network in eager torch, batch norm in inference mode."""
-  return _torch_trunk(bench, 'trunk', False)
+  return _trunk(bench, 'trunk', False)
 
 
 def torch_trunk_train(bench: Bench) -> Found:
-  """Its gradients, as `speed_parts.trunk_train` takes them."""
-  return _torch_trunk(bench, 'trunk_train', True)
+  """Its gradients, as `parts.trunk_train` takes them."""
+  return _trunk(bench, 'trunk_train', True)
 
 
 def torch_sscf(bench: Bench) -> Found:
@@ -202,21 +322,12 @@ def torch_sscf(bench: Bench) -> Found:
     raise NotMeasuredError(
       f'the model is {config.name}, not sscf; choose configs/camus_sscf.py'
     )
-  torch, place, dtype = _import_torch(bench.config.dtype)
-  model = twin.make_twin(
-    torch, width=config.width, num_classes=len(bench.config.data.classes)
-  )
+  classes = len(bench.config.data.classes)
   count = bench.clips * (bench.frames if config.clips else 1)
-  windows = np.random.default_rng(0).random(
-    (count, 3, *2 * [bench.image_size]), np.float32
-  )
   return _timed(
     bench,
-    torch,
-    model,
-    windows,
-    place,
-    dtype,
+    lambda torch: sscf(torch, width=config.width, num_classes=classes),
+    (count, 3, *2 * [bench.image_size]),
     'forward',
     {'windows_a_call': count},
   )

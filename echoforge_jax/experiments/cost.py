@@ -1,12 +1,13 @@
-"""What a model costs: parameters, operations and frames per second.
+"""Costs of a model: parameters, operations and frames per second.
 
 Operations are XLA's count before it changes the program, a multiply and an add
-being two; papers that count multiply-adds as one say half of that.
+being two; papers that count multiply-adds as one report half of that.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
+from pathlib import Path
 import statistics
 import time
 from typing import Any
@@ -17,17 +18,31 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from echoforge_jax import cpu
+from echoforge_jax import config as config_lib
+from echoforge_jax import cpu, provenance, textio
+from echoforge_jax.training import build
+
+# What `study --study=cost` counts unless it is told otherwise.
+CONFIGS = tuple(
+  f'configs/{name}.py'
+  for name in (
+    'camus_echoforge',
+    'camus_sscf',
+    'phantom_lite',
+    'phantom_sscf_lite',
+  )
+)
+FRAMES = 10  # Of a clip, as in the paper.
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """Of one model at one clip size.
+  """The cost of one model at one clip size.
 
   Attributes:
-    parameters: that training learns, by top-level module.
+    parameters: trained parameters by top-level module.
     gflop: 1e9 operations of the forward pass of one clip, inference only.
-    frames: of that clip.
+    frames: T of that clip.
     image_size: side of its frames.
     frames_per_second: median over repeats; NaN where it was not measured.
     spread: (smallest, largest) frames per second.
@@ -44,15 +59,15 @@ class Cost:
 
   @property
   def total_parameters(self) -> int:
-    """All of them."""
+    """Trained parameters of all modules."""
     return sum(self.parameters.values())
 
 
 def count_flops(lowered: Any) -> float:
-  """Operations of a program, before the compiler changes anything.
+  """Counts the operations of a program before the compiler changes it.
 
   An accelerator's count leaves out what it calls libraries for, so the CPU's
-  analysis of the same program is taken.
+  analysis of the same program stands in where there is none.
 
   Args:
     lowered: of `jax.jit(...).lower`, for any device.
@@ -78,10 +93,10 @@ def count_flops(lowered: Any) -> float:
   return float((costs or {}).get('flops', math.nan))
 
 
-def measure(
+def measure_model(
   model: nn.Module, *, frames: int, image_size: int, repeats: int = 5
 ) -> Cost:
-  """Counts and times the forward pass of one clip.
+  """Counts and times the forward pass of one clip on the default device.
 
   Args:
     model: `apply(variables, video, train=False)`.
@@ -89,15 +104,11 @@ def measure(
     image_size: S.
     repeats: timed calls after one that is not; 0 times nothing and needs no
       memory for the weights.
-
-  Returns:
-    The cost on the default device.
   """
   shape = (1, frames, image_size, image_size, 1)
   video = jax.ShapeDtypeStruct(shape, jnp.float32)
   init = jax.jit(lambda key, x: model.init(key, x, train=False))
   abstract = jax.eval_shape(init, jax.random.key(0), video)
-  parameters = {name: _size(tree) for name, tree in abstract['params'].items()}
 
   def forward(variables: Any, x: jax.Array) -> jax.Array:
     return model.apply(variables, x, train=False)['logits']
@@ -117,7 +128,10 @@ def measure(
       compiled(variables, clip).block_until_ready()
       rates.append(frames / (time.perf_counter() - start))
   return Cost(
-    parameters=parameters,
+    parameters={
+      name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+      for name, tree in abstract['params'].items()
+    },
     # Of the model as it is written, on every device.
     gflop=count_flops(jax.jit(forward).lower(abstract, video)) / 1e9,
     frames=frames,
@@ -128,60 +142,59 @@ def measure(
   )
 
 
-def _size(tree: Any) -> int:
-  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
-
-def of_config(
-  config: ConfigDict, *, frames: int = 10, image_size: int = 0, repeats: int = 5
-) -> Cost:
-  """The cost of a config's model.
-
-  Args:
-    config: a config of `configs/`.
-    frames: T of the clip (paper: 10).
-    image_size: S; 0 takes the config's.
-    repeats: as in `measure`.
-
-  Returns:
-    The cost.
-  """
-  from echoforge_jax.training import build
-
-  return measure(
-    build.make_model(config),
-    frames=frames,
-    image_size=image_size or config.data.image_size,
-    repeats=repeats,
-  )
-
-
-def cost_text(name: str, cost: Cost) -> str:
-  """The cost in a few lines.
-
-  Args:
-    name: of the config.
-    cost: of `measure`.
-
-  Returns:
-    Lines without a trailing newline.
-  """
-  modules = '  '.join(
-    f'{part} {count:,}' for part, count in cost.parameters.items()
-  )
-  lines = [
-    f'{name}: {cost.total_parameters / 1e6:.2f} M parameters, '
-    f'{cost.gflop:.1f} GFLOP a clip of {cost.frames} frames of '
-    f'{cost.image_size}x{cost.image_size} (a multiply-add counts two), '
-    f'{cost.gflop / cost.frames:.2f} a frame',
-    f'  {modules}',
-  ]
-  if not math.isnan(cost.frames_per_second):
-    low, high = cost.spread
-    device = jax.local_devices()[0]
-    lines.append(
-      f'  {cost.frames_per_second:.1f} frames/s [{low:.1f}, {high:.1f}] on '
-      f'{device.platform} ({device.device_kind}), compiled in '
-      f'{cost.compile_seconds:.0f} s'
+def of_configs(configs: Mapping[str, ConfigDict]) -> dict[str, Cost]:
+  """Measures the model of each config on clips of ten frames of its size."""
+  return {
+    name: measure_model(
+      build.make_model(config), frames=FRAMES, image_size=config.data.image_size
     )
-  return '\n'.join(lines)
+    for name, config in configs.items()
+  }
+
+
+def read_configs(
+  names: Sequence[str], fields: Sequence[str]
+) -> dict[str, ConfigDict]:
+  """Reads configs by FILE[:ARG], each with the --config.FIELD=VALUE flags."""
+  return {
+    name: config_lib.parse_config([f'--config={name}', *fields])
+    for name in names
+  }
+
+
+def markdown(costs: Mapping[str, Cost]) -> str:
+  """Returns the costs as a Markdown table, with a trailing newline."""
+  lines = [
+    '| config | M parameters | GFLOP per clip | per frame | clip | frames/s '
+    '| compile (s) |',
+    '|---|---:|---:|---:|---|---:|---:|',
+  ]
+  for name, cost in costs.items():
+    low, high = cost.spread
+    lines.append(
+      f'| {name} | {cost.total_parameters / 1e6:.2f} | {cost.gflop:.1f} '
+      f'| {cost.gflop / cost.frames:.2f} '
+      f'| {cost.frames} x {cost.image_size} x {cost.image_size} '
+      f'| {cost.frames_per_second:.1f} [{low:.1f}, {high:.1f}] '
+      f'| {cost.compile_seconds:.0f} |'
+    )
+  return (
+    '\n'.join(lines)
+    + '\n\nA multiply-add counts two; frames/s: median [smallest, largest] on '
+    f'{provenance.device_kind()}.\n'
+  )
+
+
+def write(costs: Mapping[str, Cost], out_dir: Path) -> list[Path]:
+  """Writes cost.md and cost.json to a folder, made if missing."""
+  out_dir.mkdir(parents=True, exist_ok=True)
+  files = [out_dir / 'cost.md', out_dir / 'cost.json']
+  files[0].write_text(markdown(costs))
+  found = {
+    'device': provenance.device_kind(),
+    'git_revision': provenance.git_revision(),
+    'versions': provenance.versions(),
+    'costs': {name: dataclasses.asdict(cost) for name, cost in costs.items()},
+  }
+  textio.write_json(files[1], textio.to_json(found))
+  return files

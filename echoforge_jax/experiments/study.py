@@ -116,8 +116,13 @@ _ROWS = Study(
         'all',
       )
     ),
-    _sscf(),
   ),
+  reference='baseline',
+)
+_METHODS = Study(
+  'methods',
+  'EchoForge, SSCF and baselines, labels of 10 % of the patients',
+  (*map(_row, ('baseline', 'mean_teacher', 'fixmatch', 'all')), _sscf()),
   reference='baseline',
 )
 _ANCHORS = Study(
@@ -165,7 +170,9 @@ _SUPERVISION = Study(
   ),
   reference='baseline_sparse',
 )
-STUDIES = {s.name: s for s in (_ROWS, _ANCHORS, _LABELS, _SUPERVISION)}
+STUDIES = {
+  s.name: s for s in (_ROWS, _METHODS, _ANCHORS, _LABELS, _SUPERVISION)
+}
 
 
 def get_study(name: str, rows: Sequence[str] = ()) -> Study:

@@ -34,6 +34,17 @@ class Memory:
     return self.arguments + self.outputs + self.temporaries + self.code
 
 
+def memory_of(done: jax.stages.Compiled) -> Memory | None:
+  """Returns what a compiled program needs; None where JAX does not say."""
+  stats = done.memory_analysis()
+  return stats and Memory(
+    arguments=stats.argument_size_in_bytes,
+    outputs=stats.output_size_in_bytes - stats.alias_size_in_bytes,
+    temporaries=stats.temp_size_in_bytes,
+    code=stats.generated_code_size_in_bytes,
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
   """One compiled program; all figures are of one chip.
@@ -95,13 +106,7 @@ def compile_program(jitted: Any, *arguments: Any, platform: str) -> Program:
       message=text.splitlines()[0],
     )
   seconds = time.perf_counter() - start
-  stats = done.memory_analysis()
-  memory = Memory(
-    arguments=stats.argument_size_in_bytes,
-    outputs=stats.output_size_in_bytes - stats.alias_size_in_bytes,
-    temporaries=stats.temp_size_in_bytes,
-    code=stats.generated_code_size_in_bytes,
-  )
+  memory = memory_of(done)
   costs, text = done.cost_analysis(), done.as_text()
   found = collectives.find_collectives(text)
   count = Counter(one.kind for one in found)

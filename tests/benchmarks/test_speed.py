@@ -9,11 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.speed import host as speed_host
-from benchmarks.speed import parts as speed_parts
-from benchmarks.speed import report as speed_report
-from benchmarks.speed import speed, timing
-from echoforge_jax.__main__ import main
+from benchmarks.speed import host, parts, report, speed, timing
+from benchmarks.speed.__main__ import main
 from echoforge_jax.clip import IGNORE, Clip
 from echoforge_jax.config import parse_config
 from echoforge_jax.errors import InputError
@@ -56,6 +53,7 @@ COMPILED = {
   'trunk',
   'trunk_decoder',
   'stream',
+  'latency',
   'train',
   'train_supervised',
   'trunk_train',
@@ -69,6 +67,7 @@ UNITS = {
   'trunk': 'frames/s',
   'trunk_decoder': 'frames/s',
   'stream': 'ms',
+  'latency': 'ms',
   'train': 'clips/s',
   'train_supervised': 'clips/s',
   'trunk_train': 'frames/s',
@@ -87,8 +86,8 @@ UNITS = {
 def small_and_quick():
   """Small ceilings, single calls, and programs that compile quickly."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(speed_parts, '_CPU_MATMUL', 32)
-    patch.setattr(speed_parts, '_CPU_CONVOLUTION', (1, 8, 8))
+    patch.setattr(parts, '_CPU_MATMUL', 32)
+    patch.setattr(parts, '_CPU_CONVOLUTION', (1, 8, 8))
     patch.setattr(timing, 'MIN_SECONDS', 0.0)
     patch.setattr(timing, 'WARM_UP', 1)
     jax.config.update('jax_disable_most_optimizations', True)
@@ -103,14 +102,7 @@ def bench_speed(capsys, *flags, config='configs/tiny.py'):
   with small_and_quick():
     assert (
       main(
-        [
-          'bench',
-          'speed',
-          f'--config={config}',
-          '--repeats=1',
-          '--config.num_devices=1',
-          *flags,
-        ]
+        [f'--config={config}', '--repeats=1', '--config.num_devices=1', *flags]
       )
       == 0
     )
@@ -147,7 +139,7 @@ def whole_run(tmp_path_factory):
     clip = Clip(
       'p',
       '4CH',
-      *2 * [speed_host.ellipses(32, 9)],
+      *2 * [host.ellipses(32, 9)],
       np.ones(9, bool),
       0,
       8,
@@ -162,9 +154,9 @@ def whole_run(tmp_path_factory):
       config,
       name='tiny.py',
       repeats=1,
-      on_line=lambda line: speed_report.append(line, out),
+      on_line=lambda line: report.append(line, out),
     )
-  return read_strict(out), speed_report.table(lines), out
+  return read_strict(out), report.table(lines), out
 
 
 @pytest.mark.slow
@@ -199,7 +191,7 @@ def test_parts_are_put_in_relation(whole_run):
     lines['trunk']['median'] / lines['forward']['median']
   )
   assert values['trunk_decoder']['forward_time_over_this'] > 0
-  assert lines['stream']['repeats'] == speed_parts.STEPS_A_REPEAT
+  assert lines['stream']['repeats'] == parts.STEPS_A_REPEAT
   stream = values['stream']
   assert 0 < stream['p50'] <= stream['p95'] <= stream['p99']
   # The teacher, which does nothing early in training, is part of the step.
@@ -220,10 +212,8 @@ def test_parts_are_put_in_relation(whole_run):
   )
   assert 0 <= values['starvation']['idle_share'] <= 1
   assert values['input']['first_batch_s'] > 0
-  assert values['input']['augment_on'] == 'host'
   assert set(lines['input']['others']) == {
     'every clip read anew',
-    'augment_on device',
     'views on the device',
   }
   assert lines['input']['others']['views on the device']['compile_s'] > 0
@@ -253,13 +243,13 @@ def test_one_frame_is_a_clip_to_the_model_and_none_is_not():
     config = parse_config(
       ['--config=configs/tiny.py', f'--config.data.num_frames={frames}']
     )
-    return speed_parts.Bench(config, 1)
+    return parts.Bench(config, 1)
 
   assert bench(1).video.shape[1] == 1
   with pytest.raises(InputError, match='num_frames is 0'):
     bench(0)
   with pytest.raises(InputError, match='num_frames is 1'):
-    speed_parts.train(bench(1))
+    parts.train(bench(1))
 
 
 def test_command_appends_compares_and_keeps_going(tmp_path, capsys):
@@ -299,8 +289,8 @@ def test_trunk_decoder_is_the_baseline():
   baseline = parse_config(['--config=configs/tiny.py:baseline'])
   with small_and_quick():
     (trunk, cut), (same,) = (
-      speed.measure(config, name='tiny.py', repeats=2, batch=1, parts=parts)
-      for config, parts in (
+      speed.measure(config, name='tiny.py', repeats=2, batch=1, names=names)
+      for config, names in (
         (whole, ('trunk_decoder', 'trunk')),
         (baseline, ('forward',)),
       )
@@ -314,7 +304,7 @@ def test_trunk_decoder_is_the_baseline():
 
 def test_input_from_phantoms_that_are_drawn(monkeypatch):
   def draw(batch, frames, side, config):
-    masks = np.stack(batch * [speed_host.ellipses(side, frames)])
+    masks = np.stack(batch * [host.ellipses(side, frames)])
     return lambda key: {
       'video': masks[..., None] / np.float32(3),
       'masks': masks,
@@ -330,7 +320,7 @@ def test_input_from_phantoms_that_are_drawn(monkeypatch):
     ]
   )
   with small_and_quick():
-    (line,) = speed.measure(config, name='x', repeats=2, parts=('input',))
+    (line,) = speed.measure(config, name='x', repeats=2, names=('input',))
   assert line['skipped'] is None and line['unit'] == 'clips/s'
   # A group of 8 clips is drawn for every 32 examples, which 11 batches hold.
   assert line['calls_per_repeat'] == 11 and line['batch'] == 3
@@ -338,11 +328,13 @@ def test_input_from_phantoms_that_are_drawn(monkeypatch):
 
 
 def test_torch_that_cannot_be_imported(monkeypatch):
-  config = parse_config(['--config=configs/tiny.py'])
+  config = parse_config(
+    ['--config=configs/tiny.py', '--config.model.backbone=resnet18']
+  )
   for found, text in ((None, 'not installed'), (1, 'cannot be imported')):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: found)
     monkeypatch.setitem(sys.modules, 'torch', None)
-    (line,) = speed.measure(config, name='x', parts=('torch_trunk',))
+    (line,) = speed.measure(config, name='x', names=('torch_trunk',))
     assert text in line['skipped'] and line['median'] is None
 
 
@@ -374,7 +366,7 @@ def line_of(part='stream', median=2.0, unit='ms', **fields):
   ],
 )
 def test_ratios_in_words(unit, new, text):
-  said = speed_report.compare(
+  said = report.compare(
     [line_of(median=new, unit=unit)], [line_of(unit=unit)], 'old.jsonl'
   )
   assert text in ' '.join(said.split()) and 'old.jsonl' in said
@@ -382,7 +374,7 @@ def test_ratios_in_words(unit, new, text):
 
 def test_comparison_says_what_else_differs_and_what_is_noise():
   wide = {'p25': 1.0, 'p75': 4.0}
-  said = speed_report.compare(
+  said = report.compare(
     [line_of(median=3.0, dtype='bfloat16', **wide)],
     [line_of(median=9.0), line_of(dtype='float32', **wide)],
     'old',
@@ -391,9 +383,9 @@ def test_comparison_says_what_else_differs_and_what_is_noise():
   assert '1.50x slower (spreads overlap)' in said
   assert 'but dtype float32 -> bfloat16' in said
   skipped = line_of() | {'median': None, 'skipped': 'no torch'}
-  assert 'stream' not in speed_report.compare([skipped], [line_of()], 'old')
+  assert 'stream' not in report.compare([skipped], [line_of()], 'old')
   for name, value in (('config', 'b.py'), ('batch', 2), ('device', 'gpu: X')):
-    said = speed_report.compare([line_of()], [line_of(**{name: value})], 'old')
+    said = report.compare([line_of()], [line_of(**{name: value})], 'old')
     assert 'not there' in said and 'slower' not in said
 
 
@@ -417,7 +409,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, text, words):
   path = tmp_path / 'old.jsonl'
   path.write_bytes(text if isinstance(text, bytes) else text.encode())
   with pytest.raises(InputError, match=words):
-    speed_report.read(path)
+    report.read(path)
 
 
 def test_statistics_are_those_of_the_repeats():
@@ -452,7 +444,7 @@ def test_a_part_without_memory_does_not_stop_the_rest(monkeypatch):
   config = parse_config(['--config=configs/tiny.py'])
   with small_and_quick():
     lines = speed.measure(
-      config, name='tiny.py', repeats=1, parts=('metrics', 'forward')
+      config, name='tiny.py', repeats=1, names=('metrics', 'forward')
     )
   assert lines[0]['skipped'] == 'out of memory: RESOURCE_EXHAUSTED: 9 GB'
   assert lines[1]['median'] > 0
@@ -462,7 +454,7 @@ def test_a_part_without_memory_does_not_stop_the_rest(monkeypatch):
 
   monkeypatch.setitem(speed.PARTS, 'forward', broken)
   with pytest.raises(jax.errors.JaxRuntimeError, match='bug'):
-    speed.measure(config, name='tiny.py', parts=('forward',))
+    speed.measure(config, name='tiny.py', names=('forward',))
 
 
 def test_batches_are_those_of_the_pipeline():
@@ -471,7 +463,7 @@ def test_batches_are_those_of_the_pipeline():
     "--config.data.classes=('lv','la')",
   ]
   config = parse_config(['--config=configs/tiny.py', *flags])
-  batch = speed_parts.host_batch(config)
+  batch = parts.host_batch(config)
   assert (
     batch['video_weak'].shape
     == batch['video_strong'].shape
@@ -482,15 +474,43 @@ def test_batches_are_those_of_the_pipeline():
   ]
   assert (batch['masks'][~batch['labeled']] == IGNORE).all()
   assert set(np.unique(batch['masks'][batch['labeled']])) == {0, 1, 2}
-  own = speed_parts.Bench(config, 1)
+  own = parts.Bench(config, 1)
   with pytest.raises(timing.NotMeasuredError, match='own objective'):
     with config.unlocked():
       config.objective.name = 'supervised'
-    speed_parts.train_supervised(own)
+    parts.train_supervised(own)
+
+
+@pytest.mark.parametrize(
+  'flags, text',
+  [
+    (['--config=configs/none.py'], 'no file'),
+    (['--parts=trunk,warp'], "found 'warp'; choose from ceiling, forward"),
+    (['--repeats=0'], 'at least 1'),
+    (['--batch=0'], 'at least 1'),
+    (['--json=none/x.jsonl'], 'no such folder'),
+    (['--json=configs'], 'cannot be written'),
+    (['--compare=none.jsonl'], 'No such file'),
+    (['--compare=configs/tiny.py'], 'line 1 is not JSON'),
+    (['--config.stairs=2'], 'no such field'),
+    (
+      [
+        '--config.num_devices=1',
+        '--config.unlabeled_batch_size=2',
+        '--batch=1',
+      ],
+      'cannot be labeled',
+    ),
+  ],
+)
+def test_misuse_is_one_line(flags, text, capsys):
+  assert main(['--config=configs/tiny.py', *flags]) == 2
+  error = capsys.readouterr().err
+  assert text in error and error.count('\n') == 1
 
 
 def test_hearts_contract_and_differ():
-  truth, other = (speed_host.ellipses(64, 20, shift) for shift in (0, 0.02))
+  truth, other = (host.ellipses(64, 20, shift) for shift in (0, 0.02))
   assert set(np.unique(truth)) == {0, 1, 2, 3}
   areas = (truth == 1).sum((1, 2))
   assert areas[-1] < 0.7 * areas[0]

@@ -1,4 +1,4 @@
-"""bench: a tiny study from nothing to a table, and what misuse says."""
+"""study: a tiny study from nothing to a table, and what misuse says."""
 
 import json
 
@@ -24,8 +24,7 @@ def test_a_tiny_study(tmp_path, monkeypatch, capsys):
   )
   builder.prepare('camus', tmp_path / 'raw', tmp_path / 'data', 32)
   flags = [
-    'bench',
-    'ablation',
+    'study',
     f'--out={tmp_path / "out"}',
     f'--data_dir={tmp_path / "data"}',
     '--rows=baseline',
@@ -52,72 +51,29 @@ def test_a_tiny_study(tmp_path, monkeypatch, capsys):
   assert results.stat().st_mtime_ns == stamp
 
 
-def test_cost(capsys):
-  assert (
-    main(
-      ['bench', 'cost', '--config=configs/tiny.py', '--frames=2', '--repeats=1']
-    )
-    == 0
-  )
-  assert 'M parameters' in capsys.readouterr().out
+def test_cost(tmp_path, capsys):
+  flags = [f'--out={tmp_path / "x"}', '--config=configs/tiny.py:baseline']
+  assert main(['study', '--study=cost', *flags]) == 0
+  assert '| configs/tiny.py:baseline | ' in capsys.readouterr().out
+  found = json.loads((tmp_path / 'x' / 'cost.json').read_text())
+  cost = found['costs']['configs/tiny.py:baseline']
+  assert cost['gflop'] > 0 and cost['frames_per_second'] > 0
+  assert (cost['frames'], cost['image_size']) == (10, 32)
 
 
 @pytest.mark.parametrize(
   'flags, text',
   [
-    (['ablation', '--out=x', '--study=rowing'], 'rows, anchors'),
-    (['ablation', '--out=x', '--rows=best'], 'baseline'),
-    (['ablation', '--out=x', '--seeds=0'], 'at least 1'),
-    (['ablation', '--out=x', '--config=none.py'], 'no such file in configs'),
-    (['ablation', '--out=x', '--config.stairs=2'], 'row baseline'),
-    (['cost', '--config=configs/tiny.py', '--frames=0'], 'at least 1'),
-    (['profile', '--config=configs/tiny.py', '--top=0'], 'at least 1'),
-    (
-      ['profile', '--config=configs/tiny.py', '--target=walk'],
-      "found 'walk', wanted one of train, forward, stream",
-    ),
-    (['speed', '--config=configs/none.py'], 'no file'),
-    (
-      ['speed', '--config=configs/tiny.py', '--parts=trunk,warp'],
-      "found 'warp'; choose from ceiling, forward",
-    ),
-    (['speed', '--config=configs/tiny.py', '--repeats=0'], 'at least 1'),
-    (['speed', '--config=configs/tiny.py', '--batch=0'], 'at least 1'),
-    (
-      ['speed', '--config=configs/tiny.py', '--json=none/x.jsonl'],
-      'no such folder',
-    ),
-    (
-      ['speed', '--config=configs/tiny.py', '--json=configs'],
-      'cannot be written',
-    ),
-    (
-      ['speed', '--config=configs/tiny.py', '--compare=none.jsonl'],
-      'No such file',
-    ),
-    (
-      ['speed', '--config=configs/tiny.py', '--compare=configs/tiny.py'],
-      'line 1 is not JSON',
-    ),
-    (
-      ['speed', '--config=configs/tiny.py', '--config.stairs=2'],
-      'no such field',
-    ),
-    (
-      [
-        'speed',
-        '--config=configs/tiny.py',
-        '--config.num_devices=1',
-        '--config.unlabeled_batch_size=2',
-        '--batch=1',
-      ],
-      'cannot be labeled',
-    ),
+    (['--study=rowing'], 'rows, methods, anchors'),
+    (['--rows=best'], 'baseline'),
+    (['--seeds=0'], 'at least 1'),
+    (['--config=none.py'], 'no file'),
+    (['--config.stairs=2'], 'row baseline'),
+    (['--study=cost', '--config=configs/none.py'], 'no file'),
   ],
 )
-def test_misuse_is_one_line(flags, text, capsys, tmp_path, monkeypatch):
-  flags = [f.replace('--out=x', f'--out={tmp_path / "x"}') for f in flags]
-  assert main(['bench', *flags]) == 2
+def test_misuse_is_one_line(flags, text, capsys, tmp_path):
+  assert main(['study', f'--out={tmp_path / "x"}', *flags]) == 2
   error = capsys.readouterr().err
   assert text in error and error.count('\n') == 1
   assert not (tmp_path / 'x').exists()

@@ -31,7 +31,7 @@ def test_some_rows_keep_the_reference():
 @pytest.mark.parametrize(
   'name, rows, text',
   [
-    ('row', [], 'rows, anchors, labels, supervision'),
+    ('row', [], 'rows, methods, anchors, labels, supervision'),
     ('rows', ['best'], "'best'.*baseline"),
   ],
 )

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.speed.latency import Compilations
+from benchmarks.speed.timing import Compilations
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import sector as sectors
 from echoforge_jax.inference import lag as lags

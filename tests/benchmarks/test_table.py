@@ -1,33 +1,19 @@
 """The table of goals, and the cases that fill it."""
 
-import importlib
 import json
 import pathlib
-import sys
 
 import pytest
 
-from benchmarks.speed import speed
+from benchmarks.speed import goals, speed, table
 
-BENCHMARKS = pathlib.Path(__file__).parents[2] / 'benchmarks'
-
-
-@pytest.fixture(scope='module')
-def scripts():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(BENCHMARKS))
-    yield (
-      importlib.import_module('speed_goals'),
-      importlib.import_module('speed_table'),
-    )
-  for name in ('speed_goals', 'speed_table'):
-    sys.modules.pop(name)
+ROOT = pathlib.Path(__file__).parents[2]
+RESULTS = ROOT / 'benchmarks' / 'results'
 
 
 @pytest.mark.parametrize('name, machine', [('cpu', 'cpu'), ('h200', 'gpu')])
-def test_published_tables_are_of_the_published_lines(scripts, name, machine):
-  goals, _ = scripts
-  path = BENCHMARKS / 'results' / f'speed_{name}.jsonl'
+def test_published_tables_are_of_the_published_lines(name, machine):
+  path = RESULTS / f'speed_{name}.jsonl'
   lines = [json.loads(line) for line in path.read_text().splitlines()]
   assert goals.table(goals.Lines(lines), machine) == (
     path.with_suffix('.md').read_text()
@@ -54,8 +40,7 @@ def row(text, quantity):
   return [cell.strip() for cell in found[0].strip('|').split('|')][1:]
 
 
-def test_goals_are_met_or_missed(scripts):
-  goals, _ = scripts
+def test_goals_are_met_or_missed():
   text = goals.table(
     goals.Lines(
       [
@@ -105,8 +90,7 @@ def test_goals_are_met_or_missed(scripts):
   assert text.startswith('abacus, 1 cores, revision r1, r2;')
 
 
-def test_on_an_accelerator_there_is_one_forward(scripts):
-  goals, _ = scripts
+def test_on_an_accelerator_there_is_one_forward():
   text = goals.table(
     goals.Lines(
       [line(f'train_{goals.MIDDLE}', 'train', 9.0, time_over_forward=5.5)]
@@ -121,16 +105,12 @@ def test_on_an_accelerator_there_is_one_forward(scripts):
 
 
 @pytest.mark.parametrize('machine', ['cpu', 'gpu'], ids='on_{}'.format)
-def test_cases_can_be_run(scripts, machine):
-  _, table = scripts
+def test_cases_can_be_run(machine):
   cases = list(table.cpu_cases() if machine == 'cpu' else table.gpu_cases())
   assert len({case.name for case in cases}) == len(cases) > 5
   for case in cases:
     flags = dict(
       flag.lstrip('-').split('=', 1) for flag in case.flags if '=' in flag
     )
-    assert (BENCHMARKS.parent / flags['config']).is_file() or (
-      case.flags[0] == 'stream'
-    )
-    if case.flags[0] == 'speed':
-      assert speed.check_parts(flags['parts'].split(','))
+    assert (ROOT / flags['config']).is_file()
+    assert speed.check_parts(flags['parts'].split(','))

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.speed import speed, torch_sscf
+from benchmarks.speed import speed, torch_twins
 from echoforge_jax.config import parse_config
 from echoforge_jax.models import build_model, weights
 
@@ -13,7 +13,7 @@ torch = pytest.importorskip('torch', reason='needs torch: make torch')
 
 def test_the_same_weights_give_the_same_masks():
   rng = np.random.default_rng(0)
-  network = torch_sscf.make_twin(torch, width=8, num_classes=2)
+  network = torch_twins.sscf(torch, width=8, num_classes=2)
   state = {}
   for name, value in network.state_dict().items():
     shape = tuple(value.shape)
@@ -52,7 +52,7 @@ def test_its_part_is_put_in_relation_to_ours():
     ]
   )
   forward, line = speed.measure(
-    config, name='x', repeats=1, parts=('forward', 'torch_sscf')
+    config, name='x', repeats=1, names=('forward', 'torch_sscf')
   )
   assert line['skipped'] is None and line['unit'] == 'frames/s'
   assert line['values']['windows_a_call'] == 2
