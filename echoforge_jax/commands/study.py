@@ -41,8 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     'jobs': {'type': int, 'default': 1, 'help': 'runs at a time'},
     'config': {
       'metavar': 'FILE',
-      'help': 'a file of configs/; cost: several FILE[:ARG],... '
-      '(default: phantom_lite.py; cost: the four of docs/ablation.md)',
+      'help': 'of all rows; cost: several FILE[:ARG],... '
+      '(default: phantom_lite; cost: the four of docs/ablation.md)',
     },
     'data_dir': {
       'type': Path,
@@ -107,7 +107,7 @@ def _compare(args, fields: list[str]) -> int:
   settings = runner.Settings(
     out_dir=args.out,
     data_dir=(args.data_dir or args.out / 'data').resolve(),
-    config=args.config or 'phantom_lite.py',
+    config=args.config or 'phantom_lite',
     overrides=overrides,
     protocol=args.protocol,
     jobs=args.jobs,

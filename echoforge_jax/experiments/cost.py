@@ -23,15 +23,7 @@ from echoforge_jax import cpu, provenance, textio
 from echoforge_jax.training import build
 
 # What `study --study=cost` counts unless it is told otherwise.
-CONFIGS = tuple(
-  f'configs/{name}.py'
-  for name in (
-    'camus_echoforge',
-    'camus_sscf',
-    'phantom_lite',
-    'phantom_sscf_lite',
-  )
-)
+CONFIGS = 'camus_echoforge', 'camus_sscf', 'phantom_lite', 'phantom_sscf_lite'
 FRAMES = 10  # Of a clip, as in the paper.
 
 
@@ -196,5 +188,5 @@ def write(costs: Mapping[str, Cost], out_dir: Path) -> list[Path]:
     'versions': provenance.versions(),
     'costs': {name: dataclasses.asdict(cost) for name, cost in costs.items()},
   }
-  textio.write_json(files[1], textio.to_json(found))
+  textio.write_json(files[1], found)
   return files

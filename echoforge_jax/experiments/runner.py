@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 import concurrent.futures
 import dataclasses
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -20,14 +19,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from echoforge_jax import provenance
-from echoforge_jax.config import config_folder, parse_config
+from echoforge_jax.config import parse_config
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation.comparison.read import read_evaluation
 from echoforge_jax.experiments.study import Row, Study
 from echoforge_jax.textio import write_text
 from echoforge_jax.training import build
 
-CONFIGS = config_folder()
 RESULTS = 'results.jsonl'
 # Values of every patient that a line keeps: name there -> name of the column.
 KEPT = {
@@ -55,7 +53,7 @@ class Settings:
   Attributes:
     out_dir: gets `runs/` and `results.jsonl`.
     data_dir: prepared data.
-    config: the config file, relative to the configs' folder.
+    config: what `--config` names, without an argument.
     overrides: config fields for every run, such as `num_steps`.
     protocol: of the evaluation.
     jobs: runs at a time.
@@ -63,7 +61,7 @@ class Settings:
 
   out_dir: pathlib.Path
   data_dir: pathlib.Path
-  config: str = 'phantom_lite.py'
+  config: str = 'phantom_lite'
   overrides: tuple[tuple[str, Any], ...] = ()
   protocol: str = 'camus_full'
   jobs: int = 1
@@ -109,7 +107,7 @@ def train_flags(run: Run, settings: Settings) -> list[str]:
     **run.row.settings,
   }
   return [
-    f'--config={CONFIGS / config}{variant}',
+    f'--config={config}{variant}',
     *(f'--config.{key}={value}' for key, value in fields.items()),
   ]
 
@@ -252,9 +250,7 @@ def _identity(run: Run, settings: Settings) -> list[str]:
   """What a line says of how it was made: no folders of this machine."""
   flags = train_flags(run, settings)
   return [
-    flag.replace(f'{CONFIGS}{os.sep}', 'configs/')
-    for flag in flags
-    if not flag.startswith('--config.data.data_dir=')
+    flag for flag in flags if not flag.startswith('--config.data.data_dir=')
   ] + [f'--protocol={settings.protocol}']
 
 

@@ -29,7 +29,7 @@ class Row:
     variant: a row of `training.variants.VARIANTS`; '' for another model.
     label: what tables and plots call it.
     settings: config fields that differ from the study's config.
-    config: config file, relative to the configs' folder; '' takes the study's.
+    config: what `--config` names; '' takes the study's.
   """
 
   name: str
@@ -96,7 +96,7 @@ def _sscf() -> Row:
     '',
     'SSCF, mean teacher with consistency',
     _settings('mean_teacher', LABEL_FRACTION),
-    config='phantom_sscf_lite.py',
+    config='phantom_sscf_lite',
   )
 
 

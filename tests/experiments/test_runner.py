@@ -31,7 +31,7 @@ def fake(line, calls, fail=()):
 def test_flags_are_those_of_train(small_study, settings):
   run = runner.Run('rows', small_study.row('all'), 2)
   flags = runner.train_flags(run, settings)
-  assert flags[0].endswith('phantom_lite.py:all')
+  assert flags[0] == '--config=phantom_lite:all'
   assert {
     '--config.seed=2',
     '--config.data.label_seed=2',
