@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from echoforge_jax.config import parse_config
 from echoforge_jax.errors import InputError
 
-TARGETS = ('local', 'slurm', 'gcloud', 'gke')
+TARGETS = ('local', 'slurm', 'gcloud')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,9 +164,9 @@ def cluster_commands(
   Raises:
     InputError: where machines of a cloud could not write to the workdir.
   """
-  if target in ('gcloud', 'gke') and not root.startswith('gs://'):
+  if target == 'gcloud' and not root.startswith('gs://'):
     raise InputError(
-      f'--workdir={root}: with --print={target} it must be a '
+      f'--workdir={root}: with --print=gcloud it must be a '
       'bucket (gs://...), since the machines are deleted'
     )
   slug = re.sub(r'[^a-z0-9]+', '-', root.rpartition('/')[2].lower()).strip('-')
@@ -179,8 +179,6 @@ def cluster_commands(
       yield f'python -m echoforge_jax train {flags}'
     elif target == 'slurm':
       yield f'sbatch --job-name={slug}-{index} launch/slurm.sbatch {flags}'
-    elif target == 'gke':
-      yield f'{name} launch/gke.sh run {flags}'
     else:
       yield f'{name} launch/tpu_pod.sh create'
       yield f'{name} launch/tpu_pod.sh install'
@@ -189,7 +187,3 @@ def cluster_commands(
     yield '# When a run is done, delete its machines: they cost until then.'
     for index in range(len(runs)):
       yield f'# NAME={slug}-{index} launch/tpu_pod.sh delete'
-  elif target == 'gke':
-    yield '# The runs share the node pool, one after the other. When all are'
-    yield '# done, delete it: it costs until then.'
-    yield '# launch/gke.sh delete'

@@ -26,9 +26,11 @@ import sys
 import threading
 import time
 
-import children
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))
+
+from echoforge_jax.experiments import processes  # noqa: E402
+
 # Flags that this launcher sets.
 OWN_FLAGS = (
   '--multihost',
@@ -181,10 +183,10 @@ def run(commands: Sequence[list[str]], grace: float) -> int:
     {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT} if several else {}
   )
   running, readers = [], []
-  with children.StopSignals() as signals:
+  with processes.StopSignals() as signals:
     try:
       for command in commands:
-        running.append(children.spawn(command, env=environment(), **pipes))
+        running.append(processes.spawn(command, env=environment(), **pipes))
       lock = threading.Lock()
       for index, child in enumerate(running if several else ()):
         readers.append(
@@ -196,7 +198,7 @@ def run(commands: Sequence[list[str]], grace: float) -> int:
       return _wait(running, signals, grace)
     finally:
       for child in running:
-        children.kill(child)
+        processes.kill(child)
       for reader in readers:
         reader.join(timeout=5)
 
@@ -218,7 +220,7 @@ def _say(text: str) -> None:
 
 def _wait(
   running: Sequence[subprocess.Popen],
-  signals: children.StopSignals,
+  signals: processes.StopSignals,
   grace: float,
 ) -> int:
   """Waits for all; the status of the first that failed, or 0."""
@@ -226,7 +228,7 @@ def _wait(
   handled, failed, deadline, terminated = 0, 0, None, False
   while True:
     for index, child in enumerate(running):
-      if index in statuses or (status := children.status(child)) is None:
+      if index in statuses or (status := processes.status(child)) is None:
         continue
       statuses[index] = status
       if status and not failed:
@@ -247,11 +249,11 @@ def _wait(
         if handled == 1:
           child.send_signal(signal.SIGTERM if len(running) > 1 else number)
         else:
-          children.kill(child)
+          processes.kill(child)
     if deadline is not None and time.monotonic() > deadline:
       for child in left:
         if terminated:
-          children.kill(child)
+          processes.kill(child)
         else:
           child.send_signal(signal.SIGTERM)
       terminated, deadline = True, time.monotonic() + KILL_AFTER

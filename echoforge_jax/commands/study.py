@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-  """Runs a study; returns 0, or 1 where some of its runs failed."""
+  """Runs a study; returns 0, 1 where runs failed, 128 + n after signal n."""
   fields = [flag for flag in argv if flag.startswith('--config.')]
   args = _parser().parse_args([flag for flag in argv if flag not in fields])
   if args.seeds < 1 or args.jobs < 1:
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     return _compare(args, fields)
   except runner.RunFailed as error:
     print(f'error: {error}', file=sys.stderr)
-    return 1
+    return error.status
 
 
 def _cost(args, fields: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Trains and evaluates the rows of a study; resumable, one line a run.
+"""Trains and evaluates the rows of a study; resumable, one line per run.
 
 Each run is two commands, `train` and `evaluate`, in processes of their own:
 what a study does is what a user would type, memory is given back, and several
@@ -6,14 +6,10 @@ runs can share the cores. A finished run is a line of `results.jsonl`; a run
 that was interrupted continues from its checkpoint.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-import concurrent.futures
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 import pathlib
-import subprocess
-import sys
-import time
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -22,6 +18,7 @@ from echoforge_jax import provenance
 from echoforge_jax.config import parse_config
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation.comparison.read import read_evaluation
+from echoforge_jax.experiments.jobs import Job, run_jobs
 from echoforge_jax.experiments.study import Row, Study
 from echoforge_jax.textio import write_text
 from echoforge_jax.training import build
@@ -43,7 +40,15 @@ KEPT = {
 
 
 class RunFailed(RuntimeError):
-  """A training or evaluation ended with an error; the message says which."""
+  """Runs of a study failed or were stopped; the message says which.
+
+  Attributes:
+    status: exit status for the command, 128 + n after signal n.
+  """
+
+  def __init__(self, message: str, status: int):
+    super().__init__(message)
+    self.status = status
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,33 +88,52 @@ class Run:
 
   @property
   def key(self) -> tuple[str, str, int]:
-    """(study, row, seed)."""
+    """What a line of the results names it by."""
     return self.study, self.row.name, self.seed
 
+  def flags(self, settings: Settings) -> list[str]:
+    """Returns the flags of `train`; a row's own settings come last and win.
 
-def train_flags(run: Run, settings: Settings) -> list[str]:
-  """The flags of `train` for a run, without --workdir.
+    Nothing in them depends on this machine: the data's folder is left out.
+    """
+    config = self.row.config or settings.config
+    variant = f':{self.row.variant}' if self.row.variant else ''
+    fields = {
+      'seed': self.seed,
+      'data.label_seed': self.seed,
+      **dict(settings.overrides),
+      **self.row.settings,
+    }
+    return [
+      f'--config={config}{variant}',
+      *(f'--config.{key}={value}' for key, value in fields.items()),
+    ]
 
-  Args:
-    run: row and seed.
-    settings: of the study.
+  def identity(self, settings: Settings) -> list[str]:
+    """Returns what a line says of how it was made."""
+    return [*self.flags(settings), f'--protocol={settings.protocol}']
 
-  Returns:
-    Flags; a row's own settings come last and win.
-  """
-  config = run.row.config or settings.config
-  variant = f':{run.row.variant}' if run.row.variant else ''
-  fields = {
-    'data.data_dir': settings.data_dir,
-    'seed': run.seed,
-    'data.label_seed': run.seed,
-    **dict(settings.overrides),
-    **run.row.settings,
-  }
-  return [
-    f'--config={config}{variant}',
-    *(f'--config.{key}={value}' for key, value in fields.items()),
-  ]
+  def job(self, settings: Settings) -> Job:
+    """Returns the commands that train and evaluate it."""
+    name = f'{self.row.name}_seed{self.seed}'
+    folder = settings.out_dir / 'runs' / self.study / name
+    train = (
+      'train',
+      *self.flags(settings),
+      f'--config.data.data_dir={settings.data_dir}',
+      f'--workdir={folder}',
+    )
+    evaluate = (
+      'evaluate',
+      f'--workdir={folder}',
+      '--split=test',
+      f'--protocol={settings.protocol}',
+      f'--out={folder / "evaluation"}',
+      f'--data_dir={settings.data_dir}',
+      '--skip_whole_clip',
+    )
+    logs = folder / 'train.log', folder / 'evaluate.log'
+    return Job(name, tuple(zip((train, evaluate), logs)))
 
 
 def check(study: Study, settings: Settings) -> dict[str, ConfigDict]:
@@ -128,7 +152,7 @@ def check(study: Study, settings: Settings) -> dict[str, ConfigDict]:
   configs = {}
   for row in study.rows:
     try:
-      config = parse_config(train_flags(Run(study.name, row, 0), settings))
+      config = parse_config(Run(study.name, row, 0).flags(settings))
       build.check(config)
       build.make_objective(config)
     except InputError as error:
@@ -137,34 +161,35 @@ def check(study: Study, settings: Settings) -> dict[str, ConfigDict]:
   return configs
 
 
-def read_results(path: pathlib.Path) -> list[dict]:
-  """The lines of a results file.
+def read_results(path: pathlib.Path) -> dict[tuple[str, str, int], dict]:
+  """Reads the lines of a results file, which need not exist.
 
   Args:
-    path: results.jsonl; need not exist.
+    path: results.jsonl.
 
   Returns:
-    One dict a run, in the order of the file.
+    (study, row, seed) -> line, in the order of the file.
 
   Raises:
-    InputError: where a line is damaged, other than a torn last one.
+    InputError: where a line is damaged, other than a torn last one, or a run
+      is there twice.
   """
-  if not path.is_file():
-    return []
-  lines = path.read_text().splitlines()
-  found = []
+  found = {}
+  lines = path.read_text().splitlines() if path.is_file() else []
   for number, line in enumerate(lines, start=1):
     try:
       entry = json.loads(line)
-      entry['study'], entry['row'], entry['seed']  # What identifies a run.
-      found.append(entry)
+      key = entry['study'], entry['row'], entry['seed']
     except (ValueError, KeyError, TypeError) as error:
       if number == len(lines):
-        continue  # Torn by an interruption: the run is done again.
+        break  # Torn by an interruption: the run is done again.
       raise InputError(
         f'{path}, line {number}: found no run ({error}), wanted '
         'one JSON object a line; delete the line'
       ) from error
+    if key in found:
+      raise InputError(f'{path}: the run {key} is there twice; delete one line')
+    found[key] = entry
   return found
 
 
@@ -174,7 +199,6 @@ def run_study(
   settings: Settings,
   *,
   say: Callable[[str], None] = print,
-  execute: Callable[[Run, Settings], dict] | None = None,
 ) -> list[dict]:
   """Runs what is missing of a study.
 
@@ -182,124 +206,51 @@ def run_study(
     study: rows.
     seeds: each row is trained with each.
     settings: of all runs.
-    say: gets a line a run.
-    execute: (run, settings) -> line; for tests.
+    say: gets a line per run.
 
   Returns:
-    The lines of the study's rows and seeds, old and new.
+    The lines of the study's rows and seeds, old and new, see `make_line`.
 
   Raises:
     InputError: where lines of other settings are in the file.
     RunFailed: after all others are done, naming those that failed.
   """
-  execute = execute or execute_run
   path = settings.out_dir / RESULTS
   # Seeds outside, rows inside: an interrupted study has whole comparisons.
   runs = [Run(study.name, row, seed) for seed in seeds for row in study.rows]
-  settings.out_dir.mkdir(parents=True, exist_ok=True)
-  done = _index(read_results(path), path)
+  done = read_results(path)
   for run in runs:
-    _check_same(done.get(run.key), run, settings, path)
-  missing = [run for run in runs if run.key not in done]
-  say(f'{study.title}: {len(runs)} runs, {len(runs) - len(missing)} done')
-  failures = []
-  with concurrent.futures.ThreadPoolExecutor(settings.jobs) as pool:
-    waiting = {pool.submit(execute, run, settings): run for run in missing}
-    for future in concurrent.futures.as_completed(waiting):
-      run = waiting[future]
-      try:
-        line = future.result()
-      except RunFailed as error:
-        failures.append(str(error))
-        say(f'  {run.row.name} seed {run.seed}: FAILED')
-        continue
-      _append(path, line)
-      done[run.key] = line
-      say(
-        f'  {run.row.name} seed {run.seed}: Dice '
-        f'{100 * line["dice"]:.2f} %, training {line["train_seconds"]:.0f} s'
+    line, wanted = done.get(run.key), run.identity(settings)
+    if line is not None and line['flags'] != wanted:
+      raise InputError(
+        f'{path}: the run {run.key} was made with {" ".join(line["flags"])}; '
+        f'wanted {" ".join(wanted)}; give another --out, or delete its line '
+        'and its folder'
       )
-  if failures:
-    raise RunFailed('\n'.join(failures))
-  return [done[run.key] for run in runs]
-
-
-def _index(lines: Iterable[dict], path: pathlib.Path) -> dict:
-  found = {}
-  for line in lines:
-    key = line['study'], line['row'], line['seed']
-    if key in found:
-      raise InputError(f'{path}: the run {key} is there twice; delete one line')
-    found[key] = line
-  return found
-
-
-def _check_same(
-  line: dict | None, run: Run, settings: Settings, path: pathlib.Path
-) -> None:
-  wanted = _identity(run, settings)
-  if line is not None and line['flags'] != wanted:
-    raise InputError(
-      f'{path}: the run {run.key} was made with {" ".join(line["flags"])}; '
-      f'wanted {" ".join(wanted)}; give another --out, or delete its line '
-      'and its folder'
-    )
-
-
-def _identity(run: Run, settings: Settings) -> list[str]:
-  """What a line says of how it was made: no folders of this machine."""
-  flags = train_flags(run, settings)
-  return [
-    flag for flag in flags if not flag.startswith('--config.data.data_dir=')
-  ] + [f'--protocol={settings.protocol}']
-
-
-def _append(path: pathlib.Path, line: dict) -> None:
-  text = path.read_text() if path.is_file() else ''
-  torn = text and not text.endswith('\n')
-  kept = text[: text.rfind('\n') + 1] if torn else text
-  write_text(path, kept + json.dumps(line, allow_nan=False) + '\n')
-
-
-def execute_run(run: Run, settings: Settings) -> dict:
-  """Trains and evaluates one run.
-
-  Args:
-    run: row and seed.
-    settings: of the study.
-
-  Returns:
-    Its line: study, row, seed, label, flags, dice and the other means,
-    patients (values of each), train_seconds, receipt.
-
-  Raises:
-    RunFailed: where a command failed; its output is in the run's folder.
-  """
-  folder = (
-    settings.out_dir / 'runs' / run.study / (f'{run.row.name}_seed{run.seed}')
-  )
-  folder.mkdir(parents=True, exist_ok=True)
+  missing = {run.job(settings).name: run for run in runs if run.key not in done}
+  settings.out_dir.mkdir(parents=True, exist_ok=True)
+  say(f'{study.title}: {len(runs)} runs, {len(runs) - len(missing)} done')
   revision = provenance.git_revision()  # Of the code that trains.
-  start = time.perf_counter()
-  _command(
-    ['train', *train_flags(run, settings), f'--workdir={folder}'],
-    folder / 'train.log',
+
+  def add_line(job: Job, seconds: list[float]) -> str:
+    run = missing[job.name]
+    folder = settings.out_dir / 'runs' / study.name / job.name
+    line = make_line(run, settings, folder / 'evaluation', seconds[0], revision)
+    done[run.key] = line
+    lines = (json.dumps(x, allow_nan=False) + '\n' for x in done.values())
+    write_text(path, ''.join(lines))
+    return f', Dice {100 * line["dice"]:.2f} %'
+
+  states, status = run_jobs(
+    [run.job(settings) for run in missing.values()],
+    at_once=settings.jobs,
+    on_done=add_line,
+    say=say,
   )
-  seconds = time.perf_counter() - start
-  report = folder / 'evaluation'
-  _command(
-    [
-      'evaluate',
-      f'--workdir={folder}',
-      '--split=test',
-      f'--protocol={settings.protocol}',
-      f'--out={report}',
-      f'--data_dir={settings.data_dir}',
-      '--skip_whole_clip',
-    ],
-    folder / 'evaluate.log',
-  )
-  return make_line(run, settings, report, seconds, revision)
+  if status:
+    left = (f'{name}: {x}' for name, x in states.items() if x != 'done')
+    raise RunFailed('\n'.join(left), status)
+  return [done[run.key] for run in runs]
 
 
 def make_line(
@@ -309,7 +260,7 @@ def make_line(
   seconds: float,
   revision: str | None,
 ) -> dict:
-  """The line of an evaluated run.
+  """Makes the line of an evaluated run.
 
   Args:
     run: row and seed.
@@ -320,7 +271,8 @@ def make_line(
     revision: git revision that trained.
 
   Returns:
-    JSON-ready dict, see `execute_run`.
+    JSON-ready dict: study, row, seed, label, flags, the means of `KEPT`,
+    patients (values of each), train_seconds, receipt.
   """
   found = read_evaluation(report)
   patients = {
@@ -340,25 +292,9 @@ def make_line(
     'row': run.row.name,
     'seed': run.seed,
     'label': run.row.label,
-    'flags': _identity(run, settings),
+    'flags': run.identity(settings),
     **means,
     'train_seconds': round(seconds, 1),
     'patients': patients,
     'receipt': found.receipt | {'trained_at': revision},
   }
-
-
-def _command(arguments: list[str], log: pathlib.Path) -> None:
-  with log.open('w') as file:
-    status = subprocess.run(
-      [sys.executable, '-m', 'echoforge_jax', *arguments],
-      stdout=file,
-      stderr=subprocess.STDOUT,
-      check=False,
-    ).returncode
-  if status:
-    last = [line for line in log.read_text().splitlines() if line.strip()]
-    raise RunFailed(
-      f'{log}: `{arguments[0]}` ended with status {status}: '
-      f'{last[-1] if last else "no output"}'
-    )

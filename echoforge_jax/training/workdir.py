@@ -69,6 +69,25 @@ def _holds_a_checkpoint(workdir: epath.Path) -> bool:
   return root.is_dir() and any(path.name.isdigit() for path in root.iterdir())
 
 
+def check_same_config(workdir: epath.PathLike, config: ConfigDict) -> None:
+  """Raises `InputError` where a workdir's config differs in what is learned."""
+  found = flatten(read_config(workdir_path(workdir)).to_dict())
+  wanted = flatten(as_tuples(json.loads(config_to_json(config))))
+  differing = [
+    f'{name} is {found.get(name, "absent")!r} there and '
+    f'{wanted.get(name, "absent")!r} now'
+    for name in sorted(found.keys() | wanted.keys())
+    if found.get(name, 'absent') != wanted.get(name, 'absent')
+    and not {name, name.split('.')[0]} & {*RUNTIME_FIELDS}
+  ]
+  if differing:
+    raise InputError(
+      f'{workdir_path(workdir) / CONFIG_FILE} belongs to a run with another '
+      f'config: {"; ".join(differing)}. Use the same values to resume it, or '
+      'another --workdir to start anew'
+    )
+
+
 def claim_workdir(workdir: epath.PathLike, config: ConfigDict) -> None:
   """Writes the config into a new workdir, or checks it against the old one.
 
@@ -98,22 +117,7 @@ def claim_workdir(workdir: epath.PathLike, config: ConfigDict) -> None:
       'choose a directory you may read and write'
     ) from error
   if resumes:
-    found = flatten(read_config(workdir_path(workdir)).to_dict())
-    wanted = flatten(as_tuples(json.loads(config_to_json(config))))
-    differing = [
-      f'{name} is {found.get(name, "absent")!r} there and '
-      f'{wanted.get(name, "absent")!r} now'
-      for name in sorted(found.keys() | wanted.keys())
-      if found.get(name, 'absent') != wanted.get(name, 'absent')
-      and not {name, name.split('.')[0]} & {*RUNTIME_FIELDS}
-    ]
-    if differing:
-      raise InputError(
-        f'{path} belongs to a run with another config: '
-        + '; '.join(differing)
-        + '. Use the same values to resume it, or '
-        'another --workdir to start anew'
-      )
+    check_same_config(workdir, config)
   if jax.process_index():
     return
   try:

@@ -18,7 +18,6 @@ FLAGS = ('--config=configs/camus_echoforge.py', '--workdir=gs://bucket/run')
 def test_there_are_scripts():
   assert {path.name for path in SCRIPTS} == {
     'common.sh',
-    'gke.sh',
     'one_host.sh',
     'slurm.sbatch',
     'tpu_pod.sh',
@@ -39,7 +38,6 @@ def test_parses_and_passes_shellcheck(path):
   assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize('script', ['tpu_pod.sh', 'gke.sh'])
 @pytest.mark.parametrize(
   'arguments, settings, words',
   [
@@ -53,14 +51,13 @@ def test_parses_and_passes_shellcheck(path):
     (('run', *FLAGS, '--multihost'), CLOUD, 'leave it out'),
   ],
 )
-def test_misuse_starts_nothing(script, arguments, settings, words):
-  done = call(script, '--dry_run', *arguments, **settings)
+def test_misuse_starts_nothing(arguments, settings, words):
+  done = call('tpu_pod.sh', '--dry_run', *arguments, **settings)
   assert done.returncode == 2 and words in done.stderr and not done.stdout
 
 
-@pytest.mark.parametrize('script', ['tpu_pod.sh', 'gke.sh'])
-def test_help_lists_every_command(script):
-  done = call(script, '--help')
+def test_help_lists_every_command():
+  done = call('tpu_pod.sh', '--help')
   assert done.returncode == 0 and 'set -euo' not in done.stdout
   for command in ('create', 'install', 'run', 'watch', 'resume', 'delete'):
     assert re.search(rf'^  {command} ', done.stdout, re.MULTILINE)
@@ -191,42 +188,6 @@ def test_tpu_pod_tells_a_request_that_failed(tmp_path):
   path = fake_gcloud(tmp_path / 'bin', 'FAILED')
   done = call('tpu_pod.sh', 'create', **CLOUD, **path)
   assert done.returncode == 2 and 'echoforge is FAILED' in done.stderr
-
-
-def test_gke_from_create_to_delete():
-  lines = []
-  for command in ('create', 'install', 'run', 'watch', 'stop', 'delete'):
-    flags = FLAGS if command == 'run' else ()
-    lines += dry_run('gke.sh', command, *flags, **CLOUD, NAME='exp')
-  wanted = [
-    'gcloud container clusters create echoforge',
-    'gcloud container node-pools create tpu',
-    'gcloud container clusters get-credentials echoforge',
-    'kubectl apply --server-side --filename=https://github.com/kubernetes-'
-    'sigs/jobset/',
-    'gcloud artifacts repositories create',
-    'gcloud auth configure-docker us-west4-docker.pkg.dev',
-    'git archive HEAD | docker build --file=launch/Dockerfile',
-    'docker push us-west4-docker.pkg.dev/my-project/echoforge/train:',
-    'kubectl create --filename=-',
-    'kubectl get jobset exp',
-    'kubectl get pods',
-    'kubectl logs --follow',
-    'kubectl delete jobset exp',
-    'gcloud container node-pools delete tpu',
-    'gcloud container clusters delete echoforge',
-  ]
-  at = 0
-  for line in lines:
-    at += at < len(wanted) and wanted[at] in line
-  assert at == len(wanted), f'not found in this order: {wanted[at]}'
-  assert '--tpu-topology=4x4 --num-nodes=4' in lines[1]
-  assert '--spot' in lines[1]
-
-
-def test_gke_rejects_names_that_kubernetes_would():
-  done = call('gke.sh', '--dry_run', 'run', *FLAGS, **CLOUD, NAME='My_Run')
-  assert done.returncode == 2 and 'NAME=My_Run' in done.stderr
 
 
 def test_one_host_prints_its_steps():

@@ -35,7 +35,7 @@ def spawn(command: list[str], **options: Any) -> subprocess.Popen:
 
 
 def status(child: subprocess.Popen) -> int | None:
-  """The exit status, 128 + n for signal n; None while the child runs.
+  """Returns the exit status, 128 + n for signal n; None while the child runs.
 
   Whatever the child left behind in its group is killed.
   """
@@ -63,7 +63,7 @@ def _kill_group(child: subprocess.Popen) -> None:
 
 
 class StopSignals:
-  """Counts SIGTERM and SIGINT in place of their usual effect.
+  """Records SIGTERM and SIGINT in place of their usual effect.
 
   Attributes:
     received: signal numbers in the order of arrival.
