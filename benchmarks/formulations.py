@@ -1,6 +1,6 @@
 """Ways to write the same operation, timed side by side on this machine.
 
-  python benchmarks/formulations.py [--repeats=5] [--out=FILE.jsonl]
+  python -m benchmarks.formulations [--repeats=5] [--out=FILE.jsonl]
       [--only=stem,1x1] [--clips=16] [--dtype=bfloat16]
 
 What docs/performance.md says of the stem, 1x1 convolutions, max pooling
