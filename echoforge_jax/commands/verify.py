@@ -5,8 +5,8 @@ from pathlib import Path
 import sys
 
 from echoforge_jax import textio
-from echoforge_jax.data.findings import as_json, summary
 from echoforge_jax.errors import InputError
+from echoforge_jax.formats.findings import as_json, summary
 
 
 def _verify_camus(raw_dir, progress):
@@ -23,10 +23,8 @@ def _verify_echonet(raw_dir, progress):
   from echoforge_jax.formats import echonet
 
   findings = verify_echonet.verify_echonet(raw_dir, progress=progress)
-  lines = echonet.read_rows(
-    Path(raw_dir).expanduser() / echonet.FILE_LIST, echonet.LIST_COLUMNS
-  )
-  return len({row['FileName'] for _, row in lines}), findings
+  dataset = echonet.Dataset(Path(raw_dir).expanduser())
+  return sum(len(dataset.clips_of(split)) for split in echonet.SPLITS), findings
 
 
 # Each returns (patients, findings).

@@ -1,8 +1,8 @@
 """Checks a raw EchoNet-Dynamic folder before anything is built from it.
 
-Errors are what the reader refuses or what makes results wrong; warnings are
-what a user should know and the reader copes with, and what the provider's own
-release is known to contain.
+What makes the reader refuse a clip is found by the reader itself
+(`formats.echonet`); this file adds what only a look at the whole shows, and
+what the provider's own release is known to contain.
 """
 
 import collections
@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from echoforge_jax.data.findings import Finding, make_finding
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import echonet
+from echoforge_jax.formats.echonet_clip import MIN_ROWS, ROWS, Recording
+from echoforge_jax.formats.findings import Finding, make_finding
 
 SIZE = 112
-ROWS = 21
 # The protocols sample this many frames from ED to ES.
 SAMPLED_FRAMES = 10
 # EF against 100 (EDV - ESV) / EDV of the same line, percentage points.
@@ -49,144 +49,58 @@ def verify_echonet(
       f'{root}: no such folder; wanted the download that holds '
       f'{echonet.FILE_LIST} and {echonet.VIDEOS}/'
     )
-  rows, findings = _read_list(root)
-  tracings, found = _read_tracings(root)
-  findings += found
-  findings += _check_tables(root, rows, tracings)
-  videos = sorted((root / echonet.VIDEOS).glob('*.avi'))
-  for path in videos:
+  dataset = echonet.Dataset(root)
+  rows = dataset.files
+  findings = [*dataset.findings, *_judge_tables(dataset)]
+  for path in sorted((root / echonet.VIDEOS).glob('*.avi')):
     if path.stem not in rows:
-      findings.append(
-        make_finding(
-          'clip-unlisted', path, path.stem, f'a line in {echonet.FILE_LIST}'
-        )
-      )
+      wanted = f'a line in {echonet.FILE_LIST}'
+      findings.append(make_finding('clip-unlisted', path, path.stem, wanted))
   threads = num_threads or min(8, os.cpu_count() or 1)
   first: dict[bytes, str] = {}
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-    checks = pool.map(
-      lambda row: _check_clip(root, row, tracings.get(row.name, {})),
-      rows.values(),
-    )
-    for row, (found, digest) in tqdm(
-      zip(rows.values(), checks),
+    checks = pool.map(lambda name: _check_clip(dataset, name), rows)
+    for name, (found, digest) in tqdm(
+      zip(rows, checks),
       total=len(rows),
       unit='clip',
       desc='verify',
       disable=not progress,
     ):
       findings += found
-      if digest is None:
-        continue
-      other = first.setdefault(digest, row.name)
-      if other != row.name:
-        code = (
-          'split-leak' if rows[other].split != row.split else 'duplicate-images'
-        )
+      other = first.setdefault(digest, name) if digest else name
+      if other != name:
+        same = rows[other].split == rows[name].split
         findings.append(
           make_finding(
-            code,
-            echonet.video_path(root, row.name),
-            f'the frames of {other} ({rows[other].split}) in {row.split}',
+            'duplicate-images' if same else 'split-leak',
+            echonet.video_path(root, name),
+            f'the frames of {other} ({rows[other].split}) in '
+            f'{rows[name].split}',
             'a clip of its own',
           )
         )
   return findings
 
 
-def _fault(error: InputError, path: Path) -> str:
-  """What the reader found, without the path, what it wanted, the remedy."""
-  text = str(error).removeprefix(f'{path}: ')
-  return text.split('; ')[0].split(', wanted')[0]
-
-
-def _read_list(root: Path) -> tuple[dict[str, echonet.FileRow], list[Finding]]:
-  path = root / echonet.FILE_LIST
-  rows, findings = {}, []
-  for line, row in echonet.read_rows(path, echonet.LIST_COLUMNS):
-    try:
-      entry = echonet.parse_file_row(path, line, row)
-    except InputError as error:
-      findings.append(
-        make_finding(
-          'csv-line',
-          path,
-          _fault(error, path)
-          + f' ({echonet.clip_name(row["FileName"] or "")})',
-          'a number there',
-        )
-      )
-      continue
-    if entry.name in rows:
-      findings.append(
-        make_finding(
-          'listed-twice',
-          path,
-          f'{entry.name} in lines {rows[entry.name].line} and {line}',
-          'every clip once',
-        )
-      )
-      continue
-    rows[entry.name] = entry
-  return rows, findings
-
-
-def _read_tracings(root: Path):
-  """name -> frame -> rows [R, 4]; lines that are no numbers are left out."""
-  path = root / echonet.TRACINGS
-  found, findings = {}, []
-  for line, row in echonet.read_rows(path, echonet.TRACING_COLUMNS):
-    try:
-      name, frame, ends = echonet.parse_tracing_row(path, line, row)
-    except InputError as error:
-      findings.append(
-        make_finding(
-          'csv-line',
-          path,
-          _fault(error, path)
-          + f' ({echonet.clip_name(row["FileName"] or "")})',
-          'a number there',
-        )
-      )
-      continue
-    found.setdefault(name, {}).setdefault(frame, []).append(ends)
-  return {
-    name: {frame: np.asarray(rows) for frame, rows in frames.items()}
-    for name, frames in found.items()
-  }, findings
-
-
-def _check_tables(root, rows, tracings) -> Iterator[Finding]:
-  path = root / echonet.FILE_LIST
-  for name in sorted(set(tracings) - set(rows)):
-    known = name == echonet.KNOWN_ORPHAN
+def _judge_tables(dataset: echonet.Dataset) -> Iterator[Finding]:
+  path = dataset.raw_dir / echonet.FILE_LIST
+  for name in sorted(set(dataset.tracings) - set(dataset.files)):
+    known = ' (known of the release)' if name == echonet.KNOWN_ORPHAN else ''
     yield make_finding(
       'tracing-unlisted',
-      root / echonet.TRACINGS,
-      f'{name}, traced but not listed'
-      + (' (known of the release)' if known else ''),
+      dataset.raw_dir / echonet.TRACINGS,
+      f'{name}, traced but not listed{known}',
       f'a line in {echonet.FILE_LIST}',
     )
-  splits = collections.Counter()
-  for row in rows.values():
-    splits[row.split.upper()] += 1
+  for row in dataset.files.values():
     where = f'{row.name} (line {row.line})'
-    if row.split.upper() in echonet.SPLITS.values():
-      if row.split != row.split.upper():
-        yield make_finding(
-          'split-case', path, f'{row.split!r} of {where}', row.split.upper()
-        )
-    else:
-      yield make_finding(
-        'split-unknown',
-        path,
-        f'{row.split!r} of {where}',
-        ', '.join(echonet.SPLITS.values()),
-      )
+    split = row.split.upper()
+    if split in echonet.SPLITS.values() and row.split != split:
+      yield make_finding('split-case', path, f'{row.split!r} of {where}', split)
     if not 0 <= row.ef_percent <= 100:
-      yield make_finding(
-        'ef-range', path, f'EF {row.ef_percent:g} of {where}', '0 to 100'
-      )
+      found = f'EF {row.ef_percent:g} of {where}'
+      yield make_finding('ef-range', path, found, '0 to 100')
     elif row.edv_ml > 0:
       ef = 100 * (row.edv_ml - row.esv_ml) / row.edv_ml
       if abs(ef - row.ef_percent) > _EF_TOLERANCE:
@@ -197,86 +111,43 @@ def _check_tables(root, rows, tracings) -> Iterator[Finding]:
           f'{ef:.1f} as its EDV {row.edv_ml:.1f} and ESV {row.esv_ml:.1f} say',
         )
     if not 5 <= row.fps <= 500:
-      yield make_finding(
-        'fps-range', path, f'FPS {row.fps:g} of {where}', '5 to 500'
-      )
+      found = f'FPS {row.fps:g} of {where}'
+      yield make_finding('fps-range', path, found, '5 to 500')
+  sizes = collections.Counter(r.split.upper() for r in dataset.files.values())
   for split in echonet.SPLITS.values():
-    if not splits[split]:
-      yield make_finding(
-        'split-empty', path, f'no clip of {split}', 'at least one'
-      )
+    if not sizes[split]:
+      found = f'no clip of {split}'
+      yield make_finding('split-empty', path, found, 'at least one')
 
 
-def _check_clip(root, row, traced) -> tuple[list[Finding], bytes | None]:
+def _check_clip(dataset, name: str) -> tuple[list[Finding], bytes | None]:
   """Findings of one clip, and a digest of its pixels."""
-  path = echonet.video_path(root, row.name)
-  tables = root / echonet.TRACINGS
-  findings = []
-
-  def add(code, file, found, wanted):
-    findings.append(make_finding(code, file, found, wanted))
-
-  if row.name in echonet.DEFAULT_EXCLUDED and not traced:
-    add(
-      'tracing-known-missing',
-      tables,
-      f'{row.name}, listed but not traced',
-      'two traced frames',
-    )
-  elif len(traced) != 2:
-    add(
-      'tracing-frames',
-      tables,
-      f'{len(traced)} traced frames of {row.name}',
-      'two: ED and ES',
-    )
-  if not path.exists():
-    add('missing-file', path, 'nothing', 'a clip')
+  recording = dataset.recording(name)
+  findings = list(recording.read())
+  if recording.frames is None:
     return findings, None
-  try:
-    frames, error = echonet.decode_frames(path)
-  except InputError as wrong:
-    add('video-undecodable', path, _fault(wrong, path), 'an MJPG AVI file')
-    return findings, None
-  missing = echonet.missing_bytes(path)
-  if error or missing:
-    add(
-      'video-damaged',
-      path,
-      f'{len(frames)} frames, then '
-      + (str(error) if error else f'{missing} bytes are missing'),
-      'a file that decodes to its end',
-    )
-  _check_frames(row, path, frames, add)
-  _check_tracing(row, path, tables, frames, traced, add)
-  return findings, hashlib.sha1(frames.tobytes()).digest()
+  blank = any(finding.code == 'image-blank' for finding in findings)
+  findings += _judge_frames(recording, blank)
+  tables = dataset.raw_dir / echonet.TRACINGS
+  findings += _judge_tracings(recording, tables)
+  return findings, hashlib.sha1(recording.frames.tobytes()).digest()
 
 
-def _check_frames(row, path, frames, add) -> None:
+def _judge_frames(recording: Recording, blank: bool) -> Iterator[Finding]:
+  """Yields what the reader copes with; `blank`: a blank frame is named."""
+  frames, row, path = recording.frames, recording.row, recording.path
+  height, width = frames.shape[1:]
   if len(frames) != row.num_frames:
-    add(
-      'frame-count',
-      path,
-      f'{len(frames)} frames',
-      f'{row.num_frames} as {echonet.FILE_LIST} says',
-    )
-  if frames.shape[1:] != (row.height, row.width):
-    add(
-      'video-resized',
-      path,
-      f'{frames.shape[1]} x {frames.shape[2]}',
-      f'{row.height} x {row.width} as {echonet.FILE_LIST} says',
-    )
-  elif frames.shape[1:] != (SIZE, SIZE):
-    add(
-      'video-size',
-      path,
-      f'{frames.shape[1]} x {frames.shape[2]}',
-      f'{SIZE} x {SIZE}',
-    )
+    found = f'{len(frames)} frames'
+    wanted = f'{row.num_frames} as {echonet.FILE_LIST} says'
+    yield make_finding('frame-count', path, found, wanted)
+  if (height, width) == (row.height, row.width) != (SIZE, SIZE):
+    found = f'{height} x {width}'
+    yield make_finding('video-size', path, found, f'{SIZE} x {SIZE}')
   flat = frames.reshape(len(frames), -1)
-  if (flat.max(axis=1) == flat.min(axis=1)).any():
-    add('image-blank', path, 'a frame of a single gray level', 'ultrasound')
+  if not blank and (flat.max(axis=1) == flat.min(axis=1)).any():
+    found = 'a frame of a single gray level'
+    yield make_finding('image-blank', path, found, 'ultrasound')
 
 
 def _num_outside(rows: np.ndarray, shape: tuple[int, int]) -> int:
@@ -286,48 +157,26 @@ def _num_outside(rows: np.ndarray, shape: tuple[int, int]) -> int:
   return int(((x < -0.5) | (x > width) | (y < -0.5) | (y > height)).sum())
 
 
-def _check_tracing(row, path, tables, frames, traced, add) -> None:
-  """Rows, places and areas of the traced frames."""
-  areas = {}
-  for frame, rows in sorted(traced.items()):
-    what = f'frame {frame} of {row.name}'
-    if len(rows) < echonet.MIN_ROWS:
-      add('tracing-short', tables, f'{len(rows)} rows of {what}', f'{ROWS}')
-      continue
-    if len(rows) != ROWS:
-      add('tracing-rows', tables, f'{len(rows)} rows of {what}', f'{ROWS}')
-    if not 0 <= frame < len(frames):
-      add(
-        'tracing-beyond',
-        tables,
-        what,
-        f'a frame below {len(frames)}, the frames of {path.name}',
-      )
-      continue
-    areas[frame] = int(echonet.tracing_mask(rows, frames.shape[1:]).sum())
-    if not areas[frame]:
-      add('lv-empty', tables, f'an empty polygon, {what}', 'a ventricle')
-    elif outside := _num_outside(rows, frames.shape[1:]):
-      add(
-        'tracing-outside',
-        tables,
-        f'{outside} points of {what}',
-        f'points within {frames.shape[1]} x {frames.shape[2]} pixels',
-      )
-  if len(areas) != 2 or not all(areas.values()):
+def _judge_tracings(recording: Recording, tables: Path) -> Iterator[Finding]:
+  masks, shape = recording.masks, recording.frames.shape[1:]
+  for frame, rows in sorted(recording.traced.items()):
+    what = f'frame {frame} of {recording.row.name}'
+    if MIN_ROWS <= len(rows) != ROWS:
+      found = f'{len(rows)} rows of {what}'
+      yield make_finding('tracing-rows', tables, found, f'{ROWS}')
+    outside = _num_outside(rows, shape)
+    if outside and frame in masks and masks[frame].any():
+      found = f'{outside} points of {what}'
+      wanted = f'points within {shape[0]} x {shape[1]} pixels'
+      yield make_finding('tracing-outside', tables, found, wanted)
+  if len(masks) != 2 or not all(mask.any() for mask in masks.values()):
     return
-  early, late = areas
-  if areas[late] > areas[early]:
-    add(
-      'es-before-ed',
-      path,
-      f'the larger tracing in frame {late}, after frame {early}',
-      'ED before ES',
-    )
-  if late - early + 1 < SAMPLED_FRAMES:
-    add(
-      'interval-short',
-      path,
-      f'{late - early + 1} frames from ED to ES',
-      f'{SAMPLED_FRAMES} or more',
-    )
+  ed, es = recording.ends()
+  if ed > es:
+    found = f'the larger tracing in frame {ed}, after frame {es}'
+    yield make_finding('es-before-ed', recording.path, found, 'ED before ES')
+  length = abs(es - ed) + 1
+  if length < SAMPLED_FRAMES:
+    found = f'{length} frames from ED to ES'
+    wanted = f'{SAMPLED_FRAMES} or more'
+    yield make_finding('interval-short', recording.path, found, wanted)

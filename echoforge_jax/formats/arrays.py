@@ -5,7 +5,6 @@ import pathlib
 import zipfile
 
 import numpy as np
-import SimpleITK as sitk
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import raw_clip, volumes
@@ -14,8 +13,8 @@ from echoforge_jax.formats import raw_clip, volumes
 _FIELDS = ('frames', 'spacing_mm', 'fps')
 
 
-def read_volume(path: pathlib.Path) -> raw_clip.RawClip:
-  """Reads an image file with frames along its third (or fourth) axis.
+def read_medical(path: pathlib.Path) -> raw_clip.RawClip:
+  """Reads a medical image with frames along its third (or fourth) axis.
 
   The third axis' spacing is not read as time: CAMUS and others write 1 there.
   In-plane spacing of exactly 1 x 1 is the writers' default, not a
@@ -24,41 +23,16 @@ def read_volume(path: pathlib.Path) -> raw_clip.RawClip:
   Args:
     path: .nii, .nii.gz, .mha, .mhd (with its .raw) or .nrrd.
 
-  Returns:
-    The clip; frame rate unknown.
-
   Raises:
     InputError: unreadable, too large, or not a gray (or RGB) clip.
   """
-  reader = sitk.ImageFileReader()
-  try:
-    if not path.name.lower().endswith('.nrrd'):
-      volumes.check_file(path)  # SimpleITK makes up what a cut file lacks.
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    size = reader.GetSize()
-    raw_clip.checked_size(path, math.prod(size[2:]), *size[1::-1])
-    image = reader.Execute()
-    array = sitk.GetArrayFromImage(image)
-  except RuntimeError as error:
-    reason = str(error).strip().splitlines()[-1].strip()
-    raise InputError(
-      f'{path}: cannot be read as a medical image, damaged or of another '
-      f'kind ({reason[:160]}); wanted a whole NIfTI, MetaImage or NRRD '
-      'file: export it again'
-    ) from error
-  dimensions = image.GetDimension()
-  if dimensions == 4 and 1 in array.shape[:2]:  # [T, 1, H, W] or [1, T, H, W].
-    array = array.reshape((-1, *array.shape[2:]))
-  elif dimensions == 2:
-    array = array[None]
-  frames, color = raw_clip.to_gray(path, array)
-  column_mm, row_mm = (raw_clip.known(s) for s in image.GetSpacing()[:2])
-  notes, spacing = [], (row_mm, column_mm)
+  volume = volumes.read_volume(path)
+  frames, color = raw_clip.to_gray(path, volume.array)
+  notes, spacing = (), tuple(raw_clip.known(s) for s in volume.spacing_mm)
   if spacing == (1.0, 1.0):
     spacing = raw_clip.UNKNOWN_SPACING
-    notes.append('spacing 1 x 1 mm is a default, taken as unknown')
-  return raw_clip.RawClip(frames, spacing, notes=tuple(notes), color=color)
+    notes = ('spacing 1 x 1 mm is a default, taken as unknown',)
+  return raw_clip.RawClip(frames, spacing, notes=notes, color=color)
 
 
 def read_numpy(path: pathlib.Path) -> raw_clip.RawClip:
@@ -66,9 +40,6 @@ def read_numpy(path: pathlib.Path) -> raw_clip.RawClip:
 
   Args:
     path: .npy, or .npz whose only array or whose `frames` is the clip.
-
-  Returns:
-    The clip.
 
   Raises:
     InputError: unreadable, too large, pickled objects, or not a gray (or RGB)

@@ -12,14 +12,11 @@ import os
 from pathlib import Path
 import re
 
-import numpy as np
-
-from echoforge_jax.clip import LABELS, Clip
+from echoforge_jax.clip import Clip
 from echoforge_jax.errors import InputError
-from echoforge_jax.formats.volumes import as_uint8, read_volume
+from echoforge_jax.formats.camus_view import VIEWS, View
+from echoforge_jax.formats.findings import fault, raise_first
 
-VIEWS = ('2CH', '4CH')
-QUALITIES = ('Good', 'Medium', 'Poor')
 SPLIT_FILES = {
   'training': 'subgroup_training.txt',
   'validation': 'subgroup_validation.txt',
@@ -144,117 +141,20 @@ def patient_number(patient: str) -> int:
 
 
 def list_patients(raw_dir) -> list[str]:
-  """Ids of all patients on disk, in id order.
-
-  Args:
-    raw_dir: see `find_layout`.
-
-  Returns:
-    Ids such as 'patient0001'.
-
-  Raises:
-    InputError: no CAMUS patients there.
-  """
+  """Returns the ids of all patients on disk, in id order."""
   return list(find_layout(raw_dir).folders)
 
 
 def is_synthetic(raw_dir) -> bool:
-  """Whether the patients are phantoms: their truth file lies at the root.
-
-  Args:
-    raw_dir: see `find_layout`.
-
-  Returns:
-    True for what `echoforge phantom` wrote.
-
-  Raises:
-    InputError: no CAMUS patients there.
-  """
+  """Returns True for patients that `echoforge phantom` wrote."""
   return (find_layout(raw_dir).root / PHANTOM_FILE).is_file()
-
-
-def read_info(path) -> dict[str, str]:
-  """Parses `Key: value` lines of an `Info_V.cfg`, unknown keys included.
-
-  Args:
-    path: the cfg file.
-
-  Returns:
-    Values by lower-case key, both stripped.
-
-  Raises:
-    InputError: the file is absent, not text, or without any such line.
-  """
-  path = Path(path)
-  try:
-    text = path.read_bytes().decode('utf-8-sig')
-  except FileNotFoundError as error:
-    raise InputError(
-      f'{path}: file not found; wanted lines such as "ED: 1"; '
-      'remedy: fetch it again'
-    ) from error
-  except UnicodeDecodeError as error:
-    raise InputError(
-      f'{path}: not a text file ({error.reason}); wanted lines '
-      'such as "ED: 1"; remedy: fetch it again'
-    ) from error
-  info = {}
-  for line in text.splitlines():
-    key, colon, value = line.partition(':')
-    if colon and key.strip():
-      info[key.strip().lower()] = value.strip()
-  if not info:
-    raise InputError(
-      f'{path}: no "Key: value" line found; wanted ED, ES, '
-      'NbFrame and more; remedy: fetch it again'
-    )
-  return info
-
-
-def info_number(info: dict[str, str], *keys: str) -> float:
-  """First of `keys` in `info` as a float; NaN when absent or no number."""
-  for key in keys:
-    try:
-      return float(info[key.lower()].rstrip(' %').replace(',', '.'))
-    except (KeyError, ValueError):
-      continue
-  return float('nan')
-
-
-def frame_index(
-  info: dict[str, str], key: str, num_frames: int, path: Path
-) -> int:
-  """Zero-based frame of the 1-based entry `key` ('ED' or 'ES').
-
-  Args:
-    info: parsed cfg.
-    key: 'ED' or 'ES'.
-    num_frames: frames in the sequence.
-    path: the cfg file, for the message.
-
-  Returns:
-    Index in 0..num_frames-1.
-
-  Raises:
-    InputError: the entry is absent, no whole number or out of range.
-  """
-  number = info_number(info, key)
-  if not 1 <= number <= num_frames or number != int(number):
-    raise InputError(
-      f'{path}: found {key}: {info.get(key.lower(), "nothing")}'
-      f', wanted a frame number in 1..{num_frames}; remedy: '
-      'correct the line or fetch the file again'
-    )
-  return int(number) - 1
 
 
 def read_clip(raw_dir, patient: str, view: str) -> Clip:
   """Reads one view's half-sequence, in the order ED -> ES.
 
-  A sequence stored from ES to ED is flipped, images and masks together. In
-  the MetaImage form only ED and ES are labeled, and nothing is where the
-  provider withheld the labels. A frame whose mask is blank, or lacks the left
-  ventricle, is not labeled.
+  In the MetaImage form only ED and ES are labeled, and nothing is where the
+  provider withheld the labels.
 
   Args:
     raw_dir: see `find_layout`.
@@ -277,106 +177,9 @@ def read_clip(raw_dir, patient: str, view: str) -> Clip:
     )
   if view not in VIEWS:
     raise InputError(f'unknown view {view!r}; wanted one of {VIEWS}')
-  folder = layout.folders[patient]
-  stem = f'{folder.name}_{view}'
-  info_path = folder / f'Info_{view}.cfg'
-  info = read_info(info_path)
-  whole, ending = (
-    ('half_sequence', '.nii.gz')
-    if layout.form == 'nifti'
-    else ('sequence', '.mhd')
-  )
-  image_path = folder / f'{stem}_{whole}{ending}'
-  volume = read_volume(image_path)
-  frames = as_uint8(volume.array, image_path)
-  if 'nbframe' in info and info_number(info, 'NbFrame') != len(frames):
-    raise InputError(
-      f'{info_path}: found NbFrame: {info["nbframe"]}, wanted '
-      f'{len(frames)}, the frames in {image_path.name}; remedy: '
-      'fetch both files again'
-    )
-  ed = frame_index(info, 'ED', len(frames), info_path)
-  es = frame_index(info, 'ES', len(frames), info_path)
-  if ed == es:
-    raise InputError(
-      f'{info_path}: ED and ES are both frame {ed + 1}; wanted '
-      'two frames; remedy: correct the cfg file'
-    )
-  if layout.form == 'nifti':
-    masks = _read_masks(folder / f'{stem}_{whole}_gt{ending}', frames.shape)
-  else:
-    masks = _read_two_masks(folder, stem, frames.shape, ed, es)
-  withheld = masks is None
-  masks = np.zeros_like(frames) if withheld else masks
-  labeled = (masks == LABELS['lv']).any(axis=(1, 2))
-  masks[~labeled] = 0
-  for name, frame in (('ED', ed), ('ES', es)):
-    if not withheld and not labeled[frame]:
-      raise InputError(
-        f'{folder}: the {view} masks have no left ventricle at '
-        f'{name}; wanted label {LABELS["lv"]} at ED and ES; '
-        'remedy: fetch the _gt files again'
-      )
-  backwards = ed > es
-  if backwards:
-    frames, masks, labeled = frames[::-1], masks[::-1], labeled[::-1]
-    ed, es = len(frames) - 1 - ed, len(frames) - 1 - es
-  return Clip(
-    patient=patient,
-    view=view,
-    frames=np.ascontiguousarray(frames),
-    masks=np.ascontiguousarray(masks),
-    labeled=np.ascontiguousarray(labeled),
-    ed=ed,
-    es=es,
-    spacing_mm=volume.spacing_mm,
-    reversed_in_time=backwards,
-    **_clip_facts(info),
-  )
-
-
-def _clip_facts(info: dict[str, str]) -> dict:
-  """What a clip takes from its cfg apart from the frames' order."""
-  quality = info.get('imagequality', '').capitalize()
-  return dict(
-    fps=info_number(info, 'FrameRate'),
-    quality=quality if quality in QUALITIES else '',
-    ef_percent=info_number(info, 'EF', 'LVef'),
-    edv_ml=info_number(info, 'LVedv'),
-    esv_ml=info_number(info, 'LVesv'),
-    sex={'f': 'F', 'm': 'M'}.get(info.get('sex', '').lower()[:1], ''),
-    age=info_number(info, 'Age'),
-  )
-
-
-def _read_masks(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-  masks = as_uint8(read_volume(path).array, path)
-  if masks.shape != shape:
-    raise InputError(
-      f'{path}: found masks of shape {masks.shape}, wanted '
-      f'{shape} as the images; remedy: fetch both files again'
-    )
-  if masks.max() > max(LABELS.values()):
-    raise InputError(
-      f'{path}: found label {masks.max()}, wanted 0 background '
-      f'and {LABELS}; remedy: fetch the file again'
-    )
-  return masks
-
-
-def _read_two_masks(
-  folder: Path, stem: str, shape: tuple[int, ...], ed: int, es: int
-) -> np.ndarray | None:
-  """Masks of the MetaImage form: blank but at ED and ES; None if withheld."""
-  paths = {ed: folder / f'{stem}_ED_gt.mhd', es: folder / f'{stem}_ES_gt.mhd'}
-  if folder.parent.name == 'testing' and not any(
-    path.exists() for path in paths.values()
-  ):
-    return None
-  masks = np.zeros(shape, np.uint8)
-  for frame, path in paths.items():
-    masks[frame] = _read_masks(path, (1, *shape[1:]))[0]
-  return masks
+  found = View(layout.form, layout.folders[patient], view)
+  raise_first(found.read())
+  return found.clip(patient)
 
 
 def read_split(raw_dir, split: str, scheme: str = 'official') -> list[str]:
@@ -426,39 +229,33 @@ def read_split(raw_dir, split: str, scheme: str = 'official') -> list[str]:
 
 
 def read_split_file(path) -> list[str]:
-  """Ids in one official list, one a line, in id order, duplicates kept.
-
-  Args:
-    path: a `subgroup_*.txt`.
+  """Reads a `subgroup_*.txt`, one id per line; blank lines are skipped.
 
   Returns:
-    Ids; blank lines are skipped.
+    Ids in id order, duplicates kept.
 
   Raises:
-    InputError: the file is absent, not text, or a line is no patient id.
+    FindingError: the file is absent, not text, or a line is no patient id.
   """
   path = Path(path)
   if not path.is_file():
-    raise InputError(
-      f'{path}: split list not found; wanted one patient id a '
-      'line; remedy: copy database_split out of the CAMUS '
-      "download, or use the scheme 'memsam'"
-    )
+    raise fault('split-missing', path, 'nothing', 'one patient id per line')
   try:
     lines = path.read_text(encoding='utf-8-sig').split('\n')
   except UnicodeDecodeError as error:
-    raise InputError(
-      f'{path}: not a text file ({error.reason}); wanted one '
-      'patient id a line; remedy: fetch it again'
+    raise fault(
+      'split-unreadable', path, f'no text ({error.reason})', 'patient ids'
     ) from error
   patients = []
   for number, line in enumerate(lines, start=1):
     if not line.strip():
       continue
     if not _PATIENT.search(line.strip()):
-      raise InputError(
-        f'{path}: line {number} is {line.strip()!r}, wanted a '
-        "patient id such as 'patient0001'; remedy: correct it"
+      raise fault(
+        'split-unreadable',
+        path,
+        f'{line.strip()!r} in line {number}',
+        "patient ids such as 'patient0001'",
       )
     patients.append(line.strip())
   return sorted(patients, key=patient_number)

@@ -14,7 +14,7 @@ from echoforge_jax.formats import arrays, dicom, images, raw_clip, video
 from echoforge_jax.formats.raw_clip import RawClip
 
 _READERS = {
-  arrays.read_volume: ('.nii', '.nii.gz', '.mha', '.mhd', '.nrrd'),
+  arrays.read_medical: ('.nii', '.nii.gz', '.mha', '.mhd', '.nrrd'),
   arrays.read_numpy: ('.npy', '.npz'),
   video.read_video: (
     '.avi',

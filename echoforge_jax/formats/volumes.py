@@ -17,57 +17,27 @@ import zlib
 import numpy as np
 import SimpleITK as sitk
 
-from echoforge_jax.errors import InputError
+from echoforge_jax.formats import raw_clip
+from echoforge_jax.formats.findings import fault
 
 # Bytes per voxel of MetaImage element types.
-_META_BYTES = {
-  'MET_UCHAR': 1,
-  'MET_CHAR': 1,
-  'MET_USHORT': 2,
-  'MET_SHORT': 2,
-  'MET_UINT': 4,
-  'MET_INT': 4,
-  'MET_FLOAT': 4,
-  'MET_DOUBLE': 8,
-}
+_META_BYTES = dict(
+  MET_UCHAR=1,
+  MET_CHAR=1,
+  MET_USHORT=2,
+  MET_SHORT=2,
+  MET_UINT=4,
+  MET_INT=4,
+  MET_FLOAT=4,
+  MET_DOUBLE=8,
+)
 # NIfTI codes of floating-point voxels.
 _NIFTI_FLOATS = {16: 'f4', 64: 'f8'}
-_NOT_FINITE = 'found NaN or infinite values, wanted whole numbers in 0..255'
+_LEVELS = 'whole numbers in 0..255'
 # A small gzip file may unpack to very much: not beyond what anyone can use.
 MAX_VOXEL_BYTES = 8 * 2**30
 _MAX_SURPLUS = 2**20
 _MAX_HEADER_LINES, _MAX_LINE = 500, 2**16
-_FETCH = 'fetch the file again from its provider'
-
-
-class VolumeError(InputError):
-  """A volume that cannot be used.
-
-  Attributes:
-    path: the file at fault.
-    fault: what was found and what was wanted.
-  """
-
-  def __init__(self, path: Path, fault: str, remedy: str = _FETCH):
-    super().__init__(f'{path}: {fault}; remedy: {remedy}')
-    self.path = Path(path)
-    self.fault = fault
-
-
-class MissingFileError(VolumeError):
-  """A volume, or the `.raw` its header names, that is not there."""
-
-
-class TruncatedFileError(VolumeError):
-  """A volume whose file holds fewer or more bytes than its header says."""
-
-
-class VoxelError(VolumeError):
-  """A volume whose values are no whole numbers in 0..255."""
-
-
-class ShapeError(VolumeError):
-  """A volume that is no stack of gray-level frames."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +45,8 @@ class Volume:
   """Voxels and in-plane spacing of one file.
 
   Attributes:
-    array: [T, H, W] in the file's own dtype; T is 1 for a single frame.
+    array: [T, H, W] in the file's own dtype, or [T, H, W, C] color; T is 1 for
+      a single frame. Other shapes stay as they are.
     spacing_mm: float32 [2] mm per pixel (row, column); NaN where the header
       gives none.
   """
@@ -84,92 +55,86 @@ class Volume:
   spacing_mm: np.ndarray
 
 
-def read_volume(path: Path) -> Volume:
-  """Reads a `.nii.gz`, `.nii` or `.mhd` file after checking it is whole.
+def read_volume(path) -> Volume:
+  """Reads a NIfTI, MetaImage or NRRD file after checking that it is whole.
 
   Args:
-    path: the file; for `.mhd` the header, its `.raw` lies beside it.
-
-  Returns:
-    The volume, frames first.
+    path: the file; for `.mhd` the header, its `.raw` lies beside it. The length
+      of `.nrrd` is not checked.
 
   Raises:
-    VolumeError: the file is absent (`MissingFileError`), of the wrong length
-      (`TruncatedFileError`), otherwise damaged, holds NaN (`VoxelError`), or
-      is no gray-level [T, H, W] or [H, W] volume (`ShapeError`).
+    InputError: the file is absent, of the wrong length, otherwise damaged,
+      holds NaN, or has too many or too large frames.
   """
   path = Path(path)
-  spacing = check_file(path)
+  checked = not path.name.lower().endswith('.nrrd')
+  spacing = check_file(path) if checked else None
+  reader = sitk.ImageFileReader()
+  reader.SetFileName(str(path))
   try:
-    image = sitk.ReadImage(str(path))
+    reader.ReadImageInformation()
+    size = reader.GetSize()
+    raw_clip.checked_size(path, math.prod(size[2:]), *size[1::-1])
+    image = reader.Execute()
   except RuntimeError as error:
-    reason = str(error).strip().splitlines()[-1]
-    raise VolumeError(
-      path, f'not readable ({reason}); wanted a NIfTI or MetaImage volume'
+    reason = str(error).strip().splitlines()[-1].strip()
+    raise fault(
+      'damaged-file',
+      path,
+      f'a file that cannot be read as a medical image ({reason[:160]})',
+      'a whole NIfTI, MetaImage or NRRD file',
     ) from error
   array = sitk.GetArrayFromImage(image)
-  if image.GetNumberOfComponentsPerPixel() == 1:
-    if array.ndim == 2:
-      array = array[None]
-    elif array.ndim == 4 and array.shape[1] == 1:
-      array = array[:, 0]
-  if image.GetNumberOfComponentsPerPixel() != 1 or array.ndim != 3:
-    raise ShapeError(
-      path,
-      f'found an array of shape {array.shape}, wanted '
-      '[frames, rows, columns] of gray levels',
-      'convert the file to one gray channel',
-    )
+  dimensions = image.GetDimension()
+  if dimensions == 4 and 1 in array.shape[:2]:  # [T, 1, H, W] or [1, T, H, W].
+    array = array.reshape((-1, *array.shape[2:]))
+  elif dimensions == 2:
+    array = array[None]
+  if spacing is None:
+    spacing = _spacing(*image.GetSpacing()[1::-1])
   return Volume(array, spacing)
 
 
-def check_file(path) -> np.ndarray:
-  """Compares a file with its own header; no voxel is decoded.
+def check_file(path: Path) -> np.ndarray:
+  """Compares a `.nii`, `.nii.gz`, `.mhd` or `.mha` file with its own header.
 
-  Args:
-    path: `.nii`, `.nii.gz`, `.mhd` or `.mha`.
+  No voxel is decoded.
 
   Returns:
     float32 [2] spacing (row, column), NaN where the header has none.
 
   Raises:
-    VolumeError: the file is absent, of the wrong length, otherwise damaged or
+    FindingError: the file is absent, of the wrong length, otherwise damaged or
       holds NaN.
   """
-  path = Path(path)
   if not path.is_file():
-    raise MissingFileError(
-      path, 'file not found; wanted a NIfTI or MetaImage volume'
-    )
+    raise fault('missing-file', path, 'nothing', 'a NIfTI or MetaImage volume')
   if path.name.lower().endswith(('.mhd', '.mha')):
     return _check_metaimage(path)
   return _check_nifti(path)
 
 
 def as_uint8(array: np.ndarray, path: Path) -> np.ndarray:
-  """Casts whole numbers in 0..255 to uint8; other values are refused.
+  """Casts whole numbers in 0..255 to uint8.
 
   Args:
-    array: any shape and dtype.
+    array: any shape and dtype; returned itself if it is uint8.
     path: the file the values came from, for the message.
 
-  Returns:
-    uint8 array of the same shape, the same object if it was uint8 already.
-
   Raises:
-    VoxelError: a value is NaN, infinite, fractional or outside 0..255.
+    FindingError: a value is NaN, infinite, fractional or outside 0..255.
   """
   if array.dtype == np.uint8:
     return array
   if not np.isfinite(array).all():
-    raise VoxelError(path, _NOT_FINITE)
+    raise fault('voxel-values', path, 'NaN or infinite values', _LEVELS)
   low, high = float(array.min()), float(array.max())
   if low < 0 or high > 255 or not (array == np.rint(array)).all():
-    raise VoxelError(
+    raise fault(
+      'voxel-values',
       path,
-      f'found {array.dtype} values from {low:g} to '
-      f'{high:g}, wanted whole numbers in 0..255',
-      'store gray levels or labels as uint8',
+      f'{array.dtype} values from {low:g} to {high:g}',
+      _LEVELS,
     )
   return array.astype(np.uint8)
 
@@ -182,12 +147,12 @@ def _check_nifti(path: Path) -> np.ndarray:
     with (gzip.open if packed else open)(path, 'rb') as file:
       return _check_nifti_stream(path, file)
   except EOFError as error:
-    raise TruncatedFileError(
-      path, 'the gzip stream ends early; wanted a whole file'
+    raise fault(
+      'truncated-file', path, 'a gzip stream that ends early', 'a whole file'
     ) from error
   except (gzip.BadGzipFile, zlib.error) as error:
-    raise VolumeError(
-      path, f'damaged gzip stream ({error}); wanted an intact file'
+    raise fault(
+      'damaged-file', path, f'a damaged gzip stream ({error})', 'a whole file'
     ) from error
 
 
@@ -198,7 +163,7 @@ def _check_nifti_stream(path: Path, file: BinaryIO) -> np.ndarray:
   if len(header) >= 348 and struct.unpack('>i', header[:4])[0] == 348:
     order = '>'
   if len(header) < 348 or struct.unpack(order + 'i', header[:4])[0] != 348:
-    raise VolumeError(path, 'no NIfTI-1 header found')
+    raise fault('damaged-file', path, 'no NIfTI-1 header', 'a NIfTI-1 file')
   dims = struct.unpack(order + '8h', header[40:56])
   datatype, bits = struct.unpack(order + '2h', header[70:74])
   pixdim = struct.unpack(order + '8f', header[76:108])
@@ -213,41 +178,37 @@ def _check_nifti_stream(path: Path, file: BinaryIO) -> np.ndarray:
     or floats
     and bits != 8 * np.dtype(floats).itemsize
   ):
-    raise VolumeError(
+    raise fault(
+      'damaged-file',
       path,
-      f'senseless NIfTI header (dim {dims}, bitpix '
-      f'{bits}, vox_offset {offset:g})',
+      f'a senseless header (dim {dims}, bitpix {bits}, offset {offset:g})',
+      'sizes of a NIfTI-1 volume',
     )
   voxels = math.prod(sizes) * bits // 8
   if voxels > MAX_VOXEL_BYTES:
-    raise VolumeError(
+    raise fault(
+      'damaged-file',
       path,
-      f'its header announces {voxels / 2**30:.1f} GiB of voxels (size '
-      f'{sizes}); wanted at most {MAX_VOXEL_BYTES / 2**30:.0f} GiB',
-      'cut the clip into shorter ones, as uint8',
+      f'a header that announces {voxels / 2**30:.1f} GiB (size {sizes})',
+      f'at most {MAX_VOXEL_BYTES / 2**30:.0f} GiB: a shorter clip, as uint8',
     )
   payload = header[int(offset) :]
   file.read(max(int(offset) - len(header), 0))
   payload += file.read(voxels - len(payload))
+  wanted = f'{int(offset) + voxels} for the size {sizes} in its header'
   if len(payload) < voxels:
-    raise TruncatedFileError(
-      path,
-      f'found {int(offset) + len(payload)} bytes of header and voxels, '
-      f'wanted {int(offset) + voxels} for the size {sizes} in its header',
-    )
+    found = f'{int(offset) + len(payload)} bytes of header and voxels'
+    raise fault('truncated-file', path, found, wanted)
   if len(file.read(_MAX_SURPLUS + 1)) > _MAX_SURPLUS:  # To the checksum.
-    raise TruncatedFileError(
-      path,
-      f'found more than {int(offset) + voxels + _MAX_SURPLUS} bytes, '
-      f'wanted {int(offset) + voxels} for the size {sizes} in its header',
-    )
+    found = f'more than {int(offset) + voxels + _MAX_SURPLUS} bytes'
+    raise fault('truncated-file', path, found, wanted)
   if (
     floats
     and not np.isfinite(
       np.frombuffer(payload, order + floats, math.prod(sizes))
     ).all()
   ):
-    raise VoxelError(path, _NOT_FINITE)
+    raise fault('voxel-values', path, 'NaN or infinite values', _LEVELS)
   return _spacing(pixdim[2], pixdim[1])
 
 
@@ -274,9 +235,10 @@ def _check_metaimage(path: Path) -> np.ndarray:
     ]
     channels = int(header.get('ElementNumberOfChannels', '1'))
   except (KeyError, ValueError) as error:
-    raise VolumeError(
+    raise fault(
+      'damaged-file',
       path,
-      f'not a MetaImage header ({error!r}); wanted '
+      f'no MetaImage header ({error!r})',
       'DimSize, ElementType and ElementDataFile',
     ) from error
   if data_name == 'LOCAL':
@@ -284,18 +246,19 @@ def _check_metaimage(path: Path) -> np.ndarray:
   else:
     data_file = path.parent / data_name
     if not data_file.is_file():
-      raise MissingFileError(
-        data_file, f'file not found; {path.name} keeps its voxels there'
+      raise fault(
+        'missing-file', data_file, 'nothing', f'the voxels of {path.name}'
       )
     found = data_file.stat().st_size
   packed = header.get('CompressedData', 'False').lower() == 'true'
   if not packed and element in _META_BYTES:
     wanted = math.prod(sizes) * channels * _META_BYTES[element]
     if found != wanted:
-      raise TruncatedFileError(
+      raise fault(
+        'truncated-file',
         data_file,
-        f'found {found} bytes of voxels, wanted {wanted} for the '
-        f'size {tuple(sizes)} in {path.name}',
+        f'{found} bytes of voxels',
+        f'{wanted} for the size {tuple(sizes)} in {path.name}',
       )
   if len(steps) < 2:
     return np.full(2, np.nan, np.float32)

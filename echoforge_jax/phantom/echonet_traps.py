@@ -9,7 +9,7 @@ import numpy as np
 
 from echoforge_jax import textio
 from echoforge_jax.errors import InputError
-from echoforge_jax.formats import echonet
+from echoforge_jax.formats import echonet, video
 
 
 @dataclasses.dataclass
@@ -270,8 +270,7 @@ def _rename(folder: _Folder, old: str, new: str) -> str:
 
 def _rewrite(folder: _Folder, name: str, change) -> None:
   """Encodes a clip anew with changed frames [T, H, W]."""
-  from echoforge_jax.formats.echonet import encode_video
 
   path = echonet.video_path(folder.root, name)
-  frames = np.ascontiguousarray(change(echonet.decode_video(path)))
-  path.write_bytes(encode_video(frames, float(folder.line(name)[6])))
+  frames = np.ascontiguousarray(change(video.read_video(path).frames))
+  path.write_bytes(video.encode_mjpg(frames, float(folder.line(name)[6])))

@@ -20,6 +20,7 @@ from echoforge_jax.clip import LABELS, Clip
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import echonet
 from echoforge_jax.formats import resize as squeeze
+from echoforge_jax.formats.video import encode_mjpg
 from echoforge_jax.metrics import ejection
 from echoforge_jax.phantom import echonet_traps, writing
 
@@ -226,7 +227,7 @@ def _write_patient(job: tuple) -> tuple[str, dict]:
   path = echonet.video_path(out_dir, name)
   path.parent.mkdir(parents=True, exist_ok=True)
   with textio.replacing(path) as temporary:
-    temporary.write_bytes(echonet.encode_video(frames, clip.fps))
+    temporary.write_bytes(encode_mjpg(frames, clip.fps))
   return name, {
     'edv_ml': float(patient.edv_ml),
     'esv_ml': float(patient.esv_ml),

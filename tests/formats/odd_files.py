@@ -334,9 +334,9 @@ def volume_rows():
     (
       'alone.mhd',
       lambda p: (volume(speckle())(p), p.with_suffix('.raw').unlink()),
-      'not found',
+      'found nothing',
     ),
-    ('words.mhd', raw_bytes(b'words\n' * 9), 'not a MetaImage header'),
+    ('words.mhd', raw_bytes(b'words\n' * 9), 'no MetaImage header'),
     ('far.nii.gz', volume(speckle(), (900, 900, 1)), {'spacing_implausible'}),
     ('ones.nii.gz', volume(speckle(), (1, 1, 1)), {'spacing_unknown'}),
   ]

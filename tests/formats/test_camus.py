@@ -9,7 +9,9 @@ import SimpleITK as sitk
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import camus
-from echoforge_jax.formats.volumes import TruncatedFileError, read_volume
+from echoforge_jax.formats.camus_view import info_number, read_info
+from echoforge_jax.formats.findings import FindingError
+from echoforge_jax.formats.volumes import as_uint8, read_volume
 from echoforge_jax.phantom.camus_writer import write_camus
 from tests.phantom import ellipses
 
@@ -205,10 +207,10 @@ def test_cfg_is_tolerant(tmp_path):
     b'\xef\xbb\xbfed : 1\r\nES:12\r\nScanner: Vivid: E95\r\n'
     b'no colon here\r\n\r\nEF: 53 %\r\n'
   )
-  info = camus.read_info(path)
+  info = read_info(path)
   assert info['ed'] == '1' and info['scanner'] == 'Vivid: E95'
-  assert camus.info_number(info, 'EF') == 53
-  assert np.isnan(camus.info_number(info, 'FrameRate'))
+  assert info_number(info, 'EF') == 53
+  assert np.isnan(info_number(info, 'FrameRate'))
 
 
 def test_odd_spelling_of_sex_and_quality(broken):
@@ -285,8 +287,9 @@ def test_truncated_gzip_is_never_read(broken, keep):
   )
   data = path.read_bytes()
   path.write_bytes(data[: int(len(data) * keep)])
-  with pytest.raises(TruncatedFileError, match=path.name):
+  with pytest.raises(FindingError, match=path.name) as caught:
     camus.read_clip(broken, 'patient0001', '2CH')
+  assert caught.value.finding.code == 'truncated-file'
 
 
 def test_flipped_bit_is_never_read(broken):
@@ -308,8 +311,9 @@ def test_raw_of_the_wrong_length_is_never_read(broken_mhd, change):
   path = next((broken_mhd / 'training').glob('*/*_2CH_sequence.raw'))
   data = path.read_bytes()
   path.write_bytes(data[:change] if change < 0 else data + bytes(change))
-  with pytest.raises(TruncatedFileError, match=path.name):
+  with pytest.raises(FindingError, match=path.name) as caught:
     camus.read_clip(broken_mhd, path.parent.name, '2CH')
+  assert caught.value.finding.code == 'truncated-file'
 
 
 def test_gt_is_never_taken_for_the_image(broken):
@@ -346,8 +350,11 @@ def _edit(line, new):
 @pytest.mark.parametrize(
   'mutate, message',
   [
-    (_drop_gt, '2CH_half_sequence_gt.nii.gz: file not found'),
-    (_swap_gt_of_other_size, 'wanted .* as the images'),
+    (_drop_gt, '2CH_half_sequence_gt.nii.gz: found nothing'),
+    (
+      _swap_gt_of_other_size,
+      '_gt.nii.gz: found the shape .* as .*half_sequence.nii.gz',
+    ),
     (_edit('ED', 'ED: 0'), 'Info_2CH.cfg: found ED: 0, wanted'),
     (_edit('ED', 'ED: 99'), 'Info_2CH.cfg: found ED: 99, wanted'),
     (_edit('ED', 'ED: first'), 'Info_2CH.cfg: found ED: first, wanted'),
@@ -355,19 +362,19 @@ def _edit(line, new):
     (_edit('NbFrame', 'NbFrame: 2'), 'Info_2CH.cfg: found NbFrame: 2, wanted'),
     (
       lambda folder: (folder / 'Info_2CH.cfg').write_text('ED: 2\nES: 2\n'),
-      'Info_2CH.cfg: ED and ES are both frame 2',
+      'Info_2CH.cfg: found ED and ES both in frame 2',
     ),
     (
       lambda folder: (folder / 'Info_2CH.cfg').unlink(),
-      'Info_2CH.cfg: file not found',
+      'Info_2CH.cfg: found nothing',
     ),
     (
       lambda folder: (folder / 'Info_2CH.cfg').write_bytes(b'\xff\xfe\x00'),
-      'Info_2CH.cfg: not a text file',
+      'Info_2CH.cfg: found no text file',
     ),
     (
       lambda folder: (folder / 'Info_2CH.cfg').write_text('nothing'),
-      'Info_2CH.cfg: no "Key: value" line',
+      'Info_2CH.cfg: found no "Key: value" line',
     ),
   ],
 )
@@ -401,7 +408,7 @@ def test_missing_and_wrong_split_files(broken):
   with pytest.raises(InputError, match='split is empty'):
     camus.read_split(broken, 'test')
   path.unlink()
-  with pytest.raises(InputError, match='subgroup_testing.txt: split list not'):
+  with pytest.raises(InputError, match='subgroup_testing.txt: found nothing'):
     camus.read_split(broken, 'test')
 
 
@@ -419,21 +426,23 @@ def test_header_without_spacing(tmp_path, broken_mhd):
 
 def test_lossless_conversion_and_refusal(tmp_path):
   path = tmp_path / 'volume.nii.gz'
-  values = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+  values = np.arange(512, dtype=np.float32).reshape(2, 16, 16) % 200
   sitk.WriteImage(sitk.GetImageFromArray(values), str(path))
-  array = camus.as_uint8(read_volume(path).array, path)
+  array = as_uint8(read_volume(path).array, path)
   assert array.dtype == np.uint8
   np.testing.assert_array_equal(array, values)
   for bad in (values + 0.5, values - 1, values + 240, values * np.nan):
     with pytest.raises(InputError, match='volume.nii.gz'):
-      camus.as_uint8(bad, path)
+      as_uint8(bad, path)
 
 
-def test_color_volume_is_refused(tmp_path):
-  path = tmp_path / 'color.nii.gz'
+def test_color_volume_is_refused(broken):
+  path = next(
+    (broken / 'database_nifti/patient0001').glob('*2CH_half_seq*e.nii.gz')
+  )
   color = sitk.GetImageFromArray(
-    np.zeros((2, 3, 4, 3), np.uint8), isVector=True
+    np.zeros((2, 16, 16, 3), np.uint8), isVector=True
   )
   sitk.WriteImage(color, str(path))
-  with pytest.raises(InputError, match='color.nii.gz'):
-    read_volume(path)
+  with pytest.raises(InputError, match=f'{path.name}.*gray levels'):
+    camus.read_clip(broken, 'patient0001', '2CH')
