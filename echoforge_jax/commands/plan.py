@@ -6,7 +6,6 @@ import resource
 import sys
 import time
 
-from echoforge_jax import textio
 from echoforge_jax.errors import InputError
 
 _TEXT = """\
@@ -58,36 +57,27 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-  """Plans.
-
-  Args:
-    argv: flags after the verb.
-
-  Returns:
-    0, or 1 where a training step does not fit.
-  """
+  """Plans; returns 0, or 1 where a training step does not fit."""
   fields = [flag for flag in argv if flag.startswith('--config.')]
   args = _parser().parse_args([flag for flag in argv if flag not in fields])
   if args.per_chip < 0:
     raise InputError(f'--per_chip={args.per_chip}: wanted at least 1')
   if args.json and not args.json.resolve().parent.is_dir():
     raise InputError(f'--json={args.json}: no such folder; make it first')
-  from echoforge_jax.config import parse_config
-
-  config = parse_config([f'--config={args.config}', *fields])
-
+  names = [name for name in args.topology.split(',') if name]
+  if names != ['local'] and ('local' in names or not names):
+    raise InputError(
+      f'--topology={args.topology}: wanted slices, or local alone'
+    )
   import jax
 
+  from echoforge_jax import textio
+  from echoforge_jax.config import parse_config
   from echoforge_jax.parallel import mesh
-  from echoforge_jax.planning import plan, topology
-  from echoforge_jax.planning import report as plan_report
+  from echoforge_jax.planning import plan, report, topology
 
-  names = [name for name in args.topology.split(',') if name]
+  config = parse_config([f'--config={args.config}', *fields])
   if names != ['local']:
-    if 'local' in names or not names:
-      raise InputError(
-        f'--topology={args.topology}: wanted slices, or local alone'
-      )
     topology.prepare_environment()
     # What is traced here runs nowhere; another backend would only start.
     jax.config.update('jax_platforms', 'cpu')
@@ -97,25 +87,23 @@ def main(argv: list[str]) -> int:
   ]
   plans, start = [], time.perf_counter()
   for place in places:
-    plans.append(
-      plan.make_plan(
-        config, place, per_chip=args.per_chip, suggest=not args.no_suggest
-      )
+    found = plan.make_plan(
+      config, place, per_chip=args.per_chip, suggest=not args.no_suggest
     )
-    print(plan_report.text(plans[-1]), flush=True)
+    plans.append(found)
+    print(report.text(found), flush=True)
     if args.json:
-      textio.write_json(
-        args.json, _record(args, fields, plans, time.perf_counter() - start)
-      )
+      record = _record(args, fields, time.perf_counter() - start)
+      record['plans'] = [report.to_json(one) for one in plans]
+      textio.write_json(args.json, record)
   if len(plans) > 1:
-    print('\n' + plan_report.table(plans))
+    print('\n' + report.table(plans))
   return 0 if all(one.train.fits for one in plans) else 1
 
 
-def _record(args, fields: list[str], plans: list, seconds: float) -> dict:
+def _record(args, fields: list[str], seconds: float) -> dict:
   from echoforge_jax import provenance
-  from echoforge_jax.planning import report as plan_report
-  from echoforge_jax.planning import topology
+  from echoforge_jax.planning import report, topology
 
   used = resource.getrusage(resource.RUSAGE_SELF)
   # Kilobytes on Linux, bytes on macOS.
@@ -127,6 +115,5 @@ def _record(args, fields: list[str], plans: list, seconds: float) -> dict:
     'wall_seconds': round(seconds, 1),
     'cpu_seconds': round(used.ru_utime + used.ru_stime, 1),
     'peak_memory_bytes': used.ru_maxrss * unit,
-    'method': plan_report.METHOD,
-    'plans': [plan_report.to_json(one) for one in plans],
+    'method': report.METHOD,
   }

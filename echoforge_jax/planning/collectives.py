@@ -1,4 +1,4 @@
-"""What devices say to each other in a compiled program, read from its text."""
+"""Collectives of a compiled program, read from its text."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -55,7 +55,7 @@ def find_collectives(text: str) -> list[Collective]:
     text: `compiled.as_text()`.
 
   Returns:
-    One `Collective` an instruction, in the order of the text. A loop's body
+    One `Collective` per instruction, in the order of the text. A loop's body
     counts once, and so does what a TPU spreads over several fusions that
     compute in the meantime: the same kind on the same channel.
   """
@@ -64,8 +64,7 @@ def find_collectives(text: str) -> list[Collective]:
     match = _INSTRUCTION.search(line)
     if not match:
       continue
-    kind = match['kind']
-    channel = _CHANNEL.search(line)
+    kind, channel = match['kind'], _CHANNEL.search(line)
     if channel:
       if (kind, channel[1]) in channels:
         continue
@@ -73,27 +72,20 @@ def find_collectives(text: str) -> list[Collective]:
     sizes = [
       num_bytes(a['dtype'], a['shape']) for a in _ARRAY.finditer(match['type'])
     ]
-    if match['start'] and kind in ('all-gather', 'collective-permute'):
-      # The asynchronous form returns what goes in, then what comes out (and,
-      # of a permutation, two context words).
-      sizes = sizes[len(sizes) // 2 :] if kind == 'all-gather' else sizes[1:2]
+    # The asynchronous form returns what goes in, then what comes out (and, of a
+    # permutation, two context words).
+    if match['start'] and kind == 'all-gather':
+      sizes = sizes[len(sizes) // 2 :]
+    elif match['start'] and kind == 'collective-permute':
+      sizes = sizes[1:2]
     group = _group_size(line)
-    total = sum(sizes)
-    if kind == 'reduce-scatter':
-      total *= max(group, 1)
-    found.append(Collective(kind, len(sizes), total, group))
+    whole = max(group, 1) if kind == 'reduce-scatter' else 1
+    found.append(Collective(kind, len(sizes), whole * sum(sizes), group))
   return found
 
 
 def total_bytes(collectives: Iterable[Collective]) -> dict[str, int]:
-  """Bytes of each kind of collective.
-
-  Args:
-    collectives: of `find_collectives`.
-
-  Returns:
-    Kind -> bytes, of the kinds that occur.
-  """
+  """Adds up the bytes of each kind of collective that occurs."""
   totals: Counter[str] = Counter()
   for collective in collectives:
     totals[collective.kind] += collective.num_bytes
@@ -113,15 +105,7 @@ def _group_size(line: str) -> int:
 
 
 def num_bytes(dtype: str, shape: str) -> int:
-  """Bytes of an array.
-
-  Args:
-    dtype: as HLO names it, such as 'bf16'.
-    shape: such as '8,128'; '' for a scalar.
-
-  Returns:
-    Bytes, without padding.
-  """
+  """Returns the bytes of an array without padding, of 'bf16' and '8,128'."""
   bits = _BITS.search(dtype)  # pred is a byte.
   size = int(bits[0]) / 8 if bits else 1
   return math.ceil(math.prod(int(n) for n in shape.split(',') if n) * size)

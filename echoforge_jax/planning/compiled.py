@@ -1,4 +1,4 @@
-"""What a compiler says about a program, and a bound on its time."""
+"""Compiles a step, and bounds its time by what the compiler says of it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,8 +8,7 @@ from typing import Any
 
 import jax
 
-from echoforge_jax.planning import chips, collectives, traffic
-from echoforge_jax.planning import topology as topology_lib
+from echoforge_jax.planning import chips, collectives, topology, traffic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +45,13 @@ def memory_of(done: jax.stages.Compiled) -> Memory | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
-  """One compiled program; all figures are of one chip.
+class CompiledStep:
+  """A compiled step; all figures are of one chip.
 
   Attributes:
     fits: it compiled. A TPU's compiler refuses what is too large.
     seconds: spent on tracing, lowering and compiling.
-    needed: bytes, as far as known; of a program that does not fit, what the
+    needed: bytes, as far as known; of a step that does not fit, what the
       compiler's message says.
     message: the compiler's first line where it does not fit.
     memory: None where it does not fit, as all that follow.
@@ -81,16 +80,13 @@ class Program:
     return sum(size for _, size in self.exchanges.values())
 
 
-def compile_program(jitted: Any, *arguments: Any, platform: str) -> Program:
-  """Traces and compiles.
+def compile_step(jitted: Any, *arguments: Any, platform: str) -> CompiledStep:
+  """Traces and compiles; what does not fit is an answer, not an error.
 
   Args:
     jitted: of `jax.jit`.
     *arguments: trees of ShapeDtypeStruct, and static arguments.
     platform: of the devices, such as 'tpu'.
-
-  Returns:
-    The program; one that does not fit is an answer, not an error.
   """
   start = time.perf_counter()
   try:
@@ -99,10 +95,10 @@ def compile_program(jitted: Any, *arguments: Any, platform: str) -> Program:
     text = str(error)
     if 'RESOURCE_EXHAUSTED' not in text:
       raise
-    return Program(
+    return CompiledStep(
       fits=False,
       seconds=time.perf_counter() - start,
-      needed=topology_lib.needed(text),
+      needed=topology.needed(text),
       message=text.splitlines()[0],
     )
   seconds = time.perf_counter() - start
@@ -111,15 +107,14 @@ def compile_program(jitted: Any, *arguments: Any, platform: str) -> Program:
   found = collectives.find_collectives(text)
   count = Counter(one.kind for one in found)
   tpu = platform == 'tpu'
-  return Program(
+  moved = traffic.hbm_bytes(text) if tpu else costs.get('bytes accessed', 0.0)
+  return CompiledStep(
     fits=True,
     seconds=seconds,
     needed=memory.total,
     memory=memory,
     flops=float(costs.get('flops', 0.0)),
-    num_bytes=float(
-      traffic.hbm_bytes(text) if tpu else costs.get('bytes accessed', 0.0)
-    ),
+    num_bytes=float(moved),
     cycles=traffic.cycles(text) if tpu else 0,
     exchanges={
       kind: (count[kind], size)
@@ -130,7 +125,7 @@ def compile_program(jitted: Any, *arguments: Any, platform: str) -> Program:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """Seconds a program takes at documented peaks; not a measurement.
+  """Seconds a step takes at documented peaks; not a measurement.
 
   Attributes:
     compute: operations at the peak rate.
@@ -154,30 +149,22 @@ class Estimate:
 
 
 def estimate(
-  program: Program, chip: chips.Chip, shape: Sequence[int]
+  step: CompiledStep, chip: chips.Chip, shape: Sequence[int]
 ) -> Estimate:
-  """A roofline.
+  """Estimates the time of a step that fits by a roofline.
 
     t = max(operations / peak, bytes / bandwidth) + sum_c k_c bytes_c / links
 
   where k is 2 for an all-reduce (a reduce-scatter and an all-gather) and 1 for
   the others, as on a ring of many chips.
-
-  Args:
-    program: that fits.
-    chip: its peaks.
-    shape: of the slice.
-
-  Returns:
-    The estimate.
   """
   links = chips.exchange_bandwidth(chip, shape)
   sent = sum(
     (2 if kind == 'all-reduce' else 1) * size
-    for kind, (_, size) in program.exchanges.items()
+    for kind, (_, size) in step.exchanges.items()
   )
   return Estimate(
-    compute=program.flops / chip.bf16_flops,
-    memory=program.num_bytes / chip.hbm_bandwidth,
+    compute=step.flops / chip.bf16_flops,
+    memory=step.num_bytes / chip.hbm_bandwidth,
     exchange=sent / links if links else 0.0,
   )

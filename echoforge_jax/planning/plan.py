@@ -4,7 +4,7 @@ The training step is built and jitted by the functions that training uses, on a
 mesh of the slice's devices, from shapes alone: no array is ever made.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import math
 from typing import Any
@@ -16,9 +16,11 @@ from ml_collections import ConfigDict
 
 from echoforge_jax import cpu
 from echoforge_jax.errors import InputError
+from echoforge_jax.inference import segmenter
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.planning import compiled
 from echoforge_jax.planning.topology import Slice
+from echoforge_jax.training import build, steps
 
 # Smaller batches that are tried where one does not fit.
 _HALVINGS = 3
@@ -60,8 +62,8 @@ class Plan:
   chips: int
   clips_per_chip: int
   flags: tuple[str, ...]
-  train: compiled.Program
-  segment: compiled.Program
+  train: compiled.CompiledStep
+  segment: compiled.CompiledStep
   state_bytes: int
   gradient_bytes: int
   largest: int
@@ -70,12 +72,12 @@ class Plan:
   @property
   def estimate(self) -> compiled.Estimate | None:
     """Of the training step; None where it does not fit or peaks are unknown."""
-    return _estimate(self.train, self.place, self.place.shape)
+    return self._estimate(self.train, self.place.shape)
 
   @property
   def segment_estimate(self) -> compiled.Estimate | None:
     """Of the inference step."""
-    return _estimate(self.segment, self.place, (1,))
+    return self._estimate(self.segment, (1,))
 
   @property
   def clips_per_second(self) -> float:
@@ -83,11 +85,10 @@ class Plan:
     found = self.estimate
     return self.chips * self.clips_per_chip / found.total if found else math.nan
 
-
-def _estimate(program, place, shape) -> compiled.Estimate | None:
-  if not program.fits or place.chip is None:
-    return None
-  return compiled.estimate(program, place.chip, shape)
+  def _estimate(self, step, shape) -> compiled.Estimate | None:
+    if not step.fits or self.place.chip is None:
+      return None
+    return compiled.estimate(step, self.place.chip, shape)
 
 
 def make_plan(
@@ -103,26 +104,28 @@ def make_plan(
     suggest: where the training step does not fit, compile until one of
       rematerialization, a divided state or a smaller batch does.
 
-  Returns:
-    The plan.
-
   Raises:
     InputError: for a config that does not work on this many chips.
   """
-  mesh = mesh_lib.make_mesh(
-    config.num_devices, config.get('fsdp', 1), devices=place.devices
-  )
-  config, flags = with_clips(config, mesh.size, per_chip)
-  step, state, batch = train_step(config, place)
-  train = _compile(place, step, state, batch)
+  chips = make_mesh(config, place).size
+  config, flags = with_clips(config, chips, per_chip)
+  train, state = _compile_train(config, place)
   state_bytes = bytes_on_a_chip(state)
-  clips = (config.batch_size + config.unlabeled_batch_size) // mesh.size
+  clips = (config.batch_size + config.unlabeled_batch_size) // chips
   remedies = ()
   if suggest and not train.fits:
-    remedies = tuple(_try_remedies(config, place, train, state))
+    remedies = tuple(
+      try_remedies(
+        config,
+        chips,
+        lambda changed: _compile_train(changed, place)[0],
+        excess=max(train.needed - place.hbm, 0) if train.needed else 0,
+        state_bytes=state_bytes,
+      )
+    )
   return Plan(
     place=place,
-    chips=mesh.size,
+    chips=chips,
     clips_per_chip=clips,
     flags=flags,
     train=train,
@@ -134,26 +137,40 @@ def make_plan(
   )
 
 
-def _compile(place: Slice, jitted: Any, *arguments: Any) -> compiled.Program:
-  program = compiled.compile_program(
+def _compile_train(
+  config: ConfigDict, place: Slice
+) -> tuple[compiled.CompiledStep, Any]:
+  step, state, batch = train_step(config, place)
+  return _compile(place, step, state, batch), state
+
+
+def make_mesh(config: ConfigDict, place: Slice) -> jax.sharding.Mesh:
+  """Returns the mesh that training would make of a slice's devices."""
+  return mesh_lib.make_mesh(
+    config.num_devices, config.fsdp, devices=place.devices
+  )
+
+
+def _compile(
+  place: Slice, jitted: Any, *arguments: Any
+) -> compiled.CompiledStep:
+  step = compiled.compile_step(
     jitted, *arguments, platform=place.devices[0].platform
   )
-  if program.fits and 0 < place.hbm < program.needed:
-    # Only a TPU's compiler refuses what is too large.
-    return dataclasses.replace(
-      program,
-      fits=False,
-      memory=None,
-      message=f'{place.kind} has '
-      f'{place.hbm:,} bytes and the program needs {program.needed:,}',
-    )
-  return program
+  if not step.fits or not 0 < place.hbm < step.needed:
+    return step
+  # Only a TPU's compiler refuses what is too large.
+  message = (
+    f'{place.kind} has {place.hbm:,} bytes and the program needs '
+    f'{step.needed:,}'
+  )
+  return dataclasses.replace(step, fits=False, memory=None, message=message)
 
 
 def with_clips(
   config: ConfigDict, chips: int, per_chip: int = 0
 ) -> tuple[ConfigDict, tuple[str, ...]]:
-  """The config with a batch that divides over the chips.
+  """Gives the config a batch that divides over the chips.
 
   Args:
     config: a config of `configs/`.
@@ -166,10 +183,8 @@ def with_clips(
   """
   labeled, unlabeled = config.batch_size, config.unlabeled_batch_size
   total = labeled + unlabeled
-  if not per_chip and total % chips == 0:
-    return config, ()
   wanted = chips * max(per_chip, 1)
-  if wanted == total:
+  if wanted == total or (not per_chip and total % chips == 0):
     return config, ()
   rest = round(wanted * unlabeled / total)
   if unlabeled:
@@ -182,69 +197,50 @@ def with_clips(
   flags = (f'--config.batch_size={wanted - rest}',)
   if unlabeled:
     flags += (f'--config.unlabeled_batch_size={rest}',)
-  return _changed(
-    config, batch_size=wanted - rest, unlabeled_batch_size=rest
-  ), flags
+  fields = {'batch_size': wanted - rest, 'unlabeled_batch_size': rest}
+  return _changed(config, **fields), flags
 
 
-def _changed(
-  config: ConfigDict, *, remat: bool | None = None, **fields: int
-) -> ConfigDict:
+def _changed(config: ConfigDict, **fields: Any) -> ConfigDict:
   config = config.copy_and_resolve_references()
   with config.unlocked():
-    config.update(fields)
-    if remat is not None:
-      config.model.remat = remat
+    config.update_from_flattened_dict(fields)
   return config
 
 
 def train_step(config: ConfigDict, place: Slice) -> tuple[Any, Any, Any]:
-  """The jitted training step of a config, and the shapes it is called with.
-
-  Args:
-    config: a config of `configs/`.
-    place: whose devices are used.
+  """Jits the training step of a config for the devices of a slice.
 
   Returns:
     step, state and batch: trees of ShapeDtypeStruct with shardings.
   """
-  from echoforge_jax.training import build, steps
-
-  mesh = mesh_lib.make_mesh(
-    config.num_devices, config.get('fsdp', 1), devices=place.devices
-  )
+  mesh = make_mesh(config, place)
   mesh_lib.check_batch(
     config.batch_size,
     mesh,
     config.unlabeled_batch_size,
-    config.get('grad_accum_steps', 1),
+    config.grad_accum_steps,
   )
   parts = build.make_parts(config, mesh=mesh)
   state = jax.eval_shape(parts.create_state)
   sharding = mesh_lib.state_sharding(state, mesh)
-  split = mesh_lib.batch_sharding(mesh)
+  batch_sharding = mesh_lib.batch_sharding(mesh)
   state = jax.tree.map(
     lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
     state,
     sharding,
   )
   batch = {
-    key: jax.ShapeDtypeStruct(shape, dtype, sharding=split)
+    key: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding)
     for key, (shape, dtype) in batch_shapes(config).items()
     if key in parts.batch_keys
   }
-  return steps.jit_train_step(parts.train_step, sharding, split), state, batch
+  step = steps.jit_train_step(parts.train_step, sharding, batch_sharding)
+  return step, state, batch
 
 
 def batch_shapes(config: ConfigDict) -> dict[str, tuple[tuple[int, ...], Any]]:
-  """Shapes and types of a batch as `data.pipeline` gives it, over all chips.
-
-  Args:
-    config: a config of `configs/`.
-
-  Returns:
-    Field -> (shape, dtype).
-  """
+  """Returns (shape, dtype) of a batch's fields as `data.pipeline` gives it."""
   clips = config.batch_size + config.unlabeled_batch_size
   frames, side = config.data.num_frames, config.data.image_size
   masks = (clips, frames, side, side)
@@ -258,9 +254,7 @@ def batch_shapes(config: ConfigDict) -> dict[str, tuple[tuple[int, ...], Any]]:
 
 
 def segment_step(config: ConfigDict, state: Any, place: Slice) -> tuple:
-  """The jitted inference step and what it is called with.
-
-  A clip of any length is segmented by this step, frame by frame.
+  """Jits the inference step, which segments any clip frame by frame.
 
   Args:
     config: a config of `configs/`.
@@ -270,9 +264,6 @@ def segment_step(config: ConfigDict, state: Any, place: Slice) -> tuple:
   Returns:
     step, model, and shapes of the teacher, a frame and the memory.
   """
-  from echoforge_jax.inference import segmenter
-  from echoforge_jax.training import build
-
   model = build.make_model(config)
   side = (config.data.image_size,) * 2
   teacher = {'params': state.teacher_params}
@@ -283,26 +274,15 @@ def segment_step(config: ConfigDict, state: Any, place: Slice) -> tuple:
   here = SingleDeviceSharding(place.devices[0])
   # On the CPU that this runs on, as `segment` compiles it.
   jit = cpu.jit if place.devices[0].platform == 'cpu' else jax.jit
-  step = jit(segmenter.frame_step, static_argnums=0)
-  return (
-    step,
-    model,
-    *jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
-      (teacher, frame, memory),
-    ),
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+    (teacher, frame, memory),
   )
+  return jit(segmenter.frame_step, static_argnums=0), model, *shapes
 
 
 def bytes_on_a_chip(tree: Any) -> int:
-  """Bytes of a tree's arrays on each of the devices that share it.
-
-  Args:
-    tree: ShapeDtypeStruct with shardings as leaves.
-
-  Returns:
-    Bytes, without the padding that a device may add.
-  """
+  """Adds up a tree's bytes on each of the devices that share it, unpadded."""
 
   def size(leaf) -> int:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -315,15 +295,15 @@ def bytes_on_a_chip(tree: Any) -> int:
 
 
 def largest_batch(
-  train: compiled.Program, state_bytes: int, hbm: int, clips: int
+  train: compiled.CompiledStep, state_bytes: int, hbm: int, clips: int
 ) -> int:
-  """Clips a chip that would still fit, if all but the state grows with them.
+  """Estimates clips a chip that would still fit, if all but the state grows.
 
-  An estimate: one compilation cannot tell what grows. It takes all
-  temporaries for activations, so it is rather too small than too large.
+  One compilation cannot tell what grows. It takes all temporaries for
+  activations, so it is rather too small than too large.
 
   Args:
-    train: the step that fits.
+    train: the step.
     state_bytes: on a chip.
     hbm: bytes a program can use.
     clips: a chip, of `train`.
@@ -338,45 +318,57 @@ def largest_batch(
   return max(int((hbm - fixed) / growing), clips)
 
 
-def _try_remedies(
-  config: ConfigDict, place: Slice, train: compiled.Program, state: Any
+def try_remedies(
+  config: ConfigDict,
+  chips: int,
+  compile_with: Callable[[ConfigDict], compiled.CompiledStep],
+  *,
+  excess: int,
+  state_bytes: int,
 ) -> Iterator[Remedy]:
-  """Compiles one change after the other, up to the first that fits."""
-  # Bytes that must go; 0 where the compiler did not say.
-  excess = max(train.needed - place.hbm, 0) if train.needed else 0
-  for flags, changed, saved in _candidates(
-    config, config.num_devices or len(place.devices), state
-  ):
+  """Tries one change after the other, up to the first that fits.
+
+  Args:
+    config: whose training step does not fit.
+    chips: that it is for.
+    compile_with: compiles the training step of a changed config.
+    excess: bytes that must go; 0 where the compiler did not say.
+    state_bytes: of the state on a chip.
+
+  Yields:
+    Rematerialization, then with it a state that is divided over chips, then
+    smaller batches. What cannot save enough is not compiled.
+  """
+  for flags, changed, saved in _candidates(config, chips, state_bytes):
     if saved is not None and saved < excess:
       yield Remedy(flags, None, 0)
       continue
-    step, *shapes = train_step(changed, place)
-    found = _compile(place, step, *shapes)
+    found = compile_with(changed)
     yield Remedy(flags, found.fits, found.needed)
     if found.fits:
       return
 
 
 def _candidates(
-  config: ConfigDict, count: int, state: Any
+  config: ConfigDict, chips: int, state_bytes: int
 ) -> Iterator[tuple[tuple[str, ...], ConfigDict, int | None]]:
   """Yields flags, the config they make, and the most they save, if known."""
   flags: tuple[str, ...] = ()
   if 'remat' in config.model and not config.model.remat:
-    config, flags = _changed(config, remat=True), ('--config.model.remat=True',)
+    config = _changed(config, **{'model.remat': True})
+    flags = ('--config.model.remat=True',)
     yield flags, config, None
-  shares = math.gcd(count, 16)
-  if shares > config.get('fsdp', 1):
+  shares = math.gcd(chips, 16)
+  if shares > config.fsdp:
     divided = _changed(config, fsdp=shares)
-    flag = f'--config.fsdp={shares}'
-    whole = bytes_on_a_chip(state)
     # With remat on top, which alone was not enough.
-    yield (*flags, flag), divided, None if flags else whole
+    saved = None if flags else state_bytes
+    yield (*flags, f'--config.fsdp={shares}'), divided, saved
   total = config.batch_size + config.unlabeled_batch_size
   for _ in range(_HALVINGS):
-    clips = total // count // 2
+    clips = total // chips // 2
     if not clips:
       return
-    config, fewer = with_clips(config, count, clips)
-    total = clips * count
+    config, fewer = with_clips(config, chips, clips)
+    total = clips * chips
     yield (*flags, *fewer), config, None

@@ -1,4 +1,4 @@
-"""A slice of chips that need not be here: devices to compile for."""
+"""Slices of chips that need not be here: devices to compile for."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -22,20 +22,27 @@ from echoforge_jax.textio import first_line
 _HOST = (2, 2, 1)
 _NAME = re.compile(r'(?P<chip>\w+):(?P<shape>\d+(x\d+){0,2})')
 # "exceeds available HBM (15.75G)" or "Used 20.5G of 15.75G hbm".
-_SIZE = r'(?P<{}>[\d.]+)(?P<{}_unit>[KMGT]?)'
+_SIZE = r'([\d.]+)([KMGT]?)'
 _AVAILABLE = re.compile(
-  r'(?:available HBM \(|Used [\d.]+[KMGT]? of )' + _SIZE.format('free', 'free'),
-  re.IGNORECASE,
+  r'(?:available HBM \(|Used [\d.]+[KMGT]? of )' + _SIZE, re.IGNORECASE
 )
 _NEEDED = re.compile(
-  r'(?:Used |total memory required for [\w ]+\()'
-  + _SIZE.format('used', 'used'),
-  re.IGNORECASE,
+  r'(?:Used |total memory required for [\w ]+\()' + _SIZE, re.IGNORECASE
 )
 # The compiler's threads have 64 KB, in which it recurses: on v6e the step of
 # camus_echoforge overflowed them.
 _STACK = '--fibers_default_thread_stack_size'
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+
+
+# What a TPU that is here calls itself.
+_KINDS = {
+  'TPU v4': 'v4',
+  'TPU v5 lite': 'v5e',
+  'TPU v5': 'v5p',
+  'TPU v5p': 'v5p',
+  'TPU v6 lite': 'v6e',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Slice:
 
 
 def library_path() -> str:
-  """The compiler for TPUs: TPU_LIBRARY_PATH, the package, or `.venv/tpu`.
+  """Finds the compiler for TPUs: TPU_LIBRARY_PATH, the package, `.venv/tpu`.
 
   `make test` keeps it in the virtual environment's `tpu` folder and so out of
   the import path: JAX looks for a TPU at every start where it can import
@@ -108,15 +115,12 @@ def prepare_environment() -> None:
 
 
 def get_slice(name: str) -> Slice:
-  """A slice by its name.
+  """Returns a slice by its name.
 
   Args:
     name: 'CHIP:SHAPE' such as 'v5e:16x16' or 'v4:4x4x4', or 'local': the
       devices of JAX's default backend. For all but 'local',
       `prepare_environment` comes first.
-
-  Returns:
-    The slice.
 
   Raises:
     InputError: no such chip or shape, or libtpu does not load.
@@ -149,18 +153,12 @@ def get_slice(name: str) -> Slice:
     ).devices
   except (RuntimeError, ValueError) as error:
     raise InputError(f'--topology={name}: {first_line(error)}') from error
-  return Slice(
-    name,
-    chip,
-    devices[0].device_kind,
-    shape,
-    devices,
-    usable_memory(devices[0]),
-  )
+  kind, free = devices[0].device_kind, usable_memory(devices[0])
+  return Slice(name, chip, kind, shape, devices, free)
 
 
 def ladder(names: Sequence[str], scaling: bool) -> list[str]:
-  """The slices to plan for.
+  """Lists the slices to plan for.
 
   Args:
     names: of slices.
@@ -187,7 +185,7 @@ def ladder(names: Sequence[str], scaling: bool) -> list[str]:
 
 
 def library_version() -> dict[str, str]:
-  """The version of libtpu, as {'libtpu': VERSION}; {} where none is used."""
+  """Returns {'libtpu': VERSION}; {} where none is used."""
   path = os.environ.get('TPU_LIBRARY_PATH')
   if not path:
     return {}
@@ -201,14 +199,6 @@ def library_version() -> dict[str, str]:
 
 def _local() -> Slice:
   devices = jax.devices()
-  # The documented peaks are by chip; a TPU that is here says what it is.
-  names = {
-    'TPU v4': 'v4',
-    'TPU v5 lite': 'v5e',
-    'TPU v5': 'v5p',
-    'TPU v5p': 'v5p',
-    'TPU v6 lite': 'v6e',
-  }
   kind = devices[0].device_kind
   stats = devices[0].memory_stats() or {}
   free = int(stats.get('bytes_limit', 0))
@@ -216,27 +206,15 @@ def _local() -> Slice:
     free = (
       os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // len(devices)
     )
-  return Slice(
-    'local',
-    chips.CHIPS.get(names.get(kind, '')),
-    kind,
-    (len(devices),),
-    devices,
-    free,
-  )
+  chip = chips.CHIPS.get(_KINDS.get(kind, ''))
+  return Slice('local', chip, kind, (len(devices),), devices, free)
 
 
 def usable_memory(device: jax.Device) -> int:
-  """Bytes a program can use on a chip, as its compiler says (ours).
+  """Asks the compiler how many bytes a program can use on a chip (ours).
 
-  The compiler names the limit where a program is too large: one that could fit
-  nowhere makes it tell, in less than a second.
-
-  Args:
-    device: of a slice.
-
-  Returns:
-    Bytes; 0 where the compiler did not say.
+  It names the limit where a program is too large: one that could fit nowhere
+  makes it tell, in less than a second. 0 where it does not say.
   """
   huge = jax.ShapeDtypeStruct(
     (2**20, 2**20), 'float32', sharding=SingleDeviceSharding(device)
@@ -249,17 +227,15 @@ def usable_memory(device: jax.Device) -> int:
 
 
 def available(message: str) -> int:
-  """Bytes that a compiler's out-of-memory message says there are, or 0."""
-  return _size(_AVAILABLE, message, 'free')
+  """Reads the bytes there are from an out-of-memory message, or 0."""
+  return _size(_AVAILABLE, message)
 
 
 def needed(message: str) -> int:
-  """Bytes that a compiler's out-of-memory message says are used, or 0."""
-  return _size(_NEEDED, message, 'used')
+  """Reads the bytes wanted from an out-of-memory message, or 0."""
+  return _size(_NEEDED, message)
 
 
-def _size(pattern: re.Pattern, message: str, name: str) -> int:
+def _size(pattern: re.Pattern, message: str) -> int:
   found = pattern.search(message)
-  if not found:
-    return 0
-  return int(float(found[name]) * _UNITS[found[f'{name}_unit'].upper()])
+  return int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0

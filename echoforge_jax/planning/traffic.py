@@ -28,35 +28,23 @@ _CALLED = re.compile(
 )
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 # These name or wait for arrays but move none.
-_STILL = {
-  'parameter',
-  'constant',
-  'tuple',
-  'get-tuple-element',
-  'bitcast',
-  'conditional',
-  'while',
-  'call',
-  'copy-done',
-  'slice-done',
-  'async-done',
-  'partition-id',
-  'after-all',
-  'all-reduce-done',
-  'all-gather-done',
-}
+_STILL = set(
+  'parameter constant tuple get-tuple-element bitcast conditional while call '
+  'copy-done slice-done async-done partition-id after-all all-reduce-done '
+  'all-gather-done'.split()
+)
 _PLACES = ('"AllocateBuffer"', '"ConcatBitcast"')
 
 
 def hbm_bytes(text: str) -> int:
-  """Bytes that a program reads from and writes to HBM.
+  """Adds up what a TPU's program reads from and writes to HBM.
 
   Each instruction of the entry, and of both branches and one turn of loops in
   it, reads its operands and writes its results, where they lie in HBM. A fusion
   that reads part of an operand counts as reading it all.
 
   Args:
-    text: `compiled.as_text()` of a TPU's program.
+    text: `compiled.as_text()`.
 
   Returns:
     Bytes on one chip.
@@ -65,14 +53,9 @@ def hbm_bytes(text: str) -> int:
 
 
 def cycles(text: str) -> int:
-  """The compiler's own estimate of a TPU program's cycles, added up.
+  """Adds up the compiler's estimates of cycles in `compiled.as_text()`.
 
-  Args:
-    text: `compiled.as_text()`.
-
-  Returns:
-    Cycles of computing; waiting for memory or other chips is not in it. 0
-    where the text has none.
+  Waiting for memory or other chips is not in them; 0 where there are none.
   """
   return sum(
     int(found[1])

@@ -38,7 +38,7 @@ def program(needed=2 * GIB, fits=True, **fields):
   memory = compiled.Memory(
     arguments=GIB, outputs=0, temporaries=needed - GIB, code=0
   )
-  return compiled.Program(
+  return compiled.CompiledStep(
     fits=fits,
     seconds=1.0,
     needed=needed,
@@ -144,27 +144,28 @@ def test_the_largest_batch():
 class Compiler:
   """Stands for the compiler: a step fits where `fits(config)` says so."""
 
-  def __init__(self, monkeypatch, fits, needed=8 * GIB):
-    self.tried = []
+  def __init__(self, fits):
+    self.tried, self._fits = [], fits
 
-    def train_step(config, place):
-      state = jax.ShapeDtypeStruct(
-        (GIB // 4,),
-        jnp.float32,
-        sharding=mesh_lib.replicated(mesh_lib.make_mesh(8)),
-      )
-      return config, mock.Mock(params=state), {}
+  def __call__(self, config):
+    self.tried.append((config.model.remat, config.fsdp, config.batch_size))
+    fits = self._fits(config)
+    return program(needed=3 * GIB if fits else 8 * GIB, fits=fits)
 
-    def compile_(where, step, *arguments):
-      if step == 'segment':
-        return program(flops=1.0)
-      self.tried.append((step.model.remat, step.fsdp, step.batch_size))
-      return program(needed=3 * GIB if fits(step) else needed, fits=fits(step))
 
-    monkeypatch.setattr(plan, 'train_step', train_step)
-    monkeypatch.setattr(plan, 'segment_step', lambda *_: ('segment',))
-    monkeypatch.setattr(plan, '_compile', compile_)
-    monkeypatch.setattr(plan, 'bytes_on_a_chip', lambda state: GIB)
+def make_plan(remedies):
+  return plan.Plan(
+    place=place(),
+    chips=8,
+    clips_per_chip=4,
+    flags=(),
+    train=program(needed=8 * GIB, fits=False),
+    segment=program(flops=1.0),
+    state_bytes=GIB,
+    gradient_bytes=GIB // 4,
+    largest=0,
+    remedies=tuple(remedies),
+  )
 
 
 @pytest.mark.parametrize(
@@ -193,29 +194,34 @@ class Compiler:
     ),
   ],
 )
-def test_remedies_are_tried_in_order(fits, tried, flags, monkeypatch):
-  compiler = Compiler(monkeypatch, fits)
-  found = plan.make_plan(get_config('tiny', batch_size=32), place())
-  assert compiler.tried == tried
-  assert not found.train.fits and found.remedies[-1].fits
-  assert ' '.join(found.remedies[-1].flags) == flags
-  assert f'this fits (3.00 GiB): {flags}' in plan_report.text(found)
-  assert 'does not fit' in plan_report.table([found])
+def test_remedies_are_tried_in_order(fits, tried, flags):
+  compiler = Compiler(fits)
+  config = get_config('tiny', batch_size=32)
+  # 4 GiB too much; a divided state may save as much, with remat on top.
+  found = list(
+    plan.try_remedies(config, 8, compiler, excess=4 * GIB, state_bytes=GIB)
+  )
+  assert compiler.tried == tried[1:]
+  assert found[-1].fits and ' '.join(found[-1].flags) == flags
+  said = plan_report.text(make_plan(found))
+  assert f'this fits (3.00 GiB): {flags}' in said
+  assert 'does not fit' in plan_report.table([make_plan(found)])
 
 
-def test_what_cannot_save_enough_is_not_tried(monkeypatch):
+def test_what_cannot_save_enough_is_not_tried():
   # 4 GiB too much; dividing a state of 1 GiB cannot help.
-  compiler = Compiler(monkeypatch, lambda config: config.batch_size < 16)
   config = get_config('tiny', batch_size=16)
   with config.unlocked():
     config.model.remat = True
-  found = plan.make_plan(config, place())
-  assert [one.fits for one in found.remedies] == [None, True]
-  assert len(compiler.tried) == 2
-  Compiler(monkeypatch, lambda config: False)
-  assert not plan.make_plan(config, place(), suggest=False).remedies
-  none = plan.make_plan(config, place())
-  assert 'nothing tried fits' in plan_report.text(none)
+  compiler = Compiler(lambda config: config.batch_size < 16)
+  options = {'excess': 4 * GIB, 'state_bytes': GIB}
+  found = list(plan.try_remedies(config, 8, compiler, **options))
+  assert [one.fits for one in found] == [None, True]
+  assert len(compiler.tried) == 1
+  none = list(
+    plan.try_remedies(config, 8, Compiler(lambda config: False), **options)
+  )
+  assert 'nothing tried fits' in plan_report.text(make_plan(none))
 
 
 def test_too_large_is_an_answer(libtpu):
@@ -225,9 +231,7 @@ def test_too_large_is_an_answer(libtpu):
     jnp.float32,
     sharding=jax.sharding.SingleDeviceSharding(device),
   )
-  found = compiled.compile_program(
-    jax.jit(lambda x: x * 2), huge, platform='tpu'
-  )
+  found = compiled.compile_step(jax.jit(lambda x: x * 2), huge, platform='tpu')
   assert not found.fits and found.needed >= 4 * 2**40
   assert 'HBM' in found.message
 
