@@ -40,10 +40,6 @@ def main() -> None:
       viewport={'width': 1180, 'height': 900}, color_scheme='light'
     )
     page.goto(flags.page.absolute().as_uri())
-    page.wait_for_function(
-      "[...document.querySelectorAll('.plot')].every("
-      "p => p.querySelector('.main-svg'))"
-    )
     top = page.locator('section', has_text='Best, median and worst')
     height = top.bounding_box()['y'] - 9
     save(

@@ -5,9 +5,11 @@ import dataclasses
 import math
 
 from echoforge_jax.evaluation.protocols import Protocol
-from echoforge_jax.evaluation.scoring import ClipScore
+from echoforge_jax.evaluation.scoring import ClipScore, finite_mean
 from echoforge_jax.evaluation.whole_clip import WholeScore
 from echoforge_jax.metrics import ejection, statistics
+
+_SINGLE_PLANE = ('discs', 'area_length')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +17,6 @@ class PatientEjection:
   """One patient's volumes by reference, truth masks and prediction.
 
   Attributes:
-    patient: identifier.
     reference: the dataset's EF where it has one, else from the truth masks.
     source: 'dataset' or 'masks', where `reference` comes from; '' if none.
     from_masks: measured on the truth masks.
@@ -28,7 +29,6 @@ class PatientEjection:
     confidence: mean of the clips' confidence; NaN if unknown.
   """
 
-  patient: str
   reference: float
   source: str
   from_masks: ejection.Ejection
@@ -40,85 +40,55 @@ class PatientEjection:
 
 
 def patient_ejection(
-  patient: str,
   clips: Sequence[ClipScore],
   whole: Sequence[WholeScore],
   protocol: Protocol,
   metric: bool,
 ) -> PatientEjection:
-  """EF of one patient from its clips' ED and ES cavities.
+  """Measures one patient's EF from its clips' ED and ES cavities.
 
   Args:
-    patient: identifier.
     clips: the patient's clips.
     whole: the same patient's whole clips; empty if not predicted.
     protocol: names the method.
     metric: whether lengths are in mm; volumes are NaN otherwise.
-
-  Returns:
-    All of it, NaN where not measurable.
   """
 
-  def measure(pairs):
-    ends = [{view: pair[t] for view, pair in pairs} for t in (0, 1)]
-    found = ejection.measure_ejection(*ends, protocol.ef_method)
-    return (
-      found
-      if metric
-      else dataclasses.replace(found, edv_ml=math.nan, esv_ml=math.nan)
+  def measure(ends_by_view, method=protocol.ef_method):
+    ed, es = (
+      {view: pair[t] for view, pair in ends_by_view.items()} for t in (0, 1)
     )
+    found = ejection.measure_ejection(ed, es, method)
+    if metric:
+      return found
+    return dataclasses.replace(found, edv_ml=math.nan, esv_ml=math.nan)
 
-  views = [clip.case.view for clip in clips]
-  truth = measure([(v, c.truth_ends) for v, c in zip(views, clips)])
-  dataset = tuple(
-    next(
-      (
-        float(v)
-        for v in (getattr(c.case, name) for c in clips)
-        if math.isfinite(v)
-      ),
-      math.nan,
-    )
-    for name in ('edv_ml', 'esv_ml', 'ef_percent')
-  )
-  reference, source = dataset[2], 'dataset'
-  if not math.isfinite(reference):
-    reference, source = truth.ef_percent, 'masks'
-  if not math.isfinite(reference):
-    source = ''
-  confidence = [c.confidence for c in clips if math.isfinite(c.confidence)]
+  def known(name):
+    values = (float(getattr(c.case, name)) for c in clips)
+    return next(filter(math.isfinite, values), math.nan)
+
+  truth = measure({c.case.view: c.truth_ends for c in clips})
+  predicted = {c.case.view: c.predicted_ends for c in clips}
+  dataset = known('edv_ml'), known('esv_ml'), known('ef_percent')
+  source = 'dataset' if math.isfinite(dataset[2]) else 'masks'
+  reference = dataset[2] if source == 'dataset' else truth.ef_percent
   return PatientEjection(
-    patient,
-    reference,
-    source,
-    truth,
-    measure([(v, c.predicted_ends) for v, c in zip(views, clips)]),
-    dataset,
-    {
-      v: {
-        m: ejection.measure_ejection(
-          *({v: end} for end in c.predicted_ends), m
-        ).ef_percent
-        for m in ('discs', 'area_length')
-      }
-      for v, c in zip(views, clips)
+    reference=reference,
+    source=source if math.isfinite(reference) else '',
+    from_masks=truth,
+    predicted=measure(predicted),
+    dataset=dataset,
+    by_view={
+      view: {m: measure({view: ends}, m).ef_percent for m in _SINGLE_PLANE}
+      for view, ends in predicted.items()
     },
-    measure([(w.view, w.ends) for w in whole]) if whole else None,
-    sum(confidence) / len(confidence) if confidence else math.nan,
+    whole=measure({w.view: w.ends for w in whole}) if whole else None,
+    confidence=finite_mean(c.confidence for c in clips),
   )
 
 
 def agreement(reference, prediction, options) -> dict:
-  """`statistics.agreement` with lists in the place of tuples.
-
-  Args:
-    reference: [N] one value a patient.
-    prediction: [N].
-    options: seed and resamples.
-
-  Returns:
-    JSON-ready dict.
-  """
+  """Returns `statistics.agreement` as a dict, with lists instead of tuples."""
   found = dataclasses.asdict(
     statistics.agreement(reference, prediction, **options)
   )
@@ -134,7 +104,7 @@ def ef_entry(
   measured: Callable[[PatientEjection], ejection.Ejection],
   options,
 ) -> dict:
-  """Agreement of one kind of predicted EF with the reference.
+  """Compares one kind of predicted EF with the reference.
 
   Args:
     found: the patients.
@@ -158,66 +128,38 @@ def ef_entry(
 
 
 def ejection_block(found: Sequence[PatientEjection], options) -> dict:
-  """The EF entries: against the reference, against masks, and volumes.
+  """Returns the EF entries: against the reference, against masks, volumes."""
+  reference = [e.reference for e in found]
+  masks = [e.from_masks for e in found]
+  predicted = [e.predicted for e in found]
 
-  Args:
-    found: the patients.
-    options: seed and resamples.
+  def single_plane(view, method):
+    values = [e.by_view.get(view, {}).get(method, math.nan) for e in found]
+    return agreement(reference, values, options)
 
-  Returns:
-    Keys 'ef', 'ef_from_masks', 'ef_single_plane', 'volumes_from_masks',
-    'ef_masks_against_dataset'.
-  """
-  views = sorted({view for e in found for view in e.by_view})
+  def volumes(name):
+    both = ([getattr(e, name) for e in kind] for kind in (masks, predicted))
+    return {**agreement(*both, options), 'unit': 'ml'}
+
+  ef_masks = [e.ef_percent for e in masks]
   return {
     'ef': ef_entry(found, lambda e: e.predicted, options),
     'ef_from_masks': agreement(
-      [e.from_masks.ef_percent for e in found],
-      [e.predicted.ef_percent for e in found],
-      options,
+      ef_masks, [e.ef_percent for e in predicted], options
     ),
     'ef_single_plane': {
-      view: {
-        method: agreement(
-          [e.reference for e in found],
-          [e.by_view.get(view, {}).get(method, math.nan) for e in found],
-          options,
-        )
-        for method in ('discs', 'area_length')
-      }
-      for view in views
+      view: {method: single_plane(view, method) for method in _SINGLE_PLANE}
+      for view in sorted({view for e in found for view in e.by_view})
     },
-    'volumes_from_masks': {
-      name: {
-        **agreement(
-          [getattr(e.from_masks, name) for e in found],
-          [getattr(e.predicted, name) for e in found],
-          options,
-        ),
-        'unit': 'ml',
-      }
-      for name in ('edv_ml', 'esv_ml')
-    },
+    'volumes_from_masks': {n: volumes(n) for n in ('edv_ml', 'esv_ml')},
     # The method's own error: true masks against the dataset's EF.
     'ef_masks_against_dataset': agreement(
-      [e.dataset[2] for e in found],
-      [e.from_masks.ef_percent for e in found],
-      options,
+      [e.dataset[2] for e in found], ef_masks, options
     ),
   }
 
 
 def flag_counts(measured: Sequence[ejection.Ejection]) -> dict[str, int]:
-  """How many patients carry each flag.
-
-  Args:
-    measured: one measurement a patient.
-
-  Returns:
-    Count by flag, in the order of the flags' names.
-  """
-  counts: dict[str, int] = {}
-  for one in measured:
-    for flag in one.flags:
-      counts[flag] = counts.get(flag, 0) + 1
-  return dict(sorted(counts.items()))
+  """Counts the patients that carry each flag, in the order of the names."""
+  flags = [flag for one in measured for flag in one.flags]
+  return {flag: flags.count(flag) for flag in sorted(set(flags))}

@@ -1,21 +1,25 @@
 """Workdir -> predictions -> scores -> files: what the command calls."""
 
 from collections.abc import Iterable, Sequence
+import csv
 import dataclasses
+import math
 import os
 import pathlib
 
 from etils import epath
+import numpy as np
 from tqdm import tqdm
 
+from echoforge_jax import textio
+from echoforge_jax.config import config_digest
 from echoforge_jax.errors import InputError
-from echoforge_jax.evaluation import results
 from echoforge_jax.evaluation.aggregate import Result, score_predictions
 from echoforge_jax.evaluation.protocols import Protocol, get_protocol
-from echoforge_jax.evaluation.receipt import make_receipt
-from echoforge_jax.evaluation.report import case_files
-from echoforge_jax.evaluation.report import page as report
+from echoforge_jax.evaluation.report.case_files import CaseFiles
+from echoforge_jax.evaluation.report.page import write_report
 from echoforge_jax.evaluation.scoring import Case
+from echoforge_jax.provenance import device_kind, git_revision, versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,23 @@ class Evaluation:
 
   result: Result
   paths: dict[str, pathlib.Path]
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictedSplit:
+  """A split as a run's model sees it; nothing is predicted before it is read.
+
+  Attributes:
+    cases: the protocol's clips, from ED to ES.
+    whole: the whole clips, frame after frame, ED and ES unknown to the model.
+    classes: names in the order of the class ids.
+    receipt: what identifies model and data.
+  """
+
+  cases: Sequence[Case]
+  whole: Iterable[Case]
+  classes: tuple[str, ...]
+  receipt: dict
 
 
 def evaluate(
@@ -57,9 +78,6 @@ def evaluate(
     batch_size: clips predicted at a time.
     whole_clip: score whole clips as well, ED and ES unknown.
     progress: show a progress bar.
-
-  Returns:
-    The scores and the paths of the files.
 
   Raises:
     InputError: for an unknown protocol, split or workdir, or a split without
@@ -114,9 +132,6 @@ def write_evaluation(
     whole: the same patients' whole clips; iterated once.
     progress: show a progress bar.
 
-  Returns:
-    The scores and the paths of the files.
-
   Raises:
     InputError: if there are no cases or the folder cannot be written.
   """
@@ -126,7 +141,7 @@ def write_evaluation(
     return tqdm(items, desc=name, unit='clip', disable=not progress)
 
   try:
-    files = case_files.CaseFiles(report_dir)
+    files = CaseFiles(report_dir)
     result = score_predictions(
       bar(cases, 'ED to ES'),
       protocol,
@@ -136,8 +151,8 @@ def write_evaluation(
       on_clip=files.add,
       whole=bar(whole, 'whole clips') if whole else (),
     )
-    paths = results.write_result(result, out_dir)
-    paths['report'] = report.write_report(
+    paths = write_result(result, out_dir)
+    paths['report'] = write_report(
       result, cases, report_dir, log_path=log_path, case_files=files
     )
   except OSError as error:
@@ -148,21 +163,27 @@ def write_evaluation(
   return Evaluation(result, paths)
 
 
-@dataclasses.dataclass(frozen=True)
-class PredictedSplit:
-  """A split as a run's model sees it; nothing is predicted before it is read.
+def write_result(result: Result, out_dir) -> dict[str, pathlib.Path]:
+  """Writes metrics.json, per_case.csv and per_frame.csv.
 
-  Attributes:
-    cases: the protocol's clips, from ED to ES.
-    whole: the whole clips, frame after frame, ED and ES unknown to the model.
-    classes: names in the order of the class ids.
-    receipt: what identifies model and data.
+  Args:
+    result: what `score_predictions` returned.
+    out_dir: folder, made if missing; the files in it are replaced.
+
+  Returns:
+    Paths by name: 'metrics', 'per_case', 'per_frame'.
   """
-
-  cases: Sequence[Case]
-  whole: Iterable[Case]
-  classes: tuple[str, ...]
-  receipt: dict
+  out_dir = pathlib.Path(out_dir)
+  out_dir.mkdir(parents=True, exist_ok=True)
+  paths = {
+    'metrics': out_dir / 'metrics.json',
+    'per_case': out_dir / 'per_case.csv',
+    'per_frame': out_dir / 'per_frame.csv',
+  }
+  textio.write_json(paths['metrics'], result.metrics)
+  _write_csv(paths['per_case'], result.per_case)
+  _write_csv(paths['per_frame'], result.per_frame)
+  return paths
 
 
 def predict_split(
@@ -184,9 +205,6 @@ def predict_split(
     which: 'teacher' or 'student'.
     batch_size: clips predicted at a time.
 
-  Returns:
-    Cases that are predicted when they are read.
-
   Raises:
     InputError: where there is no run, no checkpoint or no data, or where the
       protocol's test patients may have been trained on.
@@ -198,13 +216,11 @@ def predict_split(
 
   config, variables, step = checkpoint.restore_for_inference(workdir, which)
   data = config.data
-  classes = tuple(data.classes)
   dataset = protocol.dataset or data.dataset
-  trained = data.get('split_scheme', 'official')
-  if dataset == data.dataset and trained != protocol.split_scheme:
+  if dataset == data.dataset and data.split_scheme != protocol.split_scheme:
     raise InputError(
-      f'{workdir}: trained with the patient lists {trained!r}, but the '
-      f'protocol {protocol.name!r} tests on those of '
+      f'{workdir}: trained with the patient lists {data.split_scheme!r}, but '
+      f'the protocol {protocol.name!r} tests on those of '
       f'{protocol.split_scheme!r}, some of whom it was trained on; choose a '
       'protocol with the same lists'
     )
@@ -215,6 +231,7 @@ def predict_split(
     image_size=data.image_size,
     split_scheme=protocol.split_scheme,
   )
+  classes = tuple(data.classes)
   common = dict(**where, num_frames=protocol.num_frames, classes=classes)
   model = build.make_model(config)
   cases = predict.PredictedClips(
@@ -229,31 +246,51 @@ def predict_split(
     pipeline.eval_clips(**common, sampler='all'),
     threshold=protocol.threshold,
   )
-  return PredictedSplit(
-    cases,
-    whole,
-    classes,
-    make_receipt(
-      config,
-      prepared.load_split(**where),
-      step=step,
-      which=which,
-      workdir=workdir,
-      dataset=dataset,
-      split_scheme=protocol.split_scheme,
-    ),
+  source = prepared.load_split(**where)
+  receipt = make_receipt(
+    config, source, protocol, step=step, which=which, workdir=workdir
   )
+  return PredictedSplit(cases, whole, classes, receipt)
 
 
-def folders_of_runs(workdirs: Sequence, out_dir) -> dict:
-  """A folder of its own for the evaluation of each of several runs.
+def make_receipt(
+  config, source, protocol: Protocol, *, step: int, which: str, workdir
+) -> dict:
+  """Returns what identifies an evaluated model and its data, ready for JSON.
+
+  `score_predictions` adds the protocol, the bootstrap's seed and resamples.
 
   Args:
-    workdirs: training runs.
-    out_dir: where the folders go.
+    config: the run's resolved config.
+    source: the prepared split (`data.prepared.ClipSource`).
+    protocol: names the dataset and whose patient lists.
+    step: updates the checkpoint has seen.
+    which: 'teacher' or 'student'.
+    workdir: the run's directory; only its name is kept.
+  """
+  return {
+    'run': pathlib.Path(workdir).resolve().name,
+    'config': config.get('name', '') or config.model.name,
+    'config_digest': config_digest(config),
+    'model': config.model.name,
+    'which': which,
+    'checkpoint_step': int(step),
+    'training_seed': int(config.seed),
+    'trained_on': config.data.dataset,
+    'dataset': protocol.dataset or config.data.dataset,
+    'synthetic': source.synthetic,
+    'split': source.split,
+    'split_scheme': protocol.split_scheme,
+    'raw_fingerprint': source.fingerprint,
+    'image_size': int(source.image_size),
+    'device': device_kind(),
+    'git_revision': git_revision(),
+    'versions': versions(),
+  }
 
-  Returns:
-    workdir -> folder, named like the run.
+
+def folders_of_runs(workdirs: Sequence, out_dir) -> dict[str, pathlib.Path]:
+  """Returns a folder in `out_dir` for each run: workdir -> folder.
 
   Raises:
     InputError: if two runs have the same name.
@@ -280,3 +317,20 @@ def _check_writable(out_dir) -> None:
       f'--out {out_dir} cannot be written: {folder} is not a folder you may '
       'write to; choose another'
     )
+
+
+def _write_csv(path: pathlib.Path, rows: list[dict]) -> None:
+  """A table with a header; NaN is an empty field."""
+
+  def field(value):
+    if isinstance(value, bool):
+      return int(value)
+    if isinstance(value, (float, np.floating)):
+      return f'{value:.6g}' if math.isfinite(value) else ''
+    return value
+
+  with path.open('w', newline='') as file:
+    if rows:
+      writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+      writer.writeheader()
+      writer.writerows({k: field(v) for k, v in r.items()} for r in rows)

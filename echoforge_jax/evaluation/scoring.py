@@ -1,6 +1,6 @@
 """Scores one predicted clip against its truth; knows nothing of models."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 import math
 
@@ -66,20 +66,23 @@ class Case:
     """'mm' where the spacing is known, else 'px'."""
     return 'mm' if np.all(np.isfinite(self.spacing_mm)) else 'px'
 
+  @property
+  def known(self) -> np.ndarray:
+    """Frames whose truth is known, bool [T]."""
+    if self.labeled is None:
+      return np.ones(len(self.truth), bool)
+    return np.asarray(self.labeled, bool)
+
   def spacing(self, metric: bool = True) -> tuple[float, float]:
-    """Size of a pixel of this grid (row, column) in mm or native pixels.
+    """Returns the size of a pixel of this grid (row, column).
 
-    Args:
-      metric: False measures in pixels although the spacing is known.
-
-    Returns:
-      mm where known and wanted; otherwise native pixels, so that a squeezed
-      grid does not change what a distance means.
+    It is in mm where the spacing is known and `metric` is set, else in native
+    pixels, so that a squeezed grid does not change what a distance means.
     """
     if metric and self.unit == 'mm':
       return tuple(float(s) for s in self.spacing_mm)
     size = self.truth.shape[1:]
-    native = size if self.native_size is None else self.native_size
+    native = self.native_size or size
     return float(native[0]) / size[0], float(native[1]) / size[1]
 
 
@@ -90,19 +93,18 @@ class ClipScore:
   Attributes:
     case: what was scored, its arrays dropped.
     unit: 'mm' or 'px' of distances.
-    frames: one dict a labeled frame and class: frame, phase, scored, class,
-      the metrics, areas.
+    frames: one dict per labeled frame and class, of `frame_rows`.
     means: class -> metric -> mean over the scored, applicable frames (NaN if
       none).
+    areas: [T] predicted cavity areas in unit^2; NaN without class 'lv'.
+    truth_areas: [T] true cavity areas; NaN where unlabeled.
+    valid: share of frames whose prediction is anatomically valid.
+    truth_valid: the same of the truth; NaN unless every frame is labeled.
     truth_ends: cavities of the truth at (ED, ES); None where unmeasurable or
       unlabeled.
     predicted_ends: cavities of the prediction at (ED, ES).
-    areas: [T] predicted cavity areas in unit^2; truth_areas NaN if unlabeled.
-    truth_areas: [T] true cavity areas.
     attributes: temporal attributes of the prediction.
     truth_attributes: of the truth; NaN on frames without a label.
-    valid: share of frames whose prediction is anatomically valid.
-    truth_valid: the same of the truth; NaN unless every frame is labeled.
     reliability: counts of the first class's probability; None if unknown.
     confidence: of the whole clip's prediction; NaN if unknown.
   """
@@ -111,14 +113,16 @@ class ClipScore:
   unit: str
   frames: list[dict]
   means: dict[str, dict[str, float]]
-  truth_ends: tuple
-  predicted_ends: tuple
   areas: np.ndarray
   truth_areas: np.ndarray
-  attributes: dict[str, np.ndarray]
-  truth_attributes: dict[str, np.ndarray]
   valid: float
-  truth_valid: float = math.nan
+  truth_valid: float
+  truth_ends: tuple = (None, None)
+  predicted_ends: tuple = (None, None)
+  attributes: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  truth_attributes: dict[str, np.ndarray] = dataclasses.field(
+    default_factory=dict
+  )
   reliability: calibration.Bins | None = None
   confidence: float = math.nan
 
@@ -139,9 +143,6 @@ def score_clip(
     protocol: which frames count.
     classes: names, in the order of the class ids.
 
-  Returns:
-    The scores.
-
   Raises:
     InputError: if truth and prediction differ in shape.
   """
@@ -151,80 +152,41 @@ def score_clip(
       f'{case.prediction.shape} for a truth of {case.truth.shape}, wanted '
       'the same [T, H, W]; predict on the grid the truth is on'
     )
-  count = len(case.truth)
-  labeled = (
-    np.ones(count, bool)
-    if case.labeled is None
-    else np.asarray(case.labeled, bool)
-  )
-  metric = protocol.metric_spacing
+  metric, known = protocol.metric_spacing, case.known
   spacing = case.spacing(metric)
-  rows = frame_rows(
-    case, protocol.scored_frames(count), classes, labeled, spacing
-  )
-  means = {
-    name: {
-      m: _mean(r[m] for r in rows if r['scored'] and r['class'] == name)
-      for m in METRICS
-    }
-    for name in classes
-  }
-  pixel = spacing[0] * spacing[1]
-  common = dict(
+  frames = protocol.scored_frames(len(known))
+  rows = frame_rows(case, frames, classes, known, spacing)
+  return ClipScore(
     case=dataclasses.replace(
       case, truth=None, prediction=None, frames=None, probability=None
     ),
-    unit=_unit(case, metric),
+    unit=case.unit if metric else 'px',
     frames=rows,
-    means=means,
+    means=class_means(rows, classes),
     valid=_valid_share(case.prediction, classes),
-    truth_valid=(
-      _valid_share(case.truth, classes) if labeled.all() else math.nan
-    ),
-    **_trust(case, labeled),
-  )
-  if 'lv' not in classes:
-    empty = np.full(count, math.nan)
-    return ClipScore(
-      truth_ends=(None, None),
-      predicted_ends=(None, None),
-      areas=empty,
-      truth_areas=empty,
-      attributes={},
-      truth_attributes={},
-      **common,
-    )
-  lv = classes.index('lv') + 1
-  predicted, attributes = _follow(case.prediction, classes, spacing)
-  truth, truth_attributes = _follow(case.truth, classes, spacing)
-  return ClipScore(
-    truth_ends=tuple(truth[t] if labeled[t] else None for t in (0, -1)),
-    predicted_ends=(predicted[0], predicted[-1]),
-    areas=(case.prediction == lv).sum(axis=(1, 2)) * pixel,
-    truth_areas=np.where(
-      labeled, (case.truth == lv).sum(axis=(1, 2)) * pixel, math.nan
-    ),
-    attributes=attributes,
-    truth_attributes={
-      name: np.where(labeled, series, math.nan)
-      for name, series in truth_attributes.items()
-    },
-    **common,
+    truth_valid=_valid_share(case.truth, classes) if known.all() else math.nan,
+    **_ventricle(case, classes, known, spacing),
+    **_trust(case, known),
   )
 
 
-def _trust(case: Case, labeled) -> dict:
-  """Calibration counts over the labeled frames, and the clip's confidence."""
-  if case.probability is None:
-    return {}
-  truth, prediction = case.truth == 1, case.prediction == 1
-  band = calibration.boundary_band(truth[labeled], prediction[labeled])
+def class_means(rows: Iterable[dict], classes: Sequence[str]) -> dict:
+  """Returns class -> metric -> mean of the scored, applicable rows."""
+  scored = [r for r in rows if r['scored']]
   return {
-    'reliability': calibration.count_bins(
-      case.probability[labeled], truth[labeled], where=band
-    ),
-    'confidence': calibration.clip_confidence(case.probability, prediction),
+    name: {
+      metric: finite_mean(r[metric] for r in scored if r['class'] == name)
+      for metric in METRICS
+    }
+    for name in classes
   }
+
+
+def finite_mean(values: Iterable[float]) -> float:
+  """Returns the mean of the finite values; NaN if there are none."""
+  values = np.asarray(list(values), np.float64)
+  values = values[np.isfinite(values)]
+  return float(values.mean()) if values.size else math.nan
 
 
 def frame_rows(
@@ -234,7 +196,7 @@ def frame_rows(
   labeled: np.ndarray,
   spacing: tuple[float, float],
 ) -> list[dict]:
-  """Metrics of every labeled frame and class.
+  """Measures every labeled frame and class.
 
   Args:
     case: truth and prediction.
@@ -244,7 +206,7 @@ def frame_rows(
     spacing: size of a pixel (row, column).
 
   Returns:
-    One dict a labeled frame and class: patient, view, frame, phase, scored,
+    One dict per labeled frame and class: patient, view, frame, phase, scored,
     class, the metrics, areas.
   """
   scored = set(frames)
@@ -267,14 +229,37 @@ def frame_rows(
           'class': name,
           'dice': overlap.dice(truth, prediction),
           'iou': overlap.iou(truth, prediction),
-          'hd': distances.hd,
-          'hd95': distances.hd95,
-          'asd': distances.asd,
+          **dataclasses.asdict(distances),
           'area_truth': float(truth.sum() * pixel),
           'area_predicted': float(prediction.sum() * pixel),
         }
       )
   return rows
+
+
+def _ventricle(case: Case, classes, known: np.ndarray, spacing) -> dict:
+  """Areas, cavities at ED and ES, and attributes over time of class 'lv'."""
+  if 'lv' not in classes:
+    empty = np.full(len(known), math.nan)
+    return {'areas': empty, 'truth_areas': empty}
+  lv, pixel = classes.index('lv') + 1, spacing[0] * spacing[1]
+  areas, truth_areas = (
+    (masks == lv).sum(axis=(1, 2)) * pixel
+    for masks in (case.prediction, case.truth)
+  )
+  predicted, attributes = _follow(case.prediction, classes, spacing)
+  truth, truth_attributes = _follow(case.truth, classes, spacing)
+  return {
+    'areas': areas,
+    'truth_areas': np.where(known, truth_areas, math.nan),
+    'truth_ends': tuple(truth[t] if known[t] else None for t in (0, -1)),
+    'predicted_ends': (predicted[0], predicted[-1]),
+    'attributes': attributes,
+    'truth_attributes': {
+      name: np.where(known, series, math.nan)
+      for name, series in truth_attributes.items()
+    },
+  }
 
 
 def _follow(masks, classes, spacing):
@@ -285,18 +270,22 @@ def _follow(masks, classes, spacing):
   return cavities, temporal.attributes(cavities, myo, lv, spacing)
 
 
+def _trust(case: Case, known: np.ndarray) -> dict:
+  """Calibration counts over the labeled frames, and the clip's confidence."""
+  if case.probability is None:
+    return {}
+  truth, prediction = case.truth == 1, case.prediction == 1
+  band = calibration.boundary_band(truth[known], prediction[known])
+  return {
+    'reliability': calibration.count_bins(
+      case.probability[known], truth[known], where=band
+    ),
+    'confidence': calibration.clip_confidence(case.probability, prediction),
+  }
+
+
 def _valid_share(masks, classes) -> float:
   """Share of frames on which the anatomy is valid."""
   return float(
     np.mean([validity.all_valid(frame, tuple(classes)) for frame in masks])
   )
-
-
-def _unit(case: Case, metric: bool) -> str:
-  return case.unit if metric else 'px'
-
-
-def _mean(values) -> float:
-  values = np.asarray(list(values), np.float64)
-  values = values[np.isfinite(values)]
-  return float(values.mean()) if values.size else math.nan

@@ -6,10 +6,12 @@ import re
 import numpy as np
 import pytest
 
+from echoforge_jax.evaluation.aggregate import score_predictions
 from echoforge_jax.evaluation.evaluate import write_evaluation
 from echoforge_jax.evaluation.protocols import get_protocol
-from echoforge_jax.evaluation.report import figures, plots
+from echoforge_jax.evaluation.report import charts, figures
 from echoforge_jax.evaluation.report.summary import summary_text
+from tests.ventricles import make_cases
 
 PNG = b'\x89PNG\r\n\x1a\n'
 
@@ -25,7 +27,7 @@ def test_overlay_colours():
   assert tuple(picture[1, 1]) == (0, 0, 0)
 
 
-def test_report_is_self_contained_and_holds_the_numbers(make_cases, tmp_path):
+def test_report_is_self_contained_and_holds_the_numbers(tmp_path):
   log = tmp_path / 'metrics.jsonl'
   log.write_text(
     '\n'.join(
@@ -46,10 +48,9 @@ def test_report_is_self_contained_and_holds_the_numbers(make_cases, tmp_path):
   page = done.paths['report'].read_text()
   assert done.paths['report'] == tmp_path / 'out' / 'report' / 'index.html'
   markup = re.sub(r'<script.*?</script>', '', page, flags=re.S)
-  images = re.findall(r'src="([^"]+)"', markup)
-  assert len(images) == 3  # The EF is drawn by the page's own script.
-  for uri in images:
-    assert base64.b64decode(uri.split(',')[1]).startswith(PNG)
+  (image,) = re.findall(r'src="([^"]+)"', markup)  # Overlays; charts are SVG.
+  assert base64.b64decode(image.split(',')[1]).startswith(PNG)
+  assert markup.count('<svg viewBox') == 7
   dice = done.result.metrics['classes']['lv']['dice']
   assert f'{100 * dice["mean"]:.2f}' in page
   assert f'{100 * dice["ci95"][0]:.2f}' in page
@@ -59,13 +60,22 @@ def test_report_is_self_contained_and_holds_the_numbers(make_cases, tmp_path):
   assert 'http' not in re.sub(r'data:image[^"]+', '', markup)
   assert not re.search(r'<(script|link|iframe)[^>]+(src|href)=', page)
   names = {p.name for p in (tmp_path / 'out/report/figures').iterdir()}
-  assert names == {'overlays.png', 'ef.png', 'areas.png', 'training.png'}
+  assert names == {'overlays.png'} | {
+    f'{chart}.svg'
+    for chart in (
+      'regression',
+      'bland_altman',
+      'positions',
+      'quality',
+      'view',
+      'areas',
+      'training',
+    )
+  }
 
 
 @pytest.mark.parametrize('synthetic', [True, False, None])
-def test_phantoms_under_a_real_name_are_called_synthetic(
-  make_cases, tmp_path, synthetic
-):
+def test_phantoms_under_a_real_name_are_called_synthetic(tmp_path, synthetic):
   done = write_evaluation(
     make_cases(1, frames=2),
     get_protocol('camus_semi'),
@@ -79,20 +89,18 @@ def test_phantoms_under_a_real_name_are_called_synthetic(
     assert ('ynthetic patients' in text) == bool(synthetic)
 
 
-def test_report_without_anything_to_draw(make_cases, tmp_path):
+def test_report_without_anything_to_draw(tmp_path):
   cases = make_cases(1, frames=2, predict=lambda m: m * 0)
   for case in cases:
     case.truth[:] = 0
   done = write_evaluation(cases, get_protocol('camus_semi'), tmp_path)
   page = done.paths['report'].read_text()
-  assert 'n/a' in page and '<img' not in page and 'class="plot"' not in page
+  assert 'n/a' in page and '<img' not in page and 'class="chart"' not in page
   assert 'Where and when' not in page
   assert done.result.metrics['classes']['lv']['dice']['n'] == 0
 
 
-def test_examples_are_best_median_worst(make_cases):
-  from echoforge_jax.evaluation.aggregate import score_predictions
-
+def test_examples_are_best_median_worst():
   cases = make_cases(3)
   for shift, case in enumerate(cases):
     case.prediction[:] = np.roll(case.truth, shift, axis=2)
@@ -102,80 +110,96 @@ def test_examples_are_best_median_worst(make_cases):
 
 
 @pytest.mark.parametrize('count', [1, 2])
-def test_figures_of_very_few_clips(make_cases, count, tmp_path):
-  from echoforge_jax.evaluation.aggregate import score_predictions
-
+def test_figures_of_very_few_clips(count):
   cases = make_cases(1)[:count]
   result = score_predictions(cases, get_protocol('camus_full'), resamples=10)
   picked = figures.pick_examples(result)
   assert len(picked) == count
-  for name, figure in (
-    ('o', figures.overlay_figure(cases, result, picked)),
-    ('e', figures.ef_figure(result)),
-    ('a', figures.area_figure(result, picked)),
-  ):
-    assert (
-      figures.save(figure, tmp_path / f'{name}.png')
-      .read_bytes()
-      .startswith(PNG)
-    )
+  overlays = figures.overlay_figure(dict(enumerate(cases)), result, picked)
+  assert figures.png(overlays).startswith(PNG)
+  areas = figures.area_chart(result, picked)
+  assert len(areas.figure.axes) == count and '<svg' in areas.svg('areas')
+  assert 'regression' not in charts.page_charts(result)  # One patient.
 
 
-def test_frames_are_drawn_in_true_proportion(make_cases):
-  from echoforge_jax.evaluation.aggregate import score_predictions
-
+def test_frames_are_drawn_in_true_proportion():
   cases = make_cases(1)
   result = score_predictions(cases, get_protocol('camus_full'), resamples=10)
-  figure = figures.overlay_figure(cases, result, [0])
+  figure = figures.overlay_figure(dict(enumerate(cases)), result, [0])
   left, right, bottom, top = figure.axes[0].images[0].get_extent()
   assert (right - left) / (bottom - top) == pytest.approx(150 / 140)
 
 
-def test_plots_of_the_page(make_cases):
-  from echoforge_jax.evaluation.aggregate import score_predictions
+def texts(axes):
+  return [text.get_text() for text in axes.texts]
 
+
+def test_charts_of_the_page():
   cases = make_cases(3, predict=lambda m: np.roll(m, 1, axis=2))
   for case, grade in zip(cases, ('Poor', 'Good', 'Medium') * 2):
     object.__setattr__(case, 'quality', grade)
   result = score_predictions(cases, get_protocol('camus_full'), resamples=10)
-  drawn = plots.page_plots(result)
-  assert [t['name'] for t in drawn['quality']['data']] == [
-    f'{grade}<br>n = 2' for grade in ('Good', 'Medium', 'Poor')
+  drawn = charts.page_charts(result)
+  axes = {name: chart.figure.axes[0] for name, chart in drawn.items()}
+  assert [t.get_text() for t in axes['quality'].get_xticklabels()] == [
+    f'{grade}\nn = 2' for grade in ('Good', 'Medium', 'Poor')
   ]
-  assert [len(t['y']) for t in drawn['view']['data']] == [3, 3]
-  axis = drawn['regression']['layout']['xaxis']
-  assert axis['range'][0] > 0 and axis['constrain'] == 'domain'
-  texts = [a['text'] for a in drawn['bland_altman']['layout']['annotations']]
-  assert [t.split('<br>')[0] for t in texts] == ['bias', '−1.96 SD', '+1.96 SD']
-  places = drawn['positions']['data'][0]['x']
-  assert np.allclose(_numbers(places), [0, 1 / 3, 2 / 3, 1], atol=1e-5)
+  ef = result.metrics['ef']
+  assert axes['regression'].get_xlim()[0] > 0
+  assert f'r = {ef["pearson_r"]:.3f}' in texts(axes['regression'])[0]
+  labels = dict(t.split('\n') for t in texts(axes['bland_altman']))
+  assert list(labels) == ['bias', '−1.96 SD', '+1.96 SD']
+  assert labels['bias'] == f'{ef["bias"]:+.2f}'.replace('-', '−')
+  curve = axes['positions'].lines[0]
+  assert curve.get_xdata() == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-5)
+  heights = 100 * np.array([r['lv_dice'] for r in result.per_case])
+  drawn_heights = [
+    y for dots in axes['view'].collections for _, y in dots.get_offsets()
+  ]
+  assert sorted(drawn_heights) == pytest.approx(sorted(heights))
 
 
-def test_two_labeled_frames_are_no_curve_and_no_floor(make_cases, tmp_path):
+def test_a_point_says_its_patient_and_links_to_its_clip():
+  cases = make_cases(3, predict=lambda m: np.roll(m, 1, axis=2))
+  object.__setattr__(cases[4], 'patient', 'a<b>&')
+  result = score_predictions(cases, get_protocol('camus_full'), resamples=10)
+  drawn = charts.page_charts(result)
+  element = drawn['view'].element('view')
+  assert re.search(
+    r'<a href="#patient0001_2CH"><title>patient0001 2CH: Dice \d+\.\d\d %',
+    element,
+  )
+  assert element.count('<title>') == 6
+  assert 'a&lt;b&gt;&amp; 2CH' in element and '<b>' not in element
+  # Vector text in the page's colour, and nothing that names another address.
+  assert '>Dice of a clip (%)</text>' in element and 'currentColor' in element
+  assert 'http' not in element
+  regression = drawn['regression'].element('regression')
+  row = result.per_case[0]
+  assert f'reference {row["ef_reference"]:.1f} %' in regression
+  again = charts.page_charts(result)['view']
+  assert drawn['view'].svg('a') == again.svg('a')
+
+
+def test_two_labeled_frames_are_no_curve_and_no_floor(tmp_path):
   cases = [
     dataclasses.replace(c, labeled=np.array([1, 0, 0, 1], bool), quality='')
     for c in make_cases(2)
   ]
   done = write_evaluation(cases, get_protocol('camus_semi'), tmp_path)
-  drawn = plots.page_plots(done.result)
-  assert drawn['positions']['data'][0]['mode'] == 'markers'
+  drawn = charts.page_charts(done.result)
+  line = drawn['positions'].figure.axes[0].lines[0]
+  assert line.get_linestyle() == 'None' and len(line.get_xdata()) == 2
   assert 'quality' not in drawn
   page = done.paths['report'].read_text()
   assert 'the floor of that share' in page and '>quality</button>' not in page
 
 
-def _numbers(values):
-  """Plotly's numbers, packed or not."""
-  if isinstance(values, dict):
-    return np.frombuffer(base64.b64decode(values['bdata']), values['dtype'])
-  return values
+def test_training_chart_needs_a_log(tmp_path):
+  assert figures.training_chart(tmp_path / 'missing.jsonl') is None
 
 
-def test_training_figure_needs_a_log(tmp_path):
-  assert figures.training_figure(tmp_path / 'missing.jsonl') is None
-
-
-def test_training_figure_puts_losses_first(tmp_path):
+def test_training_chart_puts_losses_first(tmp_path):
   log = tmp_path / 'metrics.jsonl'
   log.write_text(
     '\n'.join(
@@ -187,7 +211,7 @@ def test_training_figure_puts_losses_first(tmp_path):
       )
     )
   )
-  panels = figures.training_figure(log).axes
+  panels = figures.training_chart(log).figure.axes
   titles = [axes.get_title() for axes in panels if axes.axison]
   assert titles == ['loss', 'loss coarse', 'dice teacher', 'learning rate']
   assert [line.get_label() for line in panels[0].lines] == ['train', 'eval']

@@ -7,6 +7,7 @@ import pytest
 
 from echoforge_jax.evaluation.evaluate import write_evaluation
 from echoforge_jax.evaluation.protocols import get_protocol
+from tests.ventricles import make_cases
 
 CHROMIUM = next(
   filter(
@@ -22,7 +23,7 @@ ODD = 'p<script>alert(1)</script> & "é/..\\'
 
 
 @pytest.fixture(scope='module')
-def report(make_cases, tmp_path_factory):
+def report(tmp_path_factory):
   """Three patients, one of them with a hostile name, one segmented badly."""
   cases = make_cases(3)
   for k, case in enumerate(cases):
@@ -55,7 +56,7 @@ def page(browser, report):
   opened.on('dialog', lambda d: messages.append(f'dialog: {d.message}'))
   opened.on('request', lambda r: requests.append(r.url))
   opened.goto(report.as_uri())
-  opened.wait_for_selector('#plot-regression .main-svg')
+  opened.wait_for_selector('#chart-regression svg')
   yield opened
   assert messages == []
   assert all(url.startswith(('file:', 'data:', 'blob:')) for url in requests)
@@ -113,7 +114,7 @@ def test_click_scrub_and_overlays(page):
   # The curve stays within its pane.
   plot, pane = (
     page.eval_on_selector(s, 'e => e.getBoundingClientRect().width')
-    for s in ('#areas .main-svg', '.panes > div:nth-child(2)')
+    for s in ('#areas', '.panes > div:nth-child(2)')
   )
   assert plot <= pane + 1
   page.keyboard.press('Escape')
@@ -141,14 +142,22 @@ def test_a_hostile_name_is_only_a_name(page):
   assert ODD in page.inner_text('#title')
 
 
-def test_a_point_of_a_plot_opens_its_clip(page):
-  page.eval_on_selector(
-    '#plot-view',
-    """plot => plot.emit('plotly_click', {
-      points: [{customdata: plot.data[0].customdata[0]}]})""",
-  )
+def test_a_point_of_a_chart_opens_its_clip(page):
+  page.locator('#chart-view a[href="#patient0001_2CH"] use').click(force=True)
   page.wait_for_function("document.querySelector('#viewer').open")
-  assert '2CH' in page.inner_text('#title')
+  assert page.inner_text('#title') == 'patient0001 2CH'
+
+
+def test_the_area_curve_holds_the_clip_and_moves_it(page):
+  page.click('#cases tbody tr:has-text("patient0002") >> nth=0')
+  page.wait_for_function("document.querySelector('#frame').textContent")
+  titles = page.eval_on_selector_all(
+    '#areas title', 'all => all.map(t => t.textContent)'
+  )
+  assert len(titles) == 8 and 'truth, frame 1: ' in titles[0]
+  box = page.locator('#areas').bounding_box()
+  page.locator('#areas').click(position={'x': box['width'] - 14, 'y': 60})
+  assert 'frame 4 of 4, ES' in page.inner_text('#frame')
 
 
 def test_an_address_with_a_clip_opens_it(browser, report):

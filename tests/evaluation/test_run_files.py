@@ -8,10 +8,11 @@ import pytest
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation.comparison.read import read_evaluation
+from tests.evaluation.runs import write_run
 
 
 @pytest.fixture(scope='module')
-def folder(write_run, tmp_path_factory):
+def folder(tmp_path_factory):
   return write_run(tmp_path_factory.mktemp('files') / 'run', [1, 2, 4])
 
 

@@ -8,11 +8,12 @@ import pytest
 
 from echoforge_jax import textio
 from echoforge_jax.errors import InputError
-from echoforge_jax.evaluation import results
 from echoforge_jax.evaluation.aggregate import score_predictions
+from echoforge_jax.evaluation.evaluate import write_result
 from echoforge_jax.evaluation.protocols import get_protocol
 from echoforge_jax.evaluation.report.summary import summary_text
 from echoforge_jax.evaluation.scoring import score_clip
+from tests.ventricles import make_cases
 
 FULL, SEMI = get_protocol('camus_full'), get_protocol('camus_semi')
 
@@ -21,7 +22,7 @@ def score(cases, protocol=FULL, **options):
   return score_predictions(cases, protocol, resamples=200, **options)
 
 
-def test_truth_against_itself(make_cases):
+def test_truth_against_itself():
   result = score(make_cases())
   entries = result.metrics['classes']['lv']
   assert entries['dice']['mean'] == entries['iou']['mean'] == 1
@@ -37,7 +38,7 @@ def test_truth_against_itself(make_cases):
   assert rough['mean'] == rough['truth']['mean']
 
 
-def test_shift_by_one_pixel_has_analytic_scores(make_cases):
+def test_shift_by_one_pixel_has_analytic_scores():
   truth = np.zeros((4, 64, 64), np.uint8)
   truth[:, 20:50, 22:42] = 1  # 30 rows, 20 columns
   cases = make_cases(
@@ -55,7 +56,7 @@ def test_shift_by_one_pixel_has_analytic_scores(make_cases):
   assert entries['hd']['n'] == 2
 
 
-def test_semi_scores_only_the_ends(make_cases):
+def test_semi_scores_only_the_ends():
   def spoil_the_middle(masks):
     masks = masks.copy()
     masks[1:-1] = 0
@@ -74,7 +75,7 @@ def test_semi_scores_only_the_ends(make_cases):
   assert empty[0]['hd'] == pytest.approx(math.hypot(140, 150))
 
 
-def test_both_empty_is_not_applicable_and_counted(make_cases):
+def test_both_empty_is_not_applicable_and_counted():
   cases = make_cases(2)
   for case in cases:
     case.truth[1] = case.prediction[1] = 0
@@ -83,7 +84,7 @@ def test_both_empty_is_not_applicable_and_counted(make_cases):
   assert metrics['classes']['lv']['dice']['mean'] == 1
 
 
-def test_patients_weigh_the_same(make_cases):
+def test_patients_weigh_the_same():
   cases = make_cases(2)
   cases[3].prediction[:] = 0  # patient 2, one of two views
   cases = cases[:1] + cases[2:]  # patient 1 has one view left
@@ -91,7 +92,7 @@ def test_patients_weigh_the_same(make_cases):
   assert dice['n'] == 2 and dice['mean'] == pytest.approx((1 + 0.5) / 2)
 
 
-def test_unlabeled_frames_are_not_scored(make_cases):
+def test_unlabeled_frames_are_not_scored():
   labeled = np.array([True, False, False, True])
   cases = make_cases(labeled=labeled, predict=lambda m: m.copy())
   for case in cases:
@@ -104,7 +105,7 @@ def test_unlabeled_frames_are_not_scored(make_cases):
   )
 
 
-def test_ef_reference_is_the_datasets_where_it_has_one(make_cases):
+def test_ef_reference_is_the_datasets_where_it_has_one():
   cases = [
     dataclasses.replace(c, ef_percent=40.0 + 5 * k // 2)
     for k, c in enumerate(make_cases())
@@ -119,7 +120,7 @@ def test_ef_reference_is_the_datasets_where_it_has_one(make_cases):
   assert metrics['ef_masks_against_dataset']['bias'] == pytest.approx(expected)
 
 
-def test_no_cavity_is_left_out_and_counted(make_cases):
+def test_no_cavity_is_left_out_and_counted():
   cases = make_cases()
   cases[0].prediction[-1] = 0
   result = score(cases)
@@ -130,7 +131,7 @@ def test_no_cavity_is_left_out_and_counted(make_cases):
   assert 'patient0001' in summary_text(result).split('flagged')[1]
 
 
-def test_unknown_spacing_is_scored_in_native_pixels(make_cases):
+def test_unknown_spacing_is_scored_in_native_pixels():
   nan = np.array([math.nan, math.nan])
   truth = make_cases(1)[0].truth
   cases = make_cases(
@@ -148,7 +149,7 @@ def test_unknown_spacing_is_scored_in_native_pixels(make_cases):
   assert result.metrics['ef']['n'] == 2
 
 
-def test_mixed_units_and_no_cases_and_wrong_shapes_raise(make_cases):
+def test_mixed_units_and_no_cases_and_wrong_shapes_raise():
   cases = make_cases(2)
   cases[3] = dataclasses.replace(cases[3], spacing_mm=np.full(2, math.nan))
   with pytest.raises(InputError, match='patient0002 4CH'):
@@ -160,7 +161,7 @@ def test_mixed_units_and_no_cases_and_wrong_shapes_raise(make_cases):
     score_clip(broken, FULL)
 
 
-def test_several_classes(make_cases):
+def test_several_classes():
   cases = make_cases(2)
   for case in cases:
     wall = np.roll(case.truth, 6, axis=2) & (case.truth == 0)
@@ -187,11 +188,11 @@ def test_several_classes(make_cases):
   assert only_myo['classes']['myo']['dice']['mean'] == 1
 
 
-def test_files_have_the_documented_keys_and_are_strict(make_cases, tmp_path):
+def test_files_have_the_documented_keys_and_are_strict(tmp_path):
   cases = make_cases()
   cases[0].prediction[-1] = 0
   result = score(cases, receipt={'run': 'x'})
-  paths = results.write_result(result, tmp_path / 'out')
+  paths = write_result(result, tmp_path / 'out')
 
   def refuse(token):
     raise AssertionError(f'{token} is not JSON')
@@ -230,14 +231,12 @@ def test_files_have_the_documented_keys_and_are_strict(make_cases, tmp_path):
   assert float(frames[3]['dice']) == 0
 
 
-def test_same_seed_same_bytes(make_cases, tmp_path):
+def test_same_seed_same_bytes(tmp_path):
   def bumpy(masks):
     return np.roll(masks, 1, axis=1)
 
   written = [
-    results.write_result(
-      score(make_cases(predict=bumpy), seed=4), tmp_path / str(k)
-    )
+    write_result(score(make_cases(predict=bumpy), seed=4), tmp_path / str(k))
     for k in range(2)
   ]
   for name in written[0]:

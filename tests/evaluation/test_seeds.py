@@ -10,12 +10,13 @@ from scipy import stats
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation.comparison import seeds
 from echoforge_jax.evaluation.comparison.read import read_evaluation
+from tests.evaluation.runs import write_run
 
 SHIFTS = ([1, 2, 1, 3], [2, 3, 1, 4], [1, 2, 2, 5])
 
 
 @pytest.fixture(scope='module')
-def folders(write_run, tmp_path_factory):
+def folders(tmp_path_factory):
   root = tmp_path_factory.mktemp('seeds')
   return [
     write_run(root / f'run{k}', shifts, training_seed=k)
@@ -82,7 +83,7 @@ def test_two_levels_have_the_variance_of_both(folders, found):
   )
 
 
-def test_seeds_without_variation_leave_the_patients(write_run, tmp_path):
+def test_seeds_without_variation_leave_the_patients(tmp_path):
   same = [
     write_run(tmp_path / f'r{k}', SHIFTS[0], training_seed=k) for k in range(2)
   ]
@@ -131,9 +132,7 @@ def test_file_and_text_carry_the_receipt(found, tmp_path):
     ({'training_seed': 0}, 'training seeds 0, 0; wanted different'),
   ],
 )
-def test_refuses_what_is_not_another_seed(
-  folders, write_run, tmp_path, options, message
-):
+def test_refuses_what_is_not_another_seed(folders, tmp_path, options, message):
   other = write_run(
     tmp_path / 'other', SHIFTS[1], **{'training_seed': 9, **options}
   )
@@ -145,7 +144,7 @@ def test_refuses_what_is_not_another_seed(
   assert any('configs were not compared' in w for w in mixed['warnings'])
 
 
-def test_refuses_other_data_even_when_mixed(folders, write_run, tmp_path):
+def test_refuses_other_data_even_when_mixed(folders, tmp_path):
   other = write_run(
     tmp_path / 'other', SHIFTS[1], training_seed=9, raw_fingerprint='0' * 64
   )

@@ -7,15 +7,14 @@ import pytest
 
 from echoforge_jax.evaluation.aggregate import score_predictions
 from echoforge_jax.evaluation.protocols import get_protocol
-from tests.metrics.ventricles import ventricle
+from echoforge_jax.evaluation.scoring import Case
+from tests.ventricles import make_cases, ventricle
 
 FULL = get_protocol('camus_full')
 
 
 def slow(patient, frames=60, **motion):
   """A truth that moves smoothly: many frames for one contraction."""
-  from echoforge_jax.evaluation.scoring import Case
-
   masks = np.stack(
     [
       ventricle(256, (0.5, 0.5), radius=26 - 8 * t / (frames - 1), **motion)
@@ -84,7 +83,7 @@ def test_two_labeled_frames_give_the_range_and_no_share_of_their_own():
 
 @pytest.mark.parametrize('axis,length,across', [(1, 30, 20), (2, 20, 30)])
 @pytest.mark.parametrize('unit', ['mm', 'px'])
-def test_shifted_by_one_pixel(make_cases, axis, length, across, unit):
+def test_shifted_by_one_pixel(axis, length, across, unit):
   """A rectangle of 30 rows and 20 columns, moved along either axis."""
   truth = np.zeros((4, 64, 64), np.uint8)
   truth[:, 20:50, 22:42] = 1

@@ -14,12 +14,13 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation.comparison import two_runs as compare
 from echoforge_jax.evaluation.comparison.read import read_evaluation
 from echoforge_jax.metrics import statistics
+from tests.evaluation.runs import write_run
 
 GOOD, BAD = [1, 2, 1, 2, 1, 2, 1, 1, 2, 1], [3, 5, 4, 3, 3, 6, 4, 5, 6, 4]
 
 
 @pytest.fixture(scope='module')
-def folders(write_run, tmp_path_factory):
+def folders(tmp_path_factory):
   root = tmp_path_factory.mktemp('compare')
   return (
     write_run(root / 'good', GOOD),
@@ -108,7 +109,7 @@ def test_file_and_text_carry_the_receipt(found, tmp_path):
   assert f'{100 * dice["difference"]:+.2f}' in line and '.0020' in line
 
 
-def test_few_patients_are_too_few_not_equal(write_run, tmp_path):
+def test_few_patients_are_too_few_not_equal(tmp_path):
   found = compare.compare_runs(
     write_run(tmp_path / 'a', [1, 1, 2, 1, 2]),
     write_run(tmp_path / 'b', [4, 6, 4, 5, 4], config_digest='e' * 16),
@@ -145,7 +146,7 @@ def test_a_run_against_itself(folders):
   assert 'both are the same evaluation' in found['warnings']
 
 
-def test_unmeasurable_patients_are_counted(write_run, tmp_path):
+def test_unmeasurable_patients_are_counted(tmp_path):
   found = compare.compare_runs(
     write_run(tmp_path / 'a', [1] * 7),
     write_run(tmp_path / 'b', [2] * 7, empty=(0, 3)),
@@ -170,7 +171,7 @@ def test_unmeasurable_patients_are_counted(write_run, tmp_path):
     ({'dataset': 'echonet'}, 'dataset camus and echonet'),
   ],
 )
-def test_refuses_other_settings(folders, write_run, tmp_path, options, message):
+def test_refuses_other_settings(folders, tmp_path, options, message):
   other = write_run(tmp_path / 'other', [1, 2], **options)
   with pytest.raises(InputError, match=message) as caught:
     compare.compare_runs(folders[0], other)
@@ -210,13 +211,13 @@ def test_refuses_strangers(folders, tmp_path):
     ({}, 'one config from one seed'),
   ],
 )
-def test_warns(folders, write_run, tmp_path, options, message):
+def test_warns(folders, tmp_path, options, message):
   other = write_run(tmp_path / 'other', BAD, **options)
   found = compare.compare_runs(folders[0], other, resamples=20)
   assert any(re.search(message, warning) for warning in found['warnings'])
 
 
-def test_teacher_and_student_of_a_run_may_differ(folders, write_run, tmp_path):
+def test_teacher_and_student_of_a_run_may_differ(folders, tmp_path):
   other = write_run(tmp_path / 'other', BAD, which='student')
   found = compare.compare_runs(folders[0], other, resamples=20)
   assert not any('expect no difference' in w for w in found['warnings'])

@@ -10,7 +10,7 @@ from echoforge_jax.evaluation.aggregate import score_predictions
 from echoforge_jax.evaluation.protocols import get_protocol
 from echoforge_jax.evaluation.scoring import Case
 from echoforge_jax.evaluation.whole_clip import score_whole
-from tests.metrics.ventricles import ventricle
+from tests.ventricles import make_cases, ventricle
 
 ECHONET = get_protocol('echonet')
 PERIOD, FPS = 30, 45.0
@@ -102,7 +102,7 @@ def test_both_settings_stand_side_by_side():
   assert row['es_found'] - row['ed_found'] == pytest.approx(15, abs=2)
 
 
-def test_without_whole_clips_the_block_is_none(make_cases):
+def test_without_whole_clips_the_block_is_none():
   result = score_predictions(
     make_cases(), get_protocol('camus_semi'), resamples=50
   )
@@ -117,7 +117,7 @@ def test_an_unknown_frame_rate_gives_no_milliseconds():
   assert math.isnan(block['es_error_ms']['mean'])
 
 
-def test_frame_pooling_weighs_frames_not_patients(make_cases, tmp_path):
+def test_frame_pooling_weighs_frames_not_patients(tmp_path):
   short = make_cases(1, frames=3)
   long = [
     dataclasses.replace(

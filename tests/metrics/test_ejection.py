@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from echoforge_jax.metrics import ejection
-from tests.metrics.ventricles import ventricle, ventricle_volume
+from tests.ventricles import ventricle, ventricle_volume
 
 
 @pytest.mark.parametrize(

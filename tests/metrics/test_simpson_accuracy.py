@@ -12,7 +12,7 @@ import pytest
 
 from echoforge_jax.metrics import ejection
 from echoforge_jax.phantom import patient
-from tests.metrics.ventricles import ventricle, ventricle_volume
+from tests.ventricles import ventricle, ventricle_volume
 
 
 @pytest.mark.parametrize('size', [1024, 2048])

@@ -1,4 +1,4 @@
-"""One small file a clip, which the report page loads when it is looked at.
+"""One small file per clip, which the report page loads when it is looked at.
 
 A page opened from disk may not fetch files, but it may add <script> tags: each
 file is one call that hands its clip over. Frames are a JPEG strip, label maps
@@ -22,14 +22,10 @@ _JPEG_QUALITY = 82
 
 
 def case_id(patient: str, view: str) -> str:
-  """Name of a clip that is safe in file names and addresses.
+  """Returns a clip's name of letters, digits, '_' and '-' only.
 
-  Args:
-    patient: any text.
-    view: '2CH' or '4CH'.
-
-  Returns:
-    Letters, digits, '_', '-'; a hash is added where others were replaced.
+  It is safe in file names and addresses; a hash is added where characters were
+  replaced.
   """
   name = f'{patient}_{view}'
   safe = re.sub(r'[^A-Za-z0-9_-]', '-', name)[:80]
@@ -47,11 +43,7 @@ class CaseFiles:
   """
 
   def __init__(self, report_dir):
-    """Removes the files of an earlier evaluation.
-
-    Args:
-      report_dir: folder of index.html; gets `cases/`.
-    """
+    """Removes an earlier evaluation's files from report_dir/cases/."""
     self.folder = pathlib.Path(report_dir) / FOLDER
     self.total_bytes = 0
     self.count = 0
@@ -59,12 +51,7 @@ class CaseFiles:
       old.unlink()
 
   def add(self, case: Case, score: ClipScore) -> None:
-    """Writes the file of one clip; nothing where it has no frames.
-
-    Args:
-      case: with frames, truth and prediction.
-      score: its score.
-    """
+    """Writes the file of one clip; nothing where it has no frames."""
     if case.frames is None:
       return
     name = case_id(case.patient, case.view)
@@ -75,21 +62,13 @@ class CaseFiles:
     )
     text = f'echoforgeCase({json.dumps(name)},{content});\n'
     self.folder.mkdir(parents=True, exist_ok=True)
-    path = self.folder / f'{name}.js'
-    path.write_text(text)
+    (self.folder / f'{name}.js').write_text(text)
     self.total_bytes += len(text)
     self.count += 1
 
 
-def run_lengths(labels: np.ndarray) -> list[int]:
-  """Row-major run lengths of a label map: [value, length, value, ...].
-
-  Args:
-    labels: uint8 [H, W].
-
-  Returns:
-    Flat list; the lengths sum to H * W.
-  """
+def _run_lengths(labels: np.ndarray) -> list[int]:
+  """Row-major run lengths of a label map: [value, length, value, ...]."""
   flat = labels.ravel()
   starts = np.flatnonzero(np.r_[True, flat[1:] != flat[:-1]])
   lengths = np.diff(np.r_[starts, flat.size])
@@ -99,17 +78,11 @@ def run_lengths(labels: np.ndarray) -> list[int]:
 def _content(case: Case, score: ClipScore) -> dict:
   """Everything the viewer shows of a clip."""
   count, height, width = case.frames.shape
-  labeled = (
-    np.ones(count, bool)
-    if case.labeled is None
-    else np.asarray(case.labeled, bool)
-  )
   row, column = case.spacing()
   dice: dict[str, list] = {}
   for entry in score.frames:
-    dice.setdefault(entry['class'], [None] * count)[entry['frame']] = entry[
-      'dice'
-    ]
+    series = dice.setdefault(entry['class'], [None] * count)
+    series[entry['frame']] = entry['dice']
   done, strip = cv2.imencode(
     '.jpg',
     case.frames.reshape(count * height, width),
@@ -127,9 +100,10 @@ def _content(case: Case, score: ClipScore) -> dict:
     'aspect': float(column * width / (row * height)),
     'strip': 'data:image/jpeg;base64,' + base64.b64encode(strip).decode(),
     'truth': [
-      run_lengths(m) if known else None for m, known in zip(case.truth, labeled)
+      _run_lengths(m) if known else None
+      for m, known in zip(case.truth, case.known)
     ],
-    'prediction': [run_lengths(m) for m in case.prediction],
+    'prediction': [_run_lengths(m) for m in case.prediction],
     'dice': dice,
     'areas': score.areas,
     'truth_areas': score.truth_areas,

@@ -7,9 +7,15 @@ from collections.abc import Iterable
 import math
 
 from echoforge_jax import textio
-from echoforge_jax.evaluation import results
 from echoforge_jax.evaluation.aggregate import Result
-from echoforge_jax.metrics import statistics, temporal
+from echoforge_jax.evaluation.report.tables import (
+  EF_KEYS,
+  OVER_TIME,
+  ef_texts,
+  mean_texts,
+  metric_form,
+)
+from echoforge_jax.metrics import statistics
 
 _FEW = 30
 _SHOWN = 4  # Flagged patients that are listed.
@@ -29,34 +35,28 @@ _WHOLE_DOUBTS = (
 
 
 def summary_text(result: Result) -> str:
-  """What was measured, how sure it is, and what is to be doubted.
+  """Returns what was measured, how sure it is, and what is to be doubted.
 
   The tests in it are two-sided Wilcoxon signed-rank tests over patients: of
   predicted minus reference EF, and of a prediction's roughness, inconsistent
   and valid frames minus the truth's.
-
-  Args:
-    result: what `score_predictions` returned.
-
-  Returns:
-    Lines of text without a trailing newline.
   """
   m = result.metrics
   blocks = [
-    _overlap(result),
+    _overlap(m),
     _ejection(result),
     _over_time(result),
     _trust(m),
-    _sure(m),
+    _sure(m['n_patients']),
     _flags(result),
     [_receipt(m)],
   ]
   return '\n\n'.join('\n'.join(block) for block in blocks if block)
 
 
-def _overlap(result: Result) -> list[str]:
+def _overlap(m: dict) -> list[str]:
   """Who was scored, and the table of overlaps and distances."""
-  m, receipt = result.metrics, result.metrics['receipt']
+  receipt = m['receipt']
   lines = [
     f'protocol {m["protocol"]}: {_count(m["n_patients"], "patient")}, '
     f'{_count(m["n_clips"], "clip")}, '
@@ -71,87 +71,59 @@ def _overlap(result: Result) -> list[str]:
   if textio.is_synthetic(m):
     lines.append(textio.SYNTHETIC_NOTE)
   lines.append('mean [95 % interval over patients]')
-  whole = m.get('whole_clip') or {}
-  several = len(m['classes']) > 1
-  table = [('', '', 'ED, ES known', '', *(('whole clip', '') if whole else ()))]
+  settings = [m, *filter(None, [m['whole_clip']])]
+  table = [('', '', *_heads(settings))]
   for name, entries in m['classes'].items():
-    for metric, entry in entries.items():
-      if several and metric not in _SHORT:
+    for metric in entries:
+      if len(m['classes']) > 1 and metric not in _SHORT:
         continue
-      share = metric in ('dice', 'iou')
-      scale, digits = (100, 2) if share else (1, 2)
-      row = [
-        name.upper(),
-        f'{textio.NAMES[metric]} ({"%" if share else m["unit"]})',
-      ]
-      for one in [entry] + ([whole['classes'][name][metric]] if whole else []):
-        row += [
-          textio.number(one['mean'], digits, scale),
-          textio.interval(one['ci95'], digits, scale),
-        ]
-      table.append(tuple(row))
+      label, scale = metric_form(metric, m['unit'])
+      texts = [mean_texts(s['classes'][name][metric], scale) for s in settings]
+      table.append((name.upper(), label, *sum(texts, ())))
   return lines + textio.columns(table)
+
+
+def _heads(settings: list[dict]) -> tuple[str, ...]:
+  """Heads of value and interval of one or both settings."""
+  return ('ED, ES known', '', 'whole clip', '')[: 2 * len(settings)]
 
 
 def _ejection(result: Result) -> list[str]:
   """The EF with ED and ES known and, beside it, found by the network."""
   m = result.metrics
-  whole = m.get('whole_clip') or {}
-  ef = [m['ef'], *([whole['ef']] if whole else [])]
-  if not any(e['n'] for e in ef):
-    return ['ejection fraction: not measurable here', *_found(whole)]
-  table = [('', 'ED, ES known', '', *(('whole clip', '') if whole else ()))]
-  for label, key, digits in (
-    ('Pearson r', 'pearson_r', 3),
-    ('bias (points)', 'bias', 2),
-    ('MAE (points)', 'mae', 2),
-  ):
-    table.append(
-      (
-        label,
-        *(
-          text
-          for e in ef
-          for text in (
-            textio.number(e[key], digits),
-            textio.interval(e['ci95'][key], digits),
-          )
-        ),
-      )
-    )
-  table.append(
-    (
-      'limits of agreement',
-      *(text for e in ef for text in (textio.interval(e['loa'], 2), '')),
-    )
-  )
-  columns = ['ef_predicted', *(['ef_whole_clip'] if whole else [])]
-  table.append(
-    (
-      'bias is not 0',
-      *(text for column in columns for text in (_bias(result, column), '')),
-    )
-  )
-  counts = ' and '.join(str(e['n']) for e in ef)
+  settings = [m, *filter(None, [m['whole_clip']])]
+  blocks = [s['ef'] for s in settings]
+  if not any(ef['n'] for ef in blocks):
+    return ['ejection fraction: not measurable here', *_found(m['whole_clip'])]
+  table = [('', *_heads(settings))]
+  for key, (label, digits) in EF_KEYS.items():
+    texts = [ef_texts(ef, key, digits) for ef in blocks]
+    table.append((label, *sum(texts, ())))
+  limits = [(textio.interval(ef['loa'], 2), '') for ef in blocks]
+  table.append(('limits of agreement', *sum(limits, ())))
+  biases = [
+    (_bias(result, column), '')
+    for column, _ in zip(('ef_predicted', 'ef_whole_clip'), settings)
+  ]
+  table.append(('bias is not 0', *sum(biases, ())))
+  counts = ' and '.join(str(ef['n']) for ef in blocks)
   return [
     f'ejection fraction, {counts} patients '
     f'(reference: {" and ".join(m["ef"]["reference"])})',
     *textio.columns(table),
-    *_found(whole),
+    *_found(m['whole_clip']),
   ]
 
 
-def _found(whole: dict) -> list[str]:
+def _found(whole: dict | None) -> list[str]:
   """How far the instants that were found lie from the true ones."""
   parts = []
-  for key, label in (('ed_error', 'ED'), ('es_error', 'ES')):
-    frames, ms = whole.get(f'{key}_frames'), whole.get(f'{key}_ms')
-    if frames and frames['n']:
-      time = f' ({ms["mean"]:.0f} ms)' if ms and ms['n'] else ''
-      parts.append(
-        f'{label} {frames["mean"]:.1f} '
-        f'{textio.interval(frames["ci95"], 1)} frames{time}'
-      )
+  for key in ('ed', 'es') if whole else ():
+    frames, ms = whole[f'{key}_error_frames'], whole[f'{key}_error_ms']
+    if frames['n']:
+      time = f' ({ms["mean"]:.0f} ms)' if ms['n'] else ''
+      mean, ci = mean_texts(frames, digits=1)
+      parts.append(f'{key.upper()} {mean} {ci} frames{time}')
   return [f'  found in whole clips within: {", ".join(parts)}'] if parts else []
 
 
@@ -164,65 +136,31 @@ def _bias(result: Result, column: str) -> str:
 
 def _over_time(result: Result) -> list[str]:
   """Roughness, inconsistency and validity beside the truth's own."""
-  ranges = temporal.attribute_ranges(
-    [c.truth_attributes for c in result.clips if c.truth_attributes]
-  )
   table = [('over time', 'predicted', '', 'truth', '')]
-  for label, key, measure in (
-    (
-      'area roughness (%)',
-      'area_roughness',
-      lambda c: (
-        temporal.roughness(c.areas),
-        temporal.roughness(c.truth_areas),
-      ),
-    ),
-    (
-      'inconsistent frames (%)',
-      'inconsistent_share',
-      lambda c: (
-        temporal.inconsistent_share(c.attributes, ranges),
-        temporal.inconsistent_share(c.complete_truth, ranges),
-      ),
-    ),
-    (
-      'anatomically valid (%)',
-      'valid_share',
-      lambda c: (c.valid, c.truth_valid),
-    ),
-  ):
-    entry = result.metrics['temporal'].get(key)
-    if not entry or not entry['n']:
+  for key, label in OVER_TIME.items():
+    entry = result.metrics['temporal'][key]
+    if not entry['n']:
       continue
-    truth = entry.get('truth') or {}
     verdict = ''
-    if truth.get('n'):
+    if entry['truth']['n']:
       verdict = _difference(
-        _patient_pairs(result, measure),
+        _patient_pairs(result, key),
         'more than the truth',
         'less than the truth',
         'not distinguishable from the truth',
       )
-    table.append(
-      (
-        label,
-        textio.number(entry['mean'], 2, 100),
-        textio.interval(entry['ci95'], 2, 100),
-        textio.number(truth.get('mean'), 2, 100),
-        verdict,
-      )
-    )
+    truth, _ = mean_texts(entry['truth'], 100)
+    table.append((label, *mean_texts(entry, 100), truth, verdict))
   lines = textio.columns(table)
   return [lines[0][2:], *lines[1:]] if len(lines) > 1 else []
 
 
-def _patient_pairs(result: Result, measure) -> list[tuple[float, float]]:
-  """Means over each patient's clips of a pair of numbers."""
+def _patient_pairs(result: Result, key: str) -> list[tuple[float, float]]:
+  """Means over each patient's clips of (prediction, truth)."""
   found: dict[str, list[tuple[float, float]]] = {}
-  for clip in result.clips:
-    pair = measure(clip)
-    if all(map(math.isfinite, pair)):
-      found.setdefault(clip.case.patient, []).append(pair)
+  for clip, series in zip(result.clips, result.over_time):
+    if all(map(math.isfinite, series[key])):
+      found.setdefault(clip.case.patient, []).append(series[key])
   return [
     tuple(sum(v) / len(v) for v in zip(*pairs)) for pairs in found.values()
   ]
@@ -249,31 +187,23 @@ def _difference(
 def _trust(m: dict) -> list[str]:
   """Calibration, and what the confidence is worth."""
   lines = []
-  ece = (m.get('calibration') or {}).get('ece')
-  if ece and ece['n']:
-    lines.append(
-      'calibration error near the outlines '
-      f'{textio.number(ece["mean"], 2, 100)} % '
-      f'{textio.interval(ece["ci95"], 2, 100)}'
+  if m['calibration'] and m['calibration']['ece']['n']:
+    mean, ci = mean_texts(m['calibration']['ece'], 100)
+    lines.append(f'calibration error near the outlines {mean} % {ci}')
+  if risk := m['risk_coverage']:
+    aurc, none, best = (
+      textio.number(risk[f'aurc{key}'], 2) for key in ('', '_random', '_oracle')
     )
-  risk = m.get('risk_coverage')
-  if risk:
-    lines.append(
+    lines += [
       'EF error when the least confident are left out, mean over shares: '
-      f'{textio.number(risk["aurc"], 2)} points '
-      f'{textio.interval(risk["aurc_ci95"], 2)}'
-    )
-    lines.append(
-      f'  (confidence without value: '
-      f'{textio.number(risk["aurc_random"], 2)}; perfect: '
-      f'{textio.number(risk["aurc_oracle"], 2)})'
-    )
+      f'{aurc} points {textio.interval(risk["aurc_ci95"], 2)}',
+      f'  (confidence without value: {none}; perfect: {best})',
+    ]
   return lines
 
 
-def _sure(m: dict) -> list[str]:
+def _sure(n: int) -> list[str]:
   """What the intervals say and what they do not."""
-  n = m['n_patients']
   lines = [
     'how sure: intervals cover the choice of patients, not the '
     'variation between training runs',
@@ -293,40 +223,42 @@ def _sure(m: dict) -> list[str]:
 def _flags(result: Result) -> list[str]:
   """What is to be doubted, most general first."""
   m = result.metrics
-  found = []
-  for name, count in m['one_empty'].items():
-    if count:
-      found.append(
-        f'{name.upper()}: {_count(count, "scored frame")} with only '
-        'a truth or only a prediction (Dice 0)'
-      )
-  for name, count in m['not_applicable'].items():
-    if count:
-      found.append(
-        f'{name.upper()}: {_count(count, "scored frame")} with '
-        'neither truth nor prediction, left out'
-      )
-  found += _doubts('ED, ES known', m['ef'], m['flags'], _DOUBTS)
-  if whole := m.get('whole_clip'):
-    found += _doubts('whole clip', whole['ef'], whole['flags'], _WHOLE_DOUBTS)
-  rows = results.flagged_rows(result)
+  found = [
+    f'{name.upper()}: {_count(count, "scored frame")} with {text}'
+    for counts, text in (
+      (m['one_empty'], 'only a truth or only a prediction (Dice 0)'),
+      (m['not_applicable'], 'neither truth nor prediction, left out'),
+    )
+    for name, count in counts.items()
+    if count
+  ]
+  found += _doubts('ED, ES known', m, _DOUBTS)
+  if m['whole_clip']:
+    found += _doubts('whole clip', m['whole_clip'], _WHOLE_DOUBTS)
+  rows = {r['patient']: r for r in result.per_case if r['flags']}
+  listed = [
+    (
+      patient,
+      f'EF {textio.number(r["ef_reference"], 1)} -> '
+      + textio.number(r['ef_predicted'], 1),
+      r['flags'],
+    )
+    for patient, r in list(rows.items())[:_SHOWN]
+  ]
   lines = ['flagged' if found or rows else 'flagged: nothing']
   lines += [f'  {text}' for text in found]
-  if rows:
-    lines += textio.columns(
-      [(p, f'EF {e} -> {q}', f) for p, e, q, f in rows[:_SHOWN]]
-    )
+  lines += textio.columns(listed) if listed else []
   if len(rows) > _SHOWN:
     lines.append(f'  and {len(rows) - _SHOWN} more in per_case.csv')
   return lines
 
 
-def _doubts(setting: str, ef: dict, flags: dict, texts) -> list[str]:
+def _doubts(setting: str, block: dict, texts) -> list[str]:
   """One line that counts the patients behind each reason for doubt."""
   found = [
-    (ef.get('not_measurable', 0), 'no measurable EF, left out'),
-    (ef.get('out_of_range', 0), 'an EF outside 0-90 %'),
-    *((flags.get(flag, 0), text) for flag, text in texts),
+    (block['ef']['not_measurable'], 'no measurable EF, left out'),
+    (block['ef']['out_of_range'], 'an EF outside 0-90 %'),
+    *((block['flags'].get(flag, 0), text) for flag, text in texts),
   ]
   parts = [f'{count} {text}' for count, text in found if count]
   return [f'patients with ({setting}): {"; ".join(parts)}'] if parts else []
@@ -339,12 +271,14 @@ def _receipt(m: dict) -> str:
     f'protocol {m["protocol"]}',
     f'bootstrap seed {receipt["seed"]} x {receipt["resamples"]}',
   ]
-  for key, label in (
-    ('training_seed', 'training seed'),
-    ('git_revision', 'revision'),
-  ):
-    if receipt.get(key) is not None:
-      parts.append(f'{label} {receipt[key]}')
+  parts += [
+    f'{label} {receipt[key]}'
+    for key, label in (
+      ('training_seed', 'training seed'),
+      ('git_revision', 'revision'),
+    )
+    if receipt.get(key) is not None
+  ]
   versions = receipt.get('versions') or {}
   parts += [
     f'{name} {versions[name]}'

@@ -1,21 +1,15 @@
 'use strict';
-// Plots, the sortable table, and the viewer of single clips.
+// Charts, the sortable table, and the viewer of single clips.
 const page = JSON.parse(document.getElementById('data').textContent);
 const byId = (id) => document.getElementById(id);
-const config = {displaylogo: false, responsive: true,
-  modeBarButtonsToRemove: ['select2d', 'lasso2d', 'autoScale2d']};
 
-// ---- plots: a point leads to its clip.
-for (const [name, plot] of Object.entries(page.plots)) {
-  const place = byId('plot-' + name);
-  if (!place) continue;
-  Plotly.newPlot(place, plot.data, plot.layout, config).then(() => {
-    place.on('plotly_click', (event) => {
-      const id = event.points[0].customdata;
-      if (typeof id === 'string') openCase(id);
-    });
-  });
-}
+// ---- charts: a point leads to its clip.
+document.addEventListener('click', (event) => {
+  const link = event.target.closest('.chart a');
+  if (!link) return;
+  event.preventDefault();
+  openCase(link.getAttribute('href').slice(1));
+});
 
 // ---- the table.
 const body = document.querySelector('#cases tbody');
@@ -177,41 +171,77 @@ function setFrame(t) {
   scrub.value = frame;
   scrub.setAttribute('aria-valuetext', 'frame ' + (frame + 1));
   draw();
-  Plotly.relayout('areas', {shapes: lines()});
+  const cursor = byId('cursor');
+  cursor.setAttribute('x1', xOf(frame));
+  cursor.setAttribute('x2', xOf(frame));
 }
 
-function lines() {
-  const line = (x, dash, color) => ({type: 'line', x0: x, x1: x, y0: 0, y1: 1,
-    yref: 'paper', line: {width: 1.2, dash, color}});
-  return [line(1, 'dot', '#8a94a0'), line(clip.frames, 'dot', '#8a94a0'),
-    line(frame + 1, 'solid', '#c8641e')];
+// ---- the area curve; a click goes to the nearest frame.
+const curve = byId('areas');
+const box = {left: 52, right: 448, top: 26, bottom: 200};
+function xOf(t) {
+  const share = clip.frames > 1 ? t / (clip.frames - 1) : .5;
+  return box.left + share * (box.right - box.left);
+}
+
+function tickStep(range) {  // 1, 2 or 5 times a power of ten; at most five.
+  const power = 10 ** Math.floor(Math.log10(range / 5));
+  return power * [1, 2, 5, 10].find((k) => k * power >= range / 5);
 }
 
 function drawCurve() {
-  const x = clip.areas.map((_, k) => k + 1);
-  const trace = (y, name, color) => ({x, y, name, mode: 'lines+markers',
-    line: {color, width: 2}, marker: {size: 5, color},
-    hovertemplate: name + ' %{y:.3~g}<extra></extra>'});
-  const note = (at, text) => ({x: at, y: 1.02, yref: 'paper', yanchor: 'bottom',
-    text, showarrow: false});
-  const axis = {gridcolor: 'rgba(128,140,150,.22)', zeroline: false};
-  const [square, scale] = clip.unit === 'mm' ? ['cm²', .01] : ['px²', 1];
-  const scaled = (areas) => areas.map((a) => a === null ? null : scale * a);
-  Plotly.react('areas', [trace(scaled(clip.truth_areas), 'truth', '#26be54'),
-    trace(scaled(clip.areas), 'prediction', '#e63935')], {
-    height: 240, margin: {l: 58, r: 10, t: 24, b: 40}, showlegend: true,
-    legend: {orientation: 'h', y: 1.02, yanchor: 'bottom', x: .5, xanchor: 'center'},
-    paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
-    font: {size: 12, color: '#77828d'},
-    xaxis: {...axis, title: {text: 'frame'}, dtick: Math.ceil(clip.frames / 10)},
-    yaxis: {...axis, title: {text: 'cavity area (' + square + ')'},
-      rangemode: 'tozero'},
-    annotations: [note(1, 'ED'), note(clip.frames, 'ES')], shapes: lines(),
-  }, {displayModeBar: false, responsive: true}).then((plot) => {
-    plot.removeAllListeners('plotly_click');
-    plot.on('plotly_click', (event) => setFrame(event.points[0].x - 1));
-  });
+  const [unit, scale] = clip.unit === 'mm' ? ['cm²', .01] : ['px²', 1];
+  const series = [['truth', '#26be54', clip.truth_areas],
+    ['prediction', '#e63935', clip.areas]];
+  const known = series.flatMap((s) => s[2]).filter((a) => a !== null);
+  const top = 1.06 * Math.max(scale * Math.max(...known), 1e-6);
+  const yOf = (area) => box.bottom - (box.bottom - box.top) * area / top;
+  const parts = [];
+  const text = (x, y, anchor, content) => parts.push(
+    `<text x="${x}" y="${y}" text-anchor="${anchor}">${content}</text>`);
+  const line = (x, y, x2, y2, more) => parts.push(
+    `<line x1="${x}" y1="${y}" x2="${x2}" y2="${y2}" ${more}/>`);
+  const step = tickStep(top);
+  for (let area = 0; area <= top; area += step) {
+    line(box.left, yOf(area), box.right, yOf(area), '');
+    text(box.left - 7, yOf(area) + 4, 'end', Number(area.toPrecision(6)));
+  }
+  const every = Math.ceil(clip.frames / 10);
+  for (let t = 0; t < clip.frames; t += every) {
+    text(xOf(t), box.bottom + 16, 'middle', t + 1);
+  }
+  text((box.left + box.right) / 2, box.bottom + 34, 'middle', 'frame');
+  text(box.left, 14, 'middle', 'ED');
+  text(box.right, 14, 'middle', 'ES');
+  text((box.left + box.right) / 2, 14, 'middle', `cavity area (${unit})`);
+  for (const t of [0, clip.frames - 1]) {
+    line(xOf(t), box.top, xOf(t), box.bottom, 'class="end"');
+  }
+  line(xOf(frame), box.top, xOf(frame), box.bottom, 'id="cursor"');
+  for (const [name, color, areas] of series) {
+    const points = areas.map((a, t) => a === null ? null
+      : [xOf(t).toFixed(1), yOf(scale * a).toFixed(1), t]);
+    points.forEach((p, t) => {
+      const next = points[t + 1];
+      if (p && next) {
+        line(p[0], p[1], next[0], next[1],
+          `style="stroke: ${color}; stroke-width: 2"`);
+      }
+      if (p) {
+        parts.push(`<circle cx="${p[0]}" cy="${p[1]}" r="3" fill="${color}">`
+          + `<title>${name}, frame ${t + 1}: `
+          + `${(scale * areas[t]).toPrecision(4)} ${unit}</title></circle>`);
+      }
+    });
+  }
+  curve.innerHTML = parts.join('');
 }
+curve.addEventListener('click', (event) => {
+  const {left, width} = curve.getBoundingClientRect();
+  const x = (event.clientX - left) / width * curve.viewBox.baseVal.width;
+  const share = (x - box.left) / (box.right - box.left);
+  setFrame(Math.round(Math.min(Math.max(share, 0), 1) * (clip.frames - 1)));
+});
 
 function play(on) {
   clearInterval(timer);

@@ -1,0 +1,85 @@
+"""What a reader must know before quoting a number of the report."""
+
+import math
+
+from echoforge_jax.evaluation.aggregate import Result
+from echoforge_jax.textio import SYNTHETIC_NOTE, is_synthetic, number
+
+_FEW = 30
+
+
+def notes(result: Result) -> list[str]:
+  """Returns the sentences that the page prints below its numbers."""
+  m = result.metrics
+  receipt, ef = m['receipt'], m['ef']
+  found = [f'{SYNTHETIC_NOTE.capitalize()}.'] if is_synthetic(m) else []
+  found += [
+    'Intervals are 95 % bootstrap intervals that resample patients '
+    f'({receipt["resamples"]} resamples, seed {receipt["seed"]}). They do not '
+    'cover the variation between training runs.',
+    'Clips run from the known ED to the known ES, as in the papers; in use, '
+    'these instants are not known'
+    + (': see the whole clips.' if m['whole_clip'] else '.'),
+    'Distances are in mm, between pixel centres of the two outlines, on the '
+    'true pixel spacing.'
+    if m['unit'] == 'mm'
+    else 'No pixel spacing is known: distances are in native pixels and no '
+    'volume is given.',
+  ]
+  if ef['reference']:
+    found.append(_reference(m))
+  share = m['temporal']['inconsistent_share']
+  if share['n'] and not share['truth']['n']:
+    found.append(
+      'No clip has a truth on every frame: how many of its frames the '
+      'thresholds would call inconsistent, the floor of that share, is not '
+      'known.'
+    )
+  if m['n_patients'] < _FEW:
+    found.append(
+      f'Only {m["n_patients"]} patients: one patient more or less moves these '
+      'numbers.'
+    )
+  for name in result.classes:
+    both, one = m['not_applicable'][name], m['one_empty'][name]
+    if both or one:
+      found.append(
+        f'{name.upper()}: {both} scored frames have neither truth nor '
+        f'prediction (left out); {one} have only one of them (Dice 0, '
+        'distance = diagonal of the field of view).'
+      )
+  if ef['not_measurable'] or ef['out_of_range']:
+    found.append(
+      f'{ef["not_measurable"]} patients have no measurable predicted EF and '
+      f'are left out of the EF block; {ef["out_of_range"]} lie outside '
+      '0-90 % and are kept in it.'
+    )
+  found.append(
+    'Research software, not a medical device and not for clinical use.'
+  )
+  return found
+
+
+def _reference(m: dict) -> str:
+  """Where the reference EF comes from, and the method's own error."""
+  if m['ef']['reference'] == ['masks']:
+    return (
+      'The dataset gives no EF: the reference is measured on the true masks '
+      'by the same method.'
+    )
+  if m['ef']['reference'] != ['dataset']:
+    return (
+      "The EF reference is the dataset's value where it has one, else "
+      'measured on the true masks.'
+    )
+  own = m['ef_masks_against_dataset']
+  amount = 'an unknown amount'
+  if own['n'] and math.isfinite(own['bias']):
+    amount = (
+      f'{own["bias"]:+.2f} points on average (SD {number(own["sd"], 2)}, '
+      f'n = {own["n"]})'
+    )
+  return (
+    'The EF reference is the value the dataset gives, which need not come '
+    f'from the masks: true masks themselves differ from it by {amount}.'
+  )
