@@ -139,12 +139,12 @@ RUNTIME_FIELDS = (
 
 
 def config_to_json(config: ConfigDict) -> str:
-  """The resolved config as sorted JSON."""
+  """Returns the resolved config as sorted JSON."""
   return json.dumps(config.to_dict(), indent=2, sort_keys=True) + '\n'
 
 
 def as_tuples(value: Any) -> Any:
-  """JSON's lists as tuples, so that a config field stays hashable."""
+  """Returns JSON's lists as tuples, so that a config field stays hashable."""
   if isinstance(value, list):
     return tuple(as_tuples(item) for item in value)
   if isinstance(value, dict):
@@ -163,29 +163,25 @@ def flatten(value: Mapping, prefix: str = '') -> dict[str, Any]:
   return flat
 
 
-# Where a run lives and what reads its data, not what it learns.
-_NOT_LEARNED = ('seed', 'workdir', 'data.data_dir', 'data.num_workers')
+# Where a run lives, not what it learns.
+_NOT_LEARNED = ('seed', 'data.data_dir')
 
 
-def config_digest(config) -> str:
-  """What two runs of one experiment share, whatever their seeds.
+def is_runtime_field(name: str) -> bool:
+  """Returns whether a field, by its dotted name, may differ on resume."""
+  return name in RUNTIME_FIELDS or name.split('.')[0] in RUNTIME_FIELDS
 
-  Args:
-    config: a run's resolved ConfigDict.
 
-  Returns:
-    16 hex digits over every field except the training seed, the workdir, the
-    data folder, its reader's workers, and the fields of
-    `RUNTIME_FIELDS`, which do not change what is learned.
+def config_digest(config: ConfigDict) -> str:
+  """Returns what two runs of one experiment share, whatever their seeds.
+
+  16 hex digits over every field of a resolved config except the training seed,
+  the data folder and the `RUNTIME_FIELDS`, which do not change what is learned.
   """
-  ignored = (*_NOT_LEARNED, *RUNTIME_FIELDS)
-
-  def kept(fields, prefix=''):
-    return {
-      key: kept(value, f'{prefix}{key}.') if isinstance(value, dict) else value
-      for key, value in fields.items()
-      if prefix + key not in ignored
-    }
-
-  text = json.dumps(kept(config.to_dict()), sort_keys=True)
+  learned = {
+    name: value
+    for name, value in flatten(config.to_dict()).items()
+    if name not in _NOT_LEARNED and not is_runtime_field(name)
+  }
+  text = json.dumps(learned, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -23,8 +23,7 @@ from echoforge_jax.data.transforms import AugmentConfig
 from echoforge_jax.inference.programs import frames_of
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.training import build, steps
-from echoforge_jax.training.loop import MAX_IN_FLIGHT
-from echoforge_jax.training.waiting import InputWait
+from echoforge_jax.training.loop import MAX_IN_FLIGHT, InputWait
 
 # Batches that the pipeline may have ready.
 _READ_AHEAD = 4

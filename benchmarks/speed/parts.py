@@ -46,12 +46,12 @@ class Bench:
   def __init__(self, config: ConfigDict, repeats: int):
     self.config, self.repeats = config, repeats
     self.found: dict[str, Found] = {}
-    self.mesh = mesh_lib.make_mesh(config.num_devices, config.get('fsdp', 1))
+    self.mesh = mesh_lib.make_mesh(config.num_devices, config.fsdp)
     mesh_lib.check_batch(
       config.batch_size,
       self.mesh,
       config.unlabeled_batch_size,
-      config.get('grad_accum_steps', 1),
+      config.grad_accum_steps,
     )
     checked = config.copy_and_resolve_references()
     if config.data.num_frames == 1:  # It is a clip, if not to training.

@@ -1,9 +1,7 @@
 """train --config=configs/X.py[:arg] --workdir=DIR [--config.field=value]."""
 
 import argparse
-import os
 import sys
-from typing import NoReturn
 
 from echoforge_jax.config import parse_config
 from echoforge_jax.errors import InputError
@@ -105,17 +103,7 @@ def main(argv: list[str]) -> int:
   except checkpoint.SaveError as error:
     print(f'error: {error}', file=sys.stderr)
     return 3
-  code = 128 + outcome.signal if outcome.signal else 0
-  if outcome.compiling:
-    _leave(code)
-  return code
-
-
-def _leave(code: int) -> NoReturn:
-  """Ends at once: Python would wait for the compiler, or crash in it."""
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(code)
+  return 128 + outcome.signal if outcome.signal else 0
 
 
 def _split(

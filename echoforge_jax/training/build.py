@@ -123,6 +123,14 @@ def num_steps(config: ConfigDict, num_clips: int = NOMINAL_CLIPS) -> int:
   )
 
 
+def fix_length(config: ConfigDict, num_clips: int | None) -> ConfigDict:
+  """Returns a locked copy of a config whose `num_steps` is that of the run."""
+  fixed = config.copy_and_resolve_references()
+  with fixed.unlocked():
+    fixed.num_steps = num_steps(config, num_clips or NOMINAL_CLIPS)
+  return fixed.lock()
+
+
 def make_optimizer(
   config: ConfigDict,
 ) -> tuple[optax.GradientTransformation, Callable[[Array], Array]]:
@@ -193,7 +201,7 @@ def make_parts(
       ema=functools.partial(schedules.ema_decay, decay=config.semi.ema_decay),
       learning_rate=learning_rate,
       mesh=mesh,
-      grad_accum_steps=config.get('grad_accum_steps', 1),
+      grad_accum_steps=config.grad_accum_steps,
       mixture=(labeled + unlabeled) // math.gcd(labeled, unlabeled),
     ),
     eval_step=steps.make_eval_step(model=model, mesh=mesh),
@@ -234,7 +242,7 @@ def check(config: ConfigDict) -> None:
     raise InputError(
       f'config.model.dropout is {dropout}; wanted a number in [0, 1)'
     )
-  augment_on = config.data.get('augment_on', 'host')
+  augment_on = config.data.augment_on
   if augment_on not in ('host', 'device'):
     raise InputError(
       f"config.data.augment_on is {augment_on!r}; wanted 'host' or 'device'"
@@ -298,9 +306,8 @@ def make_iterator(
     label_seed=data.label_seed,
     split_scheme=data.split_scheme,
     augmentation=data.augmentation.to_dict(),
-    # Configs of older runs lack both.
-    augment_on=data.get('augment_on', 'host'),
-    cache_mb=data.get('cache_mb', 0),
+    augment_on=data.augment_on,
+    cache_mb=data.cache_mb,
     stream=_stream(data),
     process_index=process_index,
     process_count=process_count,
@@ -324,7 +331,7 @@ def make_loader(
   Returns:
     load(batch of numpy arrays) -> batch on the devices.
   """
-  if config.data.get('augment_on', 'host') == 'host':  # Older configs lack it.
+  if config.data.augment_on == 'host':
     return lambda batch: mesh_lib.put_batch(
       {key: batch[key] for key in keys}, split
     )

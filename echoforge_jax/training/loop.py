@@ -1,7 +1,7 @@
 """The training loop: compile once, step, log, validate, save, stop."""
 
 from collections.abc import Callable, Iterable, Mapping
-import concurrent.futures
+import contextlib
 import dataclasses
 import math
 import signal
@@ -13,14 +13,14 @@ from clu import parameter_overview
 from etils import epath
 import flax.linen as nn
 import jax
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.training import build, checkpoint, steps, warm_start
-from echoforge_jax.training import validation as validation_lib
-from echoforge_jax.training import writers as writers_lib
-from echoforge_jax.training.waiting import InputWait
+from echoforge_jax.training.validation import Validator, stack_clips
 from echoforge_jax.training.workdir import claim_workdir, workdir_path
+from echoforge_jax.training.writers import MetricWriters
 
 # Share of the time without a batch from which on the console says so.
 MUCH_WAITING = 0.05
@@ -41,15 +41,59 @@ class Outcome:
     signal: the signal that stopped it early, or None.
     scores: the last validation's scores.
     state: the final state, on the devices.
-    compiling: the signal came while the step was being compiled, which cannot
-      be interrupted: a thread of this process is still busy with it.
   """
 
   step: int
   signal: int | None
   scores: dict[str, float]
   state: Any
-  compiling: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What stays the same while a run goes on."""
+
+  config: ConfigDict
+  parts: build.Parts
+  mesh: Mesh
+  state_sharding: Any
+  iterator: Any
+  checkpointer: checkpoint.Checkpointer
+  validator: Validator | None
+  writers: MetricWriters
+  console: '_Console'
+
+  @property
+  def batch_sharding(self) -> NamedSharding:
+    """How a batch is divided over the mesh."""
+    return mesh_lib.batch_sharding(self.mesh)
+
+
+class InputWait:
+  """Adds up the time in which the device stood still for want of a batch.
+
+  An upper bound, found without waiting for the device: where the latest step is
+  over by the time its successor's batch has come, the whole wait for that batch
+  counts.
+
+  Attributes:
+    idle: seconds, so far.
+  """
+
+  def __init__(self):
+    self.idle = 0.0
+
+  def get(self, batch: Callable[[], Any], running: Any) -> Any:
+    """Returns `batch()`, and counts the wait if arrays `running` are ready."""
+    start = time.perf_counter()
+    result = batch()
+    waited = time.perf_counter() - start
+    # The wait for the first batch counts for nothing.
+    if running is not None and all(
+      leaf.is_ready() for leaf in jax.tree.leaves(running)
+    ):
+      self.idle += waited
+    return result
 
 
 class _StopSignals:
@@ -70,7 +114,7 @@ class _StopSignals:
     self.received = number
 
   def stopped(self) -> bool:
-    """Whether a signal came; of several processes never."""
+    """Returns whether a signal came; of several processes never."""
     return self.received is not None
 
   def __enter__(self) -> '_StopSignals':
@@ -93,7 +137,6 @@ class _MetricLog:
 
   def __init__(self):
     self._pending: list[tuple[int, Any]] = []
-    self._checked = 0
 
   def add(self, step: int, metrics: Any) -> None:
     """Keeps one step's metrics; waits for a step some steps back."""
@@ -132,29 +175,27 @@ class _MetricLog:
     return scalars
 
 
-def _duration(seconds: float) -> str:
-  minutes, seconds = divmod(int(seconds + 0.5), 60)
-  hours, minutes = divmod(minutes, 60)
-  return (
-    f'{hours}:{minutes:02}:{seconds:02}'
-    if hours
-    else (f'{minutes}:{seconds:02}')
-  )
-
-
 class _Console:
   """Prints progress in process 0."""
 
-  def __init__(self, *, enabled: bool, num_steps: int, clips_per_step: int):
+  def __init__(self, config: ConfigDict, *, enabled: bool):
     self._enabled = enabled
-    self._num_steps = num_steps
-    self._clips = clips_per_step
+    self._num_steps = config.num_steps
+    self._clips = config.batch_size + config.unlabeled_batch_size
     self._mark: tuple[int, float] | None = None
 
   def say(self, text: str) -> None:
     """Prints a line now."""
     if self._enabled:
       print(text, flush=True)
+
+  def length(self, num_clips: int | None) -> None:
+    """Prints how long the run is."""
+    text = f'length: {self._num_steps} steps'
+    if num_clips:
+      epochs = self._num_steps * self._clips / num_clips
+      text += f', {epochs:.4g} epochs of {num_clips} clips'
+    self.say(text)
 
   def start(self, step: int) -> None:
     """Starts the clock at `step` updates."""
@@ -185,63 +226,12 @@ class _Console:
     self.say('  '.join(parts))
 
 
-def _describe_parameters(params: Any, workdir: epath.Path, console: _Console):
-  """Writes clu's table to `parameters.txt`; prints one line a module."""
-
-  def count(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
-  if jax.process_index() == 0:
-    (workdir / 'parameters.txt').write_text(
-      parameter_overview.get_parameter_overview(params, include_stats=False)
-      + '\n'
-    )
-  modules = '  '.join(
-    f'{name} {count(tree):,}' for name, tree in params.items()
+def _duration(seconds: float) -> str:
+  minutes, seconds = divmod(int(seconds + 0.5), 60)
+  hours, minutes = divmod(minutes, 60)
+  return (
+    f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
   )
-  console.say(
-    f'parameters: {count(params):,} ({modules}); every one is '
-    f'listed in {workdir / "parameters.txt"}'
-  )
-
-
-def _in_background(work: Callable[[], Any], stopped: Callable[[], bool]) -> Any:
-  """Runs something long that Python cannot interrupt; None if stopped."""
-  future = concurrent.futures.Future()
-
-  def run():
-    try:
-      future.set_result(work())
-    except BaseException as error:  # Raised again where it is waited for.
-      future.set_exception(error)
-
-  # Signals are handled between the main thread's own instructions only.
-  threading.Thread(target=run, daemon=True).start()
-  while not stopped():
-    done, _ = concurrent.futures.wait([future], timeout=0.2)
-    if done:
-      return future.result()
-  return None
-
-
-def _compile(
-  train_step,
-  state,
-  batch,
-  sharding,
-  batch_sharding,
-  console: _Console,
-  stopped: Callable[[], bool],
-):
-  """Compiles the step ahead of time, so that it can never trace again."""
-  start = time.perf_counter()
-  lowered = steps.jit_train_step(train_step, sharding, batch_sharding).lower(
-    state, batch
-  )
-  compiled = _in_background(lowered.compile, stopped)
-  if compiled is not None:
-    console.say(f'compiled in {time.perf_counter() - start:.1f} s')
-  return compiled
 
 
 def train(
@@ -262,10 +252,9 @@ def train(
     config: a config of `configs/`.
     workdir: directory of config, checkpoints and metrics, or a bucket's
       address (`gs://...`); created.
-    model: used in place of `config.model`.
-    iterator: used in place of the pipeline's iterator; has `get_state` and
-      `set_state`.
-    validation: clips used in place of the validation split.
+    model: replaces `config.model`.
+    iterator: replaces the pipeline's; has `get_state` and `set_state`.
+    validation: clips that replace the validation split.
     verbose: print progress.
 
   Returns:
@@ -281,102 +270,84 @@ def train(
   num_clips = None
   if iterator is None or not config.num_steps:
     num_clips = build.count_clips(config)
-  config = config.copy_and_resolve_references()
-  with config.unlocked():
-    config.num_steps = build.num_steps(config, num_clips or 0)
-  # Configs of older runs lack the field.
-  mesh = mesh_lib.make_mesh(config.num_devices, config.get('fsdp', 1))
-  clips_per_step = config.batch_size + config.unlabeled_batch_size
+  config = build.fix_length(config, num_clips)
+  mesh = mesh_lib.make_mesh(config.num_devices, config.fsdp)
   mesh_lib.check_batch(
     config.batch_size,
     mesh,
     config.unlabeled_batch_size,
-    config.get('grad_accum_steps', 1),
+    config.grad_accum_steps,
   )
-  batch_sharding = mesh_lib.batch_sharding(mesh)
   primary = jax.process_index() == 0
-  console = _Console(
-    enabled=verbose and primary,
-    num_steps=config.num_steps,
-    clips_per_step=clips_per_step,
-  )
-  epochs = (
-    f', {config.num_steps * clips_per_step / num_clips:.4g} epochs of '
-    f'{num_clips} clips'
-    if num_clips
-    else ''
-  )
-  console.say(f'length: {config.num_steps} steps{epochs}')
+  console = _Console(config, enabled=verbose and primary)
   parts = build.make_parts(config, model, mesh)
   sharding = mesh_lib.state_sharding(jax.eval_shape(parts.create_state), mesh)
   # Traced before anything is written: an option that does not fit stops here.
   create_state = jax.jit(parts.create_state, out_shardings=sharding).trace()
   if iterator is None:
-    place, count = mesh_lib.process_place(mesh)
+    index, count = mesh_lib.process_place(mesh)
     iterator = build.make_iterator(
-      config, process_index=place, process_count=count
+      config, process_index=index, process_count=count
     )
   workdir = workdir_path(workdir)
   claim_workdir(workdir, config)
-  checkpointer = checkpoint.Checkpointer(
-    workdir, keep=config.keep_checkpoints, best_metric=config.eval.best_metric
-  )
-  state, step = _first_state(
-    create_state,
-    checkpointer,
-    iterator,
-    sharding,
-    config.init_from,
-    parts.model,
-    console,
-  )
-  _describe_parameters(state.params, workdir, console)
-  validator = _make_validator(config, parts, validation, mesh, sharding)
-  writers = writers_lib.MetricWriters(
-    workdir, start_step=step, is_primary=primary
-  )
-  try:
-    return _run(
-      config,
-      parts,
-      state,
-      step,
-      iterator,
-      sharding,
-      batch_sharding,
-      checkpointer,
-      validator,
-      writers,
-      console,
+  console.length(num_clips)
+  with contextlib.ExitStack() as stack:
+    checkpointer = checkpoint.Checkpointer(
+      workdir, keep=config.keep_checkpoints, best_metric=config.eval.best_metric
     )
-  finally:
-    writers.close()
-    checkpointer.close()
+    stack.callback(checkpointer.close)
+    writers = MetricWriters(
+      workdir, start_step=checkpointer.latest_step() or 0, is_primary=primary
+    )
+    stack.callback(writers.close)
+    run = Run(
+      config=config,
+      parts=parts,
+      mesh=mesh,
+      state_sharding=sharding,
+      iterator=iterator,
+      checkpointer=checkpointer,
+      validator=_make_validator(config, parts, validation, mesh, sharding),
+      writers=writers,
+      console=console,
+    )
+    state, step = _first_state(run, create_state)
+    _describe_parameters(state.params, workdir, console)
+    return _continue(run, state, step)
 
 
-def _first_state(
-  create_state,
-  checkpointer: checkpoint.Checkpointer,
-  iterator: Any,
-  sharding,
-  init_from: str,
-  model: nn.Module,
-  console: _Console,
-):
-  """The state to start from.
+def _make_validator(
+  config: ConfigDict, parts: build.Parts, clips: Any, mesh: Mesh, sharding: Any
+) -> Validator | None:
+  if not config.eval.every:
+    return None
+  # As many clips on every device; the last batch is padded.
+  batches = stack_clips(
+    build.make_validation(config) if clips is None else clips,
+    batch_size=-(-config.eval.batch_size // mesh.size) * mesh.size,
+    max_clips=config.eval.max_clips,
+  )
+  return Validator(
+    parts.eval_step, batches, tuple(config.data.classes), mesh, sharding
+  )
+
+
+def _first_state(run: Run, create_state: Any) -> tuple[Any, int]:
+  """Returns the state to start from, and its updates.
 
   In this order: the latest checkpoint of the workdir; another run's weights or
   a file's; random weights.
   """
-  step = checkpointer.latest_step()
+  step = run.checkpointer.latest_step()
   if step is not None:
     abstract = jax.tree.map(
-      lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+      lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
       create_state.out_info,
-      sharding,
+      run.state_sharding,
     )
-    state = checkpointer.restore(step, abstract, iterator)
-    console.say(f'resumed at step {step}')
+    state = run.checkpointer.restore(step, abstract, run.iterator)
+    run.console.say(f'resumed at step {step}')
     return state, step
   # Runs once: on a CPU, optimizing it takes longer than everything it does.
   options = (
@@ -385,84 +356,77 @@ def _first_state(
     else None
   )
   state = create_state.lower().compile(compiler_options=options)()
+  init_from = run.config.init_from
   if init_from:
-    state = warm_start.from_path(state, init_from, model=model)
-    console.say(f'weights of {init_from}')
+    state = warm_start.from_path(state, init_from, model=run.parts.model)
+    run.console.say(f'weights of {init_from}')
   return state, 0
 
 
-def _make_validator(
-  config: ConfigDict, parts: build.Parts, clips, mesh, sharding
-) -> validation_lib.Validator | None:
-  if not config.eval.every:
-    return None
-  if clips is None:
-    clips = build.make_validation(config)
-  # As many clips on every device; the last batch is padded.
-  batch_size = -(-config.eval.batch_size // mesh.size) * mesh.size
-  batches = validation_lib.stack_clips(
-    clips, batch_size=batch_size, max_clips=config.eval.max_clips
+def _describe_parameters(params: Any, workdir: epath.Path, console: _Console):
+  """Writes clu's table to `parameters.txt`; prints one line a module."""
+
+  def count(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+  if jax.process_index() == 0:
+    (workdir / 'parameters.txt').write_text(
+      parameter_overview.get_parameter_overview(params, include_stats=False)
+      + '\n'
+    )
+  modules = '  '.join(
+    f'{name} {count(tree):,}' for name, tree in params.items()
   )
-  return validation_lib.Validator(
-    parts.eval_step, batches, tuple(config.data.classes), mesh, sharding
+  console.say(
+    f'parameters: {count(params):,} ({modules}); every one is '
+    f'listed in {workdir / "parameters.txt"}'
   )
 
 
-def _run(
-  config,
-  parts,
-  state,
-  step,
-  iterator,
-  sharding,
-  batch_sharding,
-  checkpointer,
-  validator,
-  writers,
-  console,
-) -> Outcome:
+def _compile(run: Run, state: Any, batch: Any) -> Any:
+  """Compiles the step ahead of time, so that it can never trace again."""
+  start = time.perf_counter()
+  step = steps.jit_train_step(
+    run.parts.train_step, run.state_sharding, run.batch_sharding
+  )
+  compiled = step.lower(state, batch).compile()
+  run.console.say(f'compiled in {time.perf_counter() - start:.1f} s')
+  return compiled
+
+
+def _validate(
+  run: Run, state: Any, step: int, stopped: Callable[[], bool]
+) -> dict[str, float]:
+  """Scores a state and writes the scores; none if a signal comes meanwhile."""
+  scores = run.validator(state, stopped)
+  if scores:
+    run.writers.write(step, 'eval', scores)
+    shown = (f'{name} {value:.4f}' for name, value in scores.items())
+    run.console.say(f'step {step}  validation  ' + '  '.join(shown))
+  return scores
+
+
+def _continue(run: Run, state: Any, step: int) -> Outcome:
   """The loop itself; `step` counts the updates that were started."""
-  log, scores, compiled = _MetricLog(), {}, None
-  load = build.make_loader(config, parts.batch_keys, batch_sharding)
-
-  waiting, metrics = InputWait(), None
-
-  def next_batch():
-    return waiting.get(lambda: load(next(iterator)), metrics)
+  config, console, checkpointer = run.config, run.console, run.checkpointer
+  if checkpointer.preempted_before(step):
+    console.say(f'stopped at step {step}; run the same command to go on')
+    return Outcome(step, signal.SIGTERM, {}, state)
+  load = build.make_loader(config, run.parts.batch_keys, run.batch_sharding)
+  log, waiting = _MetricLog(), InputWait()
+  compiled, metrics, scores = None, None, {}
 
   def write_log(last: int) -> None:
     scalars = log.flush(last)
     if scalars:
-      writers.write(last, 'train', scalars)
+      run.writers.write(last, 'train', scalars)
       console.progress(last, scalars, waiting.idle)
 
-  def save(scores_now: Mapping[str, float]) -> None:
-    log.check()  # A state that is not finite is never saved.
-    with jax.transfer_guard('allow'):
-      checkpointer.save(step, state, iterator, scores_now)
-
-  if checkpointer.preempted_before(step):
-    console.say(f'stopped at step {step}; run the same command to go on')
-    return Outcome(step, signal.SIGTERM, {}, state)
   with _StopSignals() as stop, jax.transfer_guard('disallow'):
     while step < config.num_steps:
-      batch = next_batch()
+      batch = waiting.get(lambda: load(next(run.iterator)), metrics)
       if compiled is None:
-        compiled = _compile(
-          parts.train_step,
-          state,
-          batch,
-          sharding,
-          batch_sharding,
-          console,
-          stop.stopped,
-        )
-        if compiled is None:
-          console.say(
-            f'stopped at step {step} before the step was compiled; '
-            'run the same command to go on'
-          )
-          return Outcome(step, stop.received, {}, state, compiling=True)
+        compiled = _compile(run, state, batch)
         console.start(step)
       state, metrics = compiled(state, batch)
       step += 1
@@ -470,25 +434,20 @@ def _run(
       # The step just started is still running: log those before it.
       if (step - 1) % config.log_every == 0:
         write_log(step - 1)
-      scores_now = {}
-      last = step == config.num_steps
-      if validator and (last or step % config.eval.every == 0):
+      last, scores_now = step == config.num_steps, {}
+      if run.validator and (last or step % config.eval.every == 0):
         write_log(step)
-        scores_now = validator(state, stop.stopped)
-      if scores_now:
-        scores = scores_now
-        writers.write(step, 'eval', scores)
-        console.say(
-          f'step {step}  validation  '
-          + '  '.join(f'{name} {value:.4f}' for name, value in scores.items())
-        )
+        scores_now = _validate(run, state, step, stop.stopped)
+        scores = scores_now or scores
       stopping = (
         checkpointer.reached_preemption(step)
         if jax.process_count() > 1
         else stop.stopped()
       )
       if last or stopping or step % config.checkpoint_every == 0:
-        save(scores_now)
+        log.check()  # A state that is not finite is never saved.
+        with jax.transfer_guard('allow'):
+          checkpointer.save(step, state, run.iterator, scores_now)
       if stopping and not last:
         break
     write_log(step)

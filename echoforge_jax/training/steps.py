@@ -1,6 +1,7 @@
 """One training step and one evaluation step, as pure functions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -13,14 +14,17 @@ import optax
 from echoforge_jax import cpu
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.training import losses, schedules
-from echoforge_jax.training.objectives import base as objective_lib
+from echoforge_jax.training.objectives.base import (
+  Batch,
+  Metrics,
+  Objective,
+  average,
+)
 from echoforge_jax.training.state import TrainState, stream_key
-
-Batch = Mapping[str, Array]
 
 
 def to_float(video: Array) -> Array:
-  """uint8 [..., 1] gray levels -> float32 in [0, 1]; float passes through."""
+  """Returns uint8 gray levels as float32 in [0, 1]; floats as they are."""
   if video.dtype == jnp.uint8:
     return video.astype(jnp.float32) / 255.0
   return video
@@ -35,48 +39,115 @@ def _whole(tree: dict, mesh: Mesh | None) -> dict:
   return tree if mesh is None else mesh_lib.gather(tree, mesh)
 
 
-def _teacher_outputs(
-  model: nn.Module,
-  objective: objective_lib.Objective,
-  params: dict,
-  batch_stats: dict,
-  batch: Batch,
-  weight: Array,
-):
-  """The teacher's outputs, or zeros while their weight is zero.
+@dataclasses.dataclass(frozen=True)
+class _Task:
+  """What a gradient is taken of, besides parameters, key and batch."""
+
+  model: nn.Module
+  objective: Objective
+  teacher: dict  # The teacher's variables.
+  values: schedules.ScheduleValues
+
+
+def _teacher_outputs(task: _Task, batch: Batch) -> Any:
+  """Returns the teacher's outputs, or zeros while their weight is zero.
 
   The condition skips the forward pass while FlameRise has not begun; shapes
   stay static, so the step still compiles once.
   """
-  if objective.teacher is None:
+  if task.objective.teacher is None:
     return None
-  variables = _variables(params, batch_stats)
 
   def apply(video: Array, **inputs):
-    return model.apply(variables, to_float(video), train=False, **inputs)
+    return task.model.apply(
+      task.teacher, to_float(video), train=False, **inputs
+    )
 
   def run():
-    return objective.teacher(apply, batch)
+    return task.objective.teacher(apply, batch)
 
   zeros = jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run)
   )
-  outputs = jax.lax.cond(weight > 0, run, lambda: zeros)
+  outputs = jax.lax.cond(task.values.weight > 0, run, lambda: zeros)
   return jax.tree.map(jax.lax.stop_gradient, outputs)
+
+
+def _loss(
+  params: dict,
+  batch_stats: dict,
+  task: _Task,
+  key: Array,
+  batch: Batch,
+  teacher_outputs: Any,
+) -> tuple[Array, tuple[Metrics, dict]]:
+  """Returns the loss, its metrics, and the student's new batch statistics."""
+  stats = {}
+
+  def apply(video: Array, **inputs):
+    outputs, mutated = task.model.apply(
+      _variables(params, batch_stats),
+      to_float(video),
+      train=True,
+      mutable=['batch_stats'],
+      rngs={'dropout': key},
+      **inputs,
+    )
+    stats.update(mutated.get('batch_stats', {}))
+    return outputs
+
+  outputs = task.objective.student(apply, batch)
+  loss, logged = task.objective.loss(
+    outputs, teacher_outputs, batch, task.values
+  )
+  return loss, (logged, stats)
+
+
+def _gradient(
+  params: dict, batch_stats: dict, task: _Task, key: Array, batch: Batch
+) -> tuple[dict, dict, Metrics]:
+  """Returns gradients, new batch statistics and metrics of one batch."""
+  teacher_outputs = _teacher_outputs(task, batch)
+  (_, (logged, batch_stats)), grads = jax.value_and_grad(_loss, has_aux=True)(
+    params, batch_stats, task, key, batch, teacher_outputs
+  )
+  return grads, batch_stats, logged
+
+
+def _accumulated(
+  params: dict, batch_stats: dict, task: _Task, key: Array, parts: Batch
+) -> tuple[dict, dict, Metrics]:
+  """As `_gradient`, of the mean over parts [A, B / A, ...] of a batch."""
+  count = parts['labeled'].shape[0]
+
+  def one(carried, part):
+    grads, batch_stats, index = carried
+    own, batch_stats, logged = _gradient(
+      params, batch_stats, task, jax.random.fold_in(key, index), part
+    )
+    grads = jax.tree.map(lambda total, x: total + x / count, grads, own)
+    return (grads, batch_stats, index + 1), logged
+
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  (grads, batch_stats, _), logged = jax.lax.scan(
+    one, (zeros, batch_stats, jnp.int32(0)), parts
+  )
+  # Sums and counts of the parts add up.
+  return grads, batch_stats, jax.tree.map(lambda x: x.sum(0), logged)
 
 
 def make_train_step(
   *,
   model: nn.Module,
   tx: optax.GradientTransformation,
-  objective: objective_lib.Objective,
+  objective: Objective,
   schedule: Callable[[Array], schedules.ScheduleValues],
   ema: Callable[[Array], Array],
   learning_rate: Callable[[Array], Array] | None = None,
   mesh: Mesh | None = None,
   grad_accum_steps: int = 1,
   mixture: int = 1,
-) -> Callable[[TrainState, Batch], tuple[TrainState, objective_lib.Metrics]]:
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Builds the training step.
 
   The teacher predicts on the weak view, outside the gradient; the student
@@ -108,87 +179,31 @@ def make_train_step(
 
   Returns:
     train_step(state, batch) -> (state, metrics). Pure and jittable; batch as
-    `data.pipeline.make_train_iterator` gives it. Metrics are
-    `clu.metrics.Average` pairs (sum, count), global over all devices.
+    `data.pipeline` gives it. Metrics are `clu.metrics.Average` pairs (sum,
+    count), global over all devices.
   """
-
-  def loss_fn(params, batch_stats, key, batch, teacher_outputs, values):
-    stats = {}
-
-    def apply(video: Array, **inputs):
-      outputs, mutated = model.apply(
-        _variables(params, batch_stats),
-        to_float(video),
-        train=True,
-        mutable=['batch_stats'],
-        rngs={'dropout': key},
-        **inputs,
-      )
-      stats.update(mutated.get('batch_stats', {}))
-      return outputs
-
-    outputs = objective.student(apply, batch)
-    loss, logged = objective.loss(outputs, teacher_outputs, batch, values)
-    return loss, (logged, stats)
-
-  def gradient(
-    params, teacher_params, teacher_stats, batch_stats, key, batch, values
-  ):
-    teacher_outputs = _teacher_outputs(
-      model, objective, teacher_params, teacher_stats, batch, values.weight
-    )
-    (_, (logged, batch_stats)), grads = jax.value_and_grad(
-      loss_fn, has_aux=True
-    )(params, batch_stats, key, batch, teacher_outputs, values)
-    return grads, batch_stats, logged
-
-  def accumulated(
-    params, teacher_params, teacher_stats, batch_stats, key, batch, values
-  ):
-    parts = mesh_lib.microbatches(batch, grad_accum_steps, mixture, mesh)
-
-    def one(carried, part):
-      grads, batch_stats, index = carried
-      own, batch_stats, logged = gradient(
-        params,
-        teacher_params,
-        teacher_stats,
-        batch_stats,
-        jax.random.fold_in(key, index),
-        part,
-        values,
-      )
-      grads = jax.tree.map(
-        lambda total, x: total + x / grad_accum_steps, grads, own
-      )
-      return (grads, batch_stats, index + 1), logged
-
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    (grads, batch_stats, _), logged = jax.lax.scan(
-      one, (zeros, batch_stats, jnp.int32(0)), parts
-    )
-    # Sums and counts of the parts add up.
-    return grads, batch_stats, jax.tree.map(lambda x: x.sum(0), logged)
 
   def train_step(state: TrainState, batch: Batch):
     values = schedule(state.step)
-    grads, batch_stats, logged = (
-      gradient if grad_accum_steps == 1 else accumulated
-    )(
+    teacher = _variables(
+      _whole(state.teacher_params, mesh), state.teacher_batch_stats
+    )
+    gradient = _gradient
+    if grad_accum_steps > 1:
+      gradient = _accumulated
+      batch = mesh_lib.microbatches(batch, grad_accum_steps, mixture, mesh)
+    grads, batch_stats, logged = gradient(
       _whole(state.params, mesh),
-      _whole(state.teacher_params, mesh),
-      state.teacher_batch_stats,
       state.batch_stats,
+      _Task(model, objective, teacher, values),
       stream_key(state.rng, 'dropout', state.step),
       batch,
-      values,
     )
     if mesh is not None:
       grads = mesh_lib.scatter(grads, mesh)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     step_size = 1 - ema(state.step)
-    average = objective_lib.average
     logged |= {
       'grad_norm': average(optax.global_norm(grads)),
       'unsupervised_weight': average(values.weight),

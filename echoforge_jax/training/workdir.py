@@ -8,10 +8,10 @@ import jax
 from ml_collections import ConfigDict
 
 from echoforge_jax.config import (
-  RUNTIME_FIELDS,
   as_tuples,
   config_to_json,
   flatten,
+  is_runtime_field,
 )
 from echoforge_jax.errors import InputError
 from echoforge_jax.models import network_file
@@ -22,14 +22,7 @@ DIRECTORY = 'checkpoints'
 
 
 def workdir_path(workdir: epath.PathLike) -> epath.Path:
-  """A workdir as a path: absolute, or a bucket's address as it is.
-
-  Args:
-    workdir: directory, or `gs://bucket/folder`.
-
-  Returns:
-    The path.
-  """
+  """Returns a workdir's absolute path, or a bucket's address as it is."""
   path = epath.Path(workdir)
   return path if '://' in str(path) else epath.Path(path.absolute())
 
@@ -78,7 +71,7 @@ def check_same_config(workdir: epath.PathLike, config: ConfigDict) -> None:
     f'{wanted.get(name, "absent")!r} now'
     for name in sorted(found.keys() | wanted.keys())
     if found.get(name, 'absent') != wanted.get(name, 'absent')
-    and not {name, name.split('.')[0]} & {*RUNTIME_FIELDS}
+    and not is_runtime_field(name)
   ]
   if differing:
     raise InputError(
@@ -100,7 +93,7 @@ def claim_workdir(workdir: epath.PathLike, config: ConfigDict) -> None:
 
   Raises:
     InputError: where the workdir cannot be used or belongs to a run whose
-      config differs in more than `RUNTIME_FIELDS`, naming the fields.
+      config differs in more than `config.RUNTIME_FIELDS`, naming the fields.
   """
   path = workdir_path(workdir) / CONFIG_FILE
   try:

@@ -118,17 +118,6 @@ def test_resumes_bit_for_bit(config, tiny_model, tmp_path):
   assert run('host', config)[1] != whole
 
 
-def test_runs_from_before_the_field_go_on(config, tiny_model, tmp_path):
-  with config.unlocked():
-    config.data.augment_on, config.num_steps = 'host', 3
-  old = config.copy_and_resolve_references()
-  with old.unlocked():
-    del old.data['augment_on'], old.data['cache_mb']
-  for one in (old, config):
-    outcome = loop.train(one, tmp_path, model=tiny_model, verbose=False)
-    assert outcome.step == 3
-
-
 def test_another_place_is_refused(config):
   with config.unlocked():
     config.data.augment_on = 'tpu'
