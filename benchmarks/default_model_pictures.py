@@ -33,7 +33,7 @@ def real_clip(segmenter, out: pathlib.Path) -> None:
   path = get_testdata_file(REAL)
   clip = readers.read_any(path)
   with tempfile.TemporaryDirectory() as folder:
-    batch.segment_file(segmenter, path, folder, lag=1)  # As the command.
+    batch.segment_file(path, segmenter, out_dir=folder)
     curve = pathlib.Path(folder) / 'area_curve.png'
     (out / 'default_area_curve.png').write_bytes(curve.read_bytes())
   sector = segmenter.locate(clip.frames, clip.spacing_mm, clip.region)

@@ -88,8 +88,8 @@ def main() -> None:
   args = parser.parse_args()
   segmenter = inference.load(args.checkpoint)
   rounded = inference.Segmenter(
-    segmenter._model.clone(dtype=jnp.bfloat16),
-    segmenter._variables,
+    segmenter.model.clone(dtype=jnp.bfloat16),
+    segmenter.variables,
     classes=segmenter.classes,
     image_size=segmenter.image_size,
   )

@@ -220,7 +220,6 @@ def _segment(clock, out_dir, run_dir) -> tuple[pathlib.Path, dict]:
   """Segments the real clip that pydicom carries."""
   from pydicom import examples
 
-  from echoforge_jax import inference
   from echoforge_jax.inference import batch
 
   clock.start(
@@ -234,7 +233,7 @@ def _segment(clock, out_dir, run_dir) -> tuple[pathlib.Path, dict]:
   result = (
     json.loads(written.read_text())
     if written.exists()
-    else batch.segment_file(inference.load(run_dir), path, folder)
+    else batch.segment_file(path, run_dir, lag=0, out_dir=folder).content
   )
   clock.say(batch.summary(folder.name, result))
   clock.stop()

@@ -85,9 +85,10 @@ def main(argv: list[str]) -> int:
     parser.error('wanted at least one INPUT or --pair')
   _quiet()
   from echoforge_jax import inference
-  from echoforge_jax.inference import batch, lag, receipt
+  from echoforge_jax.inference import batch, receipt
+  from echoforge_jax.inference.stream import check_lag
 
-  lag.check(args.lag)
+  check_lag(args.lag)
   for pair in args.pair:
     if os.path.abspath(pair[0]) == os.path.abspath(pair[1]):
       raise InputError(

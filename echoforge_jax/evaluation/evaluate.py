@@ -212,6 +212,7 @@ def predict_split(
   # JAX, orbax and grain are slow to import; tables alone need none of them.
   from echoforge_jax.data import pipeline, prepared
   from echoforge_jax.evaluation import predict
+  from echoforge_jax.inference.segmenter import Segmenter
   from echoforge_jax.training import build, checkpoint
 
   config, variables, step = checkpoint.restore_for_inference(workdir, which)
@@ -235,14 +236,14 @@ def predict_split(
   common = dict(**where, num_frames=protocol.num_frames, classes=classes)
   model = build.make_model(config)
   cases = predict.PredictedClips(
-    predict.make_predictor(model, threshold=protocol.threshold),
+    model,
     variables,
     pipeline.eval_clips(**common, sampler=protocol.sampler),
+    threshold=protocol.threshold,
     batch_size=batch_size,
   )
   whole = predict.WholeClips(
-    model,
-    variables,
+    Segmenter(model, variables, classes=classes, image_size=data.image_size),
     pipeline.eval_clips(**common, sampler='all'),
     threshold=protocol.threshold,
   )

@@ -13,7 +13,8 @@ import numpy as np
 
 from echoforge_jax.evaluation.protocols import Protocol
 from echoforge_jax.evaluation.scoring import METRICS, Case, frame_rows
-from echoforge_jax.metrics import beats, ejection
+from echoforge_jax.metrics import ejection
+from echoforge_jax.metrics.beats import read_curve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +27,13 @@ class WholeScore:
     num_frames: of the clip.
     num_scored: labeled frames that were scored.
     means: class -> metric -> mean over the scored frames.
-    ends: cavities at the (ED, ES) that were found; None where none is.
-    found: (ED, ES) frame numbers of the beat that was measured; None without
-      any cavity.
-    errors: mean-free distances (ED, ES) in frames from the true instants to
-      the nearest ones found in any beat; NaN where either is unknown.
     fps: frames per second; NaN where unknown.
-    flags: of `beats.find_beats`, and 'empty_frames'.
+    ends: cavities at the (ED, ES) that were found; None where none is.
+    found: (ED, ES) frames of the beat that was measured; None without any
+      cavity.
+    errors: distances (ED, ES) in frames from the true instants to the nearest
+      ones found in any beat; NaN where either is unknown.
+    flags: of `beats.read_curve`, 'no_cavity' and 'empty_frames'.
   """
 
   patient: str
@@ -40,11 +41,11 @@ class WholeScore:
   num_frames: int
   num_scored: int
   means: dict[str, dict[str, float]]
-  ends: tuple
-  found: tuple[int, int] | None
-  errors: tuple[float, float]
   fps: float
-  flags: tuple[str, ...]
+  ends: tuple = (None, None)
+  found: tuple[int, int] | None = None
+  errors: tuple[float, float] = (math.nan, math.nan)
+  flags: tuple[str, ...] = ()
 
 
 def score_whole(
@@ -57,9 +58,6 @@ def score_whole(
     protocol: `score` 'ends' scores the true ED and ES frames, 'all' every
       labeled frame.
     classes: names, in the order of the class ids; volumes need 'lv'.
-
-  Yields:
-    One score a clip.
   """
   for case in cases:
     yield _score(case, protocol, tuple(classes))
@@ -67,11 +65,9 @@ def score_whole(
 
 def _score(case: Case, protocol: Protocol, classes) -> WholeScore:
   count = len(case.truth)
-  labeled = (
-    np.ones(count, bool)
-    if case.labeled is None
-    else np.asarray(case.labeled, bool)
-  )
+  labeled = np.ones(count, bool)
+  if case.labeled is not None:
+    labeled = np.asarray(case.labeled, bool)
   wanted = {case.ed, case.es} if protocol.score == 'ends' else set(range(count))
   use = labeled & np.isin(np.arange(count), sorted(wanted))
   spacing = case.spacing(protocol.metric_spacing)
@@ -80,44 +76,40 @@ def _score(case: Case, protocol: Protocol, classes) -> WholeScore:
     name: {m: _mean(r[m] for r in rows if r['class'] == name) for m in METRICS}
     for name in classes
   }
-  found, errors, ends, flags = None, (math.nan, math.nan), (None, None), ()
-  if 'lv' in classes:
-    found, errors, ends, flags = _beat(
-      case, case.prediction == classes.index('lv') + 1, spacing
-    )
   return WholeScore(
     case.patient,
     case.view,
     count,
     int(use.sum()),
     means,
-    ends,
-    found,
-    errors,
-    case.fps,
-    flags,
+    fps=case.fps,
+    **(
+      _beat(case, classes.index('lv') + 1, spacing) if 'lv' in classes else {}
+    ),
   )
 
 
-def _beat(case: Case, lv: np.ndarray, spacing):
-  """(found, errors, ends, flags) of a clip's predicted cavities [T, H, W]."""
+def _beat(case: Case, label: int, spacing) -> dict:
+  """Returns what `WholeScore` says of the predicted cavity."""
+  lv = case.prediction == label
   area = lv.sum(axis=(1, 2)).astype(np.float64)
   empty = area < ejection.MIN_PIXELS
   if empty.all():
-    return None, (math.nan, math.nan), (None, None), ('no_cavity',)
-  fps = case.fps if case.fps > 0 else math.nan
-  smooth = beats.smooth_curve(area, empty, fps)
-  pairs, flags = beats.find_beats(smooth, fps)
-  if empty.any():
-    flags = [*flags, 'empty_frames']
-  usable = np.flatnonzero(~empty)
-  found = tuple(int(usable[np.abs(usable - t).argmin()]) for t in pairs[0])
-  errors = tuple(
-    float(min(abs(pair[k] - true) for pair in pairs))
-    for k, true in enumerate((case.ed, case.es))
+    return {'flags': ('no_cavity',)}
+  _, beats, flags = read_curve(
+    area, empty, case.fps if case.fps > 0 else math.nan
   )
-  ends = tuple(ejection.measure_cavity(lv[t], spacing) for t in found)
-  return found, errors, ends, tuple(flags)
+  return {
+    'found': beats[0].nearest,
+    'ends': tuple(
+      ejection.measure_cavity(lv[t], spacing) for t in beats[0].nearest
+    ),
+    'errors': (
+      float(min(abs(beat.ed - case.ed) for beat in beats)),
+      float(min(abs(beat.es - case.es) for beat in beats)),
+    ),
+    'flags': (*flags, *(['empty_frames'] if empty.any() else [])),
+  }
 
 
 def _mean(values) -> float:

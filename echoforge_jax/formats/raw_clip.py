@@ -29,7 +29,7 @@ class RawClip:
     region: (top, left, bottom, right) pixel bounds (half open) of the image
       area named by the file, or None where the file names none.
     notes: what the reader found or decided, one sentence each.
-    flags: codes of what a user should know (see `cycle.FLAGS`).
+    flags: codes of what a user should know (see `measurement.FLAGS`).
     color: where the frames have color; None where the file cannot hold any.
   """
 

@@ -1,4 +1,4 @@
-"""Clips in, one folder of results each out."""
+"""One clip to a `Result`; many clips, a folder of results each."""
 
 from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
@@ -10,6 +10,7 @@ import pathlib
 import sys
 import time
 
+import numpy as np
 import tqdm
 
 from echoforge_jax import textio
@@ -18,8 +19,8 @@ from echoforge_jax.formats import readers
 from echoforge_jax.formats.raw_clip import RawClip
 from echoforge_jax.formats.sector import Sector
 from echoforge_jax.inference import checks, dicom_seg, inputs, outputs, pairs
-from echoforge_jax.inference import cycle as cycles
-from echoforge_jax.inference.segmenter import Segmenter
+from echoforge_jax.inference.measurement import Measurement, measure_clip
+from echoforge_jax.inference.segmenter import Segmenter, load
 
 # The next clip is read while one of at most this size is segmented: two
 # clips of 2,000 large frames would not fit a small machine.
@@ -28,45 +29,120 @@ BIPLANE = 'biplane.json'
 
 
 @dataclasses.dataclass(frozen=True)
-class _Ready:
+class ReadClip:
   """A clip that was read and looked at, ready for the network."""
 
   clip: RawClip
   sector: Sector
 
 
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What `segment` finds in one clip.
+
+  Attributes:
+    measurement: the clip, its segmentation, ED, ES and volumes.
+    content: of result.json.
+  """
+
+  measurement: Measurement
+  content: dict
+
+  @property
+  def masks(self) -> np.ndarray:
+    """uint8 [T, H, W] label values of `clip.LABELS`, native size."""
+    return self.measurement.masks
+
+  @property
+  def flags(self) -> tuple[str, ...]:
+    """Codes of `measurement.FLAGS`: what to doubt."""
+    return self.measurement.flags
+
+
 def segment_file(
-  segmenter: Segmenter,
   path,
-  out_dir,
+  checkpoint: Segmenter | str | os.PathLike = 'default',
   *,
+  which: str = 'teacher',
   spacing_mm=None,
   fps: float | None = None,
-  lag: int = 0,
+  lag: int = 1,
+  out_dir=None,
   probabilities: bool = False,
-) -> dict:
-  """Segments one clip and writes all its results.
+  read: ReadClip | None = None,
+) -> Result:
+  """Segments and measures one clip, as `echoforge segment` does.
 
   Args:
-    segmenter: the model.
-    path: anything `readers.read_any` reads.
-    out_dir: folder to fill with the files of `outputs.NAMES`; an earlier
-      clip's files there are removed first.
+    path: anything `formats.readers.read_any` reads.
+    checkpoint: as `inference.load` takes it, or a loaded `Segmenter`, which
+      saves loading the model again for every clip.
+    which: 'teacher' or 'student'.
     spacing_mm: mm per pixel (row, column) to use instead of the file's.
     fps: frames per second to use instead of the file's.
     lag: frames on either side to average with, see `Segmenter.stream`.
+    out_dir: folder to fill with the files of `outputs.NAMES`; an earlier
+      clip's files there are removed first. None writes nothing.
     probabilities: whether to write probability.nii.gz too.
+    read: of `read_clip`, where the clip was read before.
 
   Returns:
-    The content of result.json.
+    Masks, measurement and the content of result.json.
 
   Raises:
     InputError: it cannot be read as a clip, or shows what is no clip.
     OSError: `out_dir` cannot be written.
   """
-  outputs.clear(out_dir)
-  ready = _prepare(segmenter, path, spacing_mm, fps)
-  return _finish(segmenter, path, out_dir, ready, lag, probabilities)
+  if out_dir is not None:
+    outputs.clear(out_dir)
+  segmenter = checkpoint
+  if isinstance(checkpoint, str | os.PathLike):
+    segmenter = load(checkpoint, which)
+  read = read or read_clip(segmenter, path, spacing_mm, fps)
+  clip = read.clip
+  found = segmenter.segment_clip(
+    clip.frames, clip.spacing_mm, fps=clip.fps, sector=read.sector, lag=lag
+  )
+  measured = measure_clip(clip, found)
+  name = pathlib.Path(path).name
+  if out_dir is None:
+    return Result(measured, outputs.result_of(name, measured))
+  out_dir = pathlib.Path(out_dir)
+  out_dir.mkdir(parents=True, exist_ok=True)
+  problem = dicom_seg.write_if_dicom(out_dir / 'masks.dcm', path, measured)
+  if problem:
+    clip = dataclasses.replace(clip, notes=(*clip.notes, problem))
+    measured = dataclasses.replace(measured, clip=clip)
+  outputs.write_masks(out_dir / 'masks.nii.gz', found.masks, clip.spacing_mm)
+  outputs.write_overlay(out_dir / 'overlay.mp4', measured)
+  outputs.write_gif(out_dir / 'overlay.gif', measured)
+  outputs.write_sheet(out_dir / 'overlay.png', measured)
+  outputs.write_curve(out_dir / 'area_curve.png', measured)
+  if probabilities:
+    outputs.write_probability(out_dir / 'probability.nii.gz', measured)
+  content = outputs.result_of(name, measured)
+  textio.write_json(out_dir / 'result.json', content)  # Last: all is there.
+  return Result(measured, content)
+
+
+def read_clip(
+  segmenter: Segmenter, path, spacing_mm=None, fps=None
+) -> ReadClip:
+  """Reads a clip, finds its sector and checks what it shows.
+
+  Arguments and errors are those of `segment_file`.
+  """
+  clip = readers.read_any(path)
+  if spacing_mm is not None:
+    spacing_mm = tuple(float(s) for s in spacing_mm)
+    clip = dataclasses.replace(clip, spacing_mm=spacing_mm)
+  if fps is not None:
+    clip = dataclasses.replace(clip, fps=float(fps))
+  sector = segmenter.locate(clip.frames, clip.spacing_mm, clip.region)
+  flags = checks.check_content(path, clip, sector)
+  return ReadClip(
+    dataclasses.replace(clip, flags=(*clip.flags, *flags)), sector
+  )
 
 
 def segment_files(
@@ -78,30 +154,30 @@ def segment_files(
   fps: float | None = None,
   recursive: bool = False,
   pairs_of: Sequence = (),
-  lag: int = 0,
+  lag: int = 1,
   probabilities: bool = False,
   report: Callable[[str], None] = print,
 ) -> tuple[dict[str, dict], dict[str, str]]:
   """Segments many clips; a bad one is reported and does not stop the rest.
 
-  The next clip is read and decoded in a thread while one is segmented. Each
-  is segmented on its own: its results are the same whatever stands beside it.
+  The next clip is read and decoded in a thread while one is segmented. The
+  results of a clip are the same whatever stands beside it.
 
   Args:
     segmenter: the model.
     paths: clips, and with `recursive` folders of clips (`inputs.expand`).
-    out_dir: gets one folder a clip, named by its stem.
-    spacing_mm: mm per pixel (row, column) to use instead of every file's.
-    fps: frames per second to use instead of every file's.
+    out_dir: gets one folder per clip, named by its stem.
+    spacing_mm: as in `segment_file`.
+    fps: as in `segment_file`.
     recursive: whether folders are looked through for clips.
     pairs_of: (4CH clip, 2CH clip) of one patient each, segmented as well;
       their biplane volumes go to `out_dir/biplane.json`.
-    lag: frames on either side to average with, see `Segmenter.stream`.
-    probabilities: whether to write probability.nii.gz too.
-    report: gets one line a clip.
+    lag: as in `segment_file`.
+    probabilities: as in `segment_file`.
+    report: gets one line per clip.
 
   Returns:
-    (results by folder name, error messages by path).
+    (contents of result.json by folder name, error messages by path).
 
   Raises:
     InputError: `out_dir` cannot be written.
@@ -115,22 +191,7 @@ def segment_files(
       'choose a directory you may write to'
     ) from error
   (out_dir / BIPLANE).unlink(missing_ok=True)
-  every = (
-    list(
-      {
-        os.path.abspath(path): path
-        for path in (*paths, *itertools.chain(*pairs_of))
-      }.values()
-    )
-    if pairs_of
-    else paths
-  )
-  clips, failures = inputs.expand(every, recursive, skip=out_dir)
-  if pairs_of:  # A folder may hold what a pair names too.
-    first = {
-      os.path.abspath(path): (path, name) for path, name in reversed(clips)
-    }
-    clips = [clip for clip in clips if first[os.path.abspath(clip[0])] == clip]
+  clips, failures = _clips_of(paths, pairs_of, recursive, out_dir)
   results: dict[str, dict] = {}
   bar = tqdm.tqdm(total=len(clips), unit='clip', file=sys.stderr, disable=None)
 
@@ -138,27 +199,28 @@ def segment_files(
     with bar.external_write_mode(file=sys.stderr):
       report(line)
 
+  def read(path):
+    return read_clip(segmenter, path, spacing_mm, fps)
+
   for message in failures.values():
     say(f'error: {message}')
-
-  def prepare(path):
-    return _prepare(segmenter, path, spacing_mm, fps)
-
   with bar:
-    for (path, name), ready in zip(
-      clips, _read_ahead(prepare, [path for path, _ in clips])
-    ):
+    ahead = _read_ahead(read, [path for path, _ in clips])
+    for (path, name), ready in zip(clips, ahead):
       bar.set_postfix_str(name)
       start = time.perf_counter()
       try:
         outputs.clear(out_dir / name)
-        results[name] = _finish(
-          segmenter, path, out_dir / name, ready(), lag, probabilities
-        )
-        say(
-          f'{summary(name, results[name])}  '
-          f'({time.perf_counter() - start:.1f} s)'
-        )
+        results[name] = segment_file(
+          path,
+          segmenter,
+          lag=lag,
+          out_dir=out_dir / name,
+          probabilities=probabilities,
+          read=ready(),
+        ).content
+        seconds = time.perf_counter() - start
+        say(f'{summary(name, results[name])}  ({seconds:.1f} s)')
       except Exception as error:  # Whatever it is, the rest goes on.
         failures[str(path)] = _message(error, path, out_dir / name)
         say(f'error: {failures[str(path)]}')
@@ -167,13 +229,32 @@ def segment_files(
     names = {
       os.path.abspath(path): name for path, name in clips if name in results
     }
-    _measure_pairs(pairs_of, names, out_dir, failures, report)
+    measured, problems = _measure_pairs(pairs_of, names, out_dir)
+    textio.write_json(out_dir / BIPLANE, {'pairs': measured})
+    for line in map(pairs.summary, measured):
+      report(line)
+    for message in problems.values():
+      report(f'error: {message}')
+    failures |= problems
   return results, failures
 
 
-def _measure_pairs(pairs_of, names, out_dir, failures, report) -> None:
-  """Writes biplane.json; a pair that cannot be measured is a failure."""
-  measured = []
+def _clips_of(paths, pairs_of, recursive, out_dir):
+  """Returns `inputs.expand` of all paths, each clip once if there are pairs."""
+  if not pairs_of:
+    return inputs.expand(paths, recursive, skip=out_dir)
+  every = (*paths, *itertools.chain(*pairs_of))
+  every = list({os.path.abspath(path): path for path in every}.values())
+  clips, failures = inputs.expand(every, recursive, skip=out_dir)
+  once = {}
+  for clip in clips:  # A folder may hold what a pair names too.
+    once.setdefault(os.path.abspath(clip[0]), clip)
+  return list(once.values()), failures
+
+
+def _measure_pairs(pairs_of, names, out_dir) -> tuple[list[dict], dict]:
+  """Returns the contents of biplane.json, and error messages by pair."""
+  measured, failures = [], {}
   for pair in pairs_of:
     try:
       lacking = [
@@ -184,87 +265,16 @@ def _measure_pairs(pairs_of, names, out_dir, failures, report) -> None:
           f'{" and ".join(lacking)}: not segmented as one clip, so no '
           'biplane volume of the pair; name two clips that succeed alone'
         )
-      measured.append(
-        pairs.measure(
-          {
-            view: out_dir / names[os.path.abspath(path)]
-            for view, path in zip(pairs.VIEWS, pair)
-          }
-        )
-      )
-      report(pairs.summary(measured[-1]))
+      folders = [out_dir / names[os.path.abspath(path)] for path in pair]
+      measured.append(pairs.measure_pair(dict(zip(pairs.VIEWS, folders))))
     except InputError as error:
       failures[' + '.join(map(str, pair))] = str(error)
-      report(f'error: {error}')
-  textio.write_json(out_dir / BIPLANE, {'pairs': measured})
-
-
-def _prepare(segmenter, path, spacing_mm, fps) -> _Ready:
-  """Reads a clip, finds its sector and checks what it shows."""
-  clip = _overridden(readers.read_any(path), spacing_mm, fps)
-  sector = segmenter.locate(clip.frames, clip.spacing_mm, clip.region)
-  flags = checks.check_content(path, clip, sector)
-  return _Ready(dataclasses.replace(clip, flags=(*clip.flags, *flags)), sector)
-
-
-def _finish(
-  segmenter, path, out_dir, ready: _Ready, lag: int, probabilities: bool
-) -> dict:
-  """Segments, measures and writes; `result.json` last."""
-  clip, sector = ready.clip, ready.sector
-  found = segmenter.segment_clip(
-    clip.frames, clip.spacing_mm, fps=clip.fps, sector=sector, lag=lag
-  )
-  masks, low = found.masks, segmenter.calibration.low
-  cycle = cycles.measure(
-    masks,
-    clip.spacing_mm,
-    clip.fps,
-    sector.box,
-    still='still_image' in clip.flags,
-    confidence=found.confidence,
-    low=low,
-  )
-  out_dir = pathlib.Path(out_dir)
-  out_dir.mkdir(parents=True, exist_ok=True)
-  outputs.write_masks(out_dir / 'masks.nii.gz', masks, clip.spacing_mm)
-  problem = dicom_seg.write_if_dicom(
-    out_dir / 'masks.dcm',
-    path,
-    masks,
-    clip.spacing_mm,
-    segmenter.classes,
-    segmenter.receipt,
-  )
-  if problem:
-    clip = dataclasses.replace(clip, notes=(*clip.notes, problem))
-  outputs.write_overlay(out_dir / 'overlay.mp4', clip, masks, cycle)
-  outputs.write_gif(out_dir / 'overlay.gif', clip, masks, cycle)
-  outputs.write_sheet(out_dir / 'overlay.png', clip, masks, cycle)
-  outputs.write_curve(
-    out_dir / 'area_curve.png', clip, cycle, found.confidence < low
-  )
-  if probabilities:
-    outputs.write_probability(
-      out_dir / 'probability.nii.gz', found, sector.box, clip.spacing_mm
-    )
-  result = outputs.result_of(
-    pathlib.Path(path).name,
-    clip,
-    cycle,
-    sector,
-    found,
-    segmenter.receipt,
-    segmenter.calibration,
-    lag,
-  )
-  textio.write_json(out_dir / 'result.json', result)
-  return result
+  return measured, failures
 
 
 def _read_ahead(
-  prepare: Callable, paths: Sequence
-) -> Iterator[Callable[[], _Ready]]:
+  read: Callable, paths: Sequence
+) -> Iterator[Callable[[], ReadClip]]:
   """Yields, in order, what waits for each clip and returns or raises.
 
   The next clip is read as soon as the one before is: at most two are in
@@ -272,7 +282,7 @@ def _read_ahead(
   """
   executor = concurrent.futures.ThreadPoolExecutor(1, 'read-ahead')
   try:
-    future = executor.submit(prepare, paths[0]) if paths else None
+    future = executor.submit(read, paths[0]) if paths else None
     for index in range(len(paths)):
       concurrent.futures.wait([future])
       large = not future.exception() and (
@@ -281,16 +291,16 @@ def _read_ahead(
       box, future = [future], None  # Emptied when taken: nothing is kept.
       following = paths[index + 1 : index + 2]
       if following and not large:
-        future = executor.submit(prepare, following[0])
+        future = executor.submit(read, following[0])
       yield lambda box=box: box.pop().result()
       if following and large:
-        future = executor.submit(prepare, following[0])
+        future = executor.submit(read, following[0])
   finally:
     executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _message(error: Exception, path, out_dir) -> str:
-  """One line about a failed clip that names its file."""
+  """Returns one line about a failed clip that names its file."""
   if isinstance(error, InputError):
     message = str(error)  # A header may blame the file it points to.
     message = message if str(path) in message else f'{path}: {message}'
@@ -313,35 +323,15 @@ def _message(error: Exception, path, out_dir) -> str:
   )
 
 
-def _overridden(clip: RawClip, spacing_mm, fps) -> RawClip:
-  changes = {}
-  if spacing_mm is not None:
-    changes['spacing_mm'] = tuple(float(s) for s in spacing_mm)
-  if fps is not None:
-    changes['fps'] = float(fps)
-  return dataclasses.replace(clip, **changes)
-
-
 def summary(name: str, result: dict) -> str:
-  """One line about a segmented clip.
+  """Returns one line about a clip: frames, EF, volumes and flags.
 
   Args:
     name: of the clip.
     result: content of its result.json.
-
-  Returns:
-    Frames, EF, volumes and flags; '?' where unknown.
   """
-
-  def show(value, unit):
-    return '?' if value is None else f'{value:.0f} {unit}'
-
-  flags = f'  [{", ".join(result["flags"])}]' if result['flags'] else ''
   count = result['frames']
-  name = ' '.join(name.splitlines())
   return (
-    f'{name}: {count} frame{"" if count == 1 else "s"}, EF '
-    f'{show(result["ef_percent"], "%")}, EDV '
-    f'{show(result["edv_ml"], "ml")}, ESV '
-    f'{show(result["esv_ml"], "ml")}{flags}'
+    f'{" ".join(name.splitlines())}: {count} frame{"s" * (count != 1)}, EF '
+    f'{pairs.numbers(result)}'
   )

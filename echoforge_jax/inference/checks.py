@@ -1,4 +1,4 @@
-"""What a clip shows, before it is segmented: refused or flagged in words."""
+"""Looks at what a clip shows before it is segmented: refuses or flags it."""
 
 import pathlib
 
@@ -28,7 +28,7 @@ def check_content(
     sector: as found in it.
 
   Returns:
-    Codes of `cycle.FLAGS`.
+    Codes of `measurement.FLAGS`.
 
   Raises:
     InputError: nothing to see, or color Doppler.
@@ -63,7 +63,7 @@ def check_content(
 
 
 def _inside(sector: Sector, shape: tuple[int, int]) -> np.ndarray:
-  """bool [H, W] of the sector, or of its box where nothing is blanked."""
+  """Returns bool [H, W] of the sector, or its box if nothing is blanked."""
   if sector.inside is not None:
     return sector.inside
   top, left, bottom, right = sector.box

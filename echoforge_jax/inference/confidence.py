@@ -1,4 +1,4 @@
-"""How far a mask is to be trusted: its expected Dice, and a calibration (ours).
+"""How far a mask is to be trusted: its expected Dice, and a temperature (ours).
 
 If probabilities mean what they say, a frame's Dice with the unknown truth is,
 in expectation and nearly,
@@ -32,13 +32,13 @@ _FEWEST = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Calibration:
-  """What turns logits into probabilities that can be believed.
+class Scaling:
+  """Turns logits into probabilities that can be believed.
 
   Attributes:
     temperature: logits are divided by it.
     low: expected Dice below which a frame is doubtful.
-    facts: how it was found, as JSON takes it; empty where it was not.
+    facts: how both were fitted, as JSON takes it; empty where they were not.
   """
 
   temperature: float = 1.0
@@ -46,25 +46,20 @@ class Calibration:
   facts: Mapping = dataclasses.field(default_factory=dict)
 
   @classmethod
-  def from_facts(cls, facts: Mapping | None) -> 'Calibration':
-    """Of what `fit` returned, or uncalibrated.
-
-    Args:
-      facts: of a network's file; None or {} where it has none.
-    """
+  def from_facts(cls, facts: Mapping | None) -> 'Scaling':
+    """Returns what `fit` found; a temperature of 1 for None or {}."""
     if not facts:
       return cls()
     return cls(float(facts['temperature']), float(facts['low']), dict(facts))
 
   def probability(self, logits: np.ndarray) -> np.ndarray:
-    """Logits -> probabilities, float32 of the same shape."""
-    return special.expit(
-      np.asarray(logits, np.float32) / np.float32(self.temperature)
-    )
+    """Returns probabilities, float32 of the logits' shape."""
+    logits = np.asarray(logits, np.float32)
+    return special.expit(logits / np.float32(self.temperature))
 
 
 def expected_dice(probability: np.ndarray) -> np.ndarray:
-  """The Dice of the mask p > 1/2 with an unknown truth drawn from p.
+  """Returns the Dice of the mask p > 1/2 with a truth drawn from p.
 
   Args:
     probability: float [..., H, W].
@@ -86,7 +81,7 @@ def fit(
 ) -> dict:
   """Fits a temperature and a threshold on clips with truth.
 
-  One half of the clips is fitted on, the figures are of the other half.
+  Every second clip is fitted on; the figures are of the others.
 
   Args:
     clips: of (logits float32 [T, S, S], masks uint8 [T, S, S]: 1 the class,
@@ -112,37 +107,16 @@ def fit(
       f'show the class, wanted at least {_FEWEST}'
     )
   fitted, held = clips[0::2], clips[1::2]
-  near = [_near(logits, masks) for logits, masks in fitted]
-  logits, truth = (np.concatenate(parts) for parts in zip(*near))
-
-  def cost(log_temperature):
-    z = logits / np.exp(log_temperature)
-    return float(np.mean(np.logaddexp(0, z) - truth * z))
-
-  found = optimize.minimize_scalar(
-    cost, bounds=np.log(_TEMPERATURES), method='bounded'
-  )
-  temperature = float(np.exp(found.x))
-  calibrated = Calibration(temperature)
-  expected, dice = _frames(fitted, calibrated)
-  low = _threshold(expected, dice)
-  expected, dice = _frames(held, calibrated)
-  pooled = {}
-  for name, one in (('before', Calibration()), ('after', calibrated)):
-    bins = [
-      reliability.count_bins(
-        one.probability(z), masks == 1, where=_band(z, masks)
-      )
-      for z, masks in held
-    ]
-    pooled[name] = reliability.ece(sum(bins[1:], bins[0]))
-  by_clip = [_frames([clip], calibrated) for clip in held]
+  scaling = Scaling(_fit_temperature(fitted))
+  low = _threshold(*_frames(fitted, scaling))
+  expected, dice = _frames(held, scaling)
+  by_clip = [_frames([clip], scaling) for clip in held]
   return {
-    'temperature': temperature,
+    'temperature': scaling.temperature,
     'low': low,
     'n_clips': len(held),
     'n_frames': len(dice),
-    'ece': pooled,
+    'ece': {'before': _ece(held, Scaling()), 'after': _ece(held, scaling)},
     'frame_dice': float(dice.mean()),
     'frame_expected_dice': float(expected.mean()),
     'correlation': float(np.corrcoef(expected, dice)[0, 1]),
@@ -166,16 +140,41 @@ def _band(logits, masks) -> np.ndarray:
   return reliability.boundary_band(masks == 1, logits > 0) & (masks != IGNORE)
 
 
-def _near(logits, masks) -> tuple[np.ndarray, np.ndarray]:
-  band = _band(logits, masks)
-  return logits[band].astype(np.float64), (masks[band] == 1).astype(np.float64)
+def _fit_temperature(clips) -> float:
+  """Returns the temperature of the smallest cross-entropy near outlines."""
+  bands = [_band(*clip) for clip in clips]
+  logits = np.concatenate(
+    [z[band].astype(np.float64) for (z, _), band in zip(clips, bands)]
+  )
+  truth = np.concatenate(
+    [(masks[band] == 1) * 1.0 for (_, masks), band in zip(clips, bands)]
+  )
+
+  def cost(log_temperature):
+    z = logits / np.exp(log_temperature)
+    return float(np.mean(np.logaddexp(0, z) - truth * z))
+
+  found = optimize.minimize_scalar(
+    cost, bounds=np.log(_TEMPERATURES), method='bounded'
+  )
+  return float(np.exp(found.x))
 
 
-def _frames(clips, calibrated: Calibration) -> tuple[np.ndarray, np.ndarray]:
-  """Expected and true Dice of every labeled frame that shows the class."""
+def _ece(clips, scaling: Scaling):
+  bins = [
+    reliability.count_bins(
+      scaling.probability(z), masks == 1, where=_band(z, masks)
+    )
+    for z, masks in clips
+  ]
+  return reliability.ece(sum(bins[1:], bins[0]))
+
+
+def _frames(clips, scaling: Scaling) -> tuple[np.ndarray, np.ndarray]:
+  """Returns expected and true Dice of every labeled frame with the class."""
   expected, dice = [], []
   for logits, masks in clips:
-    p = calibrated.probability(logits)
+    p = scaling.probability(logits)
     guess = expected_dice(p)
     for t, truth in enumerate(masks):
       if (truth == IGNORE).any() or not (truth == 1).any():
@@ -187,9 +186,9 @@ def _frames(clips, calibrated: Calibration) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _threshold(expected: np.ndarray, dice: np.ndarray) -> float:
-  """The largest confidence under which frames have a mean Dice below POOR.
+  """Returns the largest confidence around which the mean Dice is below POOR.
 
-  Of the frames around it, not of all below: a tenth of them at a time.
+  A tenth of the frames at a time, not all below.
   """
   order = np.argsort(expected)
   width = max(len(order) // 10, 1)

@@ -8,10 +8,9 @@ filled in here: each is tied to the clip's frame of the same number
 by segment and time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import io
 import itertools
-import math
 import pathlib
 
 import numpy as np
@@ -21,16 +20,14 @@ from pydicom.dataset import Dataset
 
 from echoforge_jax.clip import LABELS
 from echoforge_jax.formats import dicom
+from echoforge_jax.inference.measurement import Measurement
+from echoforge_jax.inference.outputs import COLORS
 
 # Names as people read them; SNOMED CT keywords of pydicom's dictionary.
 _STRUCTURES = {
-  'lv': ('left ventricle', 'LeftVentricle', (235, 60, 50)),
-  'myo': (
-    'left ventricular myocardium',
-    'LeftVentricleMyocardium',
-    (240, 190, 60),
-  ),
-  'la': ('left atrium', 'LeftAtrium', (70, 140, 240)),
+  'lv': ('left ventricle', 'LeftVentricle'),
+  'myo': ('left ventricular myocardium', 'LeftVentricleMyocardium'),
+  'la': ('left atrium', 'LeftAtrium'),
 }
 _DEFER = 2**20
 _NOMINAL_THICKNESS_MM = 1.0
@@ -56,23 +53,13 @@ _MAY_BE_EMPTY = (
 )
 
 
-def write_if_dicom(
-  path,
-  source,
-  masks: np.ndarray,
-  spacing_mm,
-  classes: Sequence[str],
-  model: dict,
-) -> str:
+def write_if_dicom(path, source, measured: Measurement) -> str:
   """Writes the segmentation of a DICOM clip; does nothing for other clips.
 
   Args:
     path: .dcm to write.
     source: the clip as the user named it.
-    masks: uint8 [T, H, W] label values, T the clip's number of frames.
-    spacing_mm: mm per pixel (row, column), NaN where unknown.
-    classes: the model's classes, names of `clip.LABELS`.
-    model: its receipt.
+    measured: the clip's measurement.
 
   Returns:
     '' or, where the header lacks what a segmentation must repeat, why there
@@ -82,15 +69,9 @@ def write_if_dicom(
   if source.is_dir() or not dicom.is_dicom(source):
     return ''
   try:
-    dataset = segmentation(
-      pydicom.dcmread(source, defer_size=_DEFER),
-      masks,
-      spacing_mm,
-      classes,
-      model,
-    )
+    header = pydicom.dcmread(source, defer_size=_DEFER)
     encoded = io.BytesIO()
-    dataset.save_as(encoded)
+    segmentation(header, measured).save_as(encoded)
   except Exception as error:  # A header may lack or break any of many fields.
     reason = ' '.join(str(error).split())[:160]
     return (
@@ -101,27 +82,18 @@ def write_if_dicom(
   return ''
 
 
-def segmentation(
-  source: Dataset,
-  masks: np.ndarray,
-  spacing_mm,
-  classes: Sequence[str],
-  model: dict,
-) -> Dataset:
-  """The segmentation object of a clip.
+def segmentation(source: Dataset, measured: Measurement) -> Dataset:
+  """Builds the segmentation object of a clip.
 
   Args:
     source: the clip's header.
-    masks: uint8 [T, H, W] label values.
-    spacing_mm: mm per pixel (row, column), NaN where unknown.
-    classes: the model's classes; each is a segment, in this order.
-    model: its receipt.
+    measured: its measurement; each class is a segment, in this order.
 
   Returns:
-    The data set, one bit a pixel, frames of the first segment first.
+    The data set, one bit per pixel, frames of the first segment first.
   """
-  result = _of_one_frame(source, masks.shape[1:], spacing_mm, classes, model)
-  count = len(masks)
+  masks, classes = measured.masks, measured.found.classes
+  result = _of_one_frame(source, measured)
   shared = result.SharedFunctionalGroupsSequence[0]
   template = result.PerFrameFunctionalGroupsSequence[0]
   if 'SegmentIdentificationSequence' in shared:
@@ -131,24 +103,25 @@ def segmentation(
   items = [
     _frame_item(derivation, source, segment, frame)
     for segment, frame in itertools.product(
-      range(1, len(classes) + 1), range(1, count + 1)
+      range(1, len(classes) + 1), range(1, len(masks) + 1)
     )
   ]
   result.PerFrameFunctionalGroupsSequence = items
   organization = result.DimensionOrganizationSequence[0]
   result.DimensionIndexSequence = [
-    _dimension(
-      organization,
-      'ReferencedSegmentNumber',
-      'SegmentIdentificationSequence',
-      'Segment Number',
-    ),
-    _dimension(
-      organization,
-      'TemporalPositionIndex',
-      'FrameContentSequence',
-      'Temporal Position Index',
-    ),
+    _dimension(organization, *names)
+    for names in (
+      (
+        'ReferencedSegmentNumber',
+        'SegmentIdentificationSequence',
+        'Segment Number',
+      ),
+      (
+        'TemporalPositionIndex',
+        'FrameContentSequence',
+        'Temporal Position Index',
+      ),
+    )
   ]
   result.NumberOfFrames = len(items)
   labels = [LABELS[name] for name in classes]
@@ -160,8 +133,8 @@ def segmentation(
   return result
 
 
-def _of_one_frame(source, shape, spacing_mm, classes, model) -> Dataset:
-  """highdicom's object of the clip's first frame, all segments described."""
+def _of_one_frame(source: Dataset, measured: Measurement) -> Dataset:
+  """Builds highdicom's object of the first frame, all segments described."""
   import highdicom as hd  # Slow to import.
 
   still = Dataset()
@@ -178,20 +151,21 @@ def _of_one_frame(source, shape, spacing_mm, classes, model) -> Dataset:
     if name not in still:
       setattr(still, name, '')
   measures = None
-  if all(map(math.isfinite, spacing_mm)):
+  if measured.spacing_known:
     # Readers insist on a thickness; that of an ultrasound plane is unknown.
     measures = hd.PixelMeasuresSequence(
-      pixel_spacing=[float(s) for s in spacing_mm],
+      pixel_spacing=[float(s) for s in measured.clip.spacing_mm],
       slice_thickness=_NOMINAL_THICKNESS_MM,
     )
+  model = measured.found.receipt
   version = str(model.get('git_revision') or model.get('step') or 'unknown')
   return hd.seg.Segmentation(
     source_images=[still],
-    pixel_array=np.ones((1, *shape), np.uint8),
+    pixel_array=np.ones((1, *measured.masks.shape[1:]), np.uint8),
     segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
     segment_descriptions=[
       _description(hd, number, name, model)
-      for number, name in enumerate(classes, 1)
+      for number, name in enumerate(measured.found.classes, 1)
     ],
     series_instance_uid=hd.UID(),
     sop_instance_uid=hd.UID(),
@@ -209,10 +183,10 @@ def _of_one_frame(source, shape, spacing_mm, classes, model) -> Dataset:
   )
 
 
-def _description(hd, number: int, name: str, model: dict):
+def _description(hd, number: int, name: str, model):
   from pydicom.sr.codedict import codes
 
-  label, keyword, color = _STRUCTURES[name]
+  label, keyword = _STRUCTURES[name]
   found = hd.seg.SegmentDescription(
     segment_number=number,
     segment_label=label,
@@ -226,13 +200,13 @@ def _description(hd, number: int, name: str, model: dict):
     ),
   )
   found.RecommendedDisplayCIELabValue = list(
-    hd.color.CIELabColor.from_rgb(*color).value
+    hd.color.CIELabColor.from_rgb(*COLORS[name]).value
   )
   return found
 
 
 def _restore_class(item: Dataset, element, source: Dataset) -> None:
-  """References name the clip's own class, not that of a single image."""
+  """Makes references name the clip's own class, not that of one image."""
   if (
     element.keyword == 'ReferencedSOPInstanceUID'
     and element.value == source.SOPInstanceUID
@@ -241,7 +215,7 @@ def _restore_class(item: Dataset, element, source: Dataset) -> None:
 
 
 def _frame_item(derivation, source, segment: int, frame: int) -> Dataset:
-  """What belongs to one frame of one segment: indices and its source."""
+  """Returns indices and source of one frame of one segment."""
   content, identity, item = Dataset(), Dataset(), Dataset()
   content.DimensionIndexValues = [segment, frame]
   content.TemporalPositionIndex = frame
@@ -272,7 +246,7 @@ def _dimension(organization, pointer: str, group: str, label: str) -> Dataset:
 
 
 def _packed(frames) -> Iterator[bytes]:
-  """One bit a pixel, lowest first; eight frames always fill whole bytes."""
+  """Yields one bit per pixel, lowest first; eight frames fill whole bytes."""
   frames = iter(frames)
   while chunk := list(itertools.islice(frames, 8)):
     yield np.packbits(np.stack(chunk).ravel(), bitorder='little').tobytes()

@@ -18,16 +18,19 @@ from echoforge_jax.clip import LABELS
 from echoforge_jax.config import config_digest
 from echoforge_jax.errors import InputError
 from echoforge_jax.inference import confidence, model_card, programs
-from echoforge_jax.inference import receipt as receipts
-from echoforge_jax.inference.programs import frames_of
-from echoforge_jax.inference.segmenter import Segmenter, jit_frame_step, load
+from echoforge_jax.inference.receipt import DISCLAIMER
+from echoforge_jax.inference.segmenter import Segmenter, load
 from echoforge_jax.models import network_file
 from echoforge_jax.models.memory import TRAINED_INTERVAL_S
-from echoforge_jax.textio import replacing, to_json
+from echoforge_jax.textio import replacing, to_json, write_text
 from echoforge_jax.training import build, checkpoint
 from echoforge_jax.training.workdir import read_config
 
 FORMAT, FORMAT_VERSION = 'echoforge-export', 1
+# Phantom clips that a confidence is fitted on, half of them, and judged on.
+_CALIBRATION_CLIPS = 400
+# Scores that a network's file keeps.
+_KEPT = ('protocol', 'n_patients', 'n_frames', 'classes', 'ef', 'temporal')
 
 
 def export_run(
@@ -43,7 +46,7 @@ def export_run(
   """Exports a run's latest checkpoint into one file, and its card beside it.
 
   Args:
-    checkpoint_dir: the workdir of a training run.
+    checkpoint_dir: as `segmenter.load` takes it.
     out: file to write; replaced. `out` + '.md' gets the model card.
     which: 'teacher' or 'student'.
     frames: T of the clip programs.
@@ -64,26 +67,18 @@ def export_run(
     raise InputError(f'--frames={frames}: wanted at least 1')
   segmenter = load(checkpoint_dir, which)
   config = read_config(checkpoint_dir)
-  scores = (
-    None
-    if metrics is None
-    else _read_metrics(metrics, config, segmenter.receipt)
-  )
+  scores = _read_metrics(metrics, config, segmenter.receipt)
+  clip = programs.frames_of((segmenter.image_size,) * 2)
+  clip = clip[np.arange(frames) % len(clip)]
   made, parity = [], {}
   for program in programs.make_programs(segmenter, frames):
     made.append(program)
+    line = f'{program.name}: {len(program.serialized) / 1e6:.1f} MB'
     if check:
-      parity[program.name] = programs.parity(
-        segmenter, program, _check_clip(segmenter.image_size, frames)
-      )
-    report(
-      f'{program.name}: {len(program.serialized) / 1e6:.1f} MB'
-      + (
-        f', probabilities within {_most(parity[program.name])} of the segmenter'
-        if check
-        else ''
-      )
-    )
+      parity[program.name] = programs.parity(segmenter, program, clip)
+      most = parity[program.name]['probabilities']
+      line += f', probabilities within {most:.1e} of the segmenter'
+    report(line)
   manifest = to_json(_manifest(segmenter, config, made, frames, parity))
   card = model_card.text(
     manifest, model_card.public_config(config), scores, out.name
@@ -91,10 +86,6 @@ def export_run(
   _write(out, made, manifest, card)
   report(f'{out} ({out.stat().st_size / 1e6:.1f} MB) and {out.name}.md')
   return manifest
-
-
-# Phantom clips that a confidence is fitted on, half of them, and judged on.
-_CALIBRATION_CLIPS = 400
 
 
 def export_network(
@@ -106,13 +97,13 @@ def export_network(
   calibrate: bool = False,
   report: Callable[[str], None] = print,
 ) -> None:
-  """Writes config and parameters into one .safetensors file.
+  """Writes config and parameters into one file, see `models.network_file`.
 
   Args:
-    checkpoint_dir: as `segmenter.load` takes it.
+    checkpoint_dir: as in `export_run`.
     out: file to write, ending in .safetensors; replaced.
     which: 'teacher' or 'student'.
-    metrics: metrics.json of an evaluation of this very checkpoint, or None.
+    metrics: as in `export_run`.
     calibrate: fit the confidence (`confidence.fit`) on the run's validation
       clips.
     report: told what happens.
@@ -126,27 +117,17 @@ def export_network(
     checkpoint_dir, which
   )
   facts = {
-    'versions': segmenter.receipt['versions'],
-    'git_revision': segmenter.receipt['git_revision'],
+    name: segmenter.receipt[name] for name in ('versions', 'git_revision')
   }
-  if metrics is not None:
-    scores = _read_metrics(metrics, config, segmenter.receipt)
-    facts['metrics'] = {
-      name: scores.get(name)
-      for name in (
-        'protocol',
-        'n_patients',
-        'n_frames',
-        'classes',
-        'ef',
-        'temporal',
-      )
-    }
+  scores = _read_metrics(metrics, config, segmenter.receipt)
+  if scores:
+    facts['metrics'] = {name: scores.get(name) for name in _KEPT}
+  fitted = dict(segmenter.scaling.facts)
   if calibrate:
-    facts['confidence'] = _fit_confidence(segmenter, config)
-    report(f'confidence: {json.dumps(_shown(facts["confidence"]))}')
-  elif segmenter.calibration.facts:
-    facts['confidence'] = dict(segmenter.calibration.facts)
+    fitted = _fit_confidence(segmenter, config)
+    report(f'confidence: {json.dumps(to_json(_without_curve(fitted)))}')
+  if fitted:
+    facts['confidence'] = fitted
   size = network_file.write(
     out,
     model_card.public_config(config),
@@ -158,15 +139,13 @@ def export_network(
   report(f'{out} ({size / 1e6:.1f} MB)')
 
 
-def _shown(found: dict) -> dict:
-  """The numbers of `confidence.fit`, without the curve."""
-  return to_json(
-    {name: value for name, value in found.items() if name != 'risk_coverage'}
-    | {
-      name: found['risk_coverage'][name]
-      for name in ('aurc', 'aurc_random', 'aurc_oracle')
-    }
-  )
+def _without_curve(fitted: dict) -> dict:
+  """Returns the numbers of `confidence.fit`, without the curve."""
+  risk = fitted['risk_coverage']
+  numbers = {k: v for k, v in fitted.items() if k != 'risk_coverage'}
+  return numbers | {
+    name: risk[name] for name in ('aurc', 'aurc_random', 'aurc_oracle')
+  }
 
 
 def _fit_confidence(segmenter: Segmenter, config) -> dict:
@@ -175,34 +154,14 @@ def _fit_confidence(segmenter: Segmenter, config) -> dict:
   with config.unlocked():
     if 'stream' in config.data:
       config.data.stream.held_out = _CALIBRATION_CLIPS
-  clips = build.make_validation(config)
 
   def logits_of(clip):
-    memory = segmenter._model.init_memory(1, (segmenter.image_size,) * 2)
-    memory, found = jax.device_put(memory, segmenter._device), []
-    for frame in clip['video'][..., 0]:
-      logits, memory = jit_frame_step()(
-        segmenter._model, segmenter._variables, frame, memory
-      )
-      found.append(logits[..., 0])
-    return np.stack(found).astype(np.float32)
+    frames = np.asarray(clip['video'])[..., 0]
+    return programs.reference_logits(segmenter, frames)[..., 0]
 
-  if segmenter._model.delay:
-    raise InputError(
-      '--calibrate: models that look ahead are not calibrated; leave it out'
-    )
+  clips = build.make_validation(config)
   facts = confidence.fit((logits_of(clip), clip['masks']) for clip in clips)
   return facts | {'data': config.data.dataset}
-
-
-def _most(parity: dict) -> str:
-  return f'{parity["probabilities"]:.1e}'
-
-
-def _check_clip(size: int, frames: int) -> np.ndarray:
-  """Speckle in a sector: uint8 [T, S, S]."""
-  clip = frames_of((size, size))
-  return clip[np.arange(frames) % len(clip)]
 
 
 def _checked_out(out) -> pathlib.Path:
@@ -219,8 +178,10 @@ def _checked_out(out) -> pathlib.Path:
   return out
 
 
-def _read_metrics(path, config, receipt: dict) -> dict:
-  """The metrics of an evaluation, if it was of this very checkpoint."""
+def _read_metrics(path, config, receipt: dict) -> dict | None:
+  """Returns metrics of an evaluation, if it was of this very checkpoint."""
+  if path is None:
+    return None
   try:
     scores = json.loads(pathlib.Path(path).read_text())
     found = dict(scores['receipt'])
@@ -253,9 +214,9 @@ def _read_metrics(path, config, receipt: dict) -> dict:
 def _manifest(
   segmenter: Segmenter, config, made, frames: int, parity: dict
 ) -> dict:
-  memory = programs.memory_fields(segmenter._model, segmenter.image_size)
-  assert not any(value.any() for _, value in memory), 'memory begins as zeros'
   size = segmenter.image_size
+  memory = programs.memory_fields(segmenter.model, size)
+  assert not any(value.any() for _, value in memory), 'memory begins as zeros'
   return {
     'format': FORMAT,
     'format_version': FORMAT_VERSION,
@@ -266,7 +227,7 @@ def _manifest(
     'classes': [
       {'name': name, 'label': LABELS[name]} for name in segmenter.classes
     ],
-    'delay': segmenter._model.delay,
+    'delay': segmenter.model.delay,
     'memory': [
       {
         'name': name,
@@ -292,31 +253,29 @@ def _manifest(
     },
     'parity': {
       'clip': f'{frames} frames of speckle in a sector',
-      'device': str(segmenter._device.platform),
+      'device': str(segmenter.device.platform),
       'largest_difference': parity,
     }
     if parity
     else None,
     'model': segmenter.receipt | {'config_digest': config_digest(config)},
     'jax': jax.__version__,
-    'disclaimer': receipts.DISCLAIMER,
+    'disclaimer': DISCLAIMER,
   }
 
 
 def _write(out: pathlib.Path, made, manifest: dict, card: str) -> None:
+  text = json.dumps(manifest, indent=2, allow_nan=False) + '\n'
   entries = {f'{program.name}.jaxexp': program.serialized for program in made}
-  entries['manifest.json'] = (
-    json.dumps(manifest, indent=2, allow_nan=False) + '\n'
-  ).encode()
-  entries['README.md'] = card.encode()
+  entries |= {'manifest.json': text.encode(), 'README.md': card.encode()}
   try:
     with (
       replacing(out) as temporary,
-      zipfile.ZipFile(temporary, 'w', zipfile.ZIP_STORED) as bundle,
+      zipfile.ZipFile(temporary, 'w', zipfile.ZIP_STORED) as archive,
     ):
       for name, content in entries.items():
-        bundle.writestr(zipfile.ZipInfo(name), content)  # Without a date.
-    out.with_name(out.name + '.md').write_text(card)
+        archive.writestr(zipfile.ZipInfo(name), content)  # Without a date.
+    write_text(out.with_name(out.name + '.md'), card)
   except OSError as error:
     raise InputError(
       f'--out={out}: cannot be written ({error.strerror or error})'

@@ -1,22 +1,21 @@
 """Two views of one patient -> biplane volumes and EF."""
 
 import json
-import math
 import pathlib
 
-import numpy as np
 import SimpleITK as sitk
 
 from echoforge_jax.clip import LABELS
 from echoforge_jax.errors import InputError
-from echoforge_jax.inference.cycle import FLAGS
+from echoforge_jax.inference.measurement import FLAGS
 from echoforge_jax.metrics import ejection
+from echoforge_jax.textio import to_json
 
 VIEWS = ('4CH', '2CH')
 
 
-def measure(folders: dict[str, pathlib.Path]) -> dict:
-  """Biplane Simpson from the results that `segment` left.
+def measure_pair(folders: dict[str, pathlib.Path]) -> dict:
+  """Measures biplane Simpson volumes from the results that `segment` left.
 
   ED and ES of each view are those of its own reported beat: views are recorded
   one after the other.
@@ -32,51 +31,30 @@ def measure(folders: dict[str, pathlib.Path]) -> dict:
   Raises:
     InputError: a view has no spacing, or neither ED nor ES.
   """
-  results, cavities = {}, {'ed': {}, 'es': {}}
-  for view in VIEWS:
-    result = json.loads((folders[view] / 'result.json').read_text())
-    source = result['source']
-    if result['spacing_mm'] is None:
-      raise InputError(
-        f'{source}: mm per pixel unknown, so no biplane volume of the pair; '
-        'give --spacing_mm'
-      )
-    if result['ed_frame'] is None:
-      raise InputError(
-        f'{source}: no ED and ES found ({", ".join(result["flags"])}), so no '
-        'biplane volume of the pair; wanted a moving clip of the ventricle'
-      )
+  results = {view: _read_result(folders[view]) for view in VIEWS}
+  cavities = {'ed': {}, 'es': {}}
+  for view, result in results.items():
     masks = sitk.GetArrayFromImage(
       sitk.ReadImage(str(folders[view] / 'masks.nii.gz'))
     )
-    for phase in cavities:
-      cavities[phase][view] = ejection.measure_cavity(
+    for phase, found in cavities.items():
+      found[view] = ejection.measure_cavity(
         masks[result[f'{phase}_frame']] == LABELS['lv'],
         tuple(result['spacing_mm']),
       )
-    results[view] = result
-  found = ejection.measure_ejection(cavities['ed'], cavities['es'])
-  flags = list(
-    dict.fromkeys(
-      [
-        flag
-        for flag in (
-          *found.flags,
-          *results['4CH']['flags'],
-          *results['2CH']['flags'],
-        )
-      ]
-    )
-  )
-  numbers = {
-    name: getattr(found, name) for name in ('edv_ml', 'esv_ml', 'ef_percent')
-  }
+  pair = ejection.measure_ejection(cavities['ed'], cavities['es'])
+  flags = [*pair.flags, *(f for view in VIEWS for f in results[view]['flags'])]
+  flags = list(dict.fromkeys(flags))
   return {
     'views': {view: results[view]['source'] for view in VIEWS},
-    **{
-      name: round(value, 6) if np.isfinite(value) else None
-      for name, value in numbers.items()
-    },
+    **to_json(
+      {
+        'edv_ml': pair.edv_ml,
+        'esv_ml': pair.esv_ml,
+        'ef_percent': pair.ef_percent,
+      },
+      digits=6,
+    ),
     'ef_method': 'biplane',
     'ef_single_plane': {view: results[view]['ef_percent'] for view in VIEWS},
     'long_axis_mm': {
@@ -92,21 +70,36 @@ def measure(folders: dict[str, pathlib.Path]) -> dict:
   }
 
 
-def summary(result: dict) -> str:
-  """One line about a pair.
+def _read_result(folder: pathlib.Path) -> dict:
+  result = json.loads((folder / 'result.json').read_text())
+  if result['spacing_mm'] is None:
+    raise InputError(
+      f'{result["source"]}: mm per pixel unknown, so no biplane volume of the '
+      'pair; give --spacing_mm'
+    )
+  if result['ed_frame'] is None:
+    raise InputError(
+      f'{result["source"]}: no ED and ES found ({", ".join(result["flags"])}), '
+      'so no biplane volume of the pair; wanted a moving clip of the ventricle'
+    )
+  return result
 
-  Args:
-    result: of `measure`.
-  """
 
-  def show(value, unit):
-    known = value is not None and math.isfinite(value)
-    return f'{value:.0f} {unit}' if known else '?'
+def numbers(result: dict) -> str:
+  """Returns EF, volumes and flags of a result in one line; '?' if unknown."""
+
+  def show(name, unit):
+    value = result[name]
+    return '?' if value is None else f'{value:.0f} {unit}'
 
   flags = f'  [{", ".join(result["flags"])}]' if result['flags'] else ''
   return (
-    f'{result["views"]["4CH"]} + {result["views"]["2CH"]}: biplane EF '
-    f'{show(result["ef_percent"], "%")}, EDV '
-    f'{show(result["edv_ml"], "ml")}, ESV '
-    f'{show(result["esv_ml"], "ml")}{flags}'
+    f'{show("ef_percent", "%")}, EDV {show("edv_ml", "ml")}, '
+    f'ESV {show("esv_ml", "ml")}{flags}'
   )
+
+
+def summary(result: dict) -> str:
+  """Returns one line about a pair that `measure_pair` measured."""
+  views = result['views']
+  return f'{views["4CH"]} + {views["2CH"]}: biplane EF {numbers(result)}'

@@ -15,47 +15,45 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import sector as sectors
 from echoforge_jax.inference.segmenter import Segmenter, frame_step
+from echoforge_jax.inference.stream import FrameLoop
 from echoforge_jax.models.registry import DTYPES
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 _MAX_REASON = 300
+# (name, shape, dtype) of an argument or a result.
+Field = tuple[str, tuple[int, ...], str]
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class ExportedProgram:
   """One serialized program.
 
   Attributes:
     name: 'clip_float32', 'step_bfloat16', ...
     serialized: what `jax.export.deserialize` takes.
-    inputs: (name, shape, dtype) of each argument.
-    outputs: the same of each result.
+    inputs: of each argument.
+    outputs: of each result.
     calling_convention: of jax.export; which JAX can read it.
   """
 
   name: str
   serialized: bytes
-  inputs: tuple[tuple[str, tuple[int, ...], str], ...]
-  outputs: tuple[tuple[str, tuple[int, ...], str], ...]
+  inputs: tuple[Field, ...]
+  outputs: tuple[Field, ...]
   calling_convention: int
 
   def entry(self) -> dict:
-    """What the manifest says about it."""
-
-    def fields(arrays):
-      return [
-        {'name': name, 'shape': list(shape), 'dtype': dtype}
-        for name, shape, dtype in arrays
-      ]
-
+    """Returns what the manifest says about it."""
+    keys = ('name', 'shape', 'dtype')
     return {
       'file': f'{self.name}.jaxexp',
-      'inputs': fields(self.inputs),
-      'outputs': fields(self.outputs),
+      'inputs': [dict(zip(keys, field)) for field in self.inputs],
+      'outputs': [dict(zip(keys, field)) for field in self.outputs],
       'calling_convention_version': self.calling_convention,
       'bytes': len(self.serialized),
       'sha256': hashlib.sha256(self.serialized).hexdigest(),
@@ -63,7 +61,7 @@ class Program:
 
 
 def memory_fields(model, image_size: int) -> list[tuple[str, np.ndarray]]:
-  """The memory of one stream before its first frame, as a flat list.
+  """Returns the memory of one stream before its first frame, as a flat list.
 
   Args:
     model: a Linen module with `init_memory`.
@@ -80,7 +78,9 @@ def memory_fields(model, image_size: int) -> list[tuple[str, np.ndarray]]:
   ]
 
 
-def make_programs(segmenter: Segmenter, frames: int) -> Iterator[Program]:
+def make_programs(
+  segmenter: Segmenter, frames: int
+) -> Iterator[ExportedProgram]:
   """Exports a model.
 
   Args:
@@ -94,38 +94,29 @@ def make_programs(segmenter: Segmenter, frames: int) -> Iterator[Program]:
     InputError: the model has no serializable form.
   """
   size = segmenter.image_size
-  variables = jax.tree.map(np.asarray, segmenter._variables)
-  frame = ('frame', jax.ShapeDtypeStruct((size, size), np.uint8))
+  variables = jax.tree.map(np.asarray, segmenter.variables)
+  memory = memory_fields(segmenter.model, size)
   video = ('video', jax.ShapeDtypeStruct((frames, size, size), np.uint8))
-  memory = memory_fields(segmenter._model, size)
-  for dtype in DTYPES:
-    model = as_exported(segmenter._model, DTYPES[dtype])
-    for kind, function, arguments, results in (
-      ('clip', clip_function(model, variables), [video], ['logits']),
-      (
-        'step',
-        step_function(model, variables, size),
-        [frame, *memory],
-        ['logits', *(name for name, _ in memory)],
-      ),
-    ):
-      # Accelerators would multiply float32 with fewer bits by default.
-      with jax.default_matmul_precision(
-        'highest' if dtype == 'float32' else None
-      ):
-        program = _export(f'{kind}_{dtype}', function, arguments, results)
-      yield program
+  frame = ('frame', jax.ShapeDtypeStruct((size, size), np.uint8))
+  results = ['logits', *(name for name, _ in memory)]
+  for name, dtype in DTYPES.items():
+    model = _as_exported(segmenter.model, dtype)
+    clip = _clip_function(model, variables)
+    step = _step_function(model, variables, size)
+    # Accelerators would multiply float32 with fewer bits by default.
+    precision = 'highest' if name == 'float32' else None
+    with jax.default_matmul_precision(precision):
+      yield export_program(f'clip_{name}', clip, [video], results[:1])
+      yield export_program(f'step_{name}', step, [frame, *memory], results)
 
 
-def as_exported(model, dtype):
-  """The module in a compute dtype; one of windows takes clips instead."""
-  options = {'dtype': dtype}
-  if hasattr(model, 'clips'):
-    options['clips'] = True
-  return model.clone(**options)
+def _as_exported(model, dtype):
+  """Returns the module in a compute dtype; one of windows takes clips."""
+  options = {'clips': True} if hasattr(model, 'clips') else {}
+  return model.clone(dtype=dtype, **options)
 
 
-def clip_function(model, variables) -> Callable[[jax.Array], jax.Array]:
+def _clip_function(model, variables) -> Callable[[jax.Array], jax.Array]:
   """uint8 [T, S, S] -> logits float32 [T, S, S, K], all frames at once."""
 
   def clip(video):
@@ -136,7 +127,7 @@ def clip_function(model, variables) -> Callable[[jax.Array], jax.Array]:
   return clip
 
 
-def step_function(model, variables, image_size: int) -> Callable[..., Any]:
+def _step_function(model, variables, image_size: int) -> Callable[..., Any]:
   """(frame uint8 [S, S], *memory) -> (logits [S, S, K], *memory)."""
   structure = jax.tree.structure(model.init_memory(1, (image_size,) * 2))
 
@@ -149,15 +140,25 @@ def step_function(model, variables, image_size: int) -> Callable[..., Any]:
   return step
 
 
-def _export(name: str, function, arguments, results) -> Program:
-  specs = [
-    jax.ShapeDtypeStruct(value.shape, value.dtype) for _, value in arguments
-  ]
+def export_program(
+  name: str, function: Callable, arguments, results
+) -> ExportedProgram:
+  """Serializes a function for all platforms.
+
+  Args:
+    name: of the program.
+    function: of arrays to arrays.
+    arguments: (name, array or its shape) of each argument.
+    results: names of the results.
+
+  Raises:
+    InputError: it has no serializable form.
+  """
+  specs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for _, x in arguments]
   try:
     with _without_locations():
-      exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(
-        *specs
-      )
+      jitted = jax.jit(function)
+      exported = jax.export.export(jitted, platforms=PLATFORMS)(*specs)
     serialized = bytes(exported.serialize())
   except ImportError as error:  # JAX's own reader and writer need it.
     raise InputError(
@@ -171,7 +172,6 @@ def _export(name: str, function, arguments, results) -> Program:
       f'export: {name} has no serializable form ({reason}); '
       'another model option may have one'
     ) from error
-  outputs = jax.tree.leaves(exported.out_avals)
 
   def fields(names, avals):
     return tuple(
@@ -179,11 +179,11 @@ def _export(name: str, function, arguments, results) -> Program:
       for name, aval in zip(names, avals, strict=True)
     )
 
-  return Program(
+  return ExportedProgram(
     name,
     serialized,
     fields([name for name, _ in arguments], specs),
-    fields(results, outputs),
+    fields(results, jax.tree.leaves(exported.out_avals)),
     exported.calling_convention_version,
   )
 
@@ -200,7 +200,9 @@ def _without_locations():
     jax.config.update(name, before)
 
 
-def parity(segmenter: Segmenter, program: Program, video: np.ndarray) -> dict:
+def parity(
+  segmenter: Segmenter, program: ExportedProgram, video: np.ndarray
+) -> dict:
   """Runs a program from its bytes and compares it with the segmenter.
 
   Args:
@@ -212,66 +214,44 @@ def parity(segmenter: Segmenter, program: Program, video: np.ndarray) -> dict:
     Largest differences of `logits` (and `logits_magnitude`, the largest logit)
     and of `probabilities`, and the share of `pixels` on the other side of 0.5.
   """
-  exported = jax.export.deserialize(bytearray(program.serialized))
-  call = jax.jit(exported.call)
+  call = jax.jit(jax.export.deserialize(bytearray(program.serialized)).call)
   wanted = reference_logits(segmenter, video)
   if program.name.startswith('clip'):
     found = np.asarray(call(video))
   else:
-    delay, found = segmenter._model.delay, []
-    memory = [
-      value
-      for _, value in memory_fields(segmenter._model, segmenter.image_size)
-    ]
-    for frame in [*video, *[video[-1]] * delay]:
+
+    def step(frame, memory):
       logits, *memory = call(frame, *memory)
-      found.append(np.asarray(logits))
-    found = np.stack(found[delay:])
+      return logits, memory
 
-  def sigmoid(x):
-    return 0.5 * (1 + np.tanh(0.5 * x.astype(np.float64)))
-
+    memory = memory_fields(segmenter.model, segmenter.image_size)
+    loop = FrameLoop(
+      step, [[array for _, array in memory]], delay=segmenter.model.delay
+    )
+    found = np.stack(list(loop.run(video)))
+  likely = [special.expit(x.astype(np.float64)) for x in (found, wanted)]
   return {
     'logits': float(np.abs(found - wanted).max()),
     'logits_magnitude': float(np.abs(wanted).max()),
-    'probabilities': float(np.abs(sigmoid(found) - sigmoid(wanted)).max()),
+    'probabilities': float(np.abs(likely[0] - likely[1]).max()),
     'pixels': float(((found > 0) != (wanted > 0)).mean()),
   }
 
 
 def reference_logits(segmenter: Segmenter, video: np.ndarray) -> np.ndarray:
-  """The segmenter's own logits, frame by frame, at the network's size.
+  """Returns the segmenter's own logits, float32 [T, S, S, K].
 
   Args:
     segmenter: the model.
-    video: uint8 [T, S, S].
-
-  Returns:
-    float32 [T, S, S, K].
+    video: uint8 [T, S, S], as the network sees it.
   """
-  from echoforge_jax.formats.sector import whole_image
-
-  stream = segmenter.stream(sector=whole_image(video.shape[1:]))
-  logits = [stream.advance(frame) for frame in video]
-  logits = [x for x in logits if x is not None] + list(stream.drain())
-  return np.stack([np.asarray(x, np.float32) for x in logits])
-
-
-_DISTINCT = 32  # Frames that are made, and shown again and again.
+  return np.stack(list(segmenter.frame_loop().run(video)))
 
 
 def frames_of(size: tuple[int, int], seed: int = 0) -> np.ndarray:
-  """Speckle in a sector, black around it.
-
-  Args:
-    size: (H, W).
-    seed: of the noise.
-
-  Returns:
-    uint8 [32, H, W].
-  """
+  """Makes speckle in a sector, black around it: uint8 [32, H, W]."""
   noise = np.random.default_rng(seed).integers(
-    20, 200, (_DISTINCT, *size), dtype=np.uint8
+    20, 200, (32, *size), dtype=np.uint8
   )
   sector = sectors.sector_pixels(
     size, (0, size[1] / 2), 0.97 * size[0], (0.65, 0.65)

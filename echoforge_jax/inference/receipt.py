@@ -14,20 +14,17 @@ DISCLAIMER = (
 
 
 def model_receipt(config, variables, step: int, which: str) -> dict:
-  """What `result.json` says about the model.
+  """Returns what `result.json` says about the model, JSON-ready.
 
   Args:
     config: the run's stored config.
-    variables: the restored {'params': ..., ...}.
+    variables: the restored {'params': ..., ...}; `sha256` is over all of them,
+      in tree order.
     step: training steps behind them.
     which: 'teacher' or 'student'.
-
-  Returns:
-    JSON-ready dict; `sha256` is over all variables, in tree order.
   """
-  leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(variables)]
   digest = hashlib.sha256()
-  for leaf in leaves:
+  for leaf in jax.tree.leaves(variables):
     digest.update(np.ascontiguousarray(leaf).tobytes())
   return {
     'name': config.model.name,

@@ -1,18 +1,10 @@
-"""Checkpoint -> `Segmenter`: masks of whole clips, or frame by frame.
+"""Checkpoint -> `Segmenter`: masks of whole clips, or frame by frame."""
 
-A clip is segmented by the same jitted step a live stream uses, so that both
-give the same masks bit for bit, any number of frames compiles once, and a
-clip of hours needs no more accelerator memory than one frame.
-"""
-
-import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import dataclasses
 import functools
-import itertools
 import math
 
-import cv2
 from etils import epath
 from flax import errors
 import jax
@@ -22,23 +14,26 @@ import numpy as np
 from echoforge_jax import cpu
 from echoforge_jax.clip import LABELS
 from echoforge_jax.errors import InputError
-from echoforge_jax.formats import resize as squeeze
 from echoforge_jax.formats import sector as sectors
 from echoforge_jax.inference import confidence as confidences
-from echoforge_jax.inference import lag as lags
-from echoforge_jax.inference import receipt as receipts
+from echoforge_jax.inference.receipt import model_receipt
+from echoforge_jax.inference.stream import (
+  FrameLoop,
+  Stream,
+  check_gray,
+  native_mask,
+  squeeze,
+)
+from echoforge_jax.models import network_file
 from echoforge_jax.models.memory import stride_of
-
-# Frames in flight before their results are fetched.
-_IN_FLIGHT = 8
 
 
 def load(checkpoint_dir, which: str = 'teacher') -> 'Segmenter':
   """Loads a trained model for inference.
 
   Args:
-    checkpoint_dir: the `--workdir` of a training run; a file that `export`
-      wrote (.safetensors); or 'default', the model shipped with the package.
+    checkpoint_dir: the `--workdir` of a training run; a .safetensors file that
+      `export` wrote; or 'default', the model shipped with the package.
     which: 'teacher' (the averaged parameters) or 'student'.
 
   Returns:
@@ -48,30 +43,29 @@ def load(checkpoint_dir, which: str = 'teacher') -> 'Segmenter':
     InputError: no checkpoint there, or its parameters are of another version's
       model.
   """
-  from echoforge_jax.models import network_file  # Slow.
-  from echoforge_jax.training import build, checkpoint
+  from echoforge_jax.training import build, checkpoint  # Slow.
 
-  if not network_file.is_network_path(checkpoint_dir) and (
-    not epath.Path(checkpoint_dir).is_dir()
-  ):
+  confidence = None
+  if network_file.is_network_path(checkpoint_dir):
+    meta = network_file.read(checkpoint_dir)[1]
+    confidence = meta.get('confidence')
+  elif not epath.Path(checkpoint_dir).is_dir():
     raise InputError(
-      f'{checkpoint_dir}: no such directory; wanted the workdir of a '
-      'training run, a .safetensors of `echoforge export`, or default'
+      f'{checkpoint_dir}: no such directory; wanted the workdir of a training '
+      'run, a .safetensors of `echoforge export`, or default'
     )
   config, variables, step = checkpoint.restore_for_inference(
     checkpoint_dir, which
   )
-  facts = None
   if network_file.is_network_path(checkpoint_dir):
-    meta = network_file.read(checkpoint_dir)[1]
-    facts, which = meta.get('confidence'), meta['which']
+    which = meta['which']
   segmenter = Segmenter(
     build.make_model(config),
     variables,
     classes=tuple(config.data.classes),
     image_size=config.data.image_size,
-    receipt=receipts.model_receipt(config, variables, step, which),
-    calibration=facts,
+    receipt=model_receipt(config, variables, step, which),
+    confidence=confidence,
   )
   try:
     segmenter.trace()
@@ -85,7 +79,7 @@ def load(checkpoint_dir, which: str = 'teacher') -> 'Segmenter':
 
 
 def frame_step(model, variables, frame, memory):
-  """One frame of one clip.
+  """Runs a model on one frame of one clip.
 
   Args:
     model: a Linen module with the method `step`.
@@ -103,13 +97,13 @@ def frame_step(model, variables, frame, memory):
 
 @functools.cache
 def jit_frame_step():
-  """`frame_step`, compiled once a model, whatever the clips."""
+  """Returns `frame_step`, compiled once per model, whatever the clips."""
   return cpu.jit(frame_step, static_argnums=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Segmentation:
-  """What a clip's segmentation says.
+  """Masks of a clip, and how they came about.
 
   Attributes:
     masks: uint8 [T, H, W] label values, native size.
@@ -117,15 +111,35 @@ class Segmentation:
       model has none), see `inference.confidence`; 0 where it is empty.
     probability: uint8 [T, S, S] of the same class, 255 being one, on the
       grid that the network saw.
+    sector: where the ultrasound lies.
+    lag: frames on either side that logits were averaged with.
+    scaling: what turned logits into probabilities.
+    classes: of the model.
+    receipt: what identifies the model, for `result.json`.
   """
 
   masks: np.ndarray
   confidence: np.ndarray
   probability: np.ndarray
+  sector: sectors.Sector
+  lag: int = 0
+  scaling: confidences.Scaling = confidences.Scaling()
+  classes: tuple[str, ...] = ('lv',)
+  receipt: Mapping = dataclasses.field(default_factory=dict)
 
 
 class Segmenter:
-  """Masks for ultrasound clips of any size and length."""
+  """Masks for ultrasound clips of any size and length.
+
+  Attributes:
+    model: the Linen module.
+    variables: its variables, on `device`.
+    classes: foreground classes in the order of the model's channels.
+    labels: uint8 [K], their mask values.
+    image_size: S, side of the square that the network sees.
+    receipt: what identifies the model.
+    scaling: of its probabilities.
+  """
 
   def __init__(
     self,
@@ -134,8 +148,8 @@ class Segmenter:
     *,
     classes: tuple[str, ...],
     image_size: int,
-    receipt: dict | None = None,
-    calibration: Mapping | None = None,
+    receipt: Mapping | None = None,
+    confidence: Mapping | None = None,
   ):
     """Wraps a model.
 
@@ -143,34 +157,44 @@ class Segmenter:
       model: a Linen module with `init_memory`, the method `step` and its
         `delay`.
       variables: its {'params': ..., ...}.
-      classes: foreground classes in the order of the model's channels, names
-        of `clip.LABELS`.
+      classes: names of `clip.LABELS`.
       image_size: side of the square the model was trained on.
-      receipt: what identifies the model, for `result.json`.
-      calibration: of `confidence.fit`; None where none was made.
+      receipt: what identifies the model.
+      confidence: facts of `confidence.fit`; None where none were made.
     """
+    self.model = model
+    # Committed, as results are: a mixture would compile the step twice.
+    self.device = jax.local_devices()[0]
+    self.variables = jax.device_put(variables, self.device)
     self.classes = tuple(classes)
+    self.labels = np.asarray([LABELS[name] for name in classes], np.uint8)
     self.image_size = int(image_size)
     self.receipt = dict(receipt or {})
-    self.calibration = confidences.Calibration.from_facts(calibration)
-    self._model = model
-    # Committed, as results are: a mixture would compile the step twice.
-    self._device = jax.local_devices()[0]
-    self._variables = jax.device_put(variables, self._device)
-    self._labels = np.asarray([LABELS[name] for name in classes], np.uint8)
+    self.scaling = confidences.Scaling.from_facts(confidence)
 
   def trace(self) -> None:
-    """Traces the step, which would be done at the first frame otherwise.
-
-    Raises:
-      FlaxError: the variables are not the model's.
-    """
+    """Traces the step; raises FlaxError if the variables do not fit."""
     side = self.image_size
     jit_frame_step().eval_shape(
-      self._model,
-      self._variables,
+      self.model,
+      self.variables,
       jax.ShapeDtypeStruct((side, side), np.uint8),
-      self._model.init_memory(1, (side, side)),
+      self.model.init_memory(1, (side, side)),
+    )
+
+  def frame_loop(self, *, fps: float = math.nan, lag: int = 0) -> FrameLoop:
+    """Starts a clip of squeezed frames; see `FrameLoop`.
+
+    Args:
+      fps: frames per second, for the pace of the memory; NaN where unknown.
+      lag: see `stream`.
+    """
+    empty = self.model.init_memory(1, (self.image_size,) * 2)
+    return FrameLoop(
+      functools.partial(jit_frame_step(), self.model, self.variables),
+      jax.device_put([empty] * stride_of(fps), self.device),
+      delay=self.model.delay,
+      lag=lag,
     )
 
   def segment(
@@ -212,39 +236,34 @@ class Segmenter:
     lag: int = 0,
   ) -> Segmentation:
     """As `segment`, with the confidence in every frame and pixel."""
-    video = _checked(video, 3, '[T, H, W]')
+    video = check_gray(video, 3, '[T, H, W]')
     if sector is None:
       sector = self.locate(video, spacing_mm)
-    stream = self.stream(fps=fps, sector=sector, lag=lag)
-    size = (self.image_size,) * 2
-    found = Segmentation(
-      np.zeros(video.shape, np.uint8),
-      np.zeros(len(video)),
-      np.zeros((len(video), *size), np.uint8),
+    count, size = len(video), self.image_size
+    masks = np.zeros(video.shape, np.uint8)
+    confidence = np.zeros(count)
+    probability = np.zeros((count, size, size), np.uint8)
+    channel = self.classes.index('lv') if 'lv' in self.classes else 0
+    small = (squeeze(frame, sector, size) for frame in video)
+    loop = self.frame_loop(fps=fps, lag=lag)
+    for index, logits in enumerate(loop.run(small)):
+      masks[index] = native_mask(logits, sector, video.shape[1:], self.labels)
+      likely = self.scaling.probability(logits[..., channel])
+      confidence[index] = confidences.expected_dice(likely)
+      probability[index] = np.rint(255 * likely)
+    return Segmentation(
+      masks,
+      confidence,
+      probability,
+      sector,
+      lag,
+      self.scaling,
+      self.classes,
+      self.receipt,
     )
 
-    channel = self.classes.index('lv') if 'lv' in self.classes else 0
-
-    def keep(index, logits):
-      logits = np.asarray(logits, np.float32)
-      probability = self.calibration.probability(logits[..., channel])
-      found.masks[index] = stream.mask(logits)
-      found.confidence[index] = confidences.expected_dice(probability)
-      found.probability[index] = np.rint(255 * probability)
-
-    pending = collections.deque()
-    outputs = itertools.chain(map(stream.advance, video), stream.drain())
-    ready = (logits for logits in outputs if logits is not None)
-    for index, logits in enumerate(ready):
-      pending.append((index, logits))
-      if len(pending) == _IN_FLIGHT:
-        keep(*pending.popleft())
-    for index, logits in pending:
-      keep(index, logits)
-    return found
-
   def locate(self, video, spacing_mm=None, region=None) -> sectors.Sector:
-    """The sector of a clip as `segment` would take it.
+    """Finds the sector of a clip, as `segment` does.
 
     Args:
       video: uint8 [T, H, W].
@@ -263,8 +282,8 @@ class Segmenter:
     fps: float = math.nan,
     sector: sectors.Sector | None = None,
     lag: int = 0,
-  ) -> 'Stream':
-    """Starts a stream; see `Stream.step`.
+  ) -> Stream:
+    """Starts a stream with an empty memory; see `Stream.step`.
 
     Args:
       fps: frames per second; NaN where unknown.
@@ -274,177 +293,7 @@ class Segmenter:
         averaged with those of L frames before and L after, with triangular
         weights (ours). 0: every mask at once.
 
-    Returns:
-      The stream, with an empty memory.
-
     Raises:
-      InputError: the lag is not a whole number from 0 to `lag.MAX_LAG`.
+      InputError: the lag is not a whole number from 0 to `stream.MAX_LAG`.
     """
-    return Stream(self, stride_of(fps), sector, lags.check(lag))
-
-
-class Stream:
-  """A clip in progress: the sector, and the memory of what was seen.
-
-  Attributes:
-    sector: where the ultrasound lies; None before the first frame.
-    delay: frames that masks lag behind. 0 for a causal model (EchoForge); a
-      model that looks at the next frame (SSCF) gives a frame's mask when that
-      has come, and the stride apart, so that `delay` is the stride. A fixed
-      lag adds to it.
-  """
-
-  def __init__(
-    self,
-    segmenter: Segmenter,
-    stride: int,
-    sector: sectors.Sector | None,
-    lag: int = 0,
-  ):
-    self.sector = sector
-    self._behind = segmenter._model.delay * stride
-    self.delay = self._behind + lag
-    self._lag = lags.FixedLag(lag) if lag else None
-    self._segmenter = segmenter
-    # Frames t, t + stride, t + 2 stride, ... share a memory.
-    size = (segmenter.image_size,) * 2
-    self._memories = jax.device_put(
-      [segmenter._model.init_memory(1, size) for _ in range(stride)],
-      segmenter._device,
-    )
-    self._last: list[np.ndarray | None] = [None] * stride
-    self._shape: tuple[int, int] | None = None
-    self._count = 0
-    self._ended = False
-
-  def step(self, frame) -> np.ndarray:
-    """Takes the next frame; segments the one `delay` frames before it.
-
-    Args:
-      frame: uint8 [H, W], the same size throughout.
-
-    Returns:
-      uint8 [H, W] label values of `clip.LABELS` of frame t - delay, t
-      being this one; all zero for the first `delay` calls.
-
-    Raises:
-      InputError: the frame is not uint8 [H, W], its size changed, or the
-        stream has ended.
-    """
-    logits = self.advance(_checked(frame, 2, '[H, W]'))
-    if logits is None:
-      return np.zeros(self._shape, np.uint8)
-    return self.mask(logits)
-
-  def flush(self) -> np.ndarray:
-    """Ends the stream: the masks that `step` still owes.
-
-    The last frame stands for the ones that it can no longer see, as at the
-    end of a clip.
-
-    Returns:
-      uint8 [n, H, W], oldest first, of the last n = `delay` frames (of all if
-      there were fewer); n is 0 for a causal model.
-    """
-    masks = [self.mask(logits) for logits in self.drain()]
-    if not masks:
-      return np.zeros((0, *(self._shape or (0, 0))), np.uint8)
-    return np.stack(masks)
-
-  def drain(self) -> Iterator[jax.Array]:
-    """Ends the stream; yields the logits [S, S, K] still owed."""
-    self._ended = True
-    for owner in range(max(self._count - self._behind, 0), self._count):
-      turn = owner % len(self._memories)
-      logits = self._smooth(self._run(turn, self._last[turn]))
-      if logits is not None:
-        yield logits
-    if self._lag:
-      yield from self._lag.drain()
-
-  def advance(self, frame: np.ndarray) -> jax.Array | None:
-    """Feeds a frame.
-
-    Returns:
-      Logits [S, S, K] of the frame `delay` earlier, perhaps still being
-      computed; None where there is no such frame.
-    """
-    if self._ended:
-      raise InputError('the stream was flushed and has ended; start a new one')
-    if self._shape is None:
-      self._shape = frame.shape
-    if frame.shape != self._shape:
-      raise InputError(
-        f'frame {self._count} is {list(frame.shape)}; wanted '
-        f'{list(self._shape)} as the frames before it'
-      )
-    if self.sector is None:
-      self.sector = sectors.find_sector(frame[None])
-    small = squeeze.squeeze_frames(
-      self.sector.crop(frame)[None], self._segmenter.image_size
-    )[0]
-    turn = self._count % len(self._memories)
-    self._last[turn] = small
-    self._count += 1
-    logits = self._run(turn, small)
-    return self._smooth(logits) if self._count > self._behind else None
-
-  def _smooth(self, logits: jax.Array) -> jax.Array | None:
-    return self._lag.push(logits) if self._lag else logits
-
-  def _run(self, turn: int, small: np.ndarray) -> jax.Array:
-    logits, self._memories[turn] = jit_frame_step()(
-      self._segmenter._model,
-      self._segmenter._variables,
-      small,
-      self._memories[turn],
-    )
-    return logits
-
-  def mask(self, logits) -> np.ndarray:
-    """Logits [S, S, K] -> native mask uint8 [H, W]."""
-    top, left, bottom, right = self.sector.box
-    labels = labels_of(
-      np.asarray(logits, np.float32),
-      (bottom - top, right - left),
-      self._segmenter._labels,
-    )
-    return self.sector.paste(labels, self._shape)
-
-
-def labels_of(
-  logits: np.ndarray, shape: tuple[int, int], labels: np.ndarray
-) -> np.ndarray:
-  """Native labels from the logits of a squeezed frame.
-
-  Args:
-    logits: float32 [S, S, K].
-    shape: (h, w) to interpolate to, bilinearly, before the threshold.
-    labels: uint8 [K] mask value of each channel.
-
-  Returns:
-    uint8 [h, w]: the label of the largest logit where it is positive
-    (probability above one half), else 0.
-  """
-  planes = np.stack(
-    [
-      cv2.resize(
-        np.ascontiguousarray(logits[..., k]),
-        shape[::-1],
-        interpolation=cv2.INTER_LINEAR,
-      )
-      for k in range(logits.shape[-1])
-    ]
-  )
-  best = planes.argmax(axis=0)
-  return np.where(planes.max(axis=0) > 0, labels[best], 0).astype(np.uint8)
-
-
-def _checked(array, dimensions: int, wanted: str) -> np.ndarray:
-  array = np.asarray(array)
-  if array.ndim != dimensions or array.dtype != np.uint8 or not array.size:
-    raise InputError(
-      f'found an array of type {array.dtype} and shape {list(array.shape)}; '
-      f'wanted uint8 gray levels {wanted}'
-    )
-  return array
+    return Stream(self, self.frame_loop(fps=fps, lag=lag), sector)

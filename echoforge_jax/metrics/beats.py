@@ -1,5 +1,6 @@
 """ED and ES of every beat from a curve of cavity areas (ours)."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -15,19 +16,57 @@ _MIN_CONTRACTION = 0.08
 _WHOLE_ED = 0.9
 
 
-def smooth_curve(
+@dataclasses.dataclass(frozen=True)
+class Instants:
+  """ED and ES of one beat.
+
+  Attributes:
+    ed, es: frames of the curve's maximum and of the minimum after it.
+    nearest: (ED, ES), the frames with a cavity nearest to them.
+    whole: the clip shows the contraction from beginning to end.
+  """
+
+  ed: int
+  es: int
+  nearest: tuple[int, int]
+  whole: bool
+
+
+def read_curve(
   area: np.ndarray, empty: np.ndarray, fps: float = math.nan
-) -> np.ndarray:
-  """The area curve without jitter; frames without a cavity are bridged.
+) -> tuple[np.ndarray, list[Instants], list[str]]:
+  """Finds the beats of a clip.
 
   Args:
-    area: float64 [T].
-    empty: bool [T], frames to bridge linearly.
+    area: float64 [T] of the cavity, in any unit.
+    empty: bool [T], frames without a cavity; not all.
     fps: frames per second; NaN where unknown.
 
   Returns:
-    float64 [T]: a median of three, then a Gaussian of half 80 ms (1.5 frames
-    where the rate is unknown; never over a twelfth of the clip).
+    smooth: float64 [T], the curve that was read; the beats, the chosen one
+    first (see `find_beats`), at least one; and flags.
+  """
+  smooth = smooth_curve(area, empty, fps)
+  pairs, flags = find_beats(smooth, fps)
+  usable = np.flatnonzero(~empty)
+  beats = [
+    Instants(
+      *pair,
+      tuple(int(usable[np.abs(usable - t).argmin()]) for t in pair),
+      not _is_cut(pair, smooth),
+    )
+    for pair in pairs
+  ]
+  return smooth, beats, flags
+
+
+def smooth_curve(
+  area: np.ndarray, empty: np.ndarray, fps: float = math.nan
+) -> np.ndarray:
+  """Returns the area curve without jitter, bridged where there is no cavity.
+
+  It is a median of three, then a Gaussian of half 80 ms (1.5 frames where the
+  rate is unknown; never over a twelfth of the clip). Arguments as `read_curve`.
   """
   index = np.arange(len(area))
   curve = np.interp(index, index[~empty], area[~empty])
@@ -43,7 +82,7 @@ def smooth_curve(
 
 
 def find_beats(smooth: np.ndarray, fps: float = math.nan):
-  """ED and ES of every beat: a maximum and the minimum that follows it.
+  """Finds ED and ES of every beat: a maximum and the minimum that follows it.
 
   Args:
     smooth: float64 [T] area curve.
@@ -55,11 +94,10 @@ def find_beats(smooth: np.ndarray, fps: float = math.nan):
     the clip's start or end cuts comes last and is flagged. Never empty.
   """
   spread = float(np.ptp(smooth))
+  flags = []
   if spread < _MIN_CONTRACTION * smooth.max():
     flags = ['no_contraction', 'no_full_cycle']
     spread = max(spread, 1e-12)
-  else:
-    flags = []
   peaks = _extrema(smooth, spread, fps)
   troughs = _extrema(-smooth, spread, fps)
   beats = []
@@ -72,19 +110,14 @@ def find_beats(smooth: np.ndarray, fps: float = math.nan):
     ed, es = int(smooth.argmax()), int(smooth.argmin())
     more = ['es_before_ed'] if es < ed else []
     return [(ed, es)], list(dict.fromkeys([*flags, *more, 'no_full_cycle']))
-  beats.sort(key=lambda beat: (is_cut(beat, smooth), -smooth[beat[0]]))
-  if not flags and (is_cut(beats[0], smooth) or len(peaks) + len(troughs) < 3):
+  beats.sort(key=lambda beat: (_is_cut(beat, smooth), -smooth[beat[0]]))
+  if not flags and (_is_cut(beats[0], smooth) or len(peaks) + len(troughs) < 3):
     flags = ['no_full_cycle']
   return beats, flags
 
 
-def is_cut(beat: tuple[int, int], smooth: np.ndarray) -> bool:
-  """Whether the clip's start or end cuts a beat's contraction.
-
-  Args:
-    beat: (ed, es) of `find_beats`.
-    smooth: float64 [T], the curve they were found in.
-  """
+def _is_cut(beat: tuple[int, int], smooth: np.ndarray) -> bool:
+  """Returns whether the clip's start or end cuts a beat's contraction."""
   ed, es = beat
   return (
     es == len(smooth) - 1
@@ -94,7 +127,7 @@ def is_cut(beat: tuple[int, int], smooth: np.ndarray) -> bool:
 
 
 def _extrema(curve: np.ndarray, spread: float, fps: float) -> list[int]:
-  """Maxima that stand out by 30 % of the range, ends included."""
+  """Returns maxima that stand out by 30 % of the range, ends included."""
   # A low wall on both sides lets a maximum at the clip's end count.
   low = curve.min() - spread
   distance = max(1, round(_MIN_BEAT_S * fps)) if math.isfinite(fps) else 1

@@ -2,15 +2,14 @@
 
 import json
 
-import grain
 import jax
 import numpy as np
 import pytest
 
+import echoforge_jax
 from echoforge_jax.__main__ import main
-from echoforge_jax.training import build, checkpoint
-from echoforge_jax.training.workdir import claim_workdir
 from tests.configs import load_config
+from tests.inference.clips import make_workdir, noise
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -24,30 +23,13 @@ def cheap_compilation():
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
-  """A run that has not learned anything."""
-  config = load_config('tiny')
-  state = jax.eval_shape(build.make_parts(config).create_state)
-  generator = np.random.default_rng(0)
-  state = jax.tree.map(
-    lambda x: generator.normal(0, 0.2, x.shape).astype(x.dtype),
-    state.replace(rng=state.step),
-  )
-  state = state.replace(rng=jax.random.key(0))
-  folder = tmp_path_factory.mktemp('run')
-  claim_workdir(folder, config)
-  checkpointer = checkpoint.Checkpointer(folder)
-  checkpointer.save(1, state, iter(grain.MapDataset.range(4).to_iter_dataset()))
-  checkpointer.close()
-  return folder
+  return make_workdir(tmp_path_factory.mktemp('run'), load_config('tiny'))
 
 
 @pytest.fixture
 def clip(tmp_path):
   path = tmp_path / 'clip.npz'
-  frames = np.random.default_rng(0).integers(
-    0, 255, (4, 40, 52), dtype=np.uint8
-  )
-  np.savez(path, frames=frames, fps=30.0)
+  np.savez(path, frames=noise(4, (40, 52)), fps=30.0)
   return path
 
 
@@ -72,10 +54,31 @@ def test_good_and_bad_inputs(workdir, clip, tmp_path, capsys):
   assert '1 of 2 clips segmented' in printed and '1 failed' in printed
   result = json.loads((out / 'clip' / 'result.json').read_text())
   assert result['frames'] == 4 and result['spacing_mm'] == [0.8, 0.9]
-  assert result['model']['step'] == 1
+  assert result['model']['step'] == 3
   assert (
     main(['segment', f'--checkpoint={workdir}', f'--out={out}', str(clip)]) == 0
   )
+
+
+@pytest.mark.parametrize('lag', [None, 0])
+def test_python_gives_the_numbers_of_the_shell(
+  workdir, clip, lag, tmp_path, capsys
+):
+  flags = [f'--checkpoint={workdir}', f'--out={tmp_path}', '--spacing_mm=0.8']
+  options = {'spacing_mm': (0.8, 0.8)}
+  if lag is not None:
+    flags, options = [*flags, f'--lag={lag}'], options | {'lag': lag}
+  assert main(['segment', *flags, str(clip)]) == 0
+  capsys.readouterr()
+  written = json.loads((tmp_path / 'clip' / 'result.json').read_text())
+  found = echoforge_jax.segment_file(clip, workdir, **options)
+  assert found.content == written
+  assert list(found.flags) == written['flags']
+  assert found.masks.shape == (4, 40, 52)
+  assert (found.masks == 1).sum((1, 2)).tolist() == written['area_px']
+  segmenter = echoforge_jax.load(workdir)
+  again = echoforge_jax.segment_file(clip, segmenter, **options)
+  assert again.content == written
 
 
 def test_a_folder_that_cannot_be_written_fails_that_clip_only(

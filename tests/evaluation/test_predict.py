@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 from echoforge_jax.evaluation import predict
+from echoforge_jax.formats.sector import whole_image
+from echoforge_jax.inference import Segmenter
 from echoforge_jax.models import build_model
+from tests.inference.clips import noise, random_segmenter
 
 
 class Bright(nn.Module):
@@ -44,15 +47,12 @@ def cheap_compilation():
   jax.config.update('jax_disable_most_optimizations', before)
 
 
-@pytest.fixture
-def bright():
-  model = Bright()
-  variables = model.init(jax.random.key(0), jnp.zeros((1, 3, 8, 8, 1)))
-  return model, variables
+@pytest.fixture(scope='module')
+def variables():
+  return Bright().init(jax.random.key(0), jnp.zeros((1, 3, 8, 8, 1)))
 
 
-def test_cases_keep_order_through_padded_batches_and_compile_once(bright):
-  model, variables = bright
+def test_cases_keep_order_through_padded_batches_and_trace_once(variables):
   traces = []
 
   class Counting(Bright):
@@ -61,33 +61,35 @@ def test_cases_keep_order_through_padded_batches_and_compile_once(bright):
       traces.append(video.shape)
       return super().__call__(video, train)
 
-  run = predict.make_predictor(Counting())
   clips = [clip(f'p{k}', 60 * k) for k in range(5)]
-  cases = list(predict.predict_clips(run, variables, clips, batch_size=2))
-  assert [c.patient for c in cases] == ['p0', 'p1', 'p2', 'p3', 'p4']
+  cases = predict.PredictedClips(Counting(), variables, clips, batch_size=2)
+  assert len(cases) == 5 and not traces
+  found = list(cases)
   assert traces == [(2, 3, 8, 8, 1)]
-  assert run._cache_size() == 1
-  for case, source in zip(cases, clips):
+  assert [c.patient for c in found] == ['p0', 'p1', 'p2', 'p3', 'p4']
+  for number, (case, source) in enumerate(zip(found, clips)):
     assert case.prediction.dtype == np.uint8
     assert case.prediction.shape == (3, 8, 8)
     assert (case.frames == source['video'][..., 0]).all()
+    again = cases[number]
+    assert again.patient == case.patient
+    assert (again.prediction == case.prediction).all()
+    assert (again.probability == case.probability).all()
   # 120/255 is under both offsets, 180/255 over the first; 240/255 is over
   # both and the first has the larger probability.
-  assert [int(c.prediction[0, 5, 5]) for c in cases] == [0, 0, 0, 1, 1]
-  assert cases[3].ef_percent == 55 and cases[3].native_size == (40, 48)
-  assert np.isnan(cases[3].edv_ml)
+  assert [int(c.prediction[0, 5, 5]) for c in found] == [0, 0, 0, 1, 1]
+  assert found[3].ef_percent == 55 and found[3].native_size == (40, 48)
+  assert np.isnan(found[3].edv_ml)
 
 
-def test_threshold(bright):
-  model, variables = bright
-  video = np.full((1, 1, 8, 8, 1), 140, np.uint8)  # logit about 0.98, p .73
-  masks, likely = predict.make_predictor(model)(variables, video)
-  assert masks.all() and float(likely[0, 0, 0, 0]) == pytest.approx(
-    1 / (1 + np.exp(-20 * (140 / 255 - 0.5))), abs=1e-3
-  )
-  assert not predict.make_predictor(model, threshold=0.8)(variables, video)[
-    0
-  ].any()
+def test_threshold(variables):
+  clips = [clip('p', 140, frames=1)]  # The logit is about 0.98, p .73.
+  case = predict.PredictedClips(Bright(), variables, clips)[0]
+  assert case.prediction[0, 2:].all()
+  wanted = 1 / (1 + np.exp(-20 * (140 / 255 - 0.5)))
+  assert float(case.probability[0, 5, 5]) == pytest.approx(wanted, abs=1e-3)
+  strict = predict.PredictedClips(Bright(), variables, clips, threshold=0.8)
+  assert not strict[0].prediction.any()
 
 
 class Memory(nn.Module):
@@ -100,22 +102,22 @@ class Memory(nn.Module):
     return jnp.zeros((batch, 1))
 
   @nn.compact
-  def resume(self, video, memory):
-    sums = memory + jnp.cumsum(video[:, :, 0, 0, 0], axis=1)
-    logits = jnp.broadcast_to(
-      sums[:, :, None, None, None], (*video.shape[:4], 1)
-    )
-    return {'logits': logits}, sums[:, -1:]
+  def step(self, frame, memory):
+    memory = memory + frame[:, 0, 0]
+    logits = jnp.broadcast_to(memory[:, None, None], (*frame.shape[:3], 1))
+    return {'logits': logits}, memory
 
 
 @pytest.mark.parametrize('fps,stride', [(27.0, 1), (54.0, 2)])
-def test_whole_clips_carry_the_memory_over_chunks(fps, stride):
-  count = 2 * predict.CHUNK + 3
+def test_whole_clips_carry_the_memory_on(fps, stride):
+  count = 19
   source = clip('p', 0, frames=count) | {'fps': fps, 'ed': 4, 'es': 1}
   source['video'] = (
     source['video'] + np.arange(count, dtype=np.uint8)[:, None, None, None]
   )
-  whole = predict.WholeClips(Memory(), {}, [source, source])
+  segmenter = Segmenter(Memory(), {}, classes=('lv',), image_size=8)
+  whole = predict.WholeClips(segmenter, [source, source])
+  assert len(whole) == 2
   for case in whole:
     expected = np.zeros(count)
     for turn in range(stride):
@@ -124,65 +126,26 @@ def test_whole_clips_carry_the_memory_over_chunks(fps, stride):
       1 / (1 + np.exp(-expected)), abs=2e-3
     )
     assert (case.ed, case.es) == (4, 1)
-  assert whole._run._cache_size() == 1
 
 
-def test_whole_clips_of_a_model_that_looks_ahead():
-  """An SSCF, whose outputs lag one frame, equals its windows by hand."""
-  model = build_model('sscf', width=4, norm='group')
-  shapes = jax.eval_shape(
-    model.init,
-    jax.random.key(0),
-    jax.ShapeDtypeStruct((1, 3, 64, 64, 1), jnp.float32),
-  )
-  rng = np.random.default_rng(0)
-  variables = jax.tree.map(
-    lambda x: rng.normal(
-      x.ndim < 2, 0.3 / np.sqrt(x.size / x.shape[-1]), x.shape
-    ).astype(np.float32),
-    shapes,
-  )
-  run = jax.jit(model.apply)
-  clips = []
-  for count, fps in (
-    (1, 54.0),
-    (predict.CHUNK, 27.0),
-    (predict.CHUNK + 3, 54.0),
-  ):
-    video = rng.integers(0, 256, (count, 64, 64, 1), dtype=np.uint8)
-    clips.append(
-      clip('p', 0, frames=count)
-      | {'video': video, 'fps': fps, 'ed': 0, 'es': 0}
-    )
-  for case, source in zip(predict.WholeClips(model, variables, clips), clips):
-    video, stride = source['video'], predict.stride_of(source['fps'])
-    for turn in range(min(stride, len(video))):
-      part = video[turn::stride]
-      # One window at a time compiles once.
-      order = np.clip(
-        np.arange(len(part))[:, None] + np.arange(-1, 2), 0, len(part) - 1
-      )
-      logits = np.concatenate(
-        [
-          run(variables, part[window][None] / np.float32(255))['logits']
-          for window in order
-        ]
-      )[..., 0]
-      assert case.probability[turn::stride] == pytest.approx(
-        1 / (1 + np.exp(-logits)), abs=2e-3
-      )
-      assert np.std(logits) > 0.01
-
-
-def test_predicted_clips_are_predicted_when_read(bright):
-  model, variables = bright
-  clips = [clip(f'p{k}', 60 * k) for k in range(5)]
-  cases = predict.PredictedClips(
-    predict.make_predictor(model), variables, clips, batch_size=2
-  )
-  assert len(cases) == 5
-  for number, case in enumerate(cases):
-    again = cases[number]
-    assert again.patient == case.patient == f'p{number}'
-    assert (again.prediction == case.prediction).all()
-    assert (again.probability == case.probability).all()
+@pytest.mark.parametrize(
+  'name, options',
+  [
+    ('echoforge', {'backbone': 'lite', 'dim': 16, 'decoder_dim': 8}),
+    ('sscf', {'width': 4, 'norm': 'group'}),  # Its outputs lag one frame.
+  ],
+)
+def test_whole_clips_are_what_segment_gives(name, options):
+  segmenter = random_segmenter(build_model(name, **options))
+  for count, fps in ((1, 54.0), (8, 27.0), (5, 54.0)):
+    video = noise(count, (64, 64))
+    source = clip('p', 0, frames=count) | {
+      'video': video[..., None],
+      'fps': fps,
+      'ed': 0,
+      'es': 0,
+    }
+    (case,) = predict.WholeClips(segmenter, [source])
+    wanted = segmenter.segment(video, fps=fps, sector=whole_image((64, 64)))
+    np.testing.assert_array_equal(case.prediction, wanted)
+    assert 0 < wanted.mean() < 1

@@ -15,7 +15,6 @@ from echoforge_jax.__main__ import main
 from echoforge_jax.formats import dicom, raw_clip, volumes
 from echoforge_jax.formats import sector as sectors
 from echoforge_jax.inference import outputs
-from echoforge_jax.inference.confidence import Calibration
 from echoforge_jax.inference.segmenter import Segmentation
 from tests.formats.odd_files import rows, speckle
 
@@ -26,7 +25,6 @@ class Thresholder:
   """A Segmenter without a network: what is dark in the sector."""
 
   classes, receipt = ('lv',), {'name': 'thresholder'}
-  calibration = Calibration()
 
   def locate(self, video, spacing_mm=None, region=None):
     row_mm = float('nan') if spacing_mm is None else spacing_mm[0]
@@ -39,7 +37,7 @@ class Thresholder:
     for frame, mask in zip(video, masks):
       dark = (sector.crop(frame) < 60).astype(np.uint8)
       mask[:] = sector.paste(dark, frame.shape)
-    return Segmentation(masks, np.ones(len(masks)), masks)
+    return Segmentation(masks, np.ones(len(masks)), masks, sector, lag)
 
 
 @pytest.fixture

@@ -14,15 +14,13 @@ from echoforge_jax.formats import color, images
 from echoforge_jax.formats import sector as sectors
 from echoforge_jax.formats.readers import read_any, stem_of
 from echoforge_jax.inference import batch, checks, inputs
-from echoforge_jax.inference.segmenter import Segmentation
+from tests.inference.clips import noise, segmentation
 
 REAL = pathlib.Path(examples.get_path('ybr_color'))
 
 
-def clip(seed, frames=4, shape=(40, 52)):
-  return np.random.default_rng(seed).integers(
-    0, 255, (frames, *shape), dtype=np.uint8
-  )
+def clip(seed, frames=4):
+  return noise(frames, (40, 52), seed)
 
 
 @pytest.fixture
@@ -112,7 +110,7 @@ def test_results_do_not_depend_on_the_other_clips(segmenter, study, tmp_path):
   assert list(together) == ['clip', 'clip-2', 'clip-3', 'frames']
   for path, name in zip(clips, ['clip-2', 'clip-3', 'frames']):
     alone = tmp_path / 'alone' / name
-    batch.segment_file(segmenter, path, alone)
+    batch.segment_file(path, segmenter, out_dir=alone)
     files = sorted(file.name for file in alone.iterdir())
     assert files == sorted(
       file.name for file in (tmp_path / 'all' / name).iterdir()
@@ -136,15 +134,12 @@ def test_a_failure_leaves_no_earlier_result(segmenter, study, tmp_path):
 
 def test_what_nobody_foresaw_is_one_line_too(segmenter, study, tmp_path):
   class Broken:
-    classes, receipt = segmenter.classes, segmenter.receipt
     locate = segmenter.locate
-    calibration = segmenter.calibration
 
     def segment_clip(self, video, *_, **__):
       if len(video) == 4:
         raise ZeroDivisionError('a\nb')
-      masks = np.zeros(video.shape, np.uint8)
-      return Segmentation(masks, np.zeros(len(video)), masks)
+      return segmentation(np.zeros(video.shape, np.uint8))
 
   np.save(tmp_path / 'other.npy', clip(6, frames=5))
   results, failures = batch.segment_files(

@@ -1,5 +1,7 @@
 """Expected Dice, temperature and the threshold, on draws of known truth."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy import special
@@ -91,12 +93,10 @@ def test_too_few_clips_are_refused():
     confidence.fit(empty)
 
 
-def test_calibration_survives_json():
+def test_scaling_survives_json():
   facts = confidence.fit(list(drawn(40, [1.0], 2.0)))
-  import json
-
-  again = confidence.Calibration.from_facts(json.loads(json.dumps(facts)))
+  again = confidence.Scaling.from_facts(json.loads(json.dumps(facts)))
   assert again.temperature == facts['temperature'] and again.facts
-  assert confidence.Calibration.from_facts(None) == confidence.Calibration()
+  assert confidence.Scaling.from_facts(None) == confidence.Scaling()
   p = again.probability(np.array([again.temperature], np.float32))
   assert p == pytest.approx(special.expit(1.0), abs=1e-6)

@@ -1,12 +1,18 @@
 """masks.dcm, read back by highdicom: pixels, frames, codes, references."""
 
+import math
+
 import highdicom as hd
 import numpy as np
 import pydicom
 from pydicom import examples
 import pytest
 
+from echoforge_jax.formats.raw_clip import RawClip
+from echoforge_jax.formats.sector import whole_image
 from echoforge_jax.inference import dicom_seg
+from echoforge_jax.inference.measurement import Measurement
+from echoforge_jax.inference.segmenter import Segmentation
 
 REAL = examples.get_path('ybr_color')
 MODEL = {'sha256': 'ab' * 32, 'git_revision': 'c0ffee'}
@@ -21,13 +27,23 @@ def masks_of(shape=(30, 240, 320)):
   return masks
 
 
+def measured(masks, classes=('lv',), spacing_mm=(1.02, 1.01)):
+  found = Segmentation(
+    masks,
+    np.ones(len(masks)),
+    masks,
+    whole_image(masks.shape[1:]),
+    classes=classes,
+    receipt=MODEL,
+  )
+  area = np.zeros(len(masks))
+  return Measurement(RawClip(masks, spacing_mm), found, area, area, ())
+
+
 def test_round_trip(tmp_path):
   masks, path = masks_of(), tmp_path / 'masks.dcm'
   assert (
-    dicom_seg.write_if_dicom(
-      path, REAL, masks, (1.02, 1.01), ('lv', 'la'), MODEL
-    )
-    == ''
+    dicom_seg.write_if_dicom(path, REAL, measured(masks, ('lv', 'la'))) == ''
   )
   source, found = pydicom.dcmread(REAL), hd.seg.segread(path)
   pixels = found.get_pixels_by_source_frame(
@@ -44,7 +60,7 @@ def test_round_trip(tmp_path):
 def test_what_it_says_about_itself(tmp_path):
   path = tmp_path / 'masks.dcm'
   dicom_seg.write_if_dicom(
-    path, REAL, masks_of(), (1.02, 1.01), ('lv', 'myo', 'la'), MODEL
+    path, REAL, measured(masks_of(), ('lv', 'myo', 'la'))
   )
   source, found = pydicom.dcmread(REAL), pydicom.dcmread(path)
   codes = [
@@ -88,7 +104,7 @@ def test_bits_of_odd_sizes(shape):
   source = pydicom.dcmread(REAL)
   source.Rows, source.Columns = shape[1:]
   found = dicom_seg.segmentation(
-    source, masks, (float('nan'),) * 2, ('lv',), MODEL
+    source, measured(masks, spacing_mm=(math.nan, math.nan))
   )
   assert 'PixelMeasuresSequence' not in found.SharedFunctionalGroupsSequence[0]
   bits = np.unpackbits(
@@ -102,9 +118,7 @@ def test_what_cannot_have_one(tmp_path):
   np.save(tmp_path / 'clip.npy', masks_of())
   path = tmp_path / 'masks.dcm'
   assert (
-    dicom_seg.write_if_dicom(
-      path, tmp_path / 'clip.npy', masks_of(), (1, 1), ('lv',), MODEL
-    )
+    dicom_seg.write_if_dicom(path, tmp_path / 'clip.npy', measured(masks_of()))
     == ''
   )
   assert not path.exists()
@@ -112,7 +126,7 @@ def test_what_cannot_have_one(tmp_path):
   del dataset.StudyInstanceUID
   dataset.save_as(tmp_path / 'bare.dcm')
   said = dicom_seg.write_if_dicom(
-    path, tmp_path / 'bare.dcm', masks_of(), (1, 1), ('lv',), MODEL
+    path, tmp_path / 'bare.dcm', measured(masks_of())
   )
   assert 'no DICOM segmentation' in said and 'StudyInstanceUID' in said
   assert not path.exists()

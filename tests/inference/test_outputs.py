@@ -12,11 +12,8 @@ import SimpleITK as sitk
 
 from echoforge_jax import textio
 from echoforge_jax.errors import InputError
-from echoforge_jax.formats.raw_clip import RawClip
 from echoforge_jax.inference import batch, outputs
-from echoforge_jax.inference import cycle as cycles
-from echoforge_jax.inference.confidence import Calibration
-from echoforge_jax.inference.segmenter import Segmentation
+from tests.inference.clips import measured
 
 KEYS = {
   'frames',
@@ -36,7 +33,7 @@ KEYS = {
 FILES = set(outputs.NAMES) - {'probability.nii.gz'}
 
 
-def beating_clip(frames=9, shape=(61, 83), spacing=(1.5, 1.2), fps=30.0):
+def beating_clip(frames=9, shape=(61, 83)):
   """A dark beating disc in noise, and its masks; odd sides on purpose."""
   generator = np.random.default_rng(0)
   rows, columns = np.mgrid[: shape[0], : shape[1]]
@@ -47,7 +44,12 @@ def beating_clip(frames=9, shape=(61, 83), spacing=(1.5, 1.2), fps=30.0):
     inside = np.hypot(rows - 30, columns - 40) < radius
     video[index][inside] //= 4
     masks[index][inside] = 1
-  return RawClip(video, spacing, fps), masks
+  return video, masks
+
+
+def beating(spacing=(1.5, 1.2), fps=30.0):
+  video, masks = beating_clip()
+  return measured(masks, spacing, fps, frames=video)
 
 
 def strict(path):
@@ -73,8 +75,8 @@ def decoded(path):
 
 def test_real_clip_end_to_end(segmenter, tmp_path):
   result = batch.segment_file(
-    segmenter, examples.get_path('ybr_color'), tmp_path
-  )
+    examples.get_path('ybr_color'), segmenter, lag=0, out_dir=tmp_path
+  ).content
   assert {path.name for path in tmp_path.iterdir()} == FILES
   assert strict(tmp_path / 'result.json') == result
   assert set(result) >= KEYS
@@ -95,11 +97,9 @@ def test_real_clip_end_to_end(segmenter, tmp_path):
 
 
 def test_overlay_shows_the_mask(tmp_path):
-  clip, masks = beating_clip()
-  cycle = cycles.measure(masks, clip.spacing_mm, clip.fps)
-  outputs.write_overlay(tmp_path / 'a.mp4', clip, masks, cycle)
+  outputs.write_overlay(tmp_path / 'a.mp4', beating())
   frames, *_ = decoded(tmp_path / 'a.mp4')
-  assert len(frames) == len(masks)
+  assert len(frames) == 9
   assert all(side % 2 == 0 for side in frames[0].shape[:2])
   scale = 7  # 384 / 61, rounded up.
   red = frames[0][..., 0].astype(int) - frames[0][..., 2]
@@ -110,46 +110,43 @@ def test_overlay_shows_the_mask(tmp_path):
 
 
 def test_unknowns_are_null(tmp_path):
-  clip, masks = beating_clip(spacing=(math.nan, math.nan), fps=math.nan)
-  cycle = cycles.measure(masks, clip.spacing_mm, clip.fps)
-  from echoforge_jax.formats import sector as sectors
-
-  result = outputs.result_of(
-    'x.npy',
-    clip,
-    cycle,
-    sectors.whole_image(masks.shape[1:]),
-    Segmentation(masks, np.full(len(masks), 0.9), masks[:, ::4, ::4]),
-    {},
-    Calibration(),
-  )
-  textio.write_json(tmp_path / 'result.json', result)
+  clip = beating(None, None)
+  textio.write_json(tmp_path / 'result.json', outputs.result_of('x.npy', clip))
   result = strict(tmp_path / 'result.json')
   for key in ('fps', 'spacing_mm', 'edv_ml', 'esv_ml', 'area_mm2'):
     assert result[key] is None, key
   assert 0 < result['ef_percent'] < 90
-  outputs.write_overlay(tmp_path / 'a.mp4', clip, masks, cycle)
-  outputs.write_curve(tmp_path / 'a.png', clip, cycle)
-  outputs.write_masks(tmp_path / 'a.nii.gz', masks, clip.spacing_mm)
+  outputs.write_overlay(tmp_path / 'a.mp4', clip)
+  outputs.write_curve(tmp_path / 'a.png', clip)
+  outputs.write_masks(tmp_path / 'a.nii.gz', clip.masks, clip.clip.spacing_mm)
   assert sitk.ReadImage(str(tmp_path / 'a.nii.gz')).GetSpacing() == (1, 1, 1)
 
 
 def test_no_cavity_still_leaves_every_file(tmp_path):
-  clip, masks = beating_clip(frames=2)
-  masks = np.zeros_like(masks)
-  cycle = cycles.measure(masks, clip.spacing_mm, clip.fps)
-  outputs.write_overlay(tmp_path / 'a.mp4', clip, masks, cycle)
-  outputs.write_sheet(tmp_path / 'a.png', clip, masks, cycle)
-  outputs.write_curve(tmp_path / 'b.png', clip, cycle)
+  video, masks = beating_clip(frames=2)
+  clip = measured(np.zeros_like(masks), frames=video)
+  outputs.write_overlay(tmp_path / 'a.mp4', clip)
+  outputs.write_sheet(tmp_path / 'a.png', clip)
+  outputs.write_curve(tmp_path / 'b.png', clip)
   assert len(decoded(tmp_path / 'a.mp4')[0]) == 2
 
 
+def test_probability_lies_in_the_box(tmp_path):
+  masks = np.zeros((2, 64, 80), np.uint8)
+  clip = measured(masks, box=(-8, 16, 56, 80))  # It reaches out of the image.
+  clip.found.probability[:] = 255
+  outputs.write_probability(tmp_path / 'p.nii.gz', clip)
+  found = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / 'p.nii.gz')))
+  assert (found[:, :56, 16:] == 255).all()
+  assert not found[:, 56:].any() and not found[:, :, :16].any()
+
+
 def test_bad_inputs_do_not_stop_the_rest(segmenter, tmp_path):
-  clip, _ = beating_clip()
+  video, _ = beating_clip()
   (tmp_path / 'a').mkdir()
   good, twin = tmp_path / 'clip.npy', tmp_path / 'a' / 'clip.npz'
-  np.save(good, clip.frames)
-  np.savez(twin, frames=clip.frames, spacing_mm=[1.0, 1.1], fps=20.0)
+  np.save(good, video)
+  np.savez(twin, frames=video, spacing_mm=[1.0, 1.1], fps=20.0)
   bad = tmp_path / 'bad.mp4'
   bad.write_text('text')
   lines = []
@@ -173,8 +170,8 @@ def test_bad_inputs_do_not_stop_the_rest(segmenter, tmp_path):
 
 
 def test_a_file_in_the_way_of_out(segmenter, tmp_path):
-  clip, _ = beating_clip()
-  np.save(tmp_path / 'clip.npy', clip.frames)
+  video, _ = beating_clip()
+  np.save(tmp_path / 'clip.npy', video)
   (tmp_path / 'out').write_text('')
   with pytest.raises(InputError, match='cannot be written'):
     batch.segment_files(segmenter, [tmp_path / 'clip.npy'], tmp_path / 'out')

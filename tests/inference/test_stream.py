@@ -1,37 +1,64 @@
-"""Streams: the fixed lag, no recompilation, constant memory."""
+"""The frame loop and streams: order, delay, lag, no recompilation."""
 
 import gc
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks.speed.timing import Compilations
 from echoforge_jax.errors import InputError
-from echoforge_jax.formats import sector as sectors
-from echoforge_jax.inference import lag as lags
-from echoforge_jax.inference import segmenter as segmenters
-from echoforge_jax.models import build_model
+from echoforge_jax.formats.sector import whole_image
+from echoforge_jax.inference import stream as streams
+from echoforge_jax.models.memory import stride_of
+from tests.inference.clips import logits_of, noise
 
 
-def clip(frames=9, shape=(40, 52), seed=0):
-  return np.random.default_rng(seed).integers(
-    0, 255, (frames, *shape), dtype=np.uint8
+def counting_step(frame, memory):
+  """A network whose logits tell what it was fed and what it remembered."""
+  return jnp.full((2, 2, 1), float(memory)), memory + float(frame.mean())
+
+
+def frames(count):
+  return [np.full((2, 2), 1 + index, np.uint8) for index in range(count)]
+
+
+@pytest.mark.parametrize('stride', [1, 2, 3])
+@pytest.mark.parametrize('delay', [0, 1])
+def test_each_phase_of_the_stride_has_its_memory(stride, delay):
+  loop = streams.FrameLoop(counting_step, [0.0] * stride, delay=delay)
+  assert loop.delay == delay * stride
+  found = [x[0, 0, 0] for x in loop.run(frames(7))]
+  # With a delay, a frame's logits come with the next frame of its phase, and
+  # the last frame of a phase is fed once more.
+  wanted = np.zeros(7)
+  for turn in range(stride):
+    members = np.arange(turn, 7, stride)
+    seen = np.concatenate([[0], np.cumsum(members + 1)])
+    wanted[members] = seen[delay : delay + len(members)]
+  assert found == wanted.tolist()
+
+
+def test_run_is_push_and_drain():
+  one, other = (
+    streams.FrameLoop(counting_step, [0.0] * 2, delay=1, lag=2)
+    for _ in range(2)
   )
-
-
-def logits_of(segmenter, video, **options):
-  stream = segmenter.stream(**options)
-  ready = [stream.advance(frame) for frame in video]
-  return [x for x in ready if x is not None] + list(stream.drain())
+  ready = [one.push(frame) for frame in frames(20)]
+  assert [x is None for x in ready] == [True] * 4 + [False] * 16
+  found = [x for x in ready if x is not None] + list(one.drain())
+  np.testing.assert_array_equal(found, list(other.run(frames(20))))
+  with pytest.raises(InputError, match='has ended'):
+    one.push(frames(1)[0])
 
 
 @pytest.mark.parametrize('lag', [1, 2, 5])
 def test_lag_averages_around_each_frame(segmenter, lag):
-  video = clip(frames=7)
-  plain = np.stack(logits_of(segmenter, video))
-  smooth = np.stack(logits_of(segmenter, video, lag=lag))
+  video = noise(7, (40, 52))
+  plain = logits_of(segmenter, video)
+  smooth = logits_of(segmenter, video, lag=lag)
   assert plain.shape == smooth.shape == (7, 32, 32, 1)
   for t in range(7):
     near = [s for s in range(7) if abs(s - t) <= lag]
@@ -41,40 +68,42 @@ def test_lag_averages_around_each_frame(segmenter, lag):
 
 
 @pytest.mark.parametrize(
-  'frames,fps,lag',
-  [(9, math.nan, 2), (9, 60.0, 3), (2, math.nan, 3), (1, 60.0, 1)],
+  'model, count, fps, lag',
+  [
+    ('segmenter', 11, math.nan, 0),
+    ('segmenter', 11, 60.0, 0),
+    ('segmenter', 9, math.nan, 2),
+    ('segmenter', 9, 60.0, 3),
+    ('segmenter', 2, math.nan, 3),
+    ('segmenter', 1, 60.0, 1),
+    ('looking_ahead', 7, math.nan, 0),
+    ('looking_ahead', 7, 60.0, 0),
+    ('looking_ahead', 1, 60.0, 0),
+    ('looking_ahead', 6, 60.0, 2),
+  ],
 )
-def test_a_lagging_stream_equals_segment(segmenter, frames, fps, lag):
-  video = clip(frames=frames)
-  whole = sectors.whole_image(video.shape[1:])
+def test_a_stream_equals_segment(model, count, fps, lag, request):
+  segmenter = request.getfixturevalue(model)
+  video = noise(count)
+  whole = whole_image(video.shape[1:])
   stream = segmenter.stream(fps=fps, sector=whole, lag=lag)
-  assert stream.delay == lag
+  assert stream.delay == segmenter.model.delay * stride_of(fps) + lag
   streamed = np.stack([stream.step(frame) for frame in video])
-  assert not streamed[:lag].any()
+  assert not streamed[: stream.delay].any()
   rest = stream.flush()
-  assert len(rest) == min(lag, frames)
+  assert rest.shape == (min(stream.delay, count), 60, 76)
+  assert rest.dtype == np.uint8
   offline = segmenter.segment(video, fps=fps, sector=whole, lag=lag)
-  np.testing.assert_array_equal(np.concatenate([streamed[lag:], rest]), offline)
   np.testing.assert_array_equal(
-    offline, segmenter.segment(video, fps=fps, sector=whole, lag=lag)
+    np.concatenate([streamed[stream.delay :], rest]), offline
   )
   with pytest.raises(InputError, match='has ended'):
     stream.step(video[0])
 
 
-def test_no_lag_is_the_default_and_changes_nothing(segmenter):
-  video = clip()
-  whole = sectors.whole_image(video.shape[1:])
-  np.testing.assert_array_equal(
-    segmenter.segment(video, sector=whole),
-    segmenter.segment(video, sector=whole, lag=0),
-  )
-  assert segmenter.stream().delay == segmenter.stream(lag=0).delay == 0
-
-
 def test_a_lag_makes_masks_steadier(segmenter):
-  video = clip(frames=16)
-  whole = sectors.whole_image(video.shape[1:])
+  video = noise(16)
+  whole = whole_image(video.shape[1:])
 
   def flicker(lag):
     masks = segmenter.segment(video, sector=whole, lag=lag) > 0
@@ -83,33 +112,18 @@ def test_a_lag_makes_masks_steadier(segmenter):
   assert flicker(0) > 1.5 * flicker(2) > 0
 
 
-@pytest.mark.parametrize('fps', [math.nan, 60.0])
-def test_a_lag_adds_to_the_delay_of_a_model_that_looks_ahead(tree_of, fps):
-  model = build_model('sscf', width=8, clips=True, norm='group')
-  shapes = jax.eval_shape(
-    model.init,
-    jax.random.key(0),
-    jax.ShapeDtypeStruct((1, 3, 64, 64, 1), np.float32),
-  )
-  segmenter = segmenters.Segmenter(
-    model, tree_of(shapes), classes=('lv',), image_size=64
-  )
-  video = clip(frames=6)
-  whole = sectors.whole_image(video.shape[1:])
-  stream = segmenter.stream(fps=fps, sector=whole, lag=2)
-  assert stream.delay == segmenters.stride_of(fps) + 2
-  streamed = [stream.step(frame) for frame in video][stream.delay :]
-  masks = np.stack([*streamed, *stream.flush()])
-  np.testing.assert_array_equal(
-    masks, segmenter.segment(video, fps=fps, sector=whole, lag=2)
-  )
-  plain = np.stack(logits_of(segmenter, video, fps=fps))
-  smooth = np.stack(logits_of(segmenter, video, fps=fps, lag=2))
-  middle = np.tensordot(np.asarray([1, 2, 3, 2, 1]) / 9, plain[1:6], 1)
-  np.testing.assert_allclose(smooth[3], middle, rtol=1e-5, atol=1e-5)
+def test_a_stream_refuses_a_change_of_size(segmenter):
+  stream = segmenter.stream()
+  stream.step(noise()[0])
+  with pytest.raises(InputError, match='frame 1 is'):
+    stream.step(noise(shape=(50, 50))[0])
 
 
-@pytest.mark.parametrize('lag', [-1, lags.MAX_LAG + 1, 1.5, True, '2'])
+def test_a_stream_that_never_began_owes_nothing(segmenter):
+  assert segmenter.stream(lag=1).flush().shape == (0, 0, 0)
+
+
+@pytest.mark.parametrize('lag', [-1, streams.MAX_LAG + 1, 1.5, True, '2'])
 def test_wrong_lags(segmenter, lag):
   with pytest.raises(InputError, match='whole number of frames from 0 to 30'):
     segmenter.stream(lag=lag)
@@ -117,7 +131,7 @@ def test_wrong_lags(segmenter, lag):
 
 @pytest.mark.parametrize('fps,lag', [(math.nan, 0), (60.0, 0), (30.0, 3)])
 def test_frames_compile_nothing_and_hold_nothing(segmenter, fps, lag):
-  video = clip()
+  video = noise(9, (40, 52))
   stream = segmenter.stream(fps=fps, lag=lag)
   for frame in video:
     stream.step(frame)
@@ -133,8 +147,9 @@ def test_frames_compile_nothing_and_hold_nothing(segmenter, fps, lag):
   assert len(jax.live_arrays()) == held
 
 
-def test_a_second_stream_compiles_nothing(segmenter):
-  segmenter.segment(clip(), lag=1)
+def test_clips_of_all_lengths_and_sizes_compile_once(segmenter):
+  segmenter.segment(noise(), lag=1)
   with Compilations() as compiled:
-    segmenter.segment(clip(frames=4, shape=(70, 33), seed=3), lag=1)
+    for count, shape in ((3, (40, 52)), (6, (64, 64)), (9, (33, 47))):
+      segmenter.segment(noise(count, shape), fps=50, lag=1)
   assert compiled.count == 0

@@ -7,8 +7,10 @@ import numpy as np
 from scipy import ndimage
 
 from echoforge_jax.clip import LABELS
+from echoforge_jax.formats.raw_clip import RawClip
+from echoforge_jax.inference.segmenter import Segmentation
 from echoforge_jax.metrics import ejection
-from echoforge_jax.metrics.beats import find_beats, is_cut, smooth_curve
+from echoforge_jax.metrics.beats import Instants, read_curve
 
 # What each code in `flags` means to a reader.
 FLAGS = {
@@ -92,14 +94,16 @@ class Beat:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cycle:
-  """What a clip's masks say.
+class Measurement:
+  """A clip, its segmentation and what the masks say.
 
   Attributes:
+    clip: as read.
+    found: the segmentation.
     area: float64 [T] of the left ventricle, mm2, or px2 with unknown spacing.
     smooth: float64 [T], the curve ED and ES were read from.
-    ed, es: frame indices; None where there is no cavity.
-    beats: every beat seen, the one that `ed` and `es` belong to first.
+    flags: codes of `FLAGS`, of the clip and of the measurement.
+    beats: every beat seen, the reported one first; () without any.
     edv_ml, esv_ml: single-plane disc volumes, the mean over the whole beats,
       or of the first one if none is whole; NaN with unknown spacing.
     ef_percent: likewise, by discs; by area-length with unknown spacing; NaN if
@@ -108,130 +112,116 @@ class Cycle:
       points; NaN with fewer than two. Beats whose EF cannot be measured are
       left out, and flagged.
     ef_method: 'discs', 'area_length' or ''.
-    flags: codes of `FLAGS`.
   """
 
+  clip: RawClip
+  found: Segmentation
   area: np.ndarray
   smooth: np.ndarray
-  ed: int | None
-  es: int | None
-  beats: tuple[Beat, ...]
-  edv_ml: float
-  esv_ml: float
-  ef_percent: float
-  ef_sd: float
-  ef_method: str
   flags: tuple[str, ...]
+  beats: tuple[Beat, ...] = ()
+  edv_ml: float = math.nan
+  esv_ml: float = math.nan
+  ef_percent: float = math.nan
+  ef_sd: float = math.nan
+  ef_method: str = ''
 
-  @classmethod
-  def unmeasured(cls, area: np.ndarray, flags) -> 'Cycle':
-    """Of a clip without beats: areas alone."""
-    return cls(
-      area,
-      area,
-      None,
-      None,
-      (),
-      math.nan,
-      math.nan,
-      math.nan,
-      math.nan,
-      '',
-      tuple(flags),
-    )
+  @property
+  def masks(self) -> np.ndarray:
+    """uint8 [T, H, W] label values."""
+    return self.found.masks
+
+  @property
+  def ed(self) -> int | None:
+    """End-diastolic frame of the reported beat; None without a beat."""
+    return self.beats[0].ed if self.beats else None
+
+  @property
+  def es(self) -> int | None:
+    """End-systolic frame of the reported beat; None without a beat."""
+    return self.beats[0].es if self.beats else None
+
+  @property
+  def spacing_known(self) -> bool:
+    """Whether areas are in mm2."""
+    return bool(np.isfinite(self.clip.spacing_mm).all())
+
+  @property
+  def doubtful(self) -> np.ndarray:
+    """bool [T], frames of low confidence."""
+    return self.found.confidence < self.found.scaling.low
 
 
-def measure(
-  masks: np.ndarray,
-  spacing_mm=(math.nan, math.nan),
-  fps: float = math.nan,
-  box=None,
-  still: bool = False,
-  confidence: np.ndarray | None = None,
-  low: float = 0.0,
-) -> Cycle:
-  """Areas, ED, ES, volumes and flags of one clip.
+def measure_clip(clip: RawClip, found: Segmentation) -> Measurement:
+  """Measures areas, ED, ES and volumes of a segmented clip, and flags doubts.
 
   Args:
-    masks: uint8 [T, H, W] label values, native geometry.
-    spacing_mm: mm per pixel (row, column); NaN where unknown.
-    fps: frames per second; NaN where unknown.
-    box: (top, left, bottom, right) of what the network saw; None if all.
-    still: nothing moves: areas only, neither ED nor ES.
-    confidence: float [T] of `confidence.expected_dice`, or None.
-    low: below this a frame is doubtful.
-
-  Returns:
-    The measurements.
+    clip: as read; gives spacing, frame rate and what its reader flagged.
+    found: the clip's segmentation.
   """
-  lv = masks == LABELS['lv']
+  known = bool(np.isfinite(clip.spacing_mm).all())
+  lv = found.masks == LABELS['lv']
   pixels = lv.sum(axis=(1, 2)).astype(np.float64)
-  known = bool(np.isfinite(spacing_mm).all())
-  flags = [] if known else ['spacing_unknown']
-  flags += [] if math.isfinite(fps) else ['fps_unknown']
   empty = pixels < ejection.MIN_PIXELS
-  scale = float(np.prod(spacing_mm)) if known else 1.0
+  area = pixels * (float(np.prod(clip.spacing_mm)) if known else 1.0)
+  unknown = [] if known else ['spacing_unknown']
+  unknown += [] if math.isfinite(clip.fps) else ['fps_unknown']
+  earlier = [*clip.flags, *([] if found.sector.found else ['sector_not_found'])]
+
+  def measured(smooth, flags, **values):
+    flags = tuple(dict.fromkeys([*earlier, *flags]))
+    return Measurement(clip, found, area, smooth, flags, **values)
+
   if empty.all():
-    return Cycle.unmeasured(pixels * scale, ['no_cavity', *flags])
-  flags += ['empty_masks'] if empty.any() else []
-  flags += _shape_flags(lv, box or (0, 0, *lv.shape[1:]))
-  sure = np.ones(len(masks)) if confidence is None else confidence
-  doubtful = ['low_confidence'] if np.median(sure) < low else []
-  area = pixels * scale
-  if still or len(masks) == 1:
-    return Cycle.unmeasured(area, [*flags, *doubtful])
-  smooth = smooth_curve(area, empty, fps)
-  found, beat_flags = find_beats(smooth, fps)
-  flags += beat_flags
+    return measured(area, ['no_cavity', *unknown])
+  flags = unknown + (['empty_masks'] if empty.any() else [])
+  flags += _shape_flags(lv, found.sector.box)
+  low = found.scaling.low
+  doubtful = ['low_confidence'] * bool(np.median(found.confidence) < low)
+  if 'still_image' in clip.flags or len(lv) == 1:
+    return measured(area, [*flags, *doubtful])
+  smooth, instants, more = read_curve(area, empty, clip.fps)
+  flags += more
   trend = np.abs(area - smooth)[~empty].mean() / max(smooth.max(), 1e-9)
   flags += ['area_jitter'] if trend > _JITTER else []
-  usable = np.flatnonzero(~empty)
   beats = []
-  for beat in found:
-    ed, es = (int(usable[np.abs(usable - k).argmin()]) for k in beat)
+  for one in instants:
     # A doubt about a beat that is not used is none.
-    used = not beats or not is_cut(beat, smooth)
-    measured, more = _measure_beat(
-      lv, ed, es, not is_cut(beat, smooth), spacing_mm if known else None
-    )
-    beats.append(measured)
+    used = not beats or one.whole
+    beat, more = _measure_beat(lv, one, clip.spacing_mm if known else None)
+    beats.append(beat)
     flags += more if used else []
-    if used and min(sure[ed], sure[es]) < low:
+    if used and min(found.confidence[[beat.ed, beat.es]]) < low:
       doubtful = ['low_confidence']
-  means, spread, more = _over_beats(beats)
-  return Cycle(
-    area,
+  means, more = _over_beats(beats)
+  return measured(
     smooth,
-    beats[0].ed,
-    beats[0].es,
-    tuple(beats),
-    *means,
-    spread,
-    'discs' if known else 'area_length',
-    tuple(dict.fromkeys([*flags, *more, *doubtful])),
+    [*flags, *more, *doubtful],
+    beats=tuple(beats),
+    **means,
+    ef_method='discs' if known else 'area_length',
   )
 
 
-def _over_beats(beats: list[Beat]):
-  """((edv, esv, ef), SD of EF, flags) of the whole beats, or the first."""
+def _over_beats(beats: list[Beat]) -> tuple[dict[str, float], list[str]]:
+  """Returns means and SD over the whole beats, or the first, and flags."""
   whole = [beat for beat in beats if beat.whole]
   used = [beat for beat in whole if math.isfinite(beat.ef_percent)]
   flags = ['beat_unmeasured'] if len(used) < len(whole) else []
   used = used or beats[:1]
-  means = [
-    float(np.mean([getattr(beat, name) for beat in used]))
+  means = {
+    name: float(np.mean([getattr(beat, name) for beat in used]))
     for name in ('edv_ml', 'esv_ml', 'ef_percent')
-  ]
-  spread = (
-    float(np.std([beat.ef_percent for beat in used], ddof=1))
-    if len(used) > 1
-    else math.nan
-  )
-  return means, spread, flags + (['beats_differ'] if spread > _BEATS_SD else [])
+  }
+  if len(used) > 1:
+    spread = float(np.std([beat.ef_percent for beat in used], ddof=1))
+    means['ef_sd'] = spread
+    flags += ['beats_differ'] if spread > _BEATS_SD else []
+  return means, flags
 
 
-def _measure_beat(lv, ed: int, es: int, whole: bool, spacing):
-  """A beat and its flags."""
+def _measure_beat(lv, one: Instants, spacing) -> tuple[Beat, list[str]]:
+  ed, es = one.nearest
   cavities = [ejection.measure_cavity(lv[index], spacing) for index in (ed, es)]
   flags = [flag for cavity in cavities if cavity for flag in cavity.flags]
   discs = [ejection.single_plane_volume(cavity) for cavity in cavities]
@@ -246,26 +236,26 @@ def _measure_beat(lv, ed: int, es: int, whole: bool, spacing):
   ):
     flags.append('ef_out_of_range')
   if spacing is None:
-    return Beat(ed, es, math.nan, math.nan, ef, by_area_length, whole), flags
-  if not _EDV_RANGE[0] <= discs[0] <= _EDV_RANGE[1]:
-    flags.append('implausible_volume')
-  if cavities[0] and not (
-    _LENGTH_RANGE[0] <= cavities[0].length <= _LENGTH_RANGE[1]
-  ):
-    flags.append('implausible_length')
-  return Beat(ed, es, *discs, ef, by_area_length, whole), flags
+    discs = [math.nan, math.nan]
+  else:
+    if not _EDV_RANGE[0] <= discs[0] <= _EDV_RANGE[1]:
+      flags.append('implausible_volume')
+    if cavities[0] and not (
+      _LENGTH_RANGE[0] <= cavities[0].length <= _LENGTH_RANGE[1]
+    ):
+      flags.append('implausible_length')
+  return Beat(ed, es, *discs, ef, by_area_length, one.whole), flags
 
 
 def _shape_flags(lv: np.ndarray, box) -> list[str]:
-  """'fragmented' and 'cut_by_border', each if true of any frame."""
+  """Returns 'fragmented' and 'cut_by_border', each if true of any frame."""
   flags = []
   for mask in lv:
     labels, count = ndimage.label(mask)
-    if count > 1:
-      sizes = np.sort(np.bincount(labels.ravel())[1:])[::-1]
-      if sizes[1] > 0.05 * sizes[0]:
-        flags.append('fragmented')
-        break
+    sizes = np.sort(np.bincount(labels.ravel())[1:])[::-1]
+    if count > 1 and sizes[1] > 0.05 * sizes[0]:
+      flags.append('fragmented')
+      break
   _, left, bottom, right = box
   ever = lv.any(axis=0)
   rows, columns = (np.flatnonzero(ever.any(axis=k)) for k in (1, 0))

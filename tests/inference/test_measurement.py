@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from echoforge_jax.formats import dicom, raw_clip, readers, video
-from echoforge_jax.inference import checks, outputs
-from echoforge_jax.inference import cycle as cycles
+from echoforge_jax.inference import checks, measurement, outputs
 from echoforge_jax.metrics import beats, ejection
+from tests.inference.clips import measured
 
 
 def ventricle(half_length, half_width, shape=(200, 200), spacing=(1.0, 1.0)):
@@ -34,17 +34,17 @@ def beating(
   return masks
 
 
-def cosine(frames, cycles_, start=0.0):
+def cosine(frames, periods, start=0.0):
   return (
     1
     - np.cos(
-      2 * np.pi * (start + np.linspace(0, cycles_, frames, endpoint=False))
+      2 * np.pi * (start + np.linspace(0, periods, frames, endpoint=False))
     )
   ) / 2
 
 
 def test_whole_cycle_measures_volumes():
-  cycle = cycles.measure(beating(cosine(40, 1.0)), (1.0, 1.0), fps=40.0)
+  cycle = measured(beating(cosine(40, 1.0)), (1.0, 1.0), fps=40.0)
   assert (cycle.ed, cycle.es) == (0, pytest.approx(20, abs=1))
   # Half ellipsoid: V = 2/3 pi a b^2.
   truth = [2 / 3 * math.pi * a * b**2 / 1000 for a, b in ((80, 25), (70, 18))]
@@ -62,14 +62,14 @@ def test_whole_cycle_measures_volumes():
 def test_anisotropic_spacing_gives_the_same_volume():
   spacing = (0.9, 0.5)
   masks = beating(cosine(30, 1.0), spacing)
-  cycle = cycles.measure(masks, spacing, fps=30.0)
-  isotropic = cycles.measure(beating(cosine(30, 1.0)), (1.0, 1.0), fps=30.0)
+  cycle = measured(masks, spacing, fps=30.0)
+  isotropic = measured(beating(cosine(30, 1.0)), (1.0, 1.0), fps=30.0)
   assert cycle.edv_ml == pytest.approx(isotropic.edv_ml, rel=0.02)
   assert cycle.ef_percent == pytest.approx(isotropic.ef_percent, abs=1.5)
 
 
 def test_half_sequence_is_flagged_but_measured():
-  cycle = cycles.measure(beating(np.linspace(0, 1, 12)), (1.0, 1.0), 50.0)
+  cycle = measured(beating(np.linspace(0, 1, 12)), (1.0, 1.0), 50.0)
   assert (cycle.ed, cycle.es) == (0, 11)
   assert cycle.flags == ('no_full_cycle',)
 
@@ -77,7 +77,7 @@ def test_half_sequence_is_flagged_but_measured():
 def test_largest_beat_is_chosen_among_several():
   phases = cosine(90, 3.0, start=0.25)
   phases[25:55] -= 0.15 * np.hanning(30)  # The second ED is the largest.
-  cycle = cycles.measure(beating(phases), (1.0, 1.0), fps=30.0)
+  cycle = measured(beating(phases), (1.0, 1.0), fps=30.0)
   assert len(cycle.beats) >= 2
   assert 18 <= cycle.ed <= 56 and cycle.ed < cycle.es < cycle.ed + 30
   assert cycle.smooth[cycle.ed] == max(cycle.smooth[b.ed] for b in cycle.beats)
@@ -87,22 +87,22 @@ def test_largest_beat_is_chosen_among_several():
 def test_a_beat_cut_by_the_end_is_chosen_last():
   phases = cosine(45, 1.5)  # ED, ES, ED, and falling until the clip ends.
   phases[20:] -= 0.15 * np.hanning(50)[:25]  # The cut beat's ED is larger.
-  cycle = cycles.measure(beating(phases), (1.0, 1.0), fps=30.0)
+  cycle = measured(beating(phases), (1.0, 1.0), fps=30.0)
   assert len(cycle.beats) == 2 and cycle.beats[1].es == 44
   assert cycle.smooth[cycle.beats[1].ed] > cycle.smooth[cycle.ed]
   assert (cycle.ed, cycle.es) == (0, pytest.approx(15, abs=2))
   assert 'no_full_cycle' not in cycle.flags
   phases[:20] += 0.6 * np.hanning(39)[19:]  # Now it starts after ED, too.
-  both = cycles.measure(beating(phases), (1.0, 1.0), fps=30.0)
+  both = measured(beating(phases), (1.0, 1.0), fps=30.0)
   assert both.es == 44 and 'no_full_cycle' in both.flags
-  alone = cycles.measure(beating(phases[20:]), (1.0, 1.0), fps=30.0)
+  alone = measured(beating(phases[20:]), (1.0, 1.0), fps=30.0)
   assert alone.es == len(phases) - 21 and 'no_full_cycle' in alone.flags
 
 
 def test_volumes_and_ef_are_means_over_whole_beats():
   phases = cosine(90, 3.0, start=0.25)
   phases[45:80] *= 0.6  # A beat that contracts less.
-  cycle = cycles.measure(beating(phases), (1.0, 1.0), fps=30.0)
+  cycle = measured(beating(phases), (1.0, 1.0), fps=30.0)
   whole = [beat for beat in cycle.beats if beat.whole]
   assert len(whole) >= 2 and (cycle.ed, cycle.es) == (whole[0].ed, whole[0].es)
   values = [beat.ef_percent for beat in whole]
@@ -111,7 +111,7 @@ def test_volumes_and_ef_are_means_over_whole_beats():
   assert cycle.ef_sd == pytest.approx(np.std(values, ddof=1))
   assert cycle.edv_ml == pytest.approx(np.mean([b.edv_ml for b in whole]))
   assert cycle.esv_ml == pytest.approx(np.mean([b.esv_ml for b in whole]))
-  one = cycles.measure(beating(cosine(40, 1.0)), (1.0, 1.0), fps=40.0)
+  one = measured(beating(cosine(40, 1.0)), (1.0, 1.0), fps=40.0)
   assert math.isnan(one.ef_sd) and len(one.beats) == 1
 
 
@@ -120,7 +120,7 @@ def test_a_beat_that_cannot_be_measured_is_left_out():
   rows, columns = np.mgrid[:200, :200]
   for t in range(34, 42):  # The second ES falls into crumbs.
     masks[t] *= ((rows % 5 < 3) & (columns % 5 < 3)).astype(np.uint8)
-  cycle = cycles.measure(masks, (1.0, 1.0), fps=30.0)
+  cycle = measured(masks, (1.0, 1.0), fps=30.0)
   values = [beat.ef_percent for beat in cycle.beats if beat.whole]
   assert sum(map(math.isnan, values)) == 1
   assert cycle.ef_percent == pytest.approx(np.nanmean(values))
@@ -129,10 +129,10 @@ def test_a_beat_that_cannot_be_measured_is_left_out():
 
 def test_beats_that_differ_are_flagged():
   phases = cosine(90, 3.0, start=0.25)
-  alike = cycles.measure(beating(phases, es=(50, 12)), (1.0, 1.0), fps=30.0)
+  alike = measured(beating(phases, es=(50, 12)), (1.0, 1.0), fps=30.0)
   assert alike.ef_sd < 1 and 'beats_differ' not in alike.flags
   phases[45:80] *= 0.45
-  cycle = cycles.measure(beating(phases, es=(50, 12)), (1.0, 1.0), fps=30.0)
+  cycle = measured(beating(phases, es=(50, 12)), (1.0, 1.0), fps=30.0)
   assert cycle.ef_sd > 10 and 'beats_differ' in cycle.flags
 
 
@@ -142,9 +142,7 @@ def test_confidence_counts_at_ed_es_and_in_most_frames():
   def flagged(confidence):
     return (
       'low_confidence'
-      in cycles.measure(
-        masks, (1.0, 1.0), 40.0, confidence=confidence, low=0.8
-      ).flags
+      in measured(masks, (1.0, 1.0), 40.0, confidence=confidence, low=0.8).flags
     )
 
   assert not flagged(np.full(40, 0.9))
@@ -159,7 +157,7 @@ def test_confidence_counts_at_ed_es_and_in_most_frames():
 
 
 def test_filling_only_says_that_es_came_first():
-  cycle = cycles.measure(beating(np.linspace(1, 0, 12)), (1.0, 1.0), 50.0)
+  cycle = measured(beating(np.linspace(1, 0, 12)), (1.0, 1.0), 50.0)
   assert (cycle.ed, cycle.es) == (11, 0)
   assert set(cycle.flags) == {'no_full_cycle', 'es_before_ed'}
 
@@ -167,14 +165,14 @@ def test_filling_only_says_that_es_came_first():
 def test_jitter_does_not_move_es_far():
   masks = beating(cosine(40, 1.0))
   masks[5] = beating([1.0])[0]  # One wrong frame, as small as ES.
-  cycle = cycles.measure(masks, (1.0, 1.0), fps=40.0)
+  cycle = measured(masks, (1.0, 1.0), fps=40.0)
   assert abs(cycle.es - 20) <= 2
 
 
 def test_unknown_spacing_keeps_ef_only():
   masks = beating(cosine(40, 1.0))
-  cycle = cycles.measure(masks)
-  known = cycles.measure(masks, (1.0, 1.0), fps=40.0)
+  cycle = measured(masks, None, None)
+  known = measured(masks, (1.0, 1.0), fps=40.0)
   assert math.isnan(cycle.edv_ml) and math.isnan(cycle.esv_ml)
   assert cycle.ef_method == 'area_length'
   assert cycle.ef_percent == pytest.approx(known.ef_percent, abs=3)
@@ -184,13 +182,13 @@ def test_unknown_spacing_keeps_ef_only():
 def test_empty_frames_are_bridged():
   masks = beating(cosine(40, 1.0))
   masks[18:23] = 0
-  cycle = cycles.measure(masks, (1.0, 1.0), fps=40.0)
+  cycle = measured(masks, (1.0, 1.0), fps=40.0)
   assert 'empty_masks' in cycle.flags
   assert cycle.es in (17, 23) and cycle.esv_ml > 20
 
 
 def test_no_cavity_at_all():
-  cycle = cycles.measure(np.zeros((5, 40, 40), np.uint8), (1.0, 1.0), 40.0)
+  cycle = measured(np.zeros((5, 40, 40), np.uint8), (1.0, 1.0), 40.0)
   assert cycle.ed is None and cycle.es is None and cycle.beats == ()
   assert math.isnan(cycle.ef_percent)
   assert cycle.flags == ('no_cavity',)
@@ -199,25 +197,27 @@ def test_no_cavity_at_all():
 def test_doubtful_masks_are_flagged():
   masks = beating(cosine(20, 1.0))
   masks[4, 5:35, 5:35] = 1
-  assert 'fragmented' in cycles.measure(masks, (1.0, 1.0), 40.0).flags
-  tiny = cycles.measure(beating(cosine(20, 1.0)), (0.2, 0.2), 40.0).flags
+  assert 'fragmented' in measured(masks, (1.0, 1.0), 40.0).flags
+  tiny = measured(beating(cosine(20, 1.0)), (0.2, 0.2), 40.0).flags
   assert {'implausible_volume', 'implausible_length'} <= set(tiny)
-  still = cycles.measure(beating(np.zeros(20)), (1.0, 1.0), 40.0)
+  still = measured(beating(np.zeros(20)), (1.0, 1.0), 40.0)
   assert 'no_contraction' in still.flags and still.ed is not None
   box = (0, 80, 200, 200)
-  cut = cycles.measure(beating(cosine(20, 1.0)), (1.0, 1.0), 40.0, box)
+  cut = measured(beating(cosine(20, 1.0)), (1.0, 1.0), 40.0, box=box)
   assert 'cut_by_border' in cut.flags
 
 
 @pytest.mark.parametrize('frames', [2, 3, 4])
 def test_shortest_clips(frames):
-  cycle = cycles.measure(beating(np.linspace(0, 1, frames)), (1.0, 1.0), 40.0)
+  cycle = measured(beating(np.linspace(0, 1, frames)), (1.0, 1.0), 40.0)
   assert (cycle.ed, cycle.es) == (0, frames - 1)
 
 
 def test_a_still_has_neither_phase_nor_fraction():
-  one = cycles.measure(beating([0.0]), (1.0, 1.0), 40.0)
-  many = cycles.measure(beating(np.zeros(9)), (1.0, 1.0), 40.0, still=True)
+  one = measured(beating([0.0]), (1.0, 1.0), 40.0)
+  many = measured(
+    beating(np.zeros(9)), (1.0, 1.0), 40.0, flags=('still_image',)
+  )
   for cycle in (one, many):
     assert cycle.ed is None and cycle.es is None and cycle.beats == ()
     assert math.isnan(cycle.ef_percent) and math.isnan(cycle.edv_ml)
@@ -227,7 +227,7 @@ def test_a_still_has_neither_phase_nor_fraction():
 def test_every_flag_is_raised_somewhere():
   used = set()
   for module in (
-    cycles,
+    measurement,
     checks,
     dicom,
     outputs,
@@ -249,7 +249,7 @@ def test_every_flag_is_raised_somewhere():
       for node in ast.walk(tree)
       if isinstance(node, ast.Constant) and node not in keys
     }
-  assert set(cycles.FLAGS) - used == set()
+  assert set(measurement.FLAGS) - used == set()
 
 
 def test_a_dip_too_short_for_a_beat_is_none():
