@@ -56,21 +56,8 @@ class Study:
   reference: str
 
   def row(self, name: str) -> Row:
-    """The row of that name."""
+    """Returns the row of that name."""
     return next(row for row in self.rows if row.name == name)
-
-
-def _learns_from_unlabeled(variant: str) -> bool:
-  return VARIANTS[variant].objective != 'supervised'
-
-
-def _settings(variant: str, fraction: float) -> dict[str, Any]:
-  """Label share and, where there are unlabeled patients to use, their clips."""
-  use = _learns_from_unlabeled(variant) and fraction < 1
-  return {
-    'data.label_fraction': fraction,
-    'unlabeled_batch_size': UNLABELED_BATCH if use else 0,
-  }
 
 
 def _row(
@@ -81,115 +68,117 @@ def _row(
   label: str = '',
   **settings: Any,
 ) -> Row:
+  """Makes a row, with unlabeled clips where the variant learns from them."""
+  learns = VARIANTS[variant].objective != 'supervised'
   return Row(
     name or variant,
     variant,
     label or VARIANTS[variant].description,
-    _settings(variant, fraction)
-    | {key.replace('__', '.'): value for key, value in settings.items()},
+    {
+      'data.label_fraction': fraction,
+      'unlabeled_batch_size': UNLABELED_BATCH * (learns and fraction < 1),
+      **{key.replace('__', '.'): value for key, value in settings.items()},
+    },
   )
 
 
-def _sscf() -> Row:
-  return Row(
-    'sscf',
-    '',
-    'SSCF, mean teacher with consistency',
-    _settings('mean_teacher', LABEL_FRACTION),
-    config='phantom_sscf_lite',
-  )
-
-
-_ROWS = Study(
-  'rows',
-  'Parts of EchoForge and baselines, labels of 10 % of the patients',
-  (
-    *(
-      _row(variant)
-      for variant in (
-        'baseline',
-        'mean_teacher',
-        'fixmatch',
-        'tsf',
-        'tsf_arc',
-        'plain',
-        'all',
+_SSCF = dataclasses.replace(
+  _row(
+    'mean_teacher', name='sscf', label='SSCF, mean teacher with consistency'
+  ),
+  variant='',
+  config='phantom_sscf_lite',
+)
+_TWO = (('baseline', 'supervised'), ('all', 'EchoForge'))
+_ALL_STUDIES = (
+  Study(
+    'rows',
+    'Parts of EchoForge and baselines, labels of 10 % of the patients',
+    tuple(
+      map(
+        _row,
+        (
+          'baseline',
+          'mean_teacher',
+          'fixmatch',
+          'tsf',
+          'tsf_arc',
+          'plain',
+          'all',
+        ),
       )
     ),
+    reference='baseline',
   ),
-  reference='baseline',
-)
-_METHODS = Study(
-  'methods',
-  'EchoForge, SSCF and baselines, labels of 10 % of the patients',
-  (*map(_row, ('baseline', 'mean_teacher', 'fixmatch', 'all')), _sscf()),
-  reference='baseline',
-)
-_ANCHORS = Study(
-  'anchors',
-  'Number of ARC anchors, labels of 10 % of the patients',
-  tuple(
-    _row(
-      'all',
-      name=f'anchors{n}',
-      label=f'{n} anchor{"s"[: n > 1]}',
-      model__anchors=n,
-    )
-    for n in (1, 2, 3, 4)
+  Study(
+    'methods',
+    'EchoForge, SSCF and baselines, labels of 10 % of the patients',
+    (*map(_row, ('baseline', 'mean_teacher', 'fixmatch', 'all')), _SSCF),
+    reference='baseline',
   ),
-  reference='anchors2',
-)
-_LABELS = Study(
-  'labels',
-  'Share of the patients whose labels are used',
-  tuple(
-    _row(
-      variant,
-      percent / 100,
-      name=f'{variant}_{percent}',
-      label=f'{text}, {percent} %',
-    )
-    for percent in (5, 10, 20, 40, 100)
-    for variant, text in (('baseline', 'supervised'), ('all', 'EchoForge'))
+  Study(
+    'anchors',
+    'Number of ARC anchors, labels of 10 % of the patients',
+    tuple(
+      _row(
+        'all',
+        name=f'anchors{n}',
+        label=f'{n} anchor{"s"[: n > 1]}',
+        model__anchors=n,
+      )
+      for n in (1, 2, 3, 4)
+    ),
+    reference='anchors2',
   ),
-  reference='baseline_10',
-)
-_SUPERVISION = Study(
-  'supervision',
-  'ED and ES labeled, or every frame; all patients',
-  tuple(
-    _row(
-      variant,
-      1.0,
-      name=f'{variant}_{kind}',
-      label=f'{text}, {kind} labels',
-      data__supervision=kind,
-    )
-    for kind in ('sparse', 'full')
-    for variant, text in (('baseline', 'supervised'), ('all', 'EchoForge'))
+  Study(
+    'labels',
+    'Share of the patients whose labels are used',
+    tuple(
+      _row(
+        variant,
+        percent / 100,
+        name=f'{variant}_{percent}',
+        label=f'{text}, {percent} %',
+      )
+      for percent in (5, 10, 20, 40, 100)
+      for variant, text in _TWO
+    ),
+    reference='baseline_10',
   ),
-  reference='baseline_sparse',
+  Study(
+    'supervision',
+    'ED and ES labeled, or every frame; all patients',
+    tuple(
+      _row(
+        variant,
+        1.0,
+        name=f'{variant}_{kind}',
+        label=f'{text}, {kind} labels',
+        data__supervision=kind,
+      )
+      for kind in ('sparse', 'full')
+      for variant, text in _TWO
+    ),
+    reference='baseline_sparse',
+  ),
 )
-STUDIES = {
-  s.name: s for s in (_ROWS, _METHODS, _ANCHORS, _LABELS, _SUPERVISION)
-}
+STUDIES = {study.name: study for study in _ALL_STUDIES}
 
 
 def get_study(name: str, rows: Sequence[str] = ()) -> Study:
-  """The study of that name, or some rows of it.
+  """Returns the study of that name, or some rows of it.
 
   Args:
     name: a key of `STUDIES`.
     rows: names of rows; empty takes all. The reference row always stays.
 
-  Returns:
-    The study.
-
   Raises:
     InputError: for an unknown study or row.
   """
   if name not in STUDIES:
-    raise InputError(f'--study={name}: choose one of {", ".join(STUDIES)}')
+    raise InputError(
+      f'--study={name}: choose one of {", ".join(STUDIES)}, cost'
+    )
   study = STUDIES[name]
   if not rows:
     return study

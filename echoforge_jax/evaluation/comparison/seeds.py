@@ -156,8 +156,45 @@ def check_receipts(receipts: Mapping[str, Mapping]) -> None:
     )
 
 
-def _mean(drawn: np.ndarray) -> np.ndarray:
+def mean_of(drawn: np.ndarray) -> np.ndarray:
+  """Returns the mean over patients of the first number: [R, N, K] -> [R]."""
   return drawn[..., 0].mean(axis=1)
+
+
+def over_seeds(
+  values: Sequence[Mapping],
+  seed: int,
+  resamples: int,
+  statistic: Callable[[np.ndarray], np.ndarray] = mean_of,
+) -> dict | None:
+  """Summarises one quantity over the patients that all runs could measure.
+
+  Args:
+    values: of each run: patient -> number or K numbers.
+    seed: of the bootstrap.
+    resamples: of the bootstrap.
+    statistic: maps [R, N, K] to [R].
+
+  Returns:
+    `values` (one per run), `mean` and `sd` (ddof 1; NaN of one run) over them,
+    `ci95` of `two_level`, `n_patients`; None without a patient or where a value
+    is not finite.
+  """
+  common = sorted(set.intersection(*map(set, values)))
+  if not common:
+    return None
+  table = np.array([[v[p] for p in common] for v in values], np.float64)
+  table = table.reshape(len(values), len(common), -1)
+  each = statistic(table)
+  if not np.isfinite(each).all():
+    return None
+  return {
+    'values': each.tolist(),
+    'mean': float(each.mean()),
+    'sd': float(each.std(ddof=1)) if len(each) > 1 else math.nan,
+    'ci95': list(two_level(table, statistic, seed, resamples)),
+    'n_patients': len(common),
+  }
 
 
 def _row(
@@ -168,36 +205,20 @@ def _row(
   resamples: int,
   *,
   name: str,
-  statistic: Callable[[np.ndarray], np.ndarray] = _mean,
+  statistic: Callable[[np.ndarray], np.ndarray] = mean_of,
 ) -> dict | None:
-  """One row: `values` maps patients to numbers or tuples, a dict a run.
-
-  `statistic` maps [R, N, K] to [R], K numbers a patient.
-  """
-  common = sorted(set.intersection(*map(set, values)))
-  if not common:
+  found = over_seeds(values, seed, resamples, statistic)
+  if found is None:
     return None
-  table = np.array([[v[p] for p in common] for v in values], np.float64)
-  table = table.reshape(len(values), len(common), -1)
-  each = statistic(table)
-  if not np.isfinite(each).all():
-    return None
-  mean, sd = float(each.mean()), float(each.std(ddof=1))
-  half = (
-    stats.t.ppf(1 - statistics.ALPHA / 2, len(each) - 1)
-    * sd
-    / math.sqrt(len(each))
-  )
+  count = len(values)
+  half = stats.t.ppf(1 - statistics.ALPHA / 2, count - 1) * found['sd']
+  half /= math.sqrt(count)
   return {
     'name': name,
     'label': label,
     'unit': unit,
-    'values': each.tolist(),
-    'mean': mean,
-    'sd': sd,
-    't_ci95': [mean - half, mean + half],
-    'ci95': list(two_level(table, statistic, seed, resamples)),
-    'n_patients': len(common),
+    **found,
+    't_ci95': [found['mean'] - half, found['mean'] + half],
   }
 
 
