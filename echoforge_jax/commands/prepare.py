@@ -1,7 +1,6 @@
 """prepare: a raw dataset, squeezed to one grid, as ArrayRecord."""
 
 import argparse
-import dataclasses
 import pathlib
 import sys
 
@@ -103,11 +102,10 @@ def main(argv: list[str]) -> int:
     start.
   """
   flags = _parser().parse_args(argv)
-  from echoforge_jax.data import prepare as builder
-  from echoforge_jax.data import squeezing
+  from echoforge_jax.data.prepare import ClipsFailed, prepare
 
   try:
-    prepared = builder.prepare(
+    prepared = prepare(
       flags.dataset,
       flags.raw,
       flags.data_dir,
@@ -118,8 +116,8 @@ def main(argv: list[str]) -> int:
       excluded=_excluded(flags.exclude),
       progress=sys.stderr.isatty(),
     )
-  except squeezing.ClipsFailed as error:
-    _print_skipped([dataclasses.asdict(skip) for skip in error.skipped])
+  except ClipsFailed as error:
+    _print_skipped(error.skipped)
     print(
       'error: nothing was finished, but what can be read is kept: mend '
       'the clips above and start again, or pass --allow_skips to go on '

@@ -3,171 +3,34 @@
     <data_dir>/<dataset>/<scheme>_<size>/<version>/   complete, never modified
     <data_dir>/<dataset>/.<scheme>_<size>.partial/    an unfinished preparation
 
-A preparation squeezes one clip after the other into the partial folder, then a
-tensorflow_datasets builder writes the records into a temporary folder that is
-renamed when it is complete. An interrupted run continues with the first clip
-that is missing. The records carry a fingerprint of the raw files.
+Clips are decoded, squeezed and written once, a shard of some clips at a time.
+Each complete shard has a note in a journal, so that an interrupted run goes on
+with the first shard that is missing. The folder gets its name when all shards
+and the metadata of tensorflow_datasets are in it.
 """
 
 from collections.abc import Iterable, Iterator
 import contextlib
 import dataclasses
 import fcntl
-import functools
 import os
 import pathlib
 import shutil
 
-import numpy as np
-import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from echoforge_jax.data import datasets as raw
-from echoforge_jax.data import squeezing
-from echoforge_jax.data.prepared import (  # noqa: F401
+from echoforge_jax.data.prepared import (
   SPLITS,
   VERSION,
-  config_name,
-  load_split,
   prepared_path,
   read_index,
 )
+from echoforge_jax.data.shards import ShardWriter, cut_into_shards
 from echoforge_jax.errors import InputError
 
-
-@dataclasses.dataclass(kw_only=True)
-class SquareConfig(tfds.core.BuilderConfig):
-  """One prepared grid: every clip squeezed to image_size x image_size.
-
-  Attributes:
-    image_size: S, side of the square in pixels.
-    split_scheme: which split files decide ('official', 'memsam').
-  """
-
-  image_size: int = 256
-  split_scheme: str = 'official'
-
-
-def example_features(image_size: int) -> tfds.features.FeaturesDict:
-  """Features of one example: one clip of one view on the squeezed grid.
-
-  Frames and masks are stored as bytes and compressed by ArrayRecord (zstd):
-  0.2 MB and 0.6 ms a clip of 20 frames at 128 x 128, where the features' own
-  zlib takes 2.1 ms.
-  """
-  tensor = tfds.features.Tensor
-  video = functools.partial(
-    tensor,
-    shape=(None, image_size, image_size),
-    dtype=np.uint8,
-    encoding='bytes',
-  )
-  number = functools.partial(tensor, shape=(), dtype=np.float32)
-  return tfds.features.FeaturesDict(
-    {
-      'patient': tfds.features.Text(),
-      'view': tfds.features.Text(),
-      'frames': video(),
-      'masks': video(),
-      'labeled': tensor(shape=(None,), dtype=np.bool_),
-      'ed': tensor(shape=(), dtype=np.int32),
-      'es': tensor(shape=(), dtype=np.int32),
-      'spacing_mm': tensor(shape=(2,), dtype=np.float32),
-      'native_size': tensor(shape=(2,), dtype=np.int32),
-      'native_spacing_mm': tensor(shape=(2,), dtype=np.float32),
-      'fps': number(),
-      'quality': tfds.features.Text(),
-      'ef_percent': number(),
-      'edv_ml': number(),
-      'esv_ml': number(),
-    }
-  )
-
-
-class _LocalInfo(tfds.core.DatasetInfo):
-  """Dataset info that never asks the public bucket for a copy of itself."""
-
-  def initialize_from_bucket(self) -> None:
-    """Does nothing: these datasets exist on this machine only."""
-
-
-class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """Writes clips that were squeezed into `.npz` files before.
-
-  Attributes:
-    squeezed: split -> files, one a clip, in the order of the records.
-  """
-
-  VERSION = tfds.core.Version(VERSION)
-  BUILDER_CONFIGS = [
-    SquareConfig(
-      name=config_name(scheme, size), image_size=size, split_scheme=scheme
-    )
-    for size in (256, 128, 112)
-    for scheme in raw.SPLIT_SCHEMES
-  ]
-
-  # Nothing is downloaded: no checksums to look for, no download to report.
-  url_infos = None
-
-  squeezed: dict[str, list[pathlib.Path]] = {}
-
-  def _log_download_bytes(self) -> None:
-    pass
-
-  def _log_download_done(self) -> None:
-    pass
-
-  @classmethod
-  def get_builder_config(cls, name, version=None) -> SquareConfig:
-    """Returns the config of a name; every size has one, listed or not."""
-    scheme, _, size = name.rpartition('_')
-    return super().get_builder_config(name, version) or SquareConfig(
-      name=name, image_size=int(size), split_scheme=scheme
-    )
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    # Shuffling is the reader's business: records stay in the order of ids.
-    return _LocalInfo(
-      builder=self,
-      features=example_features(self.builder_config.image_size),
-      metadata=tfds.core.MetadataDict(),
-      disable_shuffling=True,
-    )
-
-  def _split_generators(self, dl_manager):
-    del dl_manager
-    return {
-      split: self._generate_examples(files)
-      for split, files in self.squeezed.items()
-      if files
-    }
-
-  def _generate_examples(self, files):
-    for key, file in enumerate(files):
-      with np.load(file) as arrays:
-        yield (
-          key,
-          {
-            name: array if array.shape else array[()]
-            for name, array in arrays.items()
-          },
-        )
-
-
-class Camus(ClipBuilder, skip_registration=True):
-  """CAMUS: 500 patients, 2CH and 4CH, ED to ES with every frame labeled."""
-
-
-class Echonet(ClipBuilder, skip_registration=True):
-  """EchoNet-Dynamic: 4CH clips with two labeled frames each.
-
-  Training clips run from ED to ES; the others are whole, so that ED and ES
-  can be looked for.
-  """
-
-
-BUILDERS = {'camus': Camus, 'echonet': Echonet}
+# What an interrupted run may lose, and what is in memory at once.
+_CLIPS_PER_SHARD = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +50,25 @@ class Prepared:
   num_bytes: int
   reused: bool
   skipped: list[dict]
+
+
+class ClipsFailed(InputError):
+  """Some clips could not be read; all others are kept for the next run.
+
+  Attributes:
+    skipped: [{'patient', 'view', 'split', 'reason'}, ...].
+  """
+
+  def __init__(self, raw_dir, skipped: list[dict]):
+    self.skipped = skipped
+    first = '; '.join(skip['reason'] for skip in skipped[:3])
+    more = f'; and {len(skipped) - 3} more' if len(skipped) > 3 else ''
+    super().__init__(
+      f'{raw_dir}: {len(skipped)} clips cannot be prepared: {first}{more}. '
+      'The others are kept: mend these and start again, or pass '
+      '--allow_skips to go on without them; `echoforge verify` lists all '
+      'that is wrong'
+    )
 
 
 def _summary(path: pathlib.Path, reused: bool) -> Prepared:
@@ -209,7 +91,7 @@ def _list_splits(
   scheme: str,
   excluded: frozenset[str],
 ) -> dict[str, list[tuple[str, str]]]:
-  """Lists the clips of every split; a patient may be in one split only."""
+  """Lists all clips of every split; a patient may be in one split only."""
   if scheme not in reader.schemes:
     raise InputError(
       f'split_scheme: found {scheme!r}, wanted one of {list(reader.schemes)}'
@@ -227,17 +109,13 @@ def _list_splits(
       f'{f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""}, '
       f'wanted names that {raw_dir} lists; correct the names'
     )
-  splits = {
-    s: [clip for clip in clips if clip[0] not in excluded]
-    for s, clips in listed.items()
-  }
-  if not splits['train']:
+  if not any(patient not in excluded for patient, _ in listed['train']):
     raise InputError(
       f"{raw_dir}: no patient in the split 'train' of the "
       f'scheme {scheme!r}; wanted at least one'
     )
   owner = {}
-  for split, clips in splits.items():
+  for split, clips in listed.items():
     if len(set(clips)) < len(clips):
       raise InputError(
         f'{raw_dir}: the split {split!r} of the scheme {scheme!r} names a '
@@ -250,7 +128,7 @@ def _list_splits(
           f'{split!r} of the scheme {scheme!r}; wanted every patient in one '
           'split only; correct the split files'
         )
-  return splits
+  return listed
 
 
 @contextlib.contextmanager
@@ -275,26 +153,6 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
     yield
 
 
-def _write_records(dataset, files, index, path, partial) -> None:
-  """Writes the records of all squeezed clips; complete or not at all."""
-  if path.exists():  # Out of sight at once, whatever happens to the deletion.
-    path.rename(path.with_name(f'{path.name}.incomplete.replaced'))
-  for leftover in path.parent.glob(f'{path.name}.incomplete*'):
-    shutil.rmtree(leftover)
-  builder = BUILDERS[dataset](data_dir=path.parents[2], config=path.parent.name)
-  builder.squeezed = files
-  builder.info.metadata.update(index)
-  tfds.disable_progress_bar()
-  try:
-    builder.download_and_prepare(
-      download_dir=partial,
-      file_format='array_record',
-      download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-    )
-  finally:
-    tfds.enable_progress_bar()
-
-
 def prepare(
   dataset: str,
   raw_dir: str | os.PathLike,
@@ -307,12 +165,12 @@ def prepare(
   excluded: Iterable[str] | None = None,
   progress: bool = False,
   reader: raw.RawReader | None = None,
+  clips_per_shard: int = _CLIPS_PER_SHARD,
 ) -> Prepared:
   """Squeezes a raw dataset to one grid and writes it as ArrayRecord.
 
   May be interrupted and started again at any time; the same raw files give the
-  same records in the same order (their compressed bytes may differ in files of
-  several megabytes, which array_record compresses in threads).
+  same bytes.
 
   Args:
     dataset: a key of `raw.DATASETS`.
@@ -326,6 +184,7 @@ def prepare(
       dataset's own list.
     progress: show a progress bar.
     reader: how to read the raw files; by default the dataset's own.
+    clips_per_shard: clips in one file, which are written together.
 
   Returns:
     What was prepared, or what was found complete.
@@ -361,36 +220,31 @@ def prepare(
         'or with another list of excluded clips; pass --overwrite to '
         'prepare again, or choose another data_dir'
       )
-  name = config_name(split_scheme, image_size)
-  partial = path.parents[1] / f'.{name}.partial'
+  partial = path.parents[1] / f'.{path.parent.name}.partial'
   with _locked(partial):
-    cache = partial / f'{VERSION}-{found[:16]}'
-    cache.mkdir(exist_ok=True)
     try:
-      with tqdm(
-        total=sum(map(len, splits.values())), unit='clip', disable=not progress
-      ) as bar:
-        files, records, skipped = squeezing.squeeze_all(
-          reader, raw_dir, splits, image_size, cache, bar
-        )
-      if skipped and not allow_skips:
-        raise squeezing.ClipsFailed(raw_dir, skipped)
-      if not records['train']:
-        raise InputError(
-          f"{raw_dir}: no clip of the split 'train' can be "
-          f'read; the first: {skipped[0].reason}'
-        )
-      index = {
-        'fingerprint': found,
-        'dataset': dataset,
-        'image_size': image_size,
-        'split_scheme': split_scheme,
-        'synthetic': reader.is_synthetic(raw_dir),
-        'clips': records,
-        'excluded': sorted(excluded),
-        'skipped': [dataclasses.asdict(s) for s in skipped],
-      }
-      _write_records(dataset, files, index, path, partial)
+      _prepare(
+        ShardWriter(
+          reader,
+          raw_dir,
+          image_size,
+          partial / f'{VERSION}-{found[:16]}-{clips_per_shard}',
+          partial / f'{VERSION}-{found[:16]}-{clips_per_shard}.journal',
+        ),
+        splits,
+        {
+          'fingerprint': found,
+          'dataset': dataset,
+          'image_size': image_size,
+          'split_scheme': split_scheme,
+          'synthetic': reader.is_synthetic(raw_dir),
+          'excluded': sorted(excluded),
+        },
+        path,
+        allow_skips=allow_skips,
+        clips_per_shard=clips_per_shard,
+        progress=progress,
+      )
     except OSError as error:
       raise InputError(
         f'{data_dir}: cannot write ({error}); free space or '
@@ -398,3 +252,37 @@ def prepare(
       ) from error
     shutil.rmtree(partial)
   return _summary(path, reused=False)
+
+
+def _prepare(
+  writer: ShardWriter,
+  splits: dict[str, list[tuple[str, str]]],
+  index: dict,
+  path: pathlib.Path,
+  *,
+  allow_skips: bool,
+  clips_per_shard: int,
+  progress: bool,
+) -> None:
+  """Writes all shards and, if none or only skipped clips fail, the folder."""
+  writer.folder.mkdir(exist_ok=True)
+  writer.journal.mkdir(exist_ok=True)
+  shards = cut_into_shards(
+    index['dataset'], splits, frozenset(index['excluded']), clips_per_shard
+  )
+  total = sum(len(shard.clips) for shard in shards)
+  with tqdm(total=total, unit='clip', disable=not progress) as bar:
+    notes = writer.run(shards, allow_skips, bar)
+  index['clips'] = {split: [] for split in splits}
+  index['skipped'] = []
+  for shard, note in zip(shards, notes):
+    index['clips'][shard.split] += note['clips']
+    index['skipped'] += note['skipped']
+  if index['skipped'] and not allow_skips:
+    raise ClipsFailed(writer.raw_dir, index['skipped'])
+  if not index['clips']['train']:
+    raise InputError(
+      f"{writer.raw_dir}: no clip of the split 'train' can be "
+      f'read; the first: {index["skipped"][0]["reason"]}'
+    )
+  writer.finish(shards, notes, index, path)

@@ -103,7 +103,7 @@ class ClipSource:
     return len(self.clips)
 
   def __getitem__(self, key: int) -> dict[str, np.ndarray | str]:
-    """Returns one clip with the features of `builder.example_features`."""
+    """Returns one clip with the features of `shards.example_features`."""
     if self._records is None:
       with self._lock:
         if self._records is None:
@@ -188,7 +188,7 @@ def load_split(
     split: 'train', 'validation' or 'test'.
     image_size: S in pixels; None takes the only one that is prepared.
     split_scheme: which split files decided ('official', 'memsam').
-    features: what is decoded of a clip, of `builder.example_features`; None:
+    features: what is decoded of a clip, of `shards.example_features`; None:
       everything.
 
   Returns:

@@ -1,6 +1,11 @@
 """Prepared data: exact, resumable, byte-identical, never half complete."""
 
+import fcntl
 import hashlib
+import pathlib
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,10 +13,10 @@ import pytest
 from echoforge_jax.clip import Clip
 from echoforge_jax.commands import prepare as prepare_command
 from echoforge_jax.data import datasets as raw
-from echoforge_jax.data import prepare as builder
+from echoforge_jax.data.prepare import prepare
+from echoforge_jax.data.prepared import load_split
 from echoforge_jax.errors import InputError
-from echoforge_jax.formats import camus
-from echoforge_jax.formats import resize as squeeze
+from echoforge_jax.formats import camus, resize
 from echoforge_jax.phantom.camus_writer import write_camus
 from tests.phantom import ellipses
 
@@ -90,13 +95,20 @@ class Reader:
     return self.clip(patient, view)
 
 
-def run(tmp_path, reader=None, raw_name='raw', out='data', size=32, **kwargs):
-  raw_dir = tmp_path / raw_name
+def run(tmp_path, reader=None, out='data', size=32, **kwargs):
+  """Prepares `reader`'s patients in shards of three clips."""
+  raw_dir = tmp_path / 'raw'
   raw_dir.mkdir(exist_ok=True)
   (raw_dir / 'patients.txt').touch()
   reader = reader or Reader()
-  return builder.prepare(
-    'camus', raw_dir, tmp_path / out, size, reader=reader.raw_reader(), **kwargs
+  return prepare(
+    'camus',
+    raw_dir,
+    tmp_path / out,
+    size,
+    reader=reader.raw_reader(),
+    clips_per_shard=3,
+    **kwargs,
   )
 
 
@@ -114,7 +126,7 @@ def test_examples_hold_the_clips(tmp_path):
     'validation': (1, 2, 14),
     'test': (2, 4, 28),
   }
-  source = builder.load_split(tmp_path / 'data', 'camus', 'test')
+  source = load_split(tmp_path / 'data', 'camus', 'test')
   assert [(c['patient'], c['view']) for c in source.clips] == [
     ('p05', '2CH'),
     ('p05', '4CH'),
@@ -127,10 +139,10 @@ def test_examples_hold_the_clips(tmp_path):
     assert (example['patient'], example['view']) == (clip.patient, clip.view)
     assert example['frames'].dtype == example['masks'].dtype == np.uint8
     np.testing.assert_array_equal(
-      example['frames'], squeeze.squeeze_frames(clip.frames, 32)
+      example['frames'], resize.squeeze_frames(clip.frames, 32)
     )
     np.testing.assert_array_equal(
-      example['masks'], squeeze.squeeze_masks(clip.masks, 32)
+      example['masks'], resize.squeeze_masks(clip.masks, 32)
     )
     np.testing.assert_array_equal(example['labeled'], clip.labeled)
     assert (example['ed'], example['es']) == (0, 6)
@@ -141,12 +153,12 @@ def test_examples_hold_the_clips(tmp_path):
 
 
 def test_spacing_keeps_the_field_of_view():
-  spacing = squeeze.squeezed_spacing(np.array([0.308, 0.154]), (600, 512), 256)
+  spacing = resize.squeezed_spacing(np.array([0.308, 0.154]), (600, 512), 256)
   assert spacing.dtype == np.float32
   np.testing.assert_allclose(
     spacing, [0.308 * 600 / 256, 0.154 * 512 / 256], rtol=1e-7
   )
-  assert np.isnan(squeeze.squeezed_spacing(np.full(2, np.nan), (8, 9), 4)).all()
+  assert np.isnan(resize.squeezed_spacing(np.full(2, np.nan), (8, 9), 4)).all()
 
 
 @pytest.mark.parametrize('shape', [(300, 260), (90, 70), (300, 70)])
@@ -154,7 +166,7 @@ def test_squeezed_masks_keep_every_area_and_the_outline(shape):
   """Back on the native grid the prepared truth is nearly the native truth."""
   size = 128
   masks = make_clip('p', '2CH', shape, frames=3).masks
-  small = squeeze.squeeze_masks(masks, size)
+  small = resize.squeeze_masks(masks, size)
   rows = (np.arange(shape[0]) + 0.5) * size / shape[0]
   cols = (np.arange(shape[1]) + 0.5) * size / shape[1]
   back = small[:, rows.astype(int)][:, :, cols.astype(int)]
@@ -169,11 +181,11 @@ def test_squeezed_masks_keep_every_area_and_the_outline(shape):
 def test_squeezed_frames_keep_gray_levels_and_geometry():
   frames = np.zeros((1, 120, 80), np.uint8)
   frames[:, 30:60, 20:40] = 200
-  small = squeeze.squeeze_frames(frames, 40)[0]
+  small = resize.squeeze_frames(frames, 40)[0]
   expected = np.zeros((40, 40), np.uint8)
   expected[10:20, 10:20] = 200
   np.testing.assert_array_equal(small, expected)
-  same = squeeze.squeeze_frames(small[None], 40)
+  same = resize.squeeze_frames(small[None], 40)
   np.testing.assert_array_equal(same[0], small)
 
 
@@ -182,9 +194,8 @@ def test_repeated_preparation_gives_the_same_bytes(tmp_path):
   second = run(tmp_path, out='two')
   assert first.num_bytes == second.num_bytes > 0
   assert hashes(first.path) == hashes(second.path)
-  assert any(
-    name.endswith('array_record-00000-of-00001') for name in hashes(first.path)
-  )
+  shards = [name for name in hashes(first.path) if 'array_record' in name]
+  assert len(shards) == 3 + 1 + 2
 
 
 def test_complete_data_are_left_alone(tmp_path):
@@ -201,44 +212,70 @@ def test_complete_data_are_left_alone(tmp_path):
 def test_interrupted_preparation_resumes_to_the_same_bytes(tmp_path):
   whole = run(tmp_path, out='whole')
   with pytest.raises(KeyboardInterrupt):
-    run(tmp_path, Reader(stop_after=5))
-  with pytest.raises(InputError, match='echoforge prepare'):
-    builder.load_split(tmp_path / 'data', 'camus', 'train', 32)
+    run(tmp_path, Reader(stop_after=11))
+  with pytest.raises(InputError, match='no prepared data'):
+    load_split(tmp_path / 'data', 'camus', 'train', 32)
   reader = Reader()
   resumed = run(tmp_path, reader)
-  assert len(reader.reads) == 14 - 5
+  # Of shards of 3, 3, 2, 2, 3 and 1 clips four were complete.
+  assert len(reader.reads) == 14 - 10
   assert hashes(resumed.path) == hashes(whole.path)
   left = {f.name for f in (tmp_path / 'data').rglob('*') if f.is_dir()}
-  assert left == {'camus', '.config', 'official_32', '1.0.0'}
+  assert left == {'camus', 'official_32', '1.0.0'}
 
 
-def test_killed_while_writing_records_leaves_nothing_complete(
-  tmp_path, monkeypatch
-):
-  whole = run(tmp_path, out='whole')
-  generate = builder.Camus._generate_examples
-
-  def killed(self, files):
-    for key, example in generate(self, files):
-      if key == 3:
-        raise KeyboardInterrupt
-      yield key, example
-
-  monkeypatch.setattr(builder.Camus, '_generate_examples', killed)
+def test_excluding_a_clip_keeps_the_other_shards(tmp_path):
   with pytest.raises(KeyboardInterrupt):
-    run(tmp_path)
-  # What a kill that leaves no time to clean up would leave.
-  leftover = tmp_path / 'data/camus/official_32/1.0.0.incomplete.AB12CD'
-  leftover.mkdir(parents=True)
-  (leftover / 'metadata.json').write_text('{}')
-  with pytest.raises(InputError, match='no prepared data'):
-    builder.load_split(tmp_path / 'data', 'camus', 'train', 32)
-  monkeypatch.undo()
+    run(tmp_path, Reader(stop_after=11))
   reader = Reader()
-  resumed = run(tmp_path, reader)
-  assert not reader.reads
-  assert hashes(resumed.path) == hashes(whole.path)
-  assert not leftover.exists()
+  prepared = run(tmp_path, reader, excluded=['p00'])
+  # One clip of the first shard, and what was missing.
+  assert len(reader.reads) == 1 + 4
+  assert prepared.counts['train'] == (3, 6, 42)
+  fresh = run(tmp_path, out='fresh', excluded=['p00'])
+  assert hashes(prepared.path) == hashes(fresh.path)
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.data import test_prepare
+
+class Killed(test_prepare.Reader):
+  def read_clip(self, *clip):
+    if len(self.reads) == int(sys.argv[2]):
+      os.kill(os.getpid(), signal.SIGKILL)
+    return super().read_clip(*clip)
+
+test_prepare.run(Path(sys.argv[1]), Killed())
+"""
+
+
+def test_killed_again_and_again_ends_in_the_same_bytes(tmp_path):
+  whole = run(tmp_path, out='whole')
+  for reads in (2, 6, 5):
+    done = subprocess.run(
+      [sys.executable, '-c', _KILLED, str(tmp_path), str(reads)],
+      cwd=pathlib.Path(__file__).parents[2],
+      timeout=120,
+    )
+    assert done.returncode == -signal.SIGKILL
+    with pytest.raises(InputError, match='no prepared data'):
+      load_split(tmp_path / 'data', 'camus', 'train', 32)
+  reader = Reader()
+  assert hashes(run(tmp_path, reader).path) == hashes(whole.path)
+  assert len(reader.reads) < 14
+
+
+def test_killed_while_finishing_ends_in_the_same_bytes(tmp_path):
+  """A kill may come after all shards, amid metadata, before the rename."""
+  whole = run(tmp_path, out='whole')
+  with pytest.raises(KeyboardInterrupt):
+    run(tmp_path, Reader(stop_after=13))
+  (folder,) = (tmp_path / 'data/camus/.official_32.partial').glob('*-3')
+  (folder / 'metadata.json').write_text('{}')
+  (folder / 'camus-test.array_record-00001-of-00002.partial').write_text('x')
+  assert hashes(run(tmp_path).path) == hashes(whole.path)
 
 
 def test_changed_raw_data_are_refused_or_replaced(tmp_path):
@@ -299,9 +336,9 @@ def test_unreadable_clip_and_folder_are_named(tmp_path):
   with pytest.raises(InputError, match='p00 2CH .bad header'):
     run(tmp_path, reader)
   with pytest.raises(InputError, match='no such folder'):
-    builder.prepare('camus', tmp_path / 'none', tmp_path)
+    prepare('camus', tmp_path / 'none', tmp_path)
   with pytest.raises(InputError, match='wanted one of'):
-    builder.prepare('cmaus', tmp_path, tmp_path)
+    prepare('cmaus', tmp_path, tmp_path)
   (tmp_path / 'file').touch()
   with pytest.raises(InputError, match='cannot write'):
     run(tmp_path, out='file')
@@ -309,35 +346,28 @@ def test_unreadable_clip_and_folder_are_named(tmp_path):
 
 def test_second_preparation_at_the_same_time_is_refused(tmp_path):
   partial = tmp_path / 'data/camus/.official_32.partial'
-  with builder._locked(partial), pytest.raises(InputError, match='running'):
-    run(tmp_path)
+  partial.mkdir(parents=True)
+  with open(partial / 'lock', 'w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with pytest.raises(InputError, match='running'):
+      run(tmp_path)
 
 
 def test_load_split_names_what_is_missing(tmp_path):
   run(tmp_path, Reader({'train': 2, 'validation': 0, 'test': 1}))
   data = tmp_path / 'data'
   with pytest.raises(InputError, match='wanted one of'):
-    builder.load_split(data, 'camus', 'training')
+    load_split(data, 'camus', 'training')
   with pytest.raises(InputError, match='no clip'):
-    builder.load_split(data, 'camus', 'validation')
+    load_split(data, 'camus', 'validation')
   with pytest.raises(InputError, match='--image_size=64'):
-    builder.load_split(data, 'camus', 'train', 64)
+    load_split(data, 'camus', 'train', 64)
   with pytest.raises(InputError, match='echoforge prepare'):
-    builder.load_split(data, 'camus', 'train', split_scheme='memsam')
+    load_split(data, 'camus', 'train', split_scheme='memsam')
   run(tmp_path, size=48)
   with pytest.raises(InputError, match=r'\[32, 48\]'):
-    builder.load_split(data, 'camus', 'train')
-  assert builder.load_split(data, 'camus', 'train', 48).image_size == 48
-
-
-def test_every_size_has_a_config(tmp_path):
-  names = builder.Camus.builder_configs
-  assert {'official_256', 'memsam_256', 'official_112'} <= set(names)
-  for name, size in (('memsam_256', 256), ('memsam_52', 52)):
-    built = builder.Camus(data_dir=tmp_path, config=name)
-    assert built.builder_config.image_size == size
-    assert built.builder_config.split_scheme == 'memsam'
-    assert built.info.features['frames'].shape == (None, size, size)
+    load_split(data, 'camus', 'train')
+  assert load_split(data, 'camus', 'train', 48).image_size == 48
 
 
 def test_command_prints_splits(tmp_path, capsys, monkeypatch):
@@ -375,19 +405,17 @@ def camus_dir(tmp_path_factory):
 
 @pytest.mark.parametrize('scheme', raw.SPLIT_SCHEMES)
 def test_camus_files_become_examples(camus_dir, tmp_path, scheme):
-  prepared = builder.prepare(
-    'camus', camus_dir, tmp_path, 32, split_scheme=scheme
-  )
+  prepared = prepare('camus', camus_dir, tmp_path, 32, split_scheme=scheme)
   assert sum(patients for patients, _, _ in prepared.counts.values()) == 10
   for split in prepared.counts:
-    source = builder.load_split(tmp_path, 'camus', split, split_scheme=scheme)
+    source = load_split(tmp_path, 'camus', split, split_scheme=scheme)
     names = list(dict.fromkeys(clip['patient'] for clip in source.clips))
     assert source.synthetic is True
     assert names == camus.read_split(camus_dir, split, scheme)
     example = source[len(source) - 1]
     clip = camus.read_clip(camus_dir, names[-1], '4CH')
     np.testing.assert_array_equal(
-      example['frames'], squeeze.squeeze_frames(clip.frames, 32)
+      example['frames'], resize.squeeze_frames(clip.frames, 32)
     )
     np.testing.assert_allclose(
       example['spacing_mm'],
@@ -404,7 +432,7 @@ def test_broken_camus_file_is_named(camus_dir, tmp_path):
   volume.write_bytes(whole[: len(whole) // 2])
   try:
     with pytest.raises(InputError, match=volume.name):
-      builder.prepare('camus', camus_dir, tmp_path, 32)
+      prepare('camus', camus_dir, tmp_path, 32)
   finally:
     volume.write_bytes(whole)
-  assert builder.prepare('camus', camus_dir, tmp_path, 32).counts
+  assert prepare('camus', camus_dir, tmp_path, 32).counts

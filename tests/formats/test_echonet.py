@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from echoforge_jax.__main__ import main
-from echoforge_jax.data import pipeline, squeezing
-from echoforge_jax.data import prepare as builder
+from echoforge_jax.data import pipeline
+from echoforge_jax.data.prepare import ClipsFailed
+from echoforge_jax.data.prepare import prepare as prepare_dataset
 from echoforge_jax.data.prepared import read_index
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import echonet
@@ -198,7 +199,7 @@ def cohort(tmp_path):
 
 
 def prepare(root, data, **options):
-  return builder.prepare('echonet', root, data, 32, **options)
+  return prepare_dataset('echonet', root, data, 32, **options)
 
 
 def test_training_clips_are_cut_and_others_whole(cohort):
@@ -277,7 +278,7 @@ def test_exclusions(cohort, tmp_path, capsys):
 def test_skips_are_refused_by_default(cohort):
   root, data = cohort
   echonet.video_path(root, '0XA').unlink()
-  with pytest.raises(squeezing.ClipsFailed) as caught:
+  with pytest.raises(ClipsFailed) as caught:
     prepare(root, data)
-  assert [s.patient for s in caught.value.skipped] == ['0XA']
+  assert [s['patient'] for s in caught.value.skipped] == ['0XA']
   assert prepare(root, data, allow_skips=True).counts['train'][0] == 2
