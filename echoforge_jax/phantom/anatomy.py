@@ -91,11 +91,9 @@ def sample_heart(key, config: PhantomConfig) -> dict:
     config: ranges; static under jit.
 
   Returns:
-    dict of float32 scalars and small arrays: `group` (int32), `edv`, `esv`
-    ml, `ef` percent, `length_ed`, `length_es`, `wall` mm, `widest`, `kappa`,
-    `bend` [2], `tilt` [2] (4CH, 2CH), `wall_shape`, `still`, `thickness`
-    [4, levels], `heart_rate` per minute, `systole` (share of the beat),
-    `male`, `age`, `rocking` rad, `ed_widths` [4, levels] mm, `muscle`.
+    dict of float32 scalars and small arrays, completed by `motion.complete`;
+    lengths mm, volumes ml, EF percent, angles rad, times in beats; per-wall
+    arrays [4, levels] are 4CH left, 4CH right, 2CH left, 2CH right.
   """
   d = Draw(key)
   s = motion.levels()
@@ -170,17 +168,17 @@ def sample_heart(key, config: PhantomConfig) -> dict:
 
 
 def contours(heart, view, state) -> dict:
-  """Contours of one view in the ventricle's own frame.
+  """Returns the contours of one view in the ventricle's own frame.
 
   Args:
-    heart: dict from `sample_heart`.
+    heart: of `sample_heart`.
     view: int, 0 for 4CH, 1 for 2CH (may be traced).
-    state: dict from `motion.beat_state`.
+    state: of `motion.beat_state`.
 
   Returns:
-    dict: `endo`, `epi` float32 [2 levels - 1, 2] (x, z) mm from the left
-    hinge over the apex to the right hinge; `left`, `right` float32 [2] the
-    hinges of the mitral valve; `tilt`, `length`.
+    dict: `endo`, `epi` float32 [2 levels - 1, 2] (x, z) mm from the left hinge
+    over the apex to the right hinge; `left`, `right` [2] hinges of the mitral
+    valve; `tilt`, `length`.
   """
   x_left, z_left, x_right, z_right = motion.wall_curves(
     heart, view, state['widths'], state['length']
@@ -222,16 +220,13 @@ def contours(heart, view, state) -> dict:
 
 
 def polar_tables(shape) -> jax.Array:
-  """Radii of both contours around the ventricle's centre.
-
-  Args:
-    shape: dict from `contours`.
+  """Returns the radii of both contours around the ventricle's centre.
 
   Returns:
-    float32 [NUM_ANGLES + 1, 4]: endocardial radius, epicardial radius (mm)
-    and for each the cosine between ray and normal, at angles from -pi (the
-    apex) over the left wall, 0 (the base), the right wall to pi. Both walls
-    go on below the mitral plane, so that radii are continuous there.
+    float32 [NUM_ANGLES + 1, 4]: endocardial and epicardial radius (mm) and for
+    each the cosine between ray and normal, at angles from -pi (the apex) over
+    the left wall, 0 (the base), the right wall to pi. Both walls continue
+    below the mitral plane, so that radii are continuous there.
   """
   length = shape['length']
   grid = jnp.linspace(-jnp.pi, jnp.pi, NUM_ANGLES + 1)
@@ -262,7 +257,7 @@ def polar_tables(shape) -> jax.Array:
 
 
 def to_world(points, place, g):
-  """Ventricle frame [..., 2] (x, z) to sector frame [..., 2] (X, Y), mm."""
+  """Maps (x, z) [..., 2] in the own frame to (X, Y) in the sector frame, mm."""
   tilt = place['axis_tilt'] + place['rocking'] * g
   c, s = jnp.cos(tilt), jnp.sin(tilt)
   x, z = points[..., 0], points[..., 1]
@@ -277,7 +272,7 @@ def sample_view(key, config: PhantomConfig, heart, view) -> dict:
   Args:
     key: typed PRNG key.
     config: ranges; static under jit.
-    heart: dict from `sample_heart`.
+    heart: of `sample_heart`.
     view: int, 0 for 4CH, 1 for 2CH (may be traced).
 
   Returns:
@@ -369,7 +364,7 @@ def _place(d, config, heart, ed) -> dict:
 
 
 def _sample_echo(d, config) -> dict:
-  """How bright each structure is, and the small structures' whereabouts."""
+  """Draws the brightness of each structure and the place of small ones."""
   quality = jnp.searchsorted(
     jnp.cumsum(jnp.array(config.quality_share)), d.unit()
   ).clip(0, 2)
@@ -426,7 +421,7 @@ def _sample_echo(d, config) -> dict:
 
 
 def _sample_scanner(d, config) -> dict:
-  """Pulse, beam, timing and display settings."""
+  """Draws pulse, beam, timing and display settings."""
   return {
     'axial_fwhm': d.uniform(config.axial_fwhm),
     'lateral_fwhm': jnp.deg2rad(d.uniform(config.lateral_fwhm)),

@@ -32,16 +32,10 @@ _TOLERANCE = 0.15
 
 
 def gcnr(inside, outside, bins=64) -> float:
-  """Generalised contrast-to-noise ratio of two sets of gray levels.
+  """Returns the generalized contrast-to-noise ratio of two sets of gray levels.
 
-  Args:
-    inside: uint8 [N] gray levels.
-    outside: uint8 [M] gray levels.
-    bins: of the histograms over 0..255.
-
-  Returns:
-    1 - overlap of both histograms, in [0, 1]: 0 nothing to see, 1 apart
-    (Rodriguez-Molares 2020).
+  It is 1 - overlap of both histograms: 0 nothing to see, 1 fully apart
+  (Rodriguez-Molares 2020).
   """
   a, _ = np.histogram(inside, bins, (0, 256))
   b, _ = np.histogram(outside, bins, (0, 256))
@@ -55,7 +49,7 @@ def high_pass(frame, mm, sigma_mm=3.0) -> np.ndarray:
 
 
 def _half_width(correlation, mm) -> float:
-  """FWHM in mm of an even correlation function given from lag 0 on."""
+  """Returns the FWHM in mm of an even correlation given from lag 0 on."""
   below = np.flatnonzero(correlation < 0.5)
   if not below.size:
     return float('nan')
@@ -65,15 +59,10 @@ def _half_width(correlation, mm) -> float:
 
 
 def speckle_size(frame, mm) -> tuple[float, float]:
-  """FWHM of the autocorrelation of the high-passed frame's centre.
+  """Returns the axial and lateral FWHM, mm, of the speckle's autocorrelation.
 
-  Args:
-    frame: uint8 [H, W], probe at row 0 in the middle.
-    mm: millimetres per pixel.
-
-  Returns:
-    axial and lateral FWHM in mm, from 30 mm depth to 80 % of the sector
-    and 25 mm to either side, where rows are nearly axial.
+  Of the high-passed frame from 30 mm depth to 80 % of the sector and 25 mm to
+  either side, where rows are nearly axial; the probe is at row 0, centred.
   """
   height, width = frame.shape
   rows = slice(int(30.0 / mm), int(0.8 * height))
@@ -97,7 +86,7 @@ def speckle_size(frame, mm) -> tuple[float, float]:
 
 
 def _geometry(mask, mm) -> dict:
-  """Area, long axis, apex and base depth of the cavity's mask."""
+  """Returns area, long axis, apex and base depth of the cavity's mask."""
   lv = mask == LABELS['lv']
   rows, columns = np.nonzero(lv)
   points = np.stack([columns, rows], 1) * mm
@@ -174,16 +163,7 @@ def measure(clip: Clip) -> dict[str, list[float]]:
 def calibrate(
   num_patients: int, seed: int, config: PhantomConfig | None = None
 ) -> dict[str, np.ndarray]:
-  """Measures both views of `num_patients` synthetic patients.
-
-  Args:
-    num_patients: how many; 20 settle the medians.
-    seed: of the cohort.
-    config: ranges; `PhantomConfig.camus()` if None.
-
-  Returns:
-    for every row of `TARGETS` float64 [n] values over clips and frames.
-  """
+  """Measures both views of synthetic patients: values per row of `TARGETS`."""
   config = PhantomConfig.camus() if config is None else config
   found = {name: [] for name in TARGETS}
   for index in range(1, num_patients + 1):
@@ -194,7 +174,7 @@ def calibrate(
 
 
 def format_table(found: dict[str, np.ndarray]) -> str:
-  """Table of measured medians against `TARGETS`, one line a row.
+  """Formats medians against `TARGETS`, one line per row.
 
   The last column says `in` where the median lies between the 10th and 90th
   percentile of real frames (within 15 % where only a median is known).
@@ -218,16 +198,7 @@ def format_table(found: dict[str, np.ndarray]) -> str:
 def calibration_table(
   num_patients: int, seed: int, config: PhantomConfig | None = None
 ) -> str:
-  """Measures the phantom and prints it beside real frames.
-
-  Args:
-    num_patients: how many patients to generate.
-    seed: of the cohort.
-    config: ranges; `PhantomConfig.camus()` if None.
-
-  Returns:
-    text: a headline with the seed, then the table of `format_table`.
-  """
+  """Measures `num_patients` phantoms and prints them beside real frames."""
   found = calibrate(num_patients, seed, config)
   return (
     f'{num_patients} patients, seed {seed}, both views, ED and ES '

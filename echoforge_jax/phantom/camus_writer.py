@@ -56,13 +56,11 @@ def write_camus(
     num_test: test patients; None takes a tenth, as CAMUS does.
     num_workers: processes beside this one; 0 works in this one.
     progress: shows a bar.
-    generate: `(seed, index, config) -> Patient`; None means
-      `phantom.patient.generate_patient`. Must be picklable for workers.
+    generate: `(seed, index, config) -> Patient`, picklable for workers; None
+      means `phantom.patient.generate_patient`.
 
   Returns:
-    The content of `phantom.json`: generator (with its version),
-    num_patients, num_test, seed, layout, config and, for each of `patients`,
-    edv_ml, esv_ml, ef_percent, group, sex, age, es_first.
+    The content of `phantom.json`.
 
   Raises:
     InputError: arguments out of range, or `out_dir` holds another phantom or
@@ -117,11 +115,6 @@ def split_patients(
 ) -> dict[str, list[str]]:
   """Draws 80/10/10 (500: 400/50/50), each split non-empty from 3 patients on.
 
-  Args:
-    num_patients: patients in total.
-    seed: root seed.
-    num_test: test patients; None takes a tenth.
-
   Returns:
     Sorted patient ids of 'training', 'validation' and 'testing'.
 
@@ -133,13 +126,7 @@ def split_patients(
   test = share if num_patients >= 2 else 0
   validation = share if num_patients >= 3 else 0
   if num_test is not None:
-    if not 1 <= num_test <= num_patients - validation - 1:
-      raise InputError(
-        f'num_test is {num_test} of {num_patients} patients; wanted 1 to '
-        f'{max(1, num_patients - validation - 1)}, so that {validation} '
-        'remain for validation and some for training'
-      )
-    test = num_test
+    test = writing.num_test_of(num_test, num_patients, validation)
   parts = np.split(
     order, [num_patients - test - validation, num_patients - test]
   )
@@ -160,7 +147,7 @@ def _parent(layout: str, patient: str, splits: dict[str, list[str]]) -> str:
 
 
 def _es_first(seed: int, index: int, view: str) -> bool:
-  """Whether a sequence is stored from ES to ED; patient 2 has one always."""
+  """Draws which sequences are stored from ES to ED; one of patient 2 is."""
   draw = np.random.default_rng([seed, 2, index, VIEWS.index(view)]).random()
   return draw < _ES_FIRST_SHARE or (index == 1 and view == '4CH')
 
@@ -212,7 +199,7 @@ def _whole(age: float) -> int:
 def _cfg(
   patient, clip: Clip, num_frames: int, layout: str, es_first: bool
 ) -> str:
-  """The text of an `Info_V.cfg`; the older form names its volumes."""
+  """Returns the text of an `Info_V.cfg`; the older form names its volumes."""
   ed, es = (num_frames, 1) if es_first else (1, num_frames)
   lines = {
     'ED': ed,
@@ -244,7 +231,7 @@ def _write_nifti(
   spacing_mm: np.ndarray,
   es_first: bool,
 ) -> None:
-  """Six gzipped volumes of one view: ED, ES, half_sequence, each with _gt.
+  """Writes six gzipped volumes: ED, ES, half_sequence, each with _gt.
 
   The orientation is the identity in ITK's terms, as in the provider's files.
   """
@@ -272,7 +259,7 @@ def _write_mhd(
   spacing_mm: np.ndarray,
   es_first: bool,
 ) -> None:
-  """The older form: sequence, ED and ES with their labels, rows doubled."""
+  """Writes the older form: sequence, ED and ES with labels, rows doubled."""
   height, width = frames.shape[1:]
   frames = np.stack(
     [

@@ -228,12 +228,12 @@ class PhantomConfig:
 
   @classmethod
   def camus(cls) -> 'PhantomConfig':
-    """The default, calibrated on what was measured on CAMUS frames."""
+    """Returns the default, calibrated on measurements of CAMUS frames."""
     return cls()
 
   @classmethod
   def randomized(cls) -> 'PhantomConfig':
-    """Wide ranges for training nets that must work on real clips."""
+    """Returns wide ranges for training networks for real clips."""
     three = lambda low, high: ((low, high),) * 3  # noqa: E731
     return cls(
       size_skew=1.3,
@@ -299,13 +299,12 @@ class PhantomConfig:
 
   @classmethod
   def transfer(cls) -> 'PhantomConfig':
-    """What the default model learns from: `randomized`, tuned on real tones.
+    """Returns the default model's ranges: `randomized`, tuned on real tones.
 
     Brighter, as real frames are: the median gray level of the cavity was 40 and
     of the muscle 72, against 69 and 108 measured on CAMUS. More of diastole,
     when the mitral valve is open. Walls that darken towards ES, and apices that
-    do not show their cavity. A preset of its own, since `randomized` is what
-    the ablation was measured on.
+    hide their cavity. The ablation was measured on `randomized`.
     """
     return dataclasses.replace(
       cls.randomized(),

@@ -205,14 +205,9 @@ def check(traps: Sequence[str], num_patients: int) -> None:
 
 
 def choose(truth: dict, traps: Sequence[str]) -> dict[str, str]:
-  """Which clip gets which trap: training clips as far as there are any.
+  """Chooses a clip for each trap: training clips as far as there are any.
 
-  Args:
-    truth: content of phantom.json; its 'patients' are all there.
-    traps: names of `TRAPS`.
-
-  Returns:
-    trap -> clip; the first clip stays whole, for comparison.
+  The first clip stays whole, for comparison.
   """
   names = sorted(
     sorted(truth['patients'])[1:],
@@ -222,16 +217,7 @@ def choose(truth: dict, traps: Sequence[str]) -> dict[str, str]:
 
 
 def plant(root: Path, truth: dict, traps: Sequence[str]) -> dict[str, str]:
-  """Plants each trap in a clip of its own (`choose`).
-
-  Args:
-    root: a finished phantom in EchoNet's layout.
-    truth: content of its phantom.json.
-    traps: names of `TRAPS`.
-
-  Returns:
-    trap -> clip, by its name afterwards.
-  """
+  """Plants each trap in a clip of its own; returns trap -> its later name."""
   if not traps:
     return {}
   folder = _Folder(

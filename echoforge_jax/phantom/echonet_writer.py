@@ -17,7 +17,6 @@ import numpy as np
 
 from echoforge_jax import textio
 from echoforge_jax.clip import LABELS, Clip
-from echoforge_jax.errors import InputError
 from echoforge_jax.formats import echonet
 from echoforge_jax.formats import resize as squeeze
 from echoforge_jax.formats.video import encode_mjpg
@@ -122,7 +121,7 @@ def write_echonet(
 
 
 def clip_id(seed: int, index: int) -> str:
-  """Name of a clip: '0X' and sixteen hexadecimal digits, as the provider's."""
+  """Returns a clip's name in the provider's form, 0X and sixteen hex digits."""
   digest = hashlib.sha256(f'echonet phantom {seed} {index}'.encode())
   return '0X' + digest.hexdigest()[:16].upper()
 
@@ -130,15 +129,7 @@ def clip_id(seed: int, index: int) -> str:
 def split_clips(
   num_patients: int, seed: int, num_test: int | None = None
 ) -> list[str]:
-  """Draws the official shares; each split non-empty from 3 clips on.
-
-  Args:
-    num_patients: clips in total.
-    seed: root seed.
-    num_test: test clips; None takes the official share.
-
-  Returns:
-    'TRAIN', 'VAL' or 'TEST' of each clip.
+  """Returns 'TRAIN', 'VAL' or 'TEST' of each clip, by the official shares.
 
   Raises:
     InputError: `num_test` leaves nothing to train on.
@@ -148,13 +139,7 @@ def split_clips(
   test = max(1, round(num_patients * _SHARES['TEST'] / total))
   val, test = val if num_patients >= 3 else 0, test if num_patients >= 2 else 0
   if num_test is not None:
-    if not 1 <= num_test <= num_patients - val - 1:
-      raise InputError(
-        f'num_test is {num_test} of {num_patients} patients; wanted 1 to '
-        f'{max(1, num_patients - val - 1)}, so that {val} remain for '
-        'validation and some for training'
-      )
-    test = num_test
+    test = writing.num_test_of(num_test, num_patients, val)
   order = np.random.default_rng([seed, 1]).permutation(num_patients)
   splits = ['TRAIN'] * num_patients
   for index in order[:test]:
@@ -165,14 +150,15 @@ def split_clips(
 
 
 def trace(mask: np.ndarray) -> np.ndarray:
-  """The tracing of a mask: the long axis, then chords across it.
+  """Traces a mask: the long axis, then chords across it from apex to base.
+
+  The provider's polygon rule gives the mask back, but for rounding.
 
   Args:
     mask: bool [H, W].
 
   Returns:
-    float64 [21, 4] rows (x1, y1, x2, y2), chords from the apex to the base;
-    the provider's polygon rule gives the mask back, but for rounding.
+    float64 [21, 4] rows (x1, y1, x2, y2).
 
   Raises:
     ValueError: when there is no cavity to trace.
@@ -243,10 +229,10 @@ def _write_patient(job: tuple) -> tuple[str, dict]:
 
 
 def _window(clip: Clip, rng) -> tuple[int, int, int]:
-  """(first frame kept, ED, ES counted from there): recordings start anywhere.
+  """Returns the first frame kept, ED and ES counted from there.
 
-  Of two beats the first loses a part, and the ED that begins the second is
-  traced; of a single one, its own.
+  Recordings start anywhere: of two beats the first loses a part, and the ED
+  that begins the second is traced; of a single one, its own.
   """
   areas = (clip.masks == LABELS['lv']).sum(axis=(1, 2))
   period = len(areas) // BEATS
@@ -260,7 +246,7 @@ def _window(clip: Clip, rng) -> tuple[int, int, int]:
 
 
 def _write_tables(out_dir: Path, truth: dict) -> None:
-  """FileList.csv and VolumeTracings.csv as the provider writes them."""
+  """Writes FileList.csv and VolumeTracings.csv as the provider does."""
   files, lines = io.StringIO(), io.StringIO()
   table = csv.writer(files, lineterminator='\n')
   table.writerow(

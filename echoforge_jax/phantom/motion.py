@@ -28,15 +28,14 @@ def _smoothstep(x):
 
 
 def ejected(phase, systole):
-  """Share of the stroke volume that is out of the ventricle (ours).
+  """Returns the share [...] of the stroke volume that has left the LV (ours).
+
+  It is 0 at ED and 1 at ES, monotonic between them; rapid filling, diastasis
+  and atrial kick bring it back.
 
   Args:
     phase: float [...] time since ED in beats (any real number; periodic).
     systole: float, share of the beat from ED to ES.
-
-  Returns:
-    float [...] in [0, 1]: 0 at ED, 1 at ES, monotonic between them; rapid
-    filling, diastasis and atrial kick on the way back.
   """
   phase = jnp.mod(phase, 1.0)
   u = jnp.clip(phase / systole, 0.0, 1.0)
@@ -63,15 +62,7 @@ def mitral_opening(phase, systole):
 
 
 def profiles(heart, g):
-  """Half-width of each wall relative to the radius R.
-
-  Args:
-    heart: dict from `anatomy.sample_heart`.
-    g: float, share of the stroke volume that is ejected.
-
-  Returns:
-    float32 [4, NUM_LEVELS]: 4CH left, 4CH right, 2CH left, 2CH right.
-  """
+  """Returns the walls' half-widths over the radius R, [4, NUM_LEVELS]."""
   s = levels()
   a = heart['widest']
   ellipse = jnp.sqrt(jnp.maximum(1.0 - ((s - a) / a) ** 2, 0.0))
@@ -90,13 +81,13 @@ def _trapezoid(values):
 
 
 def wall_curves(heart, view, widths, length):
-  """Coordinates of both walls of one view in the ventricle's own frame.
+  """Returns both walls of one view in the ventricle's own frame.
 
   Args:
-    heart: dict from `anatomy.sample_heart`.
+    heart: of `anatomy.sample_heart`.
     view: int, 0 for 4CH, 1 for 2CH (may be traced).
     widths: float32 [4, NUM_LEVELS] half-widths in mm.
-    length: float, long axis in mm.
+    length: long axis in mm.
 
   Returns:
     x_left, z_left, x_right, z_right: float32 [NUM_LEVELS] mm; x to the
@@ -113,7 +104,7 @@ def wall_curves(heart, view, widths, length):
 
 
 def _chords(heart, view, widths, length):
-  """Lengths in mm [NUM_DISCS] of the discs across the straight long axis."""
+  """Returns lengths in mm [NUM_DISCS] of the discs across the long axis."""
   x_left, z_left, x_right, z_right = wall_curves(heart, view, widths, length)
   z = (jnp.arange(NUM_DISCS) + 0.5) / NUM_DISCS * length
   left = jnp.interp(z, z_left, x_left)
@@ -126,18 +117,10 @@ def _chords(heart, view, widths, length):
 
 
 def biplane_volume(heart, widths, length):
-  """Volume in ml by biplane disc integration of the final contours.
+  """Returns the volume in ml by biplane disc integration of the contours.
 
   V = pi/4 sum_i d4_i d2_i L / n over discs perpendicular to the long axis,
   after bending and tilting (Simpson's rule, the clinical definition).
-
-  Args:
-    heart: dict from `anatomy.sample_heart`.
-    widths: float32 [4, NUM_LEVELS] half-widths in mm.
-    length: float, long axis in mm.
-
-  Returns:
-    float32 volume in ml.
   """
   d4 = _chords(heart, 0, widths, length)
   d2 = _chords(heart, 1, widths, length)
@@ -145,11 +128,11 @@ def biplane_volume(heart, widths, length):
 
 
 def _solve_widths(heart, volume, length, g, still, still_widths):
-  """Half-widths [4, NUM_LEVELS] in mm that hold exactly `volume` ml.
+  """Returns half-widths [4, NUM_LEVELS] in mm that hold exactly `volume` ml.
 
   A wall moves with w = (1 - m) R p + m w_ED, where m is its share of lost
-  motion: the volume is a quadratic in R. The tilted mitral plane makes that
-  a little wrong, which three rescaled solutions remove.
+  motion: the volume is a quadratic in R. Rescaled solutions remove the small
+  error that the tilted mitral plane makes.
   """
   moving = (1.0 - still) * profiles(heart, g)
   fixed = still * still_widths
@@ -174,7 +157,7 @@ def _solve_widths(heart, volume, length, g, still, still_widths):
 
 
 def end_diastole(heart) -> dict:
-  """The `beat_state` at ED, as `complete` has stored it with the heart."""
+  """Returns the `beat_state` at ED, as `complete` stored it with the heart."""
   return {
     'length': heart['length_ed'],
     'volume': heart['edv'],
@@ -193,14 +176,9 @@ def _thickness_terms(heart, widths):
 
 
 def complete(heart) -> dict:
-  """Adds to a heart what follows from its shape: ED widths and muscle.
+  """Adds ED widths mm [4, NUM_LEVELS] and the muscle's volume (`muscle`).
 
-  Args:
-    heart: dict from `anatomy.sample_heart` before this call.
-
-  Returns:
-    the same with `ed_widths` mm [4, NUM_LEVELS] and `muscle`, the
-    myocardial volume up to a constant factor, mm3.
+  The muscle's volume is in mm3 up to a constant factor.
   """
   nothing = jnp.zeros_like(heart['still'])
   widths = _solve_widths(
@@ -212,11 +190,7 @@ def complete(heart) -> dict:
 
 
 def beat_state(heart, g) -> dict:
-  """Shape of the ventricle when the share `g` of the stroke is ejected.
-
-  Args:
-    heart: dict from `anatomy.sample_heart`.
-    g: float in [0, 1].
+  """Returns the ventricle's shape when the share `g` of the stroke is out.
 
   Returns:
     dict with `length` mm, `volume` ml, `widths` mm [4, NUM_LEVELS], `wall`

@@ -93,7 +93,7 @@ def _pool():
 
 
 def _phases(heart, place, config, beats):
-  """Phases in beats of all frames, and the indices of ED and ES."""
+  """Returns the phases in beats of all frames, and the indices of ED and ES."""
   seconds = 60.0 / float(heart['heart_rate'])
   systole = float(heart['systole'])
   fps = float(place['fps'])
@@ -109,11 +109,7 @@ def _phases(heart, place, config, beats):
 
 
 def _plan_all(heart, place, phases):
-  """`_plan` in chunks of one size, so that one compilation serves all.
-
-  Returns:
-    chunks of frame states (device) and outlines as three arrays [T, N, 2].
-  """
+  """Plans in chunks of one size, so that one compilation serves all."""
   padded = -len(phases) % _CHUNK
   phases = np.append(phases, np.full(padded, phases[-1]))
   chunks = [
@@ -191,11 +187,7 @@ def generate_patient(
     config: ranges to draw from.
     beats: 0 for frames from ED to ES (10-30 of them); n > 0 for n whole
       beats that begin at ED, `ed` and `es` being those of the first.
-
     views: what to make; a view is the same with and without the other.
-
-  Returns:
-    The patient; clips of both views share volumes, long axis and timing.
   """
   return _generate(seed, index, config, beats, images=True, views=views)
 
@@ -203,7 +195,7 @@ def generate_patient(
 def generate_masks(
   seed: int, index: int, config: PhantomConfig = _CAMUS, *, beats: int = 0
 ) -> Patient:
-  """As `generate_patient`, with black frames: masks and truth, quickly."""
+  """Generates masks and truth with black frames, quickly."""
   return _generate(seed, index, config, beats, images=False, views=VIEWS)
 
 
@@ -241,17 +233,7 @@ def _generate(seed, index, config, beats, images, views):
 def true_volumes(
   seed: int, index: int, config: PhantomConfig = _CAMUS, shares=(0.0, 1.0)
 ) -> np.ndarray:
-  """Disc-integrated volumes of the contours themselves, for tests.
-
-  Args:
-    seed: of the cohort.
-    index: of the patient.
-    config: ranges to draw from.
-    shares: ejected shares of the stroke volume at which to integrate.
-
-  Returns:
-    float [len(shares)] ml.
-  """
+  """Returns volumes, ml, at `shares` of the ejection, by disc integration."""
   key = jax.random.fold_in(jax.random.key(seed), index)
   heart, _ = _sample(jax.random.split(key, 3)[0], config)
   return np.array([float(_volume(heart, g)) for g in shares])

@@ -8,7 +8,7 @@ SPACING = 0.308
 
 
 def fill(polygon, height, width) -> np.ndarray:
-  """Pixels whose centre lies inside a polygon (even-odd rule).
+  """Returns bool [height, width]: pixels whose centre lies inside a polygon.
 
   OpenCV's fill would also take the pixels that the outline touches, which
   alone adds about one percent of volume.
@@ -16,11 +16,7 @@ def fill(polygon, height, width) -> np.ndarray:
   Args:
     polygon: float [N, 2] (x, y) in pixels; pixel (row, column) has its
       centre at (column, row).
-    height: rows.
-    width: columns.
-
-  Returns:
-    bool [height, width].
+    height, width: of the image.
   """
   polygon = np.asarray(polygon, np.float64)
   x0, y0 = polygon[:, 0], polygon[:, 1]
@@ -41,15 +37,7 @@ def fill(polygon, height, width) -> np.ndarray:
 
 
 def native_size(depth, half) -> tuple[int, int]:
-  """Rows and columns of a native frame.
-
-  Args:
-    depth: radius of the sector, mm.
-    half: half opening angle, rad.
-
-  Returns:
-    (H, W): H = depth / spacing, W wide enough for the sector.
-  """
+  """Returns a native frame (H, W), from depth in mm and half angle in rad."""
   height = int(round(depth / SPACING))
   return height, int(round(2.0 * height * np.sin(half)))
 
@@ -88,22 +76,17 @@ class ScanConverter:
     return image
 
   def pixels(self, world) -> np.ndarray:
-    """Sector frame [..., 2] in mm to pixel coordinates (x, y)."""
+    """Maps the sector frame [..., 2] in mm to pixel coordinates (x, y)."""
     width = self.inside.shape[1]
     return np.asarray(world) / self.mm + np.array([width / 2.0 - 0.5, -0.5])
 
 
 def label_image(converter, endo, epi, atrium) -> np.ndarray:
-  """Label values of a native frame from three outlines.
+  """Returns uint8 [H, W] label values of a native frame; 0 outside the sector.
 
   Args:
     converter: the frame's `ScanConverter`.
-    endo: float [N, 2] cavity outline in the sector frame, mm.
-    epi: float [M, 2] outer outline of the muscle, mm.
-    atrium: float [K, 2] left atrium, mm.
-
-  Returns:
-    uint8 [H, W]: 0 background, 1 lv, 2 myo, 3 la; 0 outside the sector.
+    endo, epi, atrium: float [N, 2] outlines in the sector frame, mm.
   """
   size = converter.inside.shape
   out = np.zeros(size, np.uint8)

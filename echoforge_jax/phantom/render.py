@@ -15,16 +15,7 @@ GRID = (600, 160)
 
 
 def beam_points(place, grid):
-  """Coordinates of the beam grid.
-
-  Args:
-    place: dict from `anatomy.sample_view`.
-    grid: (rows, lines).
-
-  Returns:
-    r: float32 [rows, 1] mm; theta: float32 [1, lines] rad; X, Y: float32
-    [rows, lines] mm in the sector frame.
-  """
+  """Returns r [rows, 1] mm, theta [1, lines] rad, X and Y [rows, lines] mm."""
   rows, lines = grid
   r = ((jnp.arange(rows) + 0.5) / rows * place['depth'])[:, None]
   theta = (((jnp.arange(lines) + 0.5) / lines * 2.0 - 1.0) * place['half'])[
@@ -34,13 +25,13 @@ def beam_points(place, grid):
 
 
 def start_clip(key, place, grid, pool) -> dict:
-  """All that stays, or starts, with a clip.
+  """Returns all that stays, or starts, with a clip.
 
   Args:
     key: typed PRNG key.
-    place: dict from `anatomy.sample_view`.
+    place: of `anatomy.sample_view`.
     grid: (rows, lines) of the beam grid, static.
-    pool: float32 [n] from `speckle.noise_pool`.
+    pool: float32 [n] of `speckle.noise_pool`.
 
   Returns:
     dict of arrays: point-spread matrices, `gain` and `haze` maps in dB,
@@ -129,11 +120,9 @@ def next_frame(key, place, frame, clip, grid, pool, seconds):
 
   Args:
     key: typed PRNG key of this frame.
-    place: dict from `anatomy.sample_view`.
-    frame: dict from `scene.frame_state`.
-    clip: dict from `start_clip`, or as this function returned it.
-    grid: (rows, lines), static.
-    pool: float32 [n] from `speckle.noise_pool`.
+    place, frame: of `anatomy.sample_view`, `scene.frame_state`.
+    clip: of `start_clip`, or as this function returned it.
+    grid, pool: as in `start_clip`.
     seconds: float, time since the frame before.
 
   Returns:

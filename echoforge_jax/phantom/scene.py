@@ -15,17 +15,17 @@ _NUM_SEPTUM = 128
 
 
 def frame_state(heart, place, phase) -> dict:
-  """All that changes from frame to frame, for one view.
+  """Returns all that changes from frame to frame, for one view.
 
   Args:
-    heart: dict from `anatomy.sample_heart`.
-    place: dict from `anatomy.sample_view`.
+    heart: of `anatomy.sample_heart`.
+    place: of `anatomy.sample_view`.
     phase: float, time since ED in beats.
 
   Returns:
     dict: `table` float32 [NUM_ANGLES + 1, 6] (polar radii and cosines now,
     radii at ED), `septum` [_NUM_SEPTUM] x of the right ventricle's septal
-    edge over z, `shape` from `anatomy.contours`, `g`, `open`, `length`,
+    edge over z, `shape` of `anatomy.contours`, `g`, `open`, `length`,
     `length_ed`, `volume`.
   """
   g = motion.ejected(phase, heart['systole'])
@@ -55,13 +55,12 @@ def _sigmoid(x):
 
 
 def locate(place, frame, x_world, y_world) -> dict:
-  """Where points lie relative to the ventricle.
+  """Locates points relative to the ventricle.
 
   Args:
-    place: dict from `anatomy.sample_view`.
-    frame: dict from `frame_state`.
-    x_world: float32 [...] mm, to the right of the probe.
-    y_world: float32 [...] mm, below the probe.
+    place: of `anatomy.sample_view`.
+    frame: of `frame_state`.
+    x_world, y_world: float32 [...] mm, right of and below the probe.
 
   Returns:
     dict of arrays [...]: `x`, `z` own frame; `r`, `phi` polar around the
@@ -91,19 +90,11 @@ def locate(place, frame, x_world, y_world) -> dict:
 
 
 def material_point(place, frame, spot):
-  """Where the tissue now at a point was at end-diastole.
+  """Returns X, Y [...] mm at ED of the tissue that is at a point now.
 
   Inside the cavity and the wall the map scales radii so that both contours
   go over into those of ED; outside, the displacement fades with distance,
   and below the mitral plane with depth, down to the fixed atrial roof.
-
-  Args:
-    place: dict from `anatomy.sample_view`.
-    frame: dict from `frame_state`.
-    spot: dict from `locate`.
-
-  Returns:
-    X, Y float32 [...] mm in the sector frame at ED.
   """
   r, radii = spot['r'], spot['radii']
   endo, epi, endo0, epi0 = (
@@ -142,7 +133,7 @@ def _atrium_width(v, top, width):
 
 
 def left_atrium(place, frame) -> dict:
-  """Size of the left atrium now: it fills while the ventricle empties.
+  """Returns the left atrium's size now: it fills while the ventricle empties.
 
   Returns:
     dict of floats, mm: `top` half-width at the valve, `width` largest
@@ -180,12 +171,12 @@ def left_atrium_outline(place, frame, count=40):
 
 
 def chambers(place, frame, spot) -> dict:
-  """Signed distances in mm, positive inside, of the four chambers.
+  """Returns signed distances in mm, positive inside, of the four chambers.
 
   Returns:
     dict of arrays [...]: `lv`, `la`, `rv`, `ra` (the right heart only in
     four-chamber views), `septum` x of the right ventricle's septal edge,
-    `rv_wall` distance to its free wall, positive inside.
+    `rv_wall` distance to its free wall.
   """
   x, z, length = spot['x'], spot['z'], frame['length']
   la = left_atrium(place, frame)
@@ -232,17 +223,7 @@ def chambers(place, frame, spot) -> dict:
 
 
 def labels(place, frame, x_world, y_world):
-  """Label values (0 background, 1 lv, 2 myo, 3 la) of points.
-
-  Args:
-    place: dict from `anatomy.sample_view`.
-    frame: dict from `frame_state`.
-    x_world: float32 [...] mm.
-    y_world: float32 [...] mm.
-
-  Returns:
-    uint8 [...]; 0 outside the sector.
-  """
+  """Returns uint8 [...] label values of points; 0 outside the sector."""
   spot = locate(place, frame, x_world, y_world)
   rooms = chambers(place, frame, spot)
   out = jnp.where(rooms['la'] > 0, 3, 0)
@@ -267,12 +248,10 @@ def _mix(level, new, weight):
 
 
 def echo(place, frame, spot, grain):
-  """Echo level of tissue and share of blood at points.
+  """Returns the echo level of tissue and the share of blood at points.
 
   Args:
-    place: dict from `anatomy.sample_view`.
-    frame: dict from `frame_state`.
-    spot: dict from `locate`.
+    place, frame, spot: of `anatomy.sample_view`, `frame_state`, `locate`.
     grain: float32 [...] slow heterogeneity of the tissue, unit variance,
       moving with it.
 
@@ -308,7 +287,7 @@ def echo(place, frame, spot, grain):
 
 
 def _surroundings(place, frame, spot, rooms, level):
-  """Atrial and right-heart walls, roof, streaks outside the heart."""
+  """Adds atrial and right-heart walls, the roof, streaks outside the heart."""
   ring = jnp.exp(-((rooms['la'] / 2.2) ** 2)) * (spot['above'] < 0)
   level = _mix(level, place['septal_db'] - 1.0, 0.75 * ring)
   la_length = frame['length_ed'] + place['la_length'] - frame['length']
@@ -340,7 +319,7 @@ def _surroundings(place, frame, spot, rooms, level):
 
 
 def _walls(place, frame, spot, level, rough):
-  """Left-ventricular wall with its dark parts, and the pericardium."""
+  """Adds the left-ventricular wall with its dark parts, and the pericardium."""
   side = _sigmoid(spot['x'] / (0.22 * place['radius']))
   near_apex = jnp.clip(1.0 - spot['z'] / (0.32 * frame['length']), 0.0, 1.0)
   wall = _mix(place['septal_db'], place['lateral_db'], side)
@@ -362,7 +341,7 @@ def _walls(place, frame, spot, level, rough):
 
 
 def _details(place, frame, spot, rooms, rough):
-  """Leaflets, annulus, papillary muscles, tricuspid valve, dB [...]."""
+  """Returns leaflets, annulus, papillary muscles, tricuspid valve, dB [...]."""
   x, z = spot['x'], spot['z']
   left, right = frame['shape']['left'], frame['shape']['right']
   level = jnp.full_like(x, NOTHING)

@@ -24,7 +24,7 @@ def noise_pool(size=POOL_SIZE, seed=20090) -> jax.Array:
 
 
 def take_noise(key, pool, shapes) -> list[jax.Array]:
-  """Slices of the pool at random places, float32 of the given `shapes`.
+  """Returns slices of the pool at random places, float32 of the given shapes.
 
   Drawing fresh normals would cost more than the rest of a frame, and one
   draw of all places compiles faster than a draw for each.
@@ -39,17 +39,15 @@ def take_noise(key, pool, shapes) -> list[jax.Array]:
 
 
 def smoother(count, fwhm, unit_energy) -> jax.Array:
-  """Gaussian point spread as a banded matrix.
+  """Returns a Gaussian point spread as a banded matrix [count, count].
+
+  A matrix product is the fastest convolution here, on CPUs and accelerators.
 
   Args:
     count: number of samples along the axis.
     fwhm: full width at half maximum in samples (may be traced).
     unit_energy: True keeps the variance of white noise (point spread),
       False keeps the mean (smoothing of an image).
-
-  Returns:
-    float32 [count, count]; a matrix product is the fastest convolution
-    here, on CPUs and on accelerators alike.
   """
   sigma = jnp.maximum(fwhm / _FWHM, 1e-2)
   index = jnp.arange(count, dtype=jnp.float32)
@@ -62,30 +60,13 @@ def smoother(count, fwhm, unit_energy) -> jax.Array:
 
 
 def slow_field(coarse, shape) -> jax.Array:
-  """Smooth Gaussian field of unit variance.
-
-  Args:
-    coarse: float32 [r, c] normal numbers it is interpolated from.
-    shape: (rows, columns) of the result.
-
-  Returns:
-    float32 `shape`.
-  """
+  """Returns a smooth Gaussian field of unit variance from normals [r, c]."""
   field = jax.image.resize(coarse, shape, 'cubic')
   return (field - field.mean()) / (field.std() + 1e-6)
 
 
 def lookup(texture, row, column) -> jax.Array:
-  """Bilinear lookup in a texture, clamped at its edges.
-
-  Args:
-    texture: float32 [R, C, K].
-    row: float32 [...] in samples.
-    column: float32 [...] in samples.
-
-  Returns:
-    float32 [..., K].
-  """
+  """Looks up texture [R, C, K] bilinearly, clamped; returns [..., K]."""
   rows, columns, channels = texture.shape
   row = jnp.clip(row, 0.0, rows - 1.001)
   column = jnp.clip(column, 0.0, columns - 1.001)
@@ -100,6 +81,6 @@ def lookup(texture, row, column) -> jax.Array:
 
 
 def age(texture, fresh, seconds, lifetime) -> jax.Array:
-  """One AR(1) step: correlation exp(-seconds / lifetime), same variance."""
+  """Ages by one AR(1) step, whose correlation is exp(-seconds / lifetime)."""
   rho = jnp.exp(-seconds / lifetime)
   return rho * texture + jnp.sqrt(1.0 - rho * rho) * fresh

@@ -24,12 +24,7 @@ def beam_grid(image_size) -> tuple[int, int]:
 
 
 def _sample_window(key, config, place) -> dict:
-  """Where the sector lies in the image, and what the display does to it.
-
-  Returns:
-    dict of float32: `width`, `height` mm of the image, `cx`, `top` of the
-    probe as shares of both, photometric settings, marks.
-  """
+  """Draws the sector's place in the image and the display settings."""
   d = anatomy.Draw(key)
   camus = d.chance(config.camus_geometry_share)
   tall = 2.0 * place['depth'] * jnp.sin(place['half'])
@@ -76,19 +71,7 @@ def _image_points(window, size):
 
 
 def _display(key, gray, window, place, x, y):
-  """Scan conversion and post-processing of one frame.
-
-  Args:
-    key: typed PRNG key.
-    gray: float32 [rows, lines] in [0, 1].
-    window: dict from `_sample_window`.
-    place: dict from `anatomy.sample_view`.
-    x: float32 [S, S] mm.
-    y: float32 [S, S] mm.
-
-  Returns:
-    float32 [S, S] in [0, 1].
-  """
+  """Converts beams [rows, lines] to a processed image [S, S], all in [0, 1]."""
   size = x.shape[0]
   rows, lines = gray.shape
   radius, angle = jnp.sqrt(x * x + y * y), jnp.arctan2(x, y)
@@ -130,7 +113,7 @@ def _display(key, gray, window, place, x, y):
 
 
 def _phases(d, config, heart, place, num_frames):
-  """Phases in beats [T]: from ED to ES, or any window of one to two beats."""
+  """Returns phases in beats [T] and seconds per frame."""
   steps = jnp.arange(num_frames, dtype=jnp.float32)
   systolic = steps / max(num_frames - 1, 1) * heart['systole']
   window = d.uniform((0.3, 1.8))

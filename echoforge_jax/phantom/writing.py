@@ -26,8 +26,20 @@ def check_counts(num_patients: int, seed: int) -> None:
     raise InputError(f'seed is {seed}, wanted zero or more')
 
 
+def num_test_of(num_test: int, num_patients: int, num_validation: int) -> int:
+  """Returns `num_test`, or raises `InputError` where nothing is left."""
+  most = num_patients - num_validation - 1
+  if not 1 <= num_test <= most:
+    raise InputError(
+      f'num_test is {num_test} of {num_patients} patients; wanted 1 to '
+      f'{max(1, most)}, so that {num_validation} remain for validation and '
+      'some for training'
+    )
+  return num_test
+
+
 def identity_of(config, **fields) -> dict:
-  """What must be equal for a run to continue another: JSON-ready."""
+  """Returns what must be equal for a run to continue another, JSON-ready."""
   fields_of_config = (
     dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
   )
@@ -39,14 +51,7 @@ def identity_of(config, **fields) -> dict:
 
 
 def open_truth(out_dir: Path, identity: dict) -> dict:
-  """The truth so far: of an earlier run in `out_dir`, or an empty one.
-
-  Args:
-    out_dir: root of the phantom dataset.
-    identity: what an earlier run must agree with.
-
-  Returns:
-    identity and 'patients', a dict by patient.
+  """Returns the truth of an earlier run in `out_dir`, or an empty one.
 
   Raises:
     InputError: when another phantom or foreign files are there.
@@ -110,7 +115,7 @@ def make_patients(
 
   Args:
     make: one job -> (patient, facts); picklable.
-    jobs: one a missing patient.
+    jobs: one per missing patient.
     truth: of `open_truth`; its 'num_patients' sizes the bar.
     out_dir: root of the phantom dataset.
     num_workers: processes beside this one; 0 works in this one.
