@@ -95,8 +95,8 @@ def main(argv: list[str]) -> int:
     )
   # Matplotlib, JAX and orbax are slow to import; --help needs none of them.
   from echoforge_jax.evaluation import evaluate
-  from echoforge_jax.evaluation.comparison import seeds
-  from echoforge_jax.evaluation.comparison import two_runs as compare
+  from echoforge_jax.evaluation.comparison import seeds, two_runs
+  from echoforge_jax.evaluation.comparison.document import write_comparison
   from echoforge_jax.evaluation.report import summary
 
   def run(workdir, out):
@@ -133,7 +133,7 @@ def main(argv: list[str]) -> int:
       run(workdir, folder)
     found = seeds.aggregate_runs(list(folders.values()), seed=flags.seed)
     print(seeds.seeds_table(found) + '\n')
-    paths = seeds.write_seeds(found, out)
+    paths = write_comparison(found, out, 'seeds')
   else:
     other = flags.compare and pathlib.Path(flags.compare)
     if other and not (other / 'metrics.json').exists():
@@ -144,9 +144,9 @@ def main(argv: list[str]) -> int:
       print(f'== {flags.workdir[0]} ==')
     paths = run(flags.workdir[0], out)
     if other:
-      found = compare.compare_runs(out, other, seed=flags.seed)
-      print(compare.comparison_table(found) + '\n')
-      paths |= compare.write_comparison(found, out)
+      found = two_runs.compare_runs(out, other, seed=flags.seed)
+      print(two_runs.comparison_table(found) + '\n')
+      paths |= write_comparison(found, out, 'comparison')
   for name, path in paths.items():
     print(f'{name:<10}  {path}')
   return 0

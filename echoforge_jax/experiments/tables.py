@@ -8,7 +8,6 @@ import pathlib
 import numpy as np
 
 from echoforge_jax import textio
-from echoforge_jax.evaluation.comparison.seeds import over_seeds
 from echoforge_jax.experiments.cost import Cost
 from echoforge_jax.experiments.study import Study
 from echoforge_jax.metrics import statistics
@@ -85,6 +84,7 @@ def summarise(
   seeds = sorted({line['seed'] for line in lines})
   table = {(line['row'], line['seed']): line for line in lines}
   reference = [table[study.reference, s] for s in seeds]
+  options = dict(seed=seed, resamples=resamples)
   rows = []
   for row in study.rows:
     own = [table[row.name, s] for s in seeds]
@@ -95,7 +95,7 @@ def summarise(
         'n_seeds': len(seeds),
         'train_seconds': float(np.median([x['train_seconds'] for x in own])),
         **{
-          column.name: _entry(column.name, own, reference, seed, resamples)
+          column.name: _entry(column.name, own, reference, options)
           for column in COLUMNS
         },
         **_ef_entries(own),
@@ -145,41 +145,32 @@ def _source(lines: Sequence[Mapping], seed: int, resamples: int) -> str:
   )
 
 
-def _entry(name: str, own, reference, seed: int, resamples: int) -> dict:
+def _entry(name: str, own, reference, options: Mapping) -> dict:
   """One quantity of a row, on patients that it and the reference measured."""
-  nothing = {'mean': math.nan, 'ci95': [math.nan] * 2}
+  patients = set.intersection(
+    *(
+      {p for p, values in line['patients'].items() if name in values}
+      for line in (*own, *reference)
+    )
+  )
   ours, theirs = (
-    [
-      {p: v[name] for p, v in line['patients'].items() if name in v}
-      for line in lines
-    ]
+    np.array(
+      [[line['patients'][p][name] for p in sorted(patients)] for line in lines],
+      np.float64,
+    )
     for lines in (own, reference)
   )
-  common = sorted(set.intersection(*map(set, (*ours, *theirs))))
-  ours = [{p: values[p] for p in common} for values in ours]
-  found = over_seeds(ours, seed, resamples) or {
-    'values': [],
-    'sd': math.nan,
-    'n_patients': 0,
-    **nothing,
-  }
-  difference, p_value = None, math.nan
-  if common and own != reference:  # Of the reference itself nothing is said.
-    difference = over_seeds(
-      [{p: a[p] - b[p] for p in common} for a, b in zip(ours, theirs)],
-      seed,
-      resamples,
-    )
-    p_value = statistics.wilcoxon(
-      *(
-        [np.mean([values[p] for values in each]) for p in common]
-        for each in (ours, theirs)
-      )
-    )['p_value']
+  nan = [math.nan] * 2
+  found = dict(values=[], mean=math.nan, sd=math.nan, ci95=nan, n_patients=0)
+  if patients:
+    found = statistics.over_seeds(ours[..., None], **options)
+  test = {'difference': math.nan, 'ci95': nan, 'p_value': math.nan}
+  if patients and own != reference:  # Of the reference itself nothing is said.
+    test = statistics.paired(ours, theirs, **options)
   return found | {
-    'difference': (difference or nothing)['mean'],
-    'difference_ci95': (difference or nothing)['ci95'],
-    'p_value': p_value,
+    'difference': test['difference'],
+    'difference_ci95': test['ci95'],
+    'p_value': test['p_value'],
     'p_holm': math.nan,
   }
 

@@ -7,7 +7,7 @@ both to first order. Why not BCa: see docs/statistics.md, which has the measured
 coverage of each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
 
@@ -17,7 +17,8 @@ from scipy import stats
 
 RESAMPLES = 10_000
 ALPHA = 0.05
-_CHUNK = 1_000  # Resamples drawn at a time, to bound memory on large sets.
+# Resamples drawn at a time, to bound memory on large sets.
+_CHUNK, _CHUNK_OF_SEEDS = 1_000, 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +26,9 @@ class Estimate:
   """A mean over patients with its interval.
 
   Attributes:
-    mean: mean over the patients with a value; NaN if there are none.
-    ci95: (low, high) bootstrap interval over patients; NaN with fewer than
-      two patients.
-    sd: standard deviation over patients (ddof 1).
-    median: median over patients.
-    n: number of patients with a value.
+    mean: over the n patients with a value; NaN if there are none.
+    ci95: (low, high) bootstrap interval; NaN with fewer than two patients.
+    sd: standard deviation (ddof 1).
   """
 
   mean: float
@@ -70,7 +68,7 @@ class Agreement:
 
 
 def interval_levels(count: int) -> tuple[float, float]:
-  """Percentiles at which a bootstrap over few patients is read.
+  """Returns the percentiles at which a bootstrap over few patients is read.
 
   With t the Student quantile of n - 1 degrees of freedom, the lower level is
   100 Phi(-sqrt(n / (n - 1)) t): 0.1 for n = 5, 0.9 for n = 10, 2.1 for n = 50
@@ -78,9 +76,6 @@ def interval_levels(count: int) -> tuple[float, float]:
 
   Args:
     count: n, patients; 2 or more.
-
-  Returns:
-    (low, high) in percent.
   """
   quantile = stats.t.ppf(1 - ALPHA / 2, count - 1)
   low = 100 * float(stats.norm.cdf(-math.sqrt(count / (count - 1)) * quantile))
@@ -89,7 +84,7 @@ def interval_levels(count: int) -> tuple[float, float]:
 
 def bootstrap_ci(
   values: Float[np.ndarray, 'n ...'],
-  statistic,
+  statistic: Callable[[np.ndarray], np.ndarray],
   *,
   seed: int = 0,
   resamples: int = RESAMPLES,
@@ -97,7 +92,7 @@ def bootstrap_ci(
   """Expanded percentile bootstrap 95 % interval, resampling whole patients.
 
   Args:
-    values: [N, ...] one row a patient, no NaN.
+    values: [N, ...] one row per patient, no NaN.
     statistic: maps [R, N, ...] to [R]; called on chunks of resamples.
     seed: of the resampling; the same seed gives the same interval.
     resamples: number of resamples.
@@ -111,23 +106,65 @@ def bootstrap_ci(
   if count < 2:
     return math.nan, math.nan
   rng = np.random.default_rng(seed)
-  drawn = []
-  for start in range(0, resamples, _CHUNK):
-    size = min(_CHUNK, resamples - start)
-    drawn.append(statistic(values[rng.integers(count, size=(size, count))]))
-  drawn = np.concatenate(drawn)
+
+  def draw(size):
+    return statistic(values[rng.integers(count, size=(size, count))])
+
+  return _percentiles(draw, resamples, _CHUNK, interval_levels(count))
+
+
+def two_level_ci(
+  table: Float[np.ndarray, 's n k'],
+  statistic: Callable[[np.ndarray], np.ndarray],
+  *,
+  seed: int = 0,
+  resamples: int = RESAMPLES,
+) -> tuple[float, float]:
+  """95 % interval over draws of seeds and, independently, patients.
+
+  The draws are crossed, not nested, as all seeds share the patients (Owen
+  2007); drawing from S seeds understates their variance by (S - 1) / S.
+
+  Args:
+    table: [S, N, K], K numbers of each patient in each run.
+    statistic: maps [R, N, K] to [R].
+    seed: of the draws.
+    resamples: draws.
+
+  Returns:
+    2.5 and 97.5 percentiles of the mean over seeds of the statistic; NaN with
+    fewer than two patients.
+  """
+  seeds, patients = table.shape[:2]
+  if patients < 2:
+    return math.nan, math.nan
+  rng = np.random.default_rng(seed)
+
+  def draw(size):
+    rows = rng.integers(seeds, size=(size, seeds, 1))
+    columns = rng.integers(patients, size=(size, 1, patients))
+    sample = table[rows, columns].reshape(size * seeds, patients, -1)
+    return statistic(sample).reshape(size, seeds).mean(axis=1)
+
+  return _percentiles(draw, resamples, _CHUNK_OF_SEEDS, (2.5, 97.5))
+
+
+def _percentiles(draw, resamples: int, chunk: int, levels):
+  """Percentiles of a statistic drawn in chunks, where it is defined."""
+  sizes = [min(chunk, resamples - k) for k in range(0, resamples, chunk)]
+  drawn = np.concatenate([draw(size) for size in sizes])
   drawn = drawn[np.isfinite(drawn)]
   if not drawn.size:
     return math.nan, math.nan
-  low, high = np.percentile(drawn, interval_levels(count))
+  low, high = np.percentile(drawn, levels)
   return float(low), float(high)
 
 
 def estimate(values, *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
-  """Mean over patients with its bootstrap interval.
+  """Takes the mean over patients with its bootstrap interval.
 
   Args:
-    values: [N] one value a patient; NaN values are left out.
+    values: [N] one value per patient; NaN values are left out.
     seed: of the resampling.
     resamples: number of resamples.
 
@@ -138,26 +175,28 @@ def estimate(values, *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
   values = values[np.isfinite(values)]
   if not values.size:
     return Estimate(math.nan, (math.nan, math.nan), math.nan, math.nan, 0)
-  interval = bootstrap_ci(
-    values, lambda x: x.mean(axis=1), seed=seed, resamples=resamples
-  )
-  sd = float(values.std(ddof=1)) if values.size > 1 else math.nan
   return Estimate(
-    float(values.mean()),
-    interval,
-    sd,
-    float(np.median(values)),
-    int(values.size),
+    mean=float(values.mean()),
+    ci95=bootstrap_ci(
+      values, lambda x: x.mean(axis=1), seed=seed, resamples=resamples
+    ),
+    sd=_sd(values),
+    median=float(np.median(values)),
+    n=int(values.size),
   )
+
+
+def _sd(values: np.ndarray) -> float:
+  return float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
 
 def agreement(
   reference, prediction, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Agreement:
-  """Correlation, bias and limits of agreement of paired values.
+  """Measures correlation, bias and limits of agreement of paired values.
 
   Args:
-    reference: [N] one value a patient; NaN where unknown.
+    reference: [N] one value per patient; NaN where unknown.
     prediction: [N] in the same unit; NaN where it could not be measured.
     seed: of the resampling.
     resamples: number of resamples for the intervals.
@@ -165,46 +204,133 @@ def agreement(
   Returns:
     The agreement over the pairs of which both are finite.
   """
-  reference = np.asarray(list(reference), np.float64)
-  prediction = np.asarray(list(prediction), np.float64)
-  usable = np.isfinite(reference) & np.isfinite(prediction)
-  pairs = np.stack([reference[usable], prediction[usable]], axis=-1)
-  nan = math.nan
-  if not len(pairs):
-    return Agreement(
-      0,
-      nan,
-      nan,
-      nan,
-      (nan, nan),
-      nan,
-      nan,
-      nan,
-      nan,
-      {k: (nan, nan) for k in _AGREEMENT},
-    )
-  difference = pairs[:, 1] - pairs[:, 0]
-  sd = float(difference.std(ddof=1)) if len(pairs) > 1 else nan
-  point = {k: float(f(pairs[None])[0]) for k, f in _AGREEMENT.items()}
-  bias = point['bias']
-  slope = intercept = nan
+  pairs = np.stack([list(reference), list(prediction)], -1).astype(np.float64)
+  pairs = pairs[np.isfinite(pairs).all(axis=1)]
+  point = dict.fromkeys(_AGREEMENT, math.nan)
+  if len(pairs):
+    point = {k: float(f(pairs[None])[0]) for k, f in _AGREEMENT.items()}
+  sd = _sd(pairs[:, 1] - pairs[:, 0])
+  slope = intercept = math.nan
   if len(pairs) > 1 and np.ptp(pairs[:, 0]) > 0:
     slope, intercept = map(float, np.polyfit(pairs[:, 0], pairs[:, 1], 1))
   return Agreement(
     n=len(pairs),
-    pearson_r=point['pearson_r'],
-    bias=bias,
     sd=sd,
-    loa=(bias - 1.96 * sd, bias + 1.96 * sd),
-    mae=point['mae'],
-    rmse=point['rmse'],
+    loa=(point['bias'] - 1.96 * sd, point['bias'] + 1.96 * sd),
     slope=slope,
     intercept=intercept,
     ci95={
       k: bootstrap_ci(pairs, f, seed=seed, resamples=resamples)
       for k, f in _AGREEMENT.items()
     },
+    **point,
   )
+
+
+def pearson_r(pairs: np.ndarray) -> np.ndarray:
+  """Returns Pearson's correlation of sets of pairs, [R, N, 2] -> [R].
+
+  It is NaN where one side does not vary.
+  """
+  centred = pairs - pairs.mean(axis=1, keepdims=True)
+  # Rounding leaves a constant column a variance of about eps squared.
+  floor = (1e-12 * np.maximum(np.abs(pairs).max(axis=1), 1e-300)) ** 2
+  variance = (centred**2).mean(axis=1)
+  covariance = (centred[..., 0] * centred[..., 1]).mean(axis=1)
+  with np.errstate(invalid='ignore', divide='ignore'):
+    r = covariance / np.sqrt(variance[:, 0] * variance[:, 1])
+  return np.where((variance > floor).all(axis=1), np.clip(r, -1, 1), np.nan)
+
+
+def bias(pairs: np.ndarray) -> np.ndarray:
+  """Returns the mean of second minus first, [R, N, 2] -> [R]."""
+  return (pairs[..., 1] - pairs[..., 0]).mean(axis=1)
+
+
+_AGREEMENT = {
+  'pearson_r': pearson_r,
+  'bias': bias,
+  'mae': lambda p: np.abs(p[..., 1] - p[..., 0]).mean(axis=1),
+  'rmse': lambda p: np.sqrt(((p[..., 1] - p[..., 0]) ** 2).mean(axis=1)),
+}
+
+
+def first_mean(table: np.ndarray) -> np.ndarray:
+  """Returns the mean over patients of the first number, [R, N, K] -> [R]."""
+  return table[..., 0].mean(axis=1)
+
+
+def over_seeds(
+  table: Float[np.ndarray, 's n k'],
+  statistic: Callable[[np.ndarray], np.ndarray] = first_mean,
+  *,
+  seed: int = 0,
+  resamples: int = RESAMPLES,
+) -> dict:
+  """Aggregates runs that differ in their training seed only.
+
+  Args:
+    table: [S, N, K], K numbers of each of N patients in each of S runs.
+    statistic: maps [R, N, K] to [R].
+    seed: of the bootstrap.
+    resamples: of the bootstrap.
+
+  Returns:
+    values: the statistic of each run; mean and sd (ddof 1) of these; t_ci95:
+    Student's interval, which covers another training on these patients; ci95:
+    `two_level_ci`, which covers other patients, too; n_patients.
+  """
+  values = statistic(table)
+  mean, sd = float(values.mean()), _sd(values)
+  half = math.nan
+  if len(values) > 1:
+    quantile = stats.t.ppf(1 - ALPHA / 2, len(values) - 1)
+    half = float(quantile * sd / math.sqrt(len(values)))
+  return {
+    'values': values.tolist(),
+    'mean': mean,
+    'sd': sd,
+    't_ci95': [mean - half, mean + half],
+    'ci95': list(
+      two_level_ci(table, statistic, seed=seed, resamples=resamples)
+    ),
+    'n_patients': table.shape[1],
+  }
+
+
+def paired(
+  first: Float[np.ndarray, 's n'],
+  second: Float[np.ndarray, 's n'],
+  *,
+  seed: int = 0,
+  resamples: int = RESAMPLES,
+) -> dict:
+  """Compares two methods over the same patients and as many runs of each.
+
+  Args:
+    first: [S, N], a number of each patient in each run.
+    second: [S, N], the other method's, runs and patients in the same order.
+    seed: of the bootstrap.
+    resamples: of the bootstrap.
+
+  Returns:
+    first, second: means; difference: of the means; ci95: its interval, of
+    `bootstrap_ci` over patients for one run, else `two_level_ci`; and what
+    `wilcoxon` says of the patients, each the mean of its runs.
+  """
+  options = dict(seed=seed, resamples=resamples)
+  apart = first - second
+  if len(apart) == 1:
+    interval = estimate(apart[0], **options).ci95
+  else:
+    interval = two_level_ci(apart[..., None], first_mean, **options)
+  return {
+    'first': float(first.mean()),
+    'second': float(second.mean()),
+    'difference': float(apart.mean()),
+    'ci95': list(interval),
+    **wilcoxon(first.mean(axis=0), second.mean(axis=0)),
+  }
 
 
 def wilcoxon(first, second) -> dict[str, int | float]:
@@ -215,7 +341,7 @@ def wilcoxon(first, second) -> dict[str, int | float]:
   approximation (`scipy.stats.wilcoxon`, method 'auto').
 
   Args:
-    first: [N] one value a patient.
+    first: [N] one value per patient.
     second: [N] the other method's values, same patients in the same order.
 
   Returns:
@@ -237,41 +363,29 @@ def wilcoxon(first, second) -> dict[str, int | float]:
     )
   difference = first - second
   difference = difference[np.isfinite(difference)]
-  if not difference.size:
-    return {
-      'n': 0,
-      'n_different': 0,
-      'median_difference': math.nan,
-      'statistic': math.nan,
-      'p_value': math.nan,
-      'smallest_p': math.nan,
-    }
   different = difference[difference != 0]
-  statistic, p_value = 0.0, 1.0
+  median = statistic = p_value = smallest = math.nan
+  if difference.size:
+    median, statistic, p_value = float(np.median(difference)), 0.0, 1.0
+    smallest = min(1.0, 2.0 ** (1 - different.size))
   if different.size:
     result = stats.wilcoxon(different)
     statistic, p_value = float(result.statistic), float(result.pvalue)
   return {
     'n': int(difference.size),
     'n_different': int(different.size),
-    'median_difference': float(np.median(difference)),
+    'median_difference': median,
     'statistic': statistic,
     'p_value': p_value,
-    'smallest_p': min(1.0, 2.0 ** (1 - different.size)),
+    'smallest_p': smallest,
   }
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-  """Holm's step-down adjustment: all tests together err with at most 5 %.
+  """Adjusts p values by Holm: all tests together err with at most 5 %.
 
   The k-th smallest of m values is multiplied by m - k + 1; no adjusted value
-  is below that of a smaller p (Holm 1979).
-
-  Args:
-    p_values: [M]; NaN values are no tests and do not count.
-
-  Returns:
-    [M] adjusted values, at most 1.
+  is below that of a smaller p (Holm 1979). NaN values are no tests.
   """
   adjusted = [math.nan] * len(p_values)
   order = sorted(
@@ -283,30 +397,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
     largest = max(largest, min(1.0, (len(order) - rank) * p_values[k]))
     adjusted[k] = largest
   return adjusted
-
-
-def pearson_r(pairs: np.ndarray) -> np.ndarray:
-  """Pearson's correlation of many sets of pairs.
-
-  Args:
-    pairs: [R, N, 2].
-
-  Returns:
-    [R]; NaN where one side does not vary.
-  """
-  centred = pairs - pairs.mean(axis=1, keepdims=True)
-  # Rounding leaves a constant column a variance of about eps squared.
-  floor = (1e-12 * np.maximum(np.abs(pairs).max(axis=1), 1e-300)) ** 2
-  variance = (centred**2).mean(axis=1)
-  covariance = (centred[..., 0] * centred[..., 1]).mean(axis=1)
-  with np.errstate(invalid='ignore', divide='ignore'):
-    r = covariance / np.sqrt(variance[:, 0] * variance[:, 1])
-  return np.where((variance > floor).all(axis=1), np.clip(r, -1, 1), np.nan)
-
-
-_AGREEMENT = {
-  'pearson_r': pearson_r,
-  'bias': lambda p: (p[..., 1] - p[..., 0]).mean(axis=1),
-  'mae': lambda p: np.abs(p[..., 1] - p[..., 0]).mean(axis=1),
-  'rmse': lambda p: np.sqrt(((p[..., 1] - p[..., 0]) ** 2).mean(axis=1)),
-}

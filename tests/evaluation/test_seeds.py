@@ -9,6 +9,7 @@ from scipy import stats
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation.comparison import seeds
+from echoforge_jax.evaluation.comparison.document import write_comparison
 from echoforge_jax.evaluation.comparison.read import read_evaluation
 from tests.evaluation.runs import write_run
 
@@ -101,7 +102,7 @@ def test_ef_rows_agree_with_each_evaluation(folders, found):
 
 
 def test_file_and_text_carry_the_receipt(found, tmp_path):
-  path = seeds.write_seeds(found, tmp_path / 'new')['seeds']
+  path = write_comparison(found, tmp_path / 'new', 'seeds')['seeds']
   document = json.loads(path.read_text())
   assert path.name == 'seeds.json' and document == found
   assert document['receipt']['versions']['numpy']

@@ -11,7 +11,8 @@ from scipy import stats
 
 from echoforge_jax import textio
 from echoforge_jax.errors import InputError
-from echoforge_jax.evaluation.comparison import two_runs as compare
+from echoforge_jax.evaluation.comparison import two_runs
+from echoforge_jax.evaluation.comparison.document import write_comparison
 from echoforge_jax.evaluation.comparison.read import read_evaluation
 from echoforge_jax.metrics import statistics
 from tests.evaluation.runs import write_run
@@ -30,7 +31,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def found(folders):
-  return compare.compare_runs(*folders, seed=3, resamples=500)
+  return two_runs.compare_runs(*folders, seed=3, resamples=500)
 
 
 def row(found, name):
@@ -72,7 +73,7 @@ def test_holm_spans_the_table(found):
 
 
 def test_swapping_the_runs_swaps_the_signs(folders, found):
-  swapped = compare.compare_runs(*folders[::-1], seed=3, resamples=500)
+  swapped = two_runs.compare_runs(*folders[::-1], seed=3, resamples=500)
   for r, s in zip(found['rows'], swapped['rows']):
     assert r['difference'] == -s['difference']
     assert r['p_value'] == pytest.approx(s['p_value'])
@@ -84,14 +85,14 @@ def test_swapping_the_runs_swaps_the_signs(folders, found):
 
 
 def test_file_and_text_carry_the_receipt(found, tmp_path):
-  path = compare.write_comparison(found, tmp_path / 'new')['comparison']
+  path = write_comparison(found, tmp_path / 'new', 'comparison')['comparison']
   document = json.loads(path.read_text())
   assert path.name == 'comparison.json' and document == found
   assert document['receipt']['seed'] == 3
   assert document['receipt']['versions']['scipy']
   assert document['first']['receipt']['git_revision'] == 'abc1234'
   assert document['protocol'] == 'camus_semi'
-  text = compare.comparison_table(found)
+  text = two_runs.comparison_table(found)
   assert text.startswith('first good minus second bad, 10 patients')
   for part in (
     'protocol camus_semi',
@@ -110,18 +111,18 @@ def test_file_and_text_carry_the_receipt(found, tmp_path):
 
 
 def test_few_patients_are_too_few_not_equal(tmp_path):
-  found = compare.compare_runs(
+  found = two_runs.compare_runs(
     write_run(tmp_path / 'a', [1, 1, 2, 1, 2]),
     write_run(tmp_path / 'b', [4, 6, 4, 5, 4], config_digest='e' * 16),
     resamples=100,
   )
   dice = row(found, 'lv_dice')
   assert dice['p_value'] == 0.0625 and dice['verdict'].startswith('too few')
-  text = compare.comparison_table(found)
+  text = two_runs.comparison_table(found)
   assert 'no adjusted p below .05 is possible' in text
   assert 'not distinguishable' not in text
   # Seven agree: p = .0156 alone, but not for all rows together.
-  found = compare.compare_runs(
+  found = two_runs.compare_runs(
     write_run(tmp_path / 'c', [1] * 7),
     write_run(tmp_path / 'd', [5] * 7, config_digest='e' * 16),
     resamples=100,
@@ -133,12 +134,12 @@ def test_few_patients_are_too_few_not_equal(tmp_path):
   wanted = next(n for n in range(2, 40) if rows * 2.0 ** (1 - n) < 0.05)
   assert (
     f'{wanted} differing patients always suffice'
-    in compare.comparison_table(found)
+    in two_runs.comparison_table(found)
   )
 
 
 def test_a_run_against_itself(folders):
-  found = compare.compare_runs(folders[0], folders[0], resamples=50)
+  found = two_runs.compare_runs(folders[0], folders[0], resamples=50)
   assert all(
     r['difference'] == 0 and r['p_value'] == 1 and r['verdict'] == 'equal'
     for r in found['rows']
@@ -147,7 +148,7 @@ def test_a_run_against_itself(folders):
 
 
 def test_unmeasurable_patients_are_counted(tmp_path):
-  found = compare.compare_runs(
+  found = two_runs.compare_runs(
     write_run(tmp_path / 'a', [1] * 7),
     write_run(tmp_path / 'b', [2] * 7, empty=(0, 3)),
     resamples=50,
@@ -156,7 +157,7 @@ def test_unmeasurable_patients_are_counted(tmp_path):
   assert ef['n'] == 5 and (ef['only_first'], ef['only_second']) == (2, 0)
   assert (
     'EF |error|: patients left out because only the first could measure '
-    'them: 2' in compare.comparison_table(found)
+    'them: 2' in two_runs.comparison_table(found)
   )
   assert row(found, 'lv_dice')['n'] == 7
 
@@ -174,7 +175,7 @@ def test_unmeasurable_patients_are_counted(tmp_path):
 def test_refuses_other_settings(folders, tmp_path, options, message):
   other = write_run(tmp_path / 'other', [1, 2], **options)
   with pytest.raises(InputError, match=message) as caught:
-    compare.compare_runs(folders[0], other)
+    two_runs.compare_runs(folders[0], other)
   assert str(folders[0]) in str(caught.value) and str(other) in str(
     caught.value
   )
@@ -188,7 +189,7 @@ def test_refuses_a_protocol_of_the_same_name_with_other_fields(
   document['receipt']['protocol']['threshold'] = 0.7
   (other / 'metrics.json').write_text(json.dumps(document))
   with pytest.raises(InputError, match='protocol threshold 0.5 and 0.7'):
-    compare.compare_runs(folders[0], other)
+    two_runs.compare_runs(folders[0], other)
 
 
 def test_refuses_strangers(folders, tmp_path):
@@ -196,7 +197,7 @@ def test_refuses_strangers(folders, tmp_path):
   table = other / 'per_case.csv'
   table.write_text(table.read_text().replace('patient0', 'stranger'))
   with pytest.raises(InputError, match='no common patient'):
-    compare.compare_runs(folders[0], other)
+    two_runs.compare_runs(folders[0], other)
 
 
 @pytest.mark.parametrize(
@@ -213,13 +214,13 @@ def test_refuses_strangers(folders, tmp_path):
 )
 def test_warns(folders, tmp_path, options, message):
   other = write_run(tmp_path / 'other', BAD, **options)
-  found = compare.compare_runs(folders[0], other, resamples=20)
+  found = two_runs.compare_runs(folders[0], other, resamples=20)
   assert any(re.search(message, warning) for warning in found['warnings'])
 
 
 def test_teacher_and_student_of_a_run_may_differ(folders, tmp_path):
   other = write_run(tmp_path / 'other', BAD, which='student')
-  found = compare.compare_runs(folders[0], other, resamples=20)
+  found = two_runs.compare_runs(folders[0], other, resamples=20)
   assert not any('expect no difference' in w for w in found['warnings'])
 
 

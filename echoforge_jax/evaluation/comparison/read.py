@@ -8,11 +8,9 @@ import json
 import math
 import pathlib
 
-import numpy as np
-
+from echoforge_jax import textio
 from echoforge_jax.errors import InputError
-from echoforge_jax.evaluation.scoring import METRICS
-from echoforge_jax.textio import NAMES
+from echoforge_jax.evaluation.scoring import METRICS, finite_mean
 
 _NEEDED = (
   'protocol',
@@ -90,12 +88,17 @@ class EvaluationFiles:
     """The run's name, or the folder's."""
     return self.receipt.get('run') or self.folder.resolve().name
 
+  @property
+  def pooling(self) -> str | None:
+    """How the protocol pools: 'clip_patient' or 'frame'."""
+    return self.receipt['protocol'].get('pooling')
+
   def quantities(self) -> list[Quantity]:
     """What was measured on at least one patient, in the order of tables."""
     found = [
       Quantity(
         f'{name}_{metric}',
-        f'{name.upper()} {NAMES[metric]}',
+        f'{name.upper()} {textio.NAMES[metric]}',
         '%' if metric in ('dice', 'iou') else self.metrics['unit'],
         'higher' if metric in ('dice', 'iou') else 'lower',
       )
@@ -110,9 +113,6 @@ def read_evaluation(folder) -> EvaluationFiles:
 
   Args:
     folder: where `evaluate --out` wrote metrics.json and per_case.csv.
-
-  Returns:
-    The evaluation.
 
   Raises:
     InputError: where a file is absent, damaged, of another kind or version,
@@ -147,9 +147,6 @@ def read_evaluation(folder) -> EvaluationFiles:
 def check_same_setting(runs: Sequence[EvaluationFiles]) -> None:
   """Raises unless all were scored alike on the same data.
 
-  Args:
-    runs: two or more evaluations.
-
   Raises:
     InputError: where they differ in a field of the protocol, in dataset,
       split, patient lists, raw data, classes or unit; names what differs.
@@ -167,85 +164,6 @@ def check_same_setting(runs: Sequence[EvaluationFiles]) -> None:
         f'{"; ".join(differing)}; wanted the same; evaluate both under one '
         'protocol on one prepared data set'
       )
-
-
-def setting_notes(runs: Sequence[EvaluationFiles]) -> list[str]:
-  """What makes comparable evaluations less comparable.
-
-  Args:
-    runs: evaluations that `check_same_setting` let pass.
-
-  Returns:
-    Phrases for the reader of a table; empty where all is equal.
-  """
-  found = []
-  if any(run.receipt.get('raw_fingerprint') is None for run in runs):
-    found.append(
-      'no fingerprint of the raw data: nothing shows that both '
-      'were scored on the same clips'
-    )
-  steps = [run.receipt.get('checkpoint_step') for run in runs]
-  if None not in steps and max(steps) > 1.1 * min(steps):
-    found.append(f'the checkpoints differ in steps: {_listed(steps)}')
-  for key, text in (
-    ('which', 'networks'),
-    ('image_size', 'image sizes'),
-    ('git_revision', 'git revisions'),
-    ('device', 'devices'),
-  ):
-    values = [run.receipt.get(key) for run in runs]
-    if len(set(values)) > 1:
-      found.append(f'different {text}: {_listed(values)}')
-  versions = [run.receipt.get('versions') or {} for run in runs]
-  names = sorted(
-    {
-      name
-      for v in versions
-      for name in v
-      if len({w.get(name) for w in versions}) > 1
-    }
-  )
-  if names:
-    found.append(f'evaluated with different versions of {", ".join(names)}')
-  if _pooling(runs[0]) == 'frame':
-    found.append('means are over patients here, over frames in metrics.json')
-  return found
-
-
-def receipt_line(runs: Sequence[EvaluationFiles], receipt: dict) -> str:
-  """One line that says what the numbers of a table come from.
-
-  Args:
-    runs: the evaluations behind it.
-    receipt: the table's own: seed, resamples, revision, versions.
-
-  Returns:
-    The line.
-  """
-
-  def listed(key):
-    return _listed([run.receipt.get(key) for run in runs])
-
-  versions = ', '.join(
-    f'{name} {receipt["versions"][name]}'
-    for name in ('echoforge_jax', 'jax', 'numpy', 'scipy')
-  )
-  return (
-    f'protocol {runs[0].metrics["protocol"]}, split {listed("split")} of '
-    f'{listed("dataset")}, training seeds {listed("training_seed")}, '
-    f'steps {listed("checkpoint_step")}, evaluated at '
-    f'{listed("git_revision")}, table at {receipt["git_revision"]}, '
-    f'bootstrap seed {receipt["seed"]} x {receipt["resamples"]}, '
-    f'{versions}'
-  )
-
-
-def _pooling(run: EvaluationFiles) -> str | None:
-  return run.receipt['protocol'].get('pooling')
-
-
-def _listed(values) -> str:
-  return ', '.join(dict.fromkeys(str(v) for v in values))
 
 
 def _short(value) -> str:
@@ -283,12 +201,12 @@ def _read_metrics(path: pathlib.Path) -> dict:
       'wanted an evaluation; write one with `evaluate --out='
       f'{path.parent}`'
     ) from error
-  missing = [
-    k for k in _NEEDED if not isinstance(found, dict) or k not in found
-  ]
+  if not isinstance(found, dict):
+    found = {}
+  missing = [k for k in _NEEDED if k not in found]
+  receipt = found.get('receipt')
   if not missing and not (
-    isinstance(found['receipt'], dict)
-    and isinstance(found['receipt'].get('protocol'), dict)
+    isinstance(receipt, dict) and isinstance(receipt.get('protocol'), dict)
   ):
     missing = ['protocol in its receipt']
   if missing:
@@ -362,19 +280,18 @@ def _by_patient(rows: list[dict], name: str) -> dict[str, float]:
   """Mean of the finite values of each patient that has any."""
   found: dict[str, list[float]] = {}
   for row in rows:
-    if math.isfinite(row[name]):
-      found.setdefault(row['patient'], []).append(row[name])
-  return {patient: sum(v) / len(v) for patient, v in found.items()}
+    found.setdefault(row['patient'], []).append(row[name])
+  means = {patient: finite_mean(v) for patient, v in found.items()}
+  return {patient: m for patient, m in means.items() if math.isfinite(m)}
 
 
 def _check_means(path: pathlib.Path, found: EvaluationFiles) -> None:
   """The table has to give the means of metrics.json, where those pool so."""
-  if _pooling(found) != 'clip_patient':
+  if found.pooling != 'clip_patient':
     return
   for name, entries in found.metrics['classes'].items():
     for metric, entry in entries.items():
-      values = list(found.values[f'{name}_{metric}'].values())
-      mean = float(np.mean(values)) if values else math.nan
+      mean = finite_mean(found.values[f'{name}_{metric}'].values())
       wanted = math.nan if entry['mean'] is None else entry['mean']
       if math.isnan(mean) != math.isnan(wanted) or abs(mean - wanted) > (
         1e-5 + 1e-5 * abs(wanted)

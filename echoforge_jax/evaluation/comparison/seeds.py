@@ -1,29 +1,29 @@
 """Several training seeds of one config, evaluated alike, as one result."""
 
-from collections.abc import Callable, Mapping, Sequence
-import math
-import pathlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
 
 from echoforge_jax import textio
 from echoforge_jax.errors import InputError
+from echoforge_jax.evaluation.comparison.document import (
+  document,
+  run_entry,
+  setting_notes,
+  table_text,
+)
 from echoforge_jax.evaluation.comparison.read import (
+  EvaluationFiles,
   check_same_setting,
   read_evaluation,
-  receipt_line,
-  setting_notes,
 )
 from echoforge_jax.metrics import statistics
-from echoforge_jax.provenance import git_revision, versions
 
 METHOD = (
   'patient = mean of its clips, patients with a value in every run; t_ci95: '
   "Student t over the runs' values, on these patients; ci95: bootstrap that "
   'draws seeds and patients independently (2.5 and 97.5 %); sd: ddof 1'
 )
-_CHUNK = 200  # Resamples drawn at a time, to bound memory on large sets.
 
 
 def aggregate_runs(
@@ -35,13 +35,8 @@ def aggregate_runs(
 ) -> dict:
   """Aggregates evaluations of runs that differ in nothing but the seed.
 
-  For every metric: each run's value (mean over the patients that all runs
-  could measure), their mean, SD (ddof 1) and 95 % t-interval over seeds, which
-  covers the variation between trainings on these patients; and a two-level
-  bootstrap interval that draws seeds and, independently, patients, with
-  replacement, which covers both. The draws are crossed, not nested, as all
-  seeds share the patients (Owen 2007); drawing from S seeds understates their
-  variance by (S - 1) / S.
+  Every metric goes through `statistics.over_seeds`, over the patients that all
+  runs could measure.
 
   Args:
     folders: of the evaluations, two or more.
@@ -78,44 +73,16 @@ def aggregate_runs(
     )
   else:
     check_receipts({str(run.folder): run.receipt for run in runs})
-  rows = [
-    row
-    for q in runs[0].quantities()
-    if (
-      row := _row(
-        q.label,
-        q.unit,
-        [r.values[q.name] for r in runs],
-        seed,
-        resamples,
-        name=q.name,
-      )
-    )
-  ]
-  for column, label in (('ef_predicted', ''), ('ef_whole_clip', ' whole clip')):
-    rows += _ef_rows(runs, column, label, seed, resamples)
-  receipt = {
-    'seed': seed,
-    'resamples': resamples,
-    'git_revision': git_revision(),
-    'versions': versions(),
-  }
-  return textio.to_json(
-    {
-      'protocol': runs[0].metrics['protocol'],
-      'unit': runs[0].metrics['unit'],
-      'runs': [
-        {'folder': str(run.folder), 'run': run.label, 'receipt': run.receipt}
-        for run in runs
-      ],
-      'n_seeds': len(runs),
-      'n_patients': len(runs[0].patients),
-      'method': METHOD,
-      'rows': rows,
-      'warnings': warnings,
-      'receipt': receipt,
-      'source': receipt_line(runs, receipt),
-    }
+  options = dict(seed=seed, resamples=resamples)
+  return document(
+    runs,
+    options,
+    runs=[run_entry(run) for run in runs],
+    n_seeds=len(runs),
+    n_patients=len(runs[0].patients),
+    method=METHOD,
+    rows=_rows(runs, options),
+    warnings=warnings,
   )
 
 
@@ -156,193 +123,66 @@ def check_receipts(receipts: Mapping[str, Mapping]) -> None:
     )
 
 
-def mean_of(drawn: np.ndarray) -> np.ndarray:
-  """Returns the mean over patients of the first number: [R, N, K] -> [R]."""
-  return drawn[..., 0].mean(axis=1)
+def _rows(runs: Sequence[EvaluationFiles], options: dict) -> list[dict]:
+  """A row per quantity, then Pearson r and bias of the EF."""
+  rows = []
 
+  def add(name, label, unit, values, statistic):
+    """`values` has a dict per run: patient -> number or (reference, value)."""
+    common = sorted(set.intersection(*map(set, values)))
+    if not common:
+      return
+    table = np.array([[v[p] for p in common] for v in values], np.float64)
+    table = table.reshape(len(values), len(common), -1)
+    found = statistics.over_seeds(table, statistic, **options)
+    if np.isfinite(found['values']).all():
+      rows.append({'name': name, 'label': label, 'unit': unit, **found})
 
-def over_seeds(
-  values: Sequence[Mapping],
-  seed: int,
-  resamples: int,
-  statistic: Callable[[np.ndarray], np.ndarray] = mean_of,
-) -> dict | None:
-  """Summarises one quantity over the patients that all runs could measure.
-
-  Args:
-    values: of each run: patient -> number or K numbers.
-    seed: of the bootstrap.
-    resamples: of the bootstrap.
-    statistic: maps [R, N, K] to [R].
-
-  Returns:
-    `values` (one per run), `mean` and `sd` (ddof 1; NaN of one run) over them,
-    `ci95` of `two_level`, `n_patients`; None without a patient or where a value
-    is not finite.
-  """
-  common = sorted(set.intersection(*map(set, values)))
-  if not common:
-    return None
-  table = np.array([[v[p] for p in common] for v in values], np.float64)
-  table = table.reshape(len(values), len(common), -1)
-  each = statistic(table)
-  if not np.isfinite(each).all():
-    return None
-  return {
-    'values': each.tolist(),
-    'mean': float(each.mean()),
-    'sd': float(each.std(ddof=1)) if len(each) > 1 else math.nan,
-    'ci95': list(two_level(table, statistic, seed, resamples)),
-    'n_patients': len(common),
-  }
-
-
-def _row(
-  label: str,
-  unit: str,
-  values: Sequence[dict],
-  seed: int,
-  resamples: int,
-  *,
-  name: str,
-  statistic: Callable[[np.ndarray], np.ndarray] = mean_of,
-) -> dict | None:
-  found = over_seeds(values, seed, resamples, statistic)
-  if found is None:
-    return None
-  count = len(values)
-  half = stats.t.ppf(1 - statistics.ALPHA / 2, count - 1) * found['sd']
-  half /= math.sqrt(count)
-  return {
-    'name': name,
-    'label': label,
-    'unit': unit,
-    **found,
-    't_ci95': [found['mean'] - half, found['mean'] + half],
-  }
-
-
-def two_level(
-  table: np.ndarray,
-  statistic: Callable[[np.ndarray], np.ndarray],
-  seed: int,
-  resamples: int,
-) -> tuple[float, float]:
-  """95 % interval over draws of seeds and, independently, patients.
-
-  Args:
-    table: [S, N, K], K numbers of each patient in each run.
-    statistic: maps [R, N, K] to [R].
-    seed: of the draws.
-    resamples: draws.
-
-  Returns:
-    2.5 and 97.5 percentiles of the mean over seeds of the statistic; NaN with
-    fewer than two patients.
-  """
-  rng = np.random.default_rng(seed)
-  seeds, patients = table.shape[:2]
-  if patients < 2:
-    return math.nan, math.nan
-  drawn = []
-  for start in range(0, resamples, _CHUNK):
-    size = min(_CHUNK, resamples - start)
-    rows = rng.integers(seeds, size=(size, seeds, 1))
-    columns = rng.integers(patients, size=(size, 1, patients))
-    sample = table[rows, columns].reshape(size * seeds, patients, -1)
-    drawn.append(statistic(sample).reshape(size, seeds).mean(axis=1))
-  drawn = np.concatenate(drawn)
-  drawn = drawn[np.isfinite(drawn)]
-  if not drawn.size:
-    return math.nan, math.nan
-  low, high = np.percentile(drawn, [2.5, 97.5])
-  return float(low), float(high)
-
-
-def _ef_rows(
-  runs, column: str, suffix: str, seed: int, resamples: int
-) -> list[dict]:
-  """Pearson r and bias of the EF."""
-  pairs = [
-    {
-      p: (run.values['ef_reference'][p], value)
-      for p, value in run.values[column].items()
-      if p in run.values['ef_reference']
-    }
-    for run in runs
-  ]
-  key = column.replace('ef_predicted', 'ef')
-  options = dict(values=pairs, seed=seed, resamples=resamples)
-  rows = [
-    _row(
-      f'EF{suffix} Pearson r',
-      '',
-      name=f'{key}_pearson_r',
-      statistic=statistics.pearson_r,
-      **options,
-    ),
-    _row(
-      f'EF{suffix} bias',
-      'points',
-      name=f'{key}_bias',
-      statistic=lambda x: (x[..., 1] - x[..., 0]).mean(axis=1),
-      **options,
-    ),
-  ]
-  return [row for row in rows if row]
-
-
-def write_seeds(found: dict, out_dir) -> dict[str, pathlib.Path]:
-  """Writes seeds.json.
-
-  Args:
-    found: of `aggregate_runs`.
-    out_dir: folder, made if missing.
-
-  Returns:
-    {'seeds': path}.
-  """
-  path = pathlib.Path(out_dir) / 'seeds.json'
-  path.parent.mkdir(parents=True, exist_ok=True)
-  textio.write_json(path, found)
-  return {'seeds': path}
+  for q in runs[0].quantities():
+    values = [run.values[q.name] for run in runs]
+    add(q.name, q.label, q.unit, values, statistics.first_mean)
+  for column, name, label in (
+    ('ef_predicted', 'ef', 'EF'),
+    ('ef_whole_clip', 'ef_whole_clip', 'EF whole clip'),
+  ):
+    pairs = [
+      {
+        p: (run.values['ef_reference'][p], value)
+        for p, value in run.values[column].items()
+        if p in run.values['ef_reference']
+      }
+      for run in runs
+    ]
+    r = statistics.pearson_r
+    add(f'{name}_pearson_r', f'{label} Pearson r', '', pairs, r)
+    add(f'{name}_bias', f'{label} bias', 'points', pairs, statistics.bias)
+  return rows
 
 
 def seeds_table(found: dict) -> str:
-  """The aggregate as text.
-
-  Args:
-    found: of `aggregate_runs`.
-
-  Returns:
-    Lines without a trailing newline.
-  """
-  lines = [
-    f'{found["n_seeds"]} seeds, {found["n_patients"]} patients: mean, '
-    'SD and 95 % t-interval over seeds; 95 % interval over seeds and '
-    'patients'
-  ]
+  """Returns what `aggregate_runs` found as lines of text."""
+  seeds = found['n_seeds']
+  head = (
+    f'{seeds} seeds, {found["n_patients"]} patients: mean, SD and 95 % '
+    't-interval over seeds; 95 % interval over seeds and patients'
+  )
   table = [('', 'each seed', 'mean', 'SD', 'seeds', 'seeds and patients', 'n')]
   for row in found['rows']:
-    scale = 100 if row['unit'] == '%' else 1
-    digits = 2 if row['unit'] else 3
+    form = 2 if row['unit'] else 3, 100 if row['unit'] == '%' else 1
     unit = f' ({row["unit"]})' if row['unit'] else ''
     table.append(
       (
         row['label'] + unit,
-        ' '.join(textio.number(v, digits, scale) for v in row['values']),
-        textio.number(row['mean'], digits, scale),
-        textio.number(row['sd'], digits, scale),
-        textio.interval(row['t_ci95'], digits, scale),
-        textio.interval(row['ci95'], digits, scale),
+        ' '.join(textio.number(v, *form) for v in row['values']),
+        textio.number(row['mean'], *form),
+        textio.number(row['sd'], *form),
+        textio.interval(row['t_ci95'], *form),
+        textio.interval(row['ci95'], *form),
         str(row['n_patients']),
       )
     )
-  lines += textio.columns(table)
-  if found['n_seeds'] < 5:
-    lines.append(
-      f'  note: {found["n_seeds"]} seeds are few: the t-interval '
-      'is wide for that reason, the other somewhat too narrow'
-    )
-  lines += [f'  note: {warning}' for warning in found['warnings']]
-  return '\n'.join([*lines, f'  {found["source"]}'])
+  remarks = [
+    f'note: {seeds} seeds are few: the t-interval is wide for that reason, '
+    'the other somewhat too narrow'
+  ]
+  return table_text(head, table, remarks if seeds < 5 else [], found)

@@ -1,22 +1,24 @@
 """Two evaluations on the same patients: is the difference more than chance?"""
 
 import math
-import pathlib
 
 import numpy as np
 
 from echoforge_jax import textio
 from echoforge_jax.errors import InputError
+from echoforge_jax.evaluation.comparison.document import (
+  document,
+  run_entry,
+  setting_notes,
+  table_text,
+)
 from echoforge_jax.evaluation.comparison.read import (
   EvaluationFiles,
   Quantity,
   check_same_setting,
   read_evaluation,
-  receipt_line,
-  setting_notes,
 )
 from echoforge_jax.metrics import statistics
-from echoforge_jax.provenance import git_revision, versions
 
 METHOD = (
   'patient = mean of its clips; difference first - second over patients '
@@ -29,13 +31,10 @@ METHOD = (
 def compare_runs(
   first_dir, second_dir, *, seed: int = 0, resamples: int = statistics.RESAMPLES
 ) -> dict:
-  """Compares two evaluations patient by patient.
+  """Compares two evaluations patient by patient (`statistics.paired`).
 
-  For every metric: the mean difference first - second over the patients that
-  both have, with a bootstrap interval that resamples patients as pairs
-  (`statistics.bootstrap_ci`); the Wilcoxon signed-rank test
-  (`statistics.wilcoxon`); p adjusted by Holm over all metrics of the table. A
-  patient's value is the mean of its clips'.
+  A patient's value is the mean of its clips'; p is adjusted by Holm over all
+  metrics of the table.
 
   Args:
     first_dir: folder of an evaluation.
@@ -64,11 +63,9 @@ def compare_runs(
       f'{first.folder} and {second.folder}: found no common patient, wanted '
       'evaluations of the same split; evaluate both alike'
     )
-  rows = [
-    row
-    for quantity in first.quantities()
-    if (row := _row(quantity, first, second, common, seed, resamples))
-  ]
+  options = dict(seed=seed, resamples=resamples)
+  rows = [_row(q, first, second, common, options) for q in first.quantities()]
+  rows = [row for row in rows if row]
   p_values = [row['p_value'] for row in rows]
   for k, row in enumerate(rows):
     row['p_holm'] = statistics.holm(p_values)[k]
@@ -76,31 +73,15 @@ def compare_runs(
       [*p_values[:k], row.pop('smallest_p'), *p_values[k + 1 :]]
     )[k]
     row['verdict'] = _verdict(row)
-  receipt = {
-    'seed': seed,
-    'resamples': resamples,
-    'git_revision': git_revision(),
-    'versions': versions(),
-  }
-  return textio.to_json(
-    {
-      'protocol': first.metrics['protocol'],
-      'unit': first.metrics['unit'],
-      **{
-        side: {
-          'folder': str(run.folder),
-          'run': run.label,
-          'receipt': run.receipt,
-        }
-        for side, run in zip(('first', 'second'), runs)
-      },
-      'n_patients': len(common),
-      'method': METHOD,
-      'rows': rows,
-      'warnings': _warnings(first, second, common),
-      'receipt': receipt,
-      'source': receipt_line(runs, receipt),
-    }
+  return document(
+    runs,
+    options,
+    first=run_entry(first),
+    second=run_entry(second),
+    n_patients=len(common),
+    method=METHOD,
+    rows=rows,
+    warnings=_warnings(first, second, common),
   )
 
 
@@ -109,38 +90,29 @@ def _row(
   first: EvaluationFiles,
   second: EvaluationFiles,
   common: set[str],
-  seed: int,
-  resamples: int,
+  options: dict,
 ) -> dict | None:
-  have = [common & set(run.values[quantity.name]) for run in (first, second)]
+  values = [run.values[quantity.name] for run in (first, second)]
+  have = [common & set(v) for v in values]
   both = sorted(have[0] & have[1])
   if not both:
     return None
-  a, b = (
-    np.array([run.values[quantity.name][p] for p in both])
-    for run in (first, second)
+  found = statistics.paired(
+    *(np.array([[v[p] for p in both]]) for v in values), **options
   )
-  test = statistics.wilcoxon(a, b)
-  found = statistics.estimate(a - b, seed=seed, resamples=resamples)
+  del found['statistic']
   better = ''
   if quantity.better:
-    gain = found.mean if quantity.better == 'higher' else -found.mean
+    sign = 1 if quantity.better == 'higher' else -1
+    gain = sign * found['difference']
     better = 'neither' if gain == 0 else 'first' if gain > 0 else 'second'
   return {
     'name': quantity.name,
     'label': quantity.label,
     'unit': quantity.unit,
-    'n': len(both),
-    'n_different': test['n_different'],
+    **found,
     'only_first': len(have[0] - have[1]),
     'only_second': len(have[1] - have[0]),
-    'first': float(a.mean()),
-    'second': float(b.mean()),
-    'difference': found.mean,
-    'ci95': list(found.ci95),
-    'median_difference': test['median_difference'],
-    'p_value': test['p_value'],
-    'smallest_p': test['smallest_p'],
     'better': better,
   }
 
@@ -174,17 +146,15 @@ def _warnings(
 
   if first.folder.resolve() == second.folder.resolve():
     found.append('both are the same evaluation')
-  elif same(
-    'run', 'config_digest', 'training_seed', 'checkpoint_step', 'which'
-  ):
-    found.append('both are the same checkpoint of the same run')
   elif same('config_digest', 'training_seed', 'which'):
     found.append(
-      'both are trainings of one config from one seed: expect no '
+      'both are the same checkpoint of the same run'
+      if same('run', 'checkpoint_step')
+      else 'both are trainings of one config from one seed: expect no '
       'difference but that of steps or machines'
     )
   pairs = [
-    (run.values['ef_reference'].get(p, math.nan) for run in (first, second))
+    [run.values['ef_reference'].get(p, math.nan) for run in (first, second)]
     for p in common
   ]
   if any(abs(x - y) > 0.5 for x, y in pairs):
@@ -199,38 +169,15 @@ def _warnings(
   return found
 
 
-def write_comparison(comparison: dict, out_dir) -> dict[str, pathlib.Path]:
-  """Writes comparison.json.
-
-  Args:
-    comparison: of `compare_runs`.
-    out_dir: folder, made if missing.
-
-  Returns:
-    {'comparison': path}.
-  """
-  path = pathlib.Path(out_dir) / 'comparison.json'
-  path.parent.mkdir(parents=True, exist_ok=True)
-  textio.write_json(path, comparison)
-  return {'comparison': path}
-
-
 def comparison_table(comparison: dict) -> str:
-  """The comparison as text.
-
-  Args:
-    comparison: of `compare_runs`.
-
-  Returns:
-    Lines without a trailing newline.
-  """
+  """Returns what `compare_runs` found as lines of text."""
   rows = comparison['rows']
-  lines = [
+  head = (
     f'first {comparison["first"]["run"]} minus second '
     f'{comparison["second"]["run"]}, {comparison["n_patients"]} '
     'patients: mean difference [95 % interval over patients], '
     f'Wilcoxon signed-rank p, adjusted by Holm for {len(rows)} rows'
-  ]
+  )
   table = [('', 'first', 'second', 'difference', '', 'n', 'p', 'p Holm', '')]
   for row in rows:
     scale = 100 if row['unit'] == '%' else 1
@@ -247,11 +194,7 @@ def comparison_table(comparison: dict) -> str:
         row['verdict'],
       )
     )
-  lines += textio.columns(table)
-  lines += _remarks(rows)
-  lines += [f'  note: {warning}' for warning in comparison['warnings']]
-  lines.append(f'  {comparison["source"]}')
-  return '\n'.join(lines)
+  return table_text(head, table, _remarks(rows), comparison)
 
 
 def _remarks(rows: list[dict]) -> list[str]:
@@ -260,15 +203,13 @@ def _remarks(rows: list[dict]) -> list[str]:
   if any(row['verdict'].startswith('too few') for row in rows):
     wanted = 1 + math.ceil(math.log2(len(rows) / statistics.ALPHA) + 1e-9)
     lines.append(
-      '  too few: no adjusted p below .05 is possible, whatever the '
+      'too few: no adjusted p below .05 is possible, whatever the '
       f'data; {wanted} differing patients always suffice'
     )
-  for row in rows:
-    left = [(row['only_first'], 'first'), (row['only_second'], 'second')]
-    lines += [
-      f'  {row["label"]}: patients left out because only the '
-      f'{side} could measure them: {count}'
-      for count, side in left
-      if count
-    ]
-  return lines
+  return lines + [
+    f'{row["label"]}: patients left out because only the '
+    f'{side} could measure them: {row[f"only_{side}"]}'
+    for row in rows
+    for side in ('first', 'second')
+    if row[f'only_{side}']
+  ]
