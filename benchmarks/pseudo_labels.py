@@ -9,6 +9,7 @@ true area, and how much of either side of the mask is confident.
 """
 
 import argparse
+import dataclasses
 
 from absl import flags as absl_flags
 import jax
@@ -21,16 +22,14 @@ THRESHOLDS = (0.95, 0.85, 0.75)
 def batches(config, data_dir: str):
   """Yields (video [2 CLIPS, T, S, S, 1], truth, labeled) of a run's data."""
   from echoforge_jax.data import pipeline, prepared, selection
+  from echoforge_jax.training import build
 
   data = config.data
-  where = dict(
-    data_dir=data_dir or data.data_dir,
-    dataset=data.dataset,
-    image_size=data.image_size,
-    split='train',
-  )
+  spec = build.data_spec(config)
+  if data_dir:
+    spec = dataclasses.replace(spec, data_dir=data_dir)
   source = prepared.load_split(
-    where['data_dir'],
+    spec.data_dir,
     data.dataset,
     'train',
     data.image_size,
@@ -39,12 +38,7 @@ def batches(config, data_dir: str):
   known, unknown = selection.divide_clips(
     source, data.label_fraction, data.label_seed
   )
-  clips = pipeline.eval_clips(
-    **where,
-    num_frames=data.num_frames,
-    classes=tuple(data.classes),
-    split_scheme=data.split_scheme,
-  )
+  clips = pipeline.eval_clips(spec, 'train')
   rng = np.random.default_rng(0)
   for _ in range(BATCHES):
     chosen = [

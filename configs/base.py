@@ -9,7 +9,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from echoforge_jax.data.transforms import AugmentConfig
+from echoforge_jax.data.augment import AugmentConfig
 from echoforge_jax.errors import InputError
 from echoforge_jax.training.variants import CONSISTENCY_WEIGHT
 
@@ -87,15 +87,8 @@ def get_config(model: str = 'echoforge', lite: bool = False) -> ConfigDict:
   config.data.label_fraction = 1.0
   # Another number chooses other patients.
   config.data.label_seed = 0
-  # Worker processes that load and augment; 0: threads of the training process,
-  # which are enough where views are drawn on the device.
-  config.data.num_workers = 0
-  # Memory for clips that were read, in MB, shared out among the workers; 0:
-  # every clip is read anew.
+  # Memory for clips that were read, in MB; 0: every clip is read anew.
   config.data.cache_mb = 1000
-  # Where views are drawn: 'host' (cv2, in threads and workers) or 'device'
-  # (a program before the training step; other random numbers).
-  config.data.augment_on = 'device'
   # Ranges of the augmentation, described at `AugmentConfig`.
   config.data.augmentation = ConfigDict(dataclasses.asdict(AugmentConfig()))
 
@@ -260,7 +253,6 @@ def _make_lite(config: ConfigDict) -> None:
   # Fewer frames are more labels per second, and the jitter shows every frame
   # in the end; the protocols score 10.
   config.data.num_frames = 4
-  config.data.augment_on = 'host'
   # Milder than the defaults, which ask for longer training.
   config.data.augmentation.update(
     temporal_jitter=0.5,

@@ -26,7 +26,6 @@ def get_config(arg: str = '') -> ConfigDict:
   )
   config.data.image_size = 32
   config.data.num_frames = 4
-  config.data.augment_on = 'host'
   config.optimizer.name = 'adamw'
   config.optimizer.learning_rate = 1e-3
   config.optimizer.warmup_steps = 2

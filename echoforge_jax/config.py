@@ -133,7 +133,6 @@ RUNTIME_FIELDS = (
   'eval',
   'num_devices',
   'fsdp',
-  'data.num_workers',
   'data.cache_mb',
 )
 

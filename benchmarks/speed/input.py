@@ -19,7 +19,6 @@ from benchmarks.speed.parts import Bench, make_state
 from benchmarks.speed.timing import Found, Series
 from echoforge_jax.clip import Clip
 from echoforge_jax.data import augment, datasets, phantom_stream, prepare
-from echoforge_jax.data.transforms import AugmentConfig
 from echoforge_jax.inference.programs import frames_of
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.training import build, steps
@@ -124,18 +123,12 @@ def data_input(bench: Bench) -> Found:
       others['every clip read anew'], _, _ = _measure(
         bench, _with_data(config, cache_mb=0), period
       )
-    others['views on the device'] = _views(
-      bench, _with_data(config, augment_on='device')
-    )
+    others['views on the device'] = _views(bench, config)
   return Found(
     main=series,
     seconds=seconds,
     others=others,
-    values={
-      'first_batch_s': first,
-      'cache_mb': data.cache_mb,
-      'num_workers': data.num_workers,
-    },
+    values={'first_batch_s': first, 'cache_mb': data.cache_mb},
   )
 
 
@@ -148,9 +141,6 @@ def _measure(
     clips/s; seconds until the first batch; median seconds of a batch.
   """
   sharding = mesh_lib.batch_sharding(bench.mesh)
-  keys = build.make_objective(config).batch_keys
-  if config.data.augment_on == 'device':
-    keys = None  # All that the views are drawn from.
   with contextlib.ExitStack() as stack:
     compilations = stack.enter_context(timing.Compilations())
     start = time.perf_counter()
@@ -159,17 +149,14 @@ def _measure(
     def seconds_of(count):
       start = time.perf_counter()
       for _ in range(count):
-        batch = next(iterator)
-        batch = {key: batch[key] for key in keys or batch}
-        jax.block_until_ready(mesh_lib.put_batch(batch, sharding))
+        jax.block_until_ready(mesh_lib.put_batch(next(iterator), sharding))
       return time.perf_counter() - start
 
     seconds_of(1)
     first = time.perf_counter() - start
-    # Threads and workers are done nearly at once: a repeat is of as many
-    # batches as they have in hand. What they read ahead would be too good.
-    ready = max(_READ_AHEAD, 3 * config.data.num_workers)
-    batches = period * math.ceil(ready / period)
+    # Threads are done nearly at once: a repeat is of as many batches as they
+    # have in hand. What they read ahead would be too good.
+    batches = period * math.ceil(_READ_AHEAD / period)
     seconds_of(batches)
     calls = batches * timing.calls_of(seconds_of(batches))
     seconds = [seconds_of(calls) / calls for _ in range(bench.repeats)]
@@ -188,7 +175,7 @@ def _views(bench: Bench, config: ConfigDict) -> Series:
   with contextlib.closing(_iterator(config)) as iterator:
     batch = mesh_lib.put_batch(next(iterator), sharding)
   views = augment.make_views(
-    AugmentConfig.from_mapping(config.data.augmentation.to_dict()),
+    build.data_spec(config).augmentation,
     sharding,
     build.make_objective(config).batch_keys,
   )

@@ -82,7 +82,7 @@ def cpu_cases() -> Iterator[Case]:
     '--batch=1',
   )
   yield from _sscf_cases('ceiling,forward,forward_plain,torch_sscf', (7, 3))
-  yield from _input_cases('--config.data.num_workers=0')
+  yield from _input_cases()
 
 
 def _sscf_cases(parts: str, repeats: Sequence[int]) -> Iterator[Case]:
@@ -91,10 +91,10 @@ def _sscf_cases(parts: str, repeats: Sequence[int]) -> Iterator[Case]:
     yield _case(f'sscf_{frames}', SSCF, parts, count, '--batch=1', frames_flag)
 
 
-def _input_cases(*flags: str) -> Iterator[Case]:
+def _input_cases() -> Iterator[Case]:
   for side in (112, 256):
     size = f'--config.data.image_size={side}'
-    yield _case(f'input_{side}', PAPER, 'input', 5, '--batch=8', size, *flags)
+    yield _case(f'input_{side}', PAPER, 'input', 5, '--batch=8', size)
 
 
 def gpu_cases() -> Iterator[Case]:

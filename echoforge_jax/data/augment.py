@@ -1,25 +1,19 @@
-"""Augmentation on the device: both views of every clip, as one JAX program.
+"""Augmentation: a weak and a strong view of every clip, as one JAX program.
 
-Does what `transforms` does on the host, from the same ranges: one geometry a
-clip for all frames, both views and the masks, and photometric changes that are
-constant over the clip or drift smoothly. The random numbers are others: a clip
-is augmented otherwise than on the host, from the same distribution. Smooth
-fields are computed at every pixel, where the host takes a coarse grid, and
-products are rounded once, where the host rounds each. The choices are ours.
+One geometric transform moves all frames, both views and the masks of a clip.
+Photometric changes are constant over the clip or drift smoothly, so that the
+video stays coherent. All choices are ours; the paper names only "weak" and
+"strong" augmentation.
 
-A clip's views depend on its frames and its seed alone, so that they are the
-same however many devices share a batch; nothing crosses between devices. Shapes
-are static, and what the config switches off is not computed.
-
-The warp gathers: four reads a pixel, each of all frames at a time, which lie
-side by side for that. Gathers are what a TPU is slowest at; everything else is
-elementwise, slices, or small matrix products.
+The views of a clip depend on its frames and its seed alone, so they are the
+same on any number of devices. Changes that the config switches off are not
+computed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 from typing import NamedTuple
 
-import cv2
 import jax
 from jax import Array
 import jax.numpy as jnp
@@ -27,74 +21,137 @@ from jax.sharding import NamedSharding
 import numpy as np
 
 from echoforge_jax.clip import IGNORE
-from echoforge_jax.data import transforms
-from echoforge_jax.data.transforms import AugmentConfig
+from echoforge_jax.errors import InputError
 
 Batch = Mapping[str, Array]
-# Fields of a batch of views, as `pipeline.make_train_iterator` gives it where
-# the host augments.
+# Fields of a batch of views, as the training step takes it.
 FIELDS = ('video_weak', 'video_strong', 'masks', 'labeled', 'spacing_mm')
-# Gains reach to here, as in the host's uint8 maps.
-_LARGEST_GAIN = 255 / 128
-_PRECISE = jax.lax.Precision.HIGHEST
+_LARGEST = {
+  'rotation_deg': 45,  # The separable warp loses resolution beyond.
+  'scale': 1,
+  'flip': 1,
+  'temporal_jitter': 0.5,
+  'reversal': 1,
+  'gain': 0.9,
+  'contrast': 0.9,
+  'speckle': 0.4,
+  'attenuation': 0.95,
+  'shadow': 1,
+  'dropout': 1,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+  """Ranges of all augmentations; 0 switches the single one off.
+
+  Attributes:
+    rotation_deg: largest rotation, either way, in degrees of the true
+      (millimeter) geometry, at most 45.
+    scale: largest zoom, in or out, as a factor - 1.
+    translation: largest shift, as a share of the side.
+    flip: probability of a left-right flip; off, because it turns the views
+      into anatomy that does not exist.
+    elastic: largest displacement of a smooth deformation, share of the side.
+    temporal_jitter: how far frames between ED and ES move, as a share of the
+      distance between two sampled frames, at most 0.5; ED and ES stay.
+    reversal: probability that the clip runs from ES to ED. Without it a model
+      with a memory can tell the phase from a frame's place in the clip, and
+      does.
+    gain: weak view, largest change of gain as a factor - 1.
+    gamma: weak view, largest change of log2(gamma).
+    strong: False makes the strong view a copy of the weak one.
+    strong_gamma: largest change of log2(gamma).
+    contrast: largest change of contrast as a factor - 1.
+    brightness: largest change of brightness as a share of 255.
+    speckle: largest standard deviation of the multiplicative noise.
+    blur: largest standard deviation of the blur, share of the side.
+    attenuation: largest loss from top to bottom, as a share.
+    haze: largest gray level of the haze, as a share of 255.
+    shadow: probability of each of two sector-shaped shadows.
+    dropout: probability of each of two dimmed rectangles.
+  """
+
+  rotation_deg: float = 12.0
+  scale: float = 0.15
+  translation: float = 0.06
+  flip: float = 0.0
+  elastic: float = 0.0
+  temporal_jitter: float = 0.0
+  reversal: float = 0.0
+  gain: float = 0.1
+  gamma: float = 0.15
+  strong: bool = True
+  strong_gamma: float = 0.6
+  contrast: float = 0.35
+  brightness: float = 0.1
+  speckle: float = 0.25
+  blur: float = 0.006
+  attenuation: float = 0.5
+  haze: float = 0.2
+  shadow: float = 0.35
+  dropout: float = 0.35
+
+  @classmethod
+  def none(cls) -> 'AugmentConfig':
+    """Returns the config whose views are the prepared frames."""
+    return cls(
+      rotation_deg=0, scale=0, translation=0, gain=0, gamma=0, strong=False
+    )
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value, most = getattr(self, field.name), _LARGEST.get(field.name, np.inf)
+      if not 0 <= value <= most:
+        wanted = '0 or more' if value < 0 else f'at most {most}'
+        raise InputError(
+          f'augmentation.{field.name}: found {value}, wanted {wanted}'
+        )
 
 
 class Geometry(NamedTuple):
-  """One geometric transform of a clip.
+  """One geometric transform of a clip, as two warps of one axis each.
 
   Attributes:
-    inverse: float32 [2, 3], maps (column, row) of the output to the input.
-    apex: float32 [2], where the sector's apex lies in the output.
-    scale: zoom.
-    displacement: None, or float32 [S, S, 2] pixels (column, row) that are added
-      to the place in the output before the affine map is undone.
+    columns: float32 [S, S], for each input row and output column the input
+      column.
+    rows: float32 [S, S], for each output row and column the input row.
+    apex: float32 [2], (column, row) of the sector's apex in the output.
+    scale: zoom; the output shows 1 / scale of the input's extent.
   """
 
-  inverse: Array
+  columns: Array
+  rows: Array
   apex: Array
   scale: Array
-  displacement: Array | None
-
-
-class _Numbers:
-  """Uniform random numbers of one key, one after the other."""
-
-  def __init__(self, key: Array, count: int):
-    self._drawn = iter(jax.random.uniform(key, (count,)))
-
-  def unit(self) -> Array:
-    """The next, in [0, 1)."""
-    return next(self._drawn)
-
-  def spread(self, largest: float) -> Array:
-    """The next, in [-largest, largest)."""
-    return largest * (2 * self.unit() - 1)
 
 
 def make_views(
-  config: AugmentConfig, split: NamedSharding, fields: Sequence[str] = FIELDS
+  config: AugmentConfig, sharding: NamedSharding, fields: Sequence[str] = FIELDS
 ) -> Callable[[Batch], dict[str, Array]]:
   """Builds the program that draws views.
 
   Args:
     config: ranges.
-    split: how a batch is divided, of `parallel.mesh.batch_sharding`.
+    sharding: of a batch, of `parallel.mesh.batch_sharding`.
     fields: which of `FIELDS` are wanted; others are not computed.
 
   Returns:
-    views(batch) -> batch, jitted. Takes what `pipeline.make_train_dataset` says
-    of `augment_on='device'`, and returns what it says of 'host'.
+    views(batch) -> batch, jitted. Takes a batch of `data.pipeline` and returns
+    video_weak, video_strong uint8 [B, T, S, S, 1]; masks uint8 [B, T, S, S]
+    with class ids, `IGNORE` on all frames that are not labeled; labeled bool
+    [B, T]; spacing_mm float32 [B, 2] of the augmented frames.
   """
 
   def draw(batch: Batch) -> dict[str, Array]:
     views = jax.vmap(lambda clip: clip_views(config, clip))(batch)
     return {name: views[name] for name in fields}
 
-  # By hand, so that no partitioner ever moves clips between devices.
-  divided = jax.shard_map(
-    draw, mesh=split.mesh, in_specs=split.spec, out_specs=split.spec
+  # Mapped by hand, so that no partitioner moves clips between devices.
+  mapped = jax.shard_map(
+    draw, mesh=sharding.mesh, in_specs=sharding.spec, out_specs=sharding.spec
   )
-  return jax.jit(divided, in_shardings=split, out_shardings=split)
+  return jax.jit(mapped, in_shardings=sharding, out_shardings=sharding)
 
 
 def clip_views(config: AugmentConfig, clip: Batch) -> dict[str, Array]:
@@ -103,8 +160,8 @@ def clip_views(config: AugmentConfig, clip: Batch) -> dict[str, Array]:
   Args:
     config: ranges.
     clip: video uint8 [T, S, S, 1]; masks uint8 [N, S, S], of all frames or of
-      the first and the last (N = 2); labeled bool [T]; spacing_mm float32 [2];
-      seed uint32.
+      the first and the last (N = 2); labeled bool [T]; spacing_mm float32 [2]
+      mm per pixel (row, column), NaN where unknown; seed uint32.
 
   Returns:
     The fields `FIELDS` of one clip.
@@ -113,11 +170,19 @@ def clip_views(config: AugmentConfig, clip: Batch) -> dict[str, Array]:
   num_frames, size = frames.shape[:2]
   keys = jax.random.split(jax.random.key(clip['seed']), 3)
   spacing = clip['spacing_mm']
-  apex = jnp.array([(size - 1) / 2, 0], jnp.float32)
-  if _moves(config):
+  apex = jnp.array([(size - 1) / 2, 0])
+  if any(
+    (
+      config.rotation_deg,
+      config.scale,
+      config.translation,
+      config.flip,
+      config.elastic,
+    )
+  ):
     geometry = sample_geometry(keys[0], config, size, spacing)
-    frames = warp(frames, geometry.inverse, geometry.displacement)
-    masks = warp(masks, geometry.inverse, geometry.displacement, nearest=True)
+    frames = warp(frames, geometry)
+    masks = warp(masks, geometry, nearest=True)
     spacing, apex = spacing / geometry.scale, geometry.apex
   weak = _weak_view(keys[1], config, frames)
   strong = weak
@@ -136,114 +201,125 @@ def clip_views(config: AugmentConfig, clip: Batch) -> dict[str, Array]:
   }
 
 
-def _moves(config: AugmentConfig) -> bool:
-  return any(
-    (
-      config.rotation_deg,
-      config.scale,
-      config.translation,
-      config.flip,
-      config.elastic,
-    )
-  )
+def _axes(size: int) -> tuple[Array, Array]:
+  """Returns the rows [S, 1] and columns [1, S] of a grid."""
+  axis = jnp.arange(size, dtype=jnp.float32)
+  return axis[:, None], axis[None]
+
+
+def _spread(unit: Array, largest: float) -> Array:
+  """Maps [0, 1) to [-largest, largest)."""
+  return largest * (2 * unit - 1)
 
 
 def sample_geometry(
   key: Array, config: AugmentConfig, size: int, spacing_mm: Array
 ) -> Geometry:
-  """Draws one geometric transform, as `transforms.sample_geometry` does.
+  """Draws one geometric transform about the center of the frame.
+
+  The rotation turns millimeters, not pixels: on a squeezed grid, whose pixels
+  are not square, the heart keeps its shape and the spacing stays exact.
 
   Args:
     key: source of randomness.
     config: ranges.
     size: S, side of the frames in pixels.
     spacing_mm: [2] mm per pixel (row, column); NaN counts as square pixels.
-
-  Returns:
-    The transform about the center of the frame.
   """
-  draw = _Numbers(key, 6)
-  angle = jnp.deg2rad(draw.spread(config.rotation_deg))
-  scale = jnp.exp(draw.spread(np.log1p(config.scale)))
-  shift = jnp.stack([draw.spread(config.translation * size) for _ in range(2)])
+  turn, zoom, right, down, side, bend = jax.random.uniform(key, (6,))
+  angle = jnp.deg2rad(_spread(turn, config.rotation_deg))
+  scale = jnp.exp(_spread(zoom, np.log1p(config.scale)))
+  right, down = (_spread(x, config.translation * size) for x in (right, down))
+  mirror = jnp.where(side < config.flip, -1.0, 1.0)
   aspect = spacing_mm[1] / spacing_mm[0]  # Column mm by row mm.
   aspect = jnp.where(jnp.isfinite(aspect), aspect, 1.0)
   cos, sin = jnp.cos(angle), jnp.sin(angle)
-  mirror = jnp.where(draw.unit() < config.flip, -1.0, 1.0)
-  # linear = scale [[m cos, -sin / aspect], [m sin aspect, cos]], m the mirror.
-  inverse = (
-    jnp.array([[mirror * cos, mirror * sin / aspect], [-sin * aspect, cos]])
-    / scale
-  )
+  # The inverse of the affine map, about the center: input column
+  # x = a (j - right) + b (i - down) and row y = d (j - right) + e (i - down)
+  # of output column j and row i.
+  a, b = mirror * cos / scale, mirror * sin / (aspect * scale)
+  d, e = -sin * aspect / scale, cos / scale
   center = (size - 1) / 2
-  # No matrix product: a TPU's would round to eight bits.
-  offset = center - (inverse * (center + shift)[None]).sum(1)
-  to_apex = scale * center * jnp.array([sin / aspect, -cos])
-  displacement = None
+  row, column = _axes(size)
+  row, column = row - center, column - center
+  across = d * (column - right)  # Part of y that depends on the column.
+  rows = e * (row - down) + across + center
+  # x by input row and output column: i - down = (y - across) / e.
+  columns = a * (column - right) + b / e * (row - across) + center
   if config.elastic:
     coarse = jax.random.uniform(
-      jax.random.fold_in(key, 1), (5, 5, 2), minval=-1.0, maxval=1.0
+      jax.random.fold_in(key, 1), (2, 5, 5), minval=-1.0, maxval=1.0
     )
-    displacement = _smooth(coarse * (config.elastic * size * draw.unit()), size)
-  return Geometry(
-    jnp.concatenate([inverse, offset[:, None]], 1),
-    center + shift + to_apex,
-    scale,
-    displacement,
+    coarse *= config.elastic * size * bend
+    moved = jax.image.resize(coarse, (2, size, size), 'cubic')
+    columns, rows = columns + moved[0], rows + moved[1]
+  apex = jnp.stack(
+    [
+      center + right + scale * center * sin / aspect,
+      center + down - scale * center * cos,
+    ]
   )
+  return Geometry(columns, rows, apex, scale)
 
 
-def _smooth(coarse: Array, size: int) -> Array:
-  """[5, 5, ...] -> [S, S, ...], bicubic as cv2.resize does it."""
-  rows = cv2.resize(
-    np.eye(5, dtype=np.float32), (5, size), interpolation=cv2.INTER_CUBIC
-  )
-  return jnp.einsum(
-    'ia,jb,ab...->ij...', rows, rows, coarse, precision=_PRECISE
-  )
-
-
-def warp(
-  images: Array,
-  inverse: Array,
-  displacement: Array | None = None,
-  nearest: bool = False,
-) -> Array:
+def warp(images: Array, geometry: Geometry, nearest: bool = False) -> Array:
   """Applies one geometric transform to every image; 0 flows in from outside.
 
   Args:
     images: uint8 [N, S, S] gray levels or labels.
-    inverse: [2, 3], maps (column, row) of the output to the input.
-    displacement: as in `Geometry`.
+    geometry: the transform.
     nearest: True for labels: no new values arise.
 
   Returns:
-    uint8 [N, S, S]; gray levels interpolated between four pixels, rounded.
+    uint8 [N, S, S]; gray levels are interpolated linearly along either axis.
   """
-  count, size, _ = images.shape
-  axis = jnp.arange(size, dtype=jnp.float32)
-  column, row = axis[None, :], axis[:, None]
-  if displacement is not None:
-    column, row = column + displacement[..., 0], row + displacement[..., 1]
-  # A frame of zeros around the image is all that lies outside.
-  x, y = (jnp.clip(a * column + b * row + c, -1, size) for a, b, c in inverse)
-  width = size + 3
-  table = jnp.pad(jnp.moveaxis(images, 0, -1), ((1, 2), (1, 2), (0, 0)))
-  table = table.reshape(width * width, count)
 
-  def read(column: Array, row: Array) -> Array:
-    places = (row.astype(jnp.int32) + 1) * width + column.astype(jnp.int32) + 1
-    return table.at[places.ravel()].get(mode='promise_in_bounds')
+  def resample(images, places):
+    # Gathers are what a TPU is slowest at and a CPU does best
+    # (docs/lab/augmentation.md).
+    return jax.lax.platform_dependent(
+      images,
+      places,
+      tpu=lambda *args: _by_products(*args, nearest),
+      default=lambda *args: _by_reads(*args, nearest),
+    )
+
+  out = resample(images, geometry.columns)
+  out = resample(out.swapaxes(1, 2), geometry.rows.T).swapaxes(1, 2)
+  return jnp.round(out).astype(jnp.uint8)
+
+
+def _by_products(images: Array, places: Array, nearest: bool) -> Array:
+  """Resamples the last axis: [N, R, S] at places [R, K] -> [N, R, K]."""
+  taps = jnp.arange(images.shape[-1])[None, None]
+  if nearest:
+    weights = jnp.floor(places + 0.5)[..., None] == taps
+  else:
+    weights = jnp.maximum(1 - jnp.abs(places[..., None] - taps), 0)
+  images, weights = (x.astype(jnp.float32) for x in (images, weights))
+  out = jnp.einsum('nrs,rks->nrk', images, weights)
+  return out.astype(jnp.uint8) if nearest else out
+
+
+def _by_reads(images: Array, places: Array, nearest: bool) -> Array:
+  """Returns what `_by_products` returns."""
+  size = images.shape[-1]
+  places = jnp.clip(places, -1, size)
+  # Images lie side by side, so that one read serves all of them; a border of
+  # zeros is all that lies outside.
+  table = jnp.pad(jnp.moveaxis(images, 0, -1), ((0, 0), (1, 2), (0, 0)))
+
+  def read(column):
+    number = column.astype(jnp.int32)[..., None] + 1
+    return jnp.take_along_axis(table, number, 1, mode='promise_in_bounds')
 
   if nearest:
-    out = read(jnp.floor(x + 0.5), jnp.floor(y + 0.5))
+    out = read(jnp.floor(places + 0.5))
   else:
-    left, top = jnp.floor(x), jnp.floor(y)
-    right, down = (x - left).reshape(-1, 1), (y - top).reshape(-1, 1)
-    upper = read(left, top) * (1 - right) + read(left + 1, top) * right
-    lower = read(left, top + 1) * (1 - right) + read(left + 1, top + 1) * right
-    out = jnp.round(upper * (1 - down) + lower * down).astype(jnp.uint8)
-  return jnp.moveaxis(out.reshape(size, size, count), -1, 0)
+    left = jnp.floor(places)
+    right = (places - left)[..., None]
+    out = read(left) * (1 - right) + read(left + 1) * right
+  return jnp.moveaxis(out, -1, 0)
 
 
 def _to_gray(x: Array) -> Array:
@@ -251,46 +327,40 @@ def _to_gray(x: Array) -> Array:
 
 
 def _weak_view(key: Array, config: AugmentConfig, frames: Array) -> Array:
-  """uint8 [T, S, S] -> the same, with another gain and gamma."""
+  """Changes gain and gamma of uint8 [T, S, S]."""
   if not (config.gain or config.gamma):
     return frames
-  draw = _Numbers(key, 2)
-  gain = 1 + draw.spread(config.gain)
-  gray = (frames / 255.0) ** (2 ** draw.spread(config.gamma))
-  return _to_gray(255 * gain * gray)
+  gain, gamma = jax.random.uniform(key, (2,))
+  gray = (frames / 255.0) ** (2 ** _spread(gamma, config.gamma))
+  return _to_gray(255 * (1 + _spread(gain, config.gain)) * gray)
 
 
 def _strong_view(
   key: Array, config: AugmentConfig, frames: Array, apex: Array
 ) -> Array:
-  """Blur, shadows, speckle, gray curve and haze, coherent over the clip.
+  """Blur, shadows, speckle, gray curve and haze of uint8 [T, S, S].
 
   Args:
     key: source of randomness.
     config: ranges.
     frames: uint8 [T, S, S].
     apex: [2] place (column, row) of the sector's apex in pixels.
-
-  Returns:
-    uint8 [T, S, S].
   """
   size = frames.shape[-1]
   keys = jax.random.split(key, 4)
-  draw = _Numbers(keys[0], 5)
+  width, rough, gamma, contrast, light = jax.random.uniform(keys[0], (5,))
   out = frames.astype(jnp.float32)
   if config.blur:
-    out = _blur(out, config.blur * size * draw.unit(), config.blur * size)
-  out *= _smooth_gain(keys[1], config, size, apex)[None]
+    kernel = _gaussian(size, config.blur * size * width)
+    out = _filter(out, kernel, kernel)
+  out *= _shading(keys[1], config, size, apex)[None]
   if config.speckle:
-    out *= _speckle_gains(
-      keys[2], config.speckle * draw.unit(), len(frames), size
-    )
+    out *= _speckle(keys[2], config.speckle * rough, len(frames), size)
   if config.strong_gamma or config.contrast or config.brightness:
     level = jnp.clip(out, 0, 255)
-    gray = (level / 255) ** (2 ** draw.spread(config.strong_gamma))
-    change = (gray - 0.5) * draw.spread(config.contrast) + draw.spread(
-      config.brightness
-    )
+    gray = (level / 255) ** (2 ** _spread(gamma, config.strong_gamma))
+    change = (gray - 0.5) * _spread(contrast, config.contrast)
+    change += _spread(light, config.brightness)
     # Black, and with it the outside of the sector, stays black.
     out = 255 * (gray + change * jnp.minimum(level / 48, 1))
   if config.haze:
@@ -298,85 +368,77 @@ def _strong_view(
   return _to_gray(out)
 
 
-def _blur(frames: Array, sigma: Array, largest: float) -> Array:
-  """Gaussian blur of float32 [T, S, S]; none below 0.3 pixels."""
-  reach = max(1, int(np.ceil(3 * largest)))
-  taps = jnp.arange(-reach, reach + 1)
-  sharp = (taps == 0).astype(jnp.float32)
-  weights = jnp.exp(-0.5 * (taps / jnp.maximum(sigma, 0.3)) ** 2)
-  weights = jnp.where(sigma > 0.3, weights / weights.sum(), sharp)
-  size = frames.shape[-1]
-  for axis in (1, 2):
-    ends = [(reach, reach) if a == axis else (0, 0) for a in range(3)]
-    padded = jnp.pad(frames, ends, mode='reflect')
-    frames = sum(
-      weight * jax.lax.slice_in_dim(padded, i, i + size, axis=axis)
-      for i, weight in enumerate(weights)
-    )
-  return frames
+def _gaussian(size: int, sigma: Array | float) -> Array:
+  """Returns the matrix [S, S] that blurs one axis."""
+  row, column = _axes(size)
+  distance = (row - column) / jnp.maximum(sigma, 0.1)
+  weights = jnp.exp(-0.5 * distance**2)
+  return weights / weights.sum(1, keepdims=True)
 
 
-def _smooth_gain(
+def _filter(images: Array, rows: Array, columns: Array) -> Array:
+  """Filters either axis of [N, S, S] by a matrix [S, S]."""
+  return jnp.einsum('iy,nyx,jx->nij', rows, images, columns)
+
+
+def _shading(
   key: Array, config: AugmentConfig, size: int, apex: Array
 ) -> Array:
-  """[S, S] gain: attenuation, sector shadows, dimmed rectangles."""
-  draw = _Numbers(key, 23)
-  axis = jnp.arange(size, dtype=jnp.float32)
-  depth = jnp.maximum(axis[:, None] - apex[1], 1) / size
-  gain = 1 - config.attenuation * draw.unit() * jnp.minimum(depth, 1)
-  # The tangent of the angle to the beam axis: constant along a scan line.
-  slope = (axis[None, :] - apex[0]) / (depth * size)
-  for _ in range(2 if config.shadow else 0):
-    use, center, width, loss, onset = (draw.unit() for _ in range(5))
-    notch = (slope - (1.4 * center - 0.7)) / (0.03 + 0.1 * width)
-    begin = jnp.clip((depth - 0.5 * onset) * 8, 0, 1)
-    dimmed = (0.4 + 0.6 * loss) * jnp.exp(-(notch**2)) * begin
-    gain = gain * jnp.where(use < config.shadow, 1 - dimmed, 1)
-  for _ in range(2 if config.dropout else 0):
-    use, row, column, height, width, loss = (draw.unit() for _ in range(6))
+  """Draws gains [S, S]: attenuation, sector shadows, dimmed rectangles."""
+  keys = jax.random.split(key, 3)
+  row, column = _axes(size)
+  depth = jnp.maximum(row - apex[1], 1) / size
+  loss = config.attenuation * jax.random.uniform(keys[0])
+  gain = 1 - loss * jnp.minimum(depth, 1)
+  # The tangent of the angle to the beam axis is constant along a scan line.
+  slope = (column - apex[0]) / (depth * size)
+  if config.shadow:
+    for numbers in jax.random.uniform(keys[1], (2, 5)):
+      use, center, width, loss, onset = numbers
+      notch = (slope - (1.4 * center - 0.7)) / (0.03 + 0.1 * width)
+      begin = jnp.clip((depth - 0.5 * onset) * 8, 0, 1)
+      dimmed = (0.4 + 0.6 * loss) * jnp.exp(-(notch**2)) * begin
+      gain *= jnp.where(use < config.shadow, 1 - dimmed, 1)
+  if config.dropout:
+    for numbers in jax.random.uniform(keys[2], (2, 6)):
+      use, top, left, height, width, loss = numbers
 
-    def within(place, share):
-      begin = jnp.floor(place * size)
-      end = begin + jnp.floor(size * (0.05 + 0.2 * share))
-      return (axis >= begin) & (axis < end)
+      def within(axis, place, share):
+        begin = jnp.floor(place * size)
+        end = begin + jnp.floor(size * (0.05 + 0.2 * share))
+        return (axis >= begin) & (axis < end)
 
-    inside = within(row, height)[:, None] & within(column, width)[None, :]
-    gain = jnp.where(inside & (use < config.dropout), gain * (1 - loss), gain)
+      inside = within(row, top, height) & within(column, left, width)
+      gain *= jnp.where(inside & (use < config.dropout), 1 - loss, 1)
   return gain
 
 
-def _speckle_gains(
-  key: Array, deviation: Array, num_frames: int, size: int
-) -> Array:
-  """[T, S, S] gains: a texture that drifts over time by whole pixels."""
-  draw = _Numbers(key, 4)
-  margin = min(size // 2, 2 * num_frames)
-  corner = jnp.stack(
-    [jnp.floor(draw.unit() * (size - margin)) for _ in range(2)]
+def _speckle(key: Array, deviation: Array, num_frames: int, size: int) -> Array:
+  """Draws gains [T, S, S]: one texture turns into another over the clip."""
+  keys = jax.random.split(key)
+  noise = jax.random.uniform(keys[0], (2, size, size), minval=-1.0)
+  noise = _filter(
+    noise,
+    _gaussian(size, max(0.7, size / 180)),
+    _gaussian(size, max(1.0, size / 110)),
   )
-  speed = jnp.stack(
-    [draw.spread(margin / max(num_frames - 1, 1)) for _ in range(2)]
-  )
-  start = corner + jnp.where(speed < 0, margin, 0)
-  places = (
-    start[None]
-    + speed[None] * jnp.arange(num_frames, dtype=jnp.float32)[:, None]
-  )
-  bank = jnp.asarray(transforms.speckle_bank(size))
-  texture = jax.vmap(
-    lambda place: jax.lax.dynamic_slice(bank, tuple(place), (size, size))
-  )(jnp.round(places).astype(jnp.int32))
-  return jnp.clip(1 + deviation * texture, 0, _LARGEST_GAIN)
+  noise /= noise.std()
+  # Cosine and sine keep the deviation of the sum at 1.
+  turn = jax.random.uniform(keys[1], maxval=np.pi / 2)
+  turn *= jnp.linspace(0, 1, num_frames)[:, None, None]
+  texture = jnp.cos(turn) * noise[:1] + jnp.sin(turn) * noise[1:]
+  return jnp.clip(1 + deviation * texture, 0, 2)
 
 
 def _haze(key: Array, largest: float, frames: Array) -> Array:
-  """[S, S] whole gray levels of clutter inside the sector of all frames."""
+  """Draws [S, S] gray levels of clutter inside the sector of all frames."""
   size = frames.shape[-1]
-  coarse = jax.random.uniform(key, (5, 5), minval=-0.5, maxval=1.0)
-  strength = jax.random.uniform(jax.random.fold_in(key, 1))
-  haze = _smooth(coarse * (255 * largest * strength), size)
-  inside = (frames.max(0) > 10).astype(jnp.float32)
-  # A box blur as a matrix, with cv2's border.
-  box = cv2.blur(np.eye(size, dtype=np.float32), (1, size // 16 * 2 + 1))
-  inside = jnp.einsum('ia,jb,ab->ij', box, box, inside, precision=_PRECISE)
-  return jnp.floor(jnp.clip(haze * inside, 0, 255))
+  keys = jax.random.split(key)
+  coarse = jax.random.uniform(keys[0], (5, 5), minval=-0.5, maxval=1.0)
+  coarse *= 255 * largest * jax.random.uniform(keys[1])
+  haze = jax.image.resize(coarse, (size, size), 'cubic')
+  row, column = _axes(size)
+  box = (jnp.abs(row - column) <= size // 16).astype(jnp.float32)
+  box /= box.sum(1, keepdims=True)
+  inside = _filter((frames.max(0) > 10)[None].astype(jnp.float32), box, box)
+  return jnp.floor(jnp.clip(haze * inside[0], 0, 255))

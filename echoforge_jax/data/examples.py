@@ -1,28 +1,34 @@
-"""One training example after the other: which clip, which frames, which view.
+"""Training examples: which clip, which of its frames, and what is known of it.
 
-place in training -> clip number -> example -> the rows of one process
+position in training -> clip number -> kept clip -> example
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import dataclasses
+import threading
+from typing import Protocol
 
-import grain
 import numpy as np
 
-from echoforge_jax.clip import IGNORE
-from echoforge_jax.data import transforms
-from echoforge_jax.data.selection import frame_indices
-from echoforge_jax.data.training_clips import TrainingClips, masks_at
-from echoforge_jax.data.transforms import AugmentConfig
+from echoforge_jax.data.selection import class_table, frame_indices
+from echoforge_jax.data.spec import DataSpec
 
 Example = dict[str, np.ndarray]
+# Features of a prepared record that training reads.
+FIELDS = ('frames', 'masks', 'labeled', 'ed', 'es', 'spacing_mm')
+
+
+class Source(Protocol):
+  """Clips by number, with at least the features `FIELDS`."""
+
+  def __getitem__(self, number: int) -> dict[str, np.ndarray]: ...
 
 
 class Order:
   """Endless order of clips: every epoch is a new permutation of all of them.
 
-  Stands in for grain's `shuffle().repeat()`, which takes 2 ms an element for
-  24 elements and 0.5 ms for 100: few labeled clips are the very case here.
+  Stands in for grain's `shuffle().repeat()`, which takes 2 ms per element for
+  24 elements and 0.5 ms for 100, and few labeled clips are the usual case here.
   """
 
   def __init__(self, clips: Sequence[int], seed: int):
@@ -35,146 +41,126 @@ class Order:
     return 2**53
 
   def __getitem__(self, position: int) -> int:
-    epoch, place = divmod(position, len(self._clips))
+    epoch, offset = divmod(position, len(self._clips))
     latest, order = self._latest
     if latest != epoch:
       rng = np.random.default_rng((self._seed, epoch))
       order = rng.permutation(self._clips)
       self._latest = (epoch, order)
-    return int(order[place])
+    return int(order[offset])
 
   def __repr__(self) -> str:
     return f'Order({len(self._clips)} clips, seed {self._seed})'
 
 
 @dataclasses.dataclass(frozen=True)
-class _Picked:
-  """Frames of a clip, and what training may know of them.
+class KeptClip:
+  """What training may see of a clip; arrays must not be changed.
 
   Attributes:
-    frames: uint8 [T, S, S].
-    labeled: bool [T].
-    masks: uint8 [L, S, S] class ids of the labeled frames.
-    spacing_mm: float32 [2].
+    frames: uint8 [N, S, S], all frames.
+    masks: uint8 [M, S, S] class ids, of the frames that are labeled.
+    mask_of: int [N], where a frame's mask is in `masks`; -1: not labeled.
+    ed: index of end-diastole.
+    es: index of end-systole.
+    spacing_mm: float32 [2] mm per pixel (row, column).
   """
 
   frames: np.ndarray
-  labeled: np.ndarray
   masks: np.ndarray
+  mask_of: np.ndarray
+  ed: int
+  es: int
   spacing_mm: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
-class Examples(grain.transforms.RandomMap):
-  """Clip number -> one training example.
+class TrainingClips:
+  """Reads clips without the truth that is hidden from training.
 
-  Attributes:
-    clips: where clips are read.
-    table: uint8 [256], prepared label values to class ids.
-    num_frames: T.
-    supervision: 'sparse' keeps the labels of ED and ES, 'full' all, 'none' no
-      label.
-    augmentation: ranges.
+  Keeps what was read while there is room, and drops nothing: every epoch takes
+  every clip once, so no clip is wanted sooner than another. Safe to share
+  between threads.
   """
-
-  clips: TrainingClips
-  table: np.ndarray
-  num_frames: int
-  supervision: str
-  augmentation: AugmentConfig
-
-  def random_map(self, element: int, rng: np.random.Generator) -> Example:
-    """Returns both views of one clip, augmented here."""
-    picked = self._pick(element, rng)
-    out = transforms.augment_clip(
-      rng, self.augmentation, picked.frames, picked.masks, picked.spacing_mm
-    )
-    masks = np.full(out['weak'].shape, IGNORE, np.uint8)
-    masks[picked.labeled] = out['masks']
-    return {
-      'video_weak': out['weak'][..., None],
-      'video_strong': out['strong'][..., None],
-      'masks': masks,
-      'labeled': picked.labeled,
-      'spacing_mm': out['spacing_mm'],
-    }
-
-  def _pick(self, number: int, rng: np.random.Generator) -> _Picked:
-    clip = self.clips[number]
-    rows = frame_indices(
-      clip['ed'],
-      clip['es'],
-      self.num_frames,
-      jitter=self.augmentation.temporal_jitter,
-      rng=rng,
-    )
-    reversal = self.augmentation.reversal
-    if reversal and rng.random() < reversal:
-      rows = rows[::-1]
-    labeled = np.zeros(self.num_frames, np.bool_)
-    if self.supervision == 'full':
-      labeled[:] = clip['labeled'][rows]
-    elif self.supervision == 'sparse':
-      labeled[[0, -1]] = True
-    return _Picked(
-      clip['frames'][rows],
-      labeled,
-      self.table[masks_at(clip, rows[labeled])],
-      clip['spacing_mm'],
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class PlainExamples(Examples):
-  """Clip number -> frames, labels and a seed: views are drawn on the device.
-
-  Attributes:
-    num_masks: N, masks of an example: 2, of its first and last frame, where no
-      other can have a label; else T.
-  """
-
-  num_masks: int
-
-  def random_map(self, element: int, rng: np.random.Generator) -> Example:
-    """Returns one clip as `device_views` takes it."""
-    picked = self._pick(element, rng)
-    places = np.flatnonzero(picked.labeled)
-    if self.num_masks < self.num_frames:  # The last frame's is the last.
-      places = np.minimum(places, self.num_masks - 1)
-    masks = np.zeros((self.num_masks, *picked.frames.shape[1:]), np.uint8)
-    masks[places] = picked.masks
-    return {
-      'video': picked.frames[..., None],
-      'masks': masks,
-      'labeled': picked.labeled,
-      'spacing_mm': picked.spacing_mm.astype(np.float32),
-      'seed': rng.integers(2**32, dtype=np.uint32),
-    }
-
-
-class OwnRows(grain.MapDataset):
-  """The rows of one process: a block of every batch, from some batch on."""
 
   def __init__(
-    self,
-    parent: grain.MapDataset,
-    *,
-    size: int,
-    index: int,
-    count: int,
-    first_batch: int,
+    self, source: Source, spec: DataSpec, hidden: Collection[int] | None = ()
   ):
-    super().__init__(parent)
-    self._examples = parent
-    self._size, self._index, self._count = size, index, count
-    self._first_batch = first_batch
+    """Reads nothing yet.
 
-  def __len__(self) -> int:
-    return len(self._examples) // self._count
+    Args:
+      source: clips by number.
+      spec: classes, supervision and memory.
+      hidden: clips whose masks are not used; None: all.
+    """
+    self._source = source
+    self._table = class_table(spec.classes)
+    self._supervision = spec.supervision
+    self._hidden = None if hidden is None else set(hidden)
+    self._free = int(spec.cache_mb * 1e6)
+    self._kept: dict[int, KeptClip] = {}
+    self._lock = threading.Lock()
 
-  def __getitem__(self, position):
-    if isinstance(position, slice):
-      return self.slice(position)
-    batch, row = divmod(position, self._size)
-    block = (self._first_batch + batch) * self._count + self._index
-    return self._examples[block * self._size + row]
+  def __getitem__(self, number: int) -> KeptClip:
+    clip = self._kept.get(number)
+    if clip is None:
+      clip = self._read(number)
+      size = clip.frames.nbytes + clip.masks.nbytes
+      with self._lock:
+        if number not in self._kept and size <= self._free:
+          self._kept[number] = clip
+          self._free -= size
+    return clip
+
+  def _read(self, number: int) -> KeptClip:
+    record = self._source[number]
+    known = np.array(record['labeled'])
+    if self._hidden is None or number in self._hidden:
+      known[:] = False
+    elif self._supervision == 'sparse':
+      known[:] = False
+      known[[record['ed'], record['es']]] = True
+    return KeptClip(
+      frames=np.asarray(record['frames']),
+      masks=self._table[record['masks'][known]],
+      mask_of=np.where(known, np.cumsum(known) - 1, -1),
+      ed=int(record['ed']),
+      es=int(record['es']),
+      spacing_mm=np.asarray(record['spacing_mm'], np.float32),
+    )
+
+
+class Examples:
+  """Turns clip numbers into training examples, for `grain`'s `random_map`."""
+
+  def __init__(self, clips: TrainingClips, spec: DataSpec):
+    self._clips = clips
+    self._num_frames = spec.num_frames
+    self._jitter = spec.augmentation.temporal_jitter
+    self._reversal = spec.augmentation.reversal
+    # Frames that can have a label. A short clip repeats frames: under sparse
+    # supervision only the first ED and the last ES count.
+    self._masked = np.arange(spec.num_frames)
+    if spec.supervision == 'sparse':
+      self._masked = self._masked[[0, -1]]
+
+  def __call__(self, number: int, rng: np.random.Generator) -> Example:
+    """Returns one row of a batch of `pipeline.make_train_dataset`."""
+    clip = self._clips[number]
+    rows = frame_indices(
+      clip.ed, clip.es, self._num_frames, jitter=self._jitter, rng=rng
+    )
+    if self._reversal and rng.random() < self._reversal:
+      rows = rows[::-1]
+    masks_at = clip.mask_of[rows[self._masked]]
+    known = masks_at >= 0
+    masks = np.zeros((len(known), *clip.frames.shape[1:]), np.uint8)
+    masks[known] = clip.masks[masks_at[known]]
+    labeled = np.zeros(self._num_frames, np.bool_)
+    labeled[self._masked] = known
+    return {
+      'video': clip.frames[rows][..., None],
+      'masks': masks,
+      'labeled': labeled,
+      'spacing_mm': clip.spacing_mm,
+      'seed': rng.integers(2**32, dtype=np.uint32),
+    }

@@ -1,11 +1,10 @@
 """Endless phantom clips as a source of training data, drawn while training.
 
-Stands where `prepared.ClipSource` stands: clips by number, every one a new
-patient. Nothing is written to disk. Clip n is a function of the seed and n, so
-a run that goes on after an interruption draws the same clips.
+`PhantomSource` takes the place of `prepared.ClipSource`: clips by number, every
+one a new patient. Nothing is written to disk. Clip n is a function of the seed
+and n, so a run that is resumed draws the same clips.
 """
 
-from collections.abc import Mapping
 import dataclasses
 import hashlib
 import threading
@@ -42,34 +41,16 @@ class StreamConfig:
   uses: int = 4
   held_out: int = 64
 
-  @classmethod
-  def from_mapping(cls, values: Mapping | None) -> 'StreamConfig':
-    """Builds it from field names, as a training config holds them.
-
-    Args:
-      values: field -> value; None or {} gives the defaults.
-
-    Raises:
-      InputError: on an unknown name or a number out of range.
-    """
-    values = dict(values or {})
-    names = [field.name for field in dataclasses.fields(cls)]
-    if unknown := sorted(set(values) - set(names)):
-      raise InputError(
-        f'config.data.stream: found {unknown}, wanted some of {names}'
-      )
-    found = cls(**values)
-    for name in names[1:]:
-      if getattr(found, name) < 1:
+  def __post_init__(self):
+    for name in ('pool', 'uses', 'held_out'):
+      if getattr(self, name) < 1:
         raise InputError(
-          f'config.data.stream.{name} is '
-          f'{getattr(found, name)}; wanted at least 1'
+          f'stream.{name} is {getattr(self, name)}; wanted at least 1'
         )
     try:
-      PhantomConfig.named(found.style)
+      PhantomConfig.named(self.style)
     except ValueError as error:
-      raise InputError(f'config.data.stream.style: {error}') from error
-    return found
+      raise InputError(f'stream.style: {error}') from error
 
 
 class PhantomSource:
@@ -77,12 +58,6 @@ class PhantomSource:
 
   Drawn in groups by the first local device, in whichever thread asks first. The
   latest groups are kept.
-
-  Attributes:
-    path: what messages call it.
-    split: 'train' or 'validation'; these share no patient.
-    image_size: S, side of every frame in pixels.
-    config: how clips are drawn.
   """
 
   def __init__(
@@ -100,39 +75,40 @@ class PhantomSource:
       config: what to draw.
       num_frames: T, frames of a clip.
       image_size: S in pixels.
-      seed: together with the split and a clip's number, decides the clip.
-      split: 'train' or 'validation'.
+      seed: together with a clip's number, decides the clip of 'train'.
+      split: 'train', or 'validation' for the clips held out; these share no
+        patient.
     """
-    self.config = config
-    self.path, self.split = DATASET, split
-    self.image_size = image_size
-    self.num_frames = num_frames
-    self._seed = _seed_of(0 if split == _HELD_OUT else seed, split)
+    self._config, self._split = config, split
+    self._num_frames, self._image_size = num_frames, image_size
+    seed = 0 if split == _HELD_OUT else seed
+    digest = hashlib.sha256(f'{split}:{seed}'.encode()).digest()
+    self._key = int.from_bytes(digest[:4], 'little') >> 1
     self._groups: dict[int, dict[str, np.ndarray]] = {}
     self._lock = threading.Lock()
 
   def __len__(self) -> int:
-    """Clips that exist: as many as are asked for in training."""
-    return self.config.held_out if self.split == _HELD_OUT else 2**53
+    return self._config.held_out if self._split == _HELD_OUT else 2**53
 
   def __getitem__(self, number: int) -> dict[str, np.ndarray | str]:
-    """Returns one clip with the features of `builder.example_features`."""
+    """Returns one clip with the features of a prepared record."""
     group, place = divmod(int(number), GROUP)
     drawn = self._group(group)
+    unknown = np.float32(np.nan)
     return {
       'frames': drawn['frames'][place],
       'masks': drawn['masks'][place],
-      'labeled': np.ones(self.num_frames, np.bool_),
+      'labeled': np.ones(self._num_frames, np.bool_),
       'ed': np.int32(0),
-      'es': np.int32(self.num_frames - 1),
+      'es': np.int32(self._num_frames - 1),
       'spacing_mm': np.full(2, np.nan, np.float32),
       'native_spacing_mm': np.full(2, np.nan, np.float32),
-      'native_size': np.full(2, self.image_size, np.int32),
-      'fps': np.float32(np.nan),
-      'ef_percent': np.float32(np.nan),
-      'edv_ml': np.float32(np.nan),
-      'esv_ml': np.float32(np.nan),
-      'patient': f'{self.split}{number}',
+      'native_size': np.full(2, self._image_size, np.int32),
+      'fps': unknown,
+      'ef_percent': unknown,
+      'edv_ml': unknown,
+      'esv_ml': unknown,
+      'patient': f'{self._split}{number}',
       'view': 'any',
       'quality': 'any',
     }
@@ -140,45 +116,28 @@ class PhantomSource:
   def _group(self, group: int) -> dict[str, np.ndarray]:
     with self._lock:
       if group not in self._groups:
-        # The window moves on: what it has passed is wanted no more.
-        while len(self._groups) > self.config.pool // GROUP + 2:
+        # The window moves on, so the groups that it has passed go first.
+        while len(self._groups) > self._config.pool // GROUP + 2:
           del self._groups[min(self._groups)]
         self._groups[group] = self._draw(group)
       return self._groups[group]
 
   def _draw(self, group: int) -> dict[str, np.ndarray]:
-    style = PhantomConfig.named(self.config.style)
-    key = jax.random.fold_in(jax.random.key(self._seed), group)
-    return jax.device_get(_drawer(self.num_frames, self.image_size, style)(key))
-
-  def __getstate__(self):
-    raise InputError(
-      'config.data.num_workers: phantom clips are drawn by the training '
-      'process itself, found worker processes; set it to 0'
+    draw = stream.jitted(
+      GROUP,
+      self._num_frames,
+      self._image_size,
+      PhantomConfig.named(self._config.style),
     )
-
-  def __repr__(self) -> str:
-    return f'PhantomSource({self.config}, {self.split!r})'
-
-
-def _drawer(num_frames: int, image_size: int, style: PhantomConfig):
-  draw = stream.jitted(GROUP, num_frames, image_size, style)
-
-  def gray(key):
-    clips = draw(key)
-    return {'frames': _gray_levels(clips['video']), 'masks': clips['masks']}
-
-  return gray
+    clips = draw(jax.random.fold_in(jax.random.key(self._key), group))
+    return jax.device_get(
+      {'frames': _gray_levels(clips['video']), 'masks': clips['masks']}
+    )
 
 
 @jax.jit
 def _gray_levels(video):
   return jnp.round(video[..., 0] * 255).astype(jnp.uint8)
-
-
-def _seed_of(seed: int, split: str) -> int:
-  digest = hashlib.sha256(f'{split}:{seed}'.encode()).digest()
-  return int.from_bytes(digest[:4], 'little') >> 1
 
 
 class StreamOrder:

@@ -21,9 +21,9 @@ def frame_indices(
 ) -> np.ndarray:
   """Frames at equal distances from ED to ES (paper section 4).
 
-  A clip with fewer frames between ED and ES than asked for repeats frames: the
-  number of frames is always the same. Where ES was recorded before ED (some
-  whole clips of EchoNet), time runs backwards, so that ED still comes first.
+  A clip with fewer frames between ED and ES than asked for repeats frames.
+  Where ES was recorded before ED (some whole clips of EchoNet), time runs
+  backwards, so that ED still comes first.
 
   Args:
     ed: index of end-diastole.
@@ -32,7 +32,7 @@ def frame_indices(
     truncate: cut to whole numbers instead of rounding.
     jitter: how far frames between ED and ES move at random, as a share of the
       distance between two sampled frames, 0 to 0.5.
-    rng: source of randomness; needed with `jitter` only.
+    rng: needed with `jitter` only.
 
   Returns:
     int64 [T], in one direction; the first is `ed`, the last is `es`.
@@ -108,13 +108,8 @@ def divide_clips(
     Numbers of the labeled clips, numbers of the unlabeled clips.
 
   Raises:
-    InputError: when `label_fraction` is not in (0, 1] or no clip is labeled.
+    InputError: when no clip is labeled.
   """
-  if not 0 < label_fraction <= 1:
-    raise InputError(
-      f'label_fraction: found {label_fraction}, wanted more '
-      'than 0 and at most 1'
-    )
   usable = [clip['patient'] for clip in source.clips if clip['labeled']]
   if not usable:
     raise InputError(

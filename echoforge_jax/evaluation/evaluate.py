@@ -211,6 +211,7 @@ def predict_split(
   """
   # JAX, orbax and grain are slow to import; tables alone need none of them.
   from echoforge_jax.data import pipeline, prepared
+  from echoforge_jax.data.spec import DataSpec
   from echoforge_jax.evaluation import predict
   from echoforge_jax.inference.segmenter import Segmenter
   from echoforge_jax.training import build, checkpoint
@@ -228,26 +229,25 @@ def predict_split(
   where = dict(
     data_dir=str(data_dir or data.data_dir),
     dataset=dataset,
-    split=split,
     image_size=data.image_size,
     split_scheme=protocol.split_scheme,
   )
   classes = tuple(data.classes)
-  common = dict(**where, num_frames=protocol.num_frames, classes=classes)
+  spec = DataSpec(**where, num_frames=protocol.num_frames, classes=classes)
   model = build.make_model(config)
   cases = predict.PredictedClips(
     model,
     variables,
-    pipeline.eval_clips(**common, sampler=protocol.sampler),
+    pipeline.eval_clips(spec, split, protocol.sampler),
     threshold=protocol.threshold,
     batch_size=batch_size,
   )
   whole = predict.WholeClips(
     Segmenter(model, variables, classes=classes, image_size=data.image_size),
-    pipeline.eval_clips(**common, sampler='all'),
+    pipeline.eval_clips(spec, split, 'all'),
     threshold=protocol.threshold,
   )
-  source = prepared.load_split(**where)
+  source = prepared.load_split(**where, split=split)
   receipt = make_receipt(
     config, source, protocol, step=step, which=which, workdir=workdir
   )

@@ -17,6 +17,9 @@ from ml_collections import ConfigDict
 import numpy as np
 import optax
 
+from echoforge_jax.data import augment
+from echoforge_jax.data.phantom_stream import StreamConfig
+from echoforge_jax.data.spec import DataSpec
 from echoforge_jax.errors import InputError
 from echoforge_jax.models.registry import DTYPES
 from echoforge_jax.parallel import mesh as mesh_lib
@@ -215,11 +218,10 @@ def check(config: ConfigDict) -> None:
   Args:
     config: a config of `configs/`.
   """
+  data_spec(config)  # It checks its values.
   for name, least in (
     ('num_steps', 0),
     ('num_epochs', 1),
-    ('batch_size', 1),
-    ('unlabeled_batch_size', 0),
     ('grad_accum_steps', 1),
     ('log_every', 1),
     ('checkpoint_every', 1),
@@ -228,8 +230,6 @@ def check(config: ConfigDict) -> None:
     ('eval.max_clips', 0),
     ('eval.batch_size', 1),
     ('model.memory_frames', 0),
-    ('data.num_workers', 0),
-    ('data.cache_mb', 0),
     ('optimizer.clip_norm', 0),
   ):
     value = config
@@ -241,11 +241,6 @@ def check(config: ConfigDict) -> None:
   if not 0 <= dropout < 1:
     raise InputError(
       f'config.model.dropout is {dropout}; wanted a number in [0, 1)'
-    )
-  augment_on = config.data.augment_on
-  if augment_on not in ('host', 'device'):
-    raise InputError(
-      f"config.data.augment_on is {augment_on!r}; wanted 'host' or 'device'"
     )
   scores = validation_lib.score_names(config.data.classes)
   if config.eval.best_metric not in ('', *scores):
@@ -270,100 +265,69 @@ def check(config: ConfigDict) -> None:
       f'{goal.episodic_weight} for a model without CPR (config.model.use_cpr)'
       '; set them to plain and to 0, or choose another objective'
     )
-  if not config.data.classes:
-    raise InputError(
-      'config.data.classes is empty; name at least one of lv, myo, la'
-    )
-  if config.data.num_frames < 2:
-    raise InputError(
-      f'config.data.num_frames is {config.data.num_frames}; a '
-      'clip needs at least ED and ES'
-    )
+
+
+def data_spec(config: ConfigDict) -> DataSpec:
+  """Builds the description of `config.data`.
+
+  Raises:
+    InputError: for an unknown field or a value out of range.
+  """
+  fields = config.data.to_dict()
+  for name, cls in (
+    ('augmentation', augment.AugmentConfig),
+    ('stream', StreamConfig),
+  ):
+    fields[name] = _built(cls, fields.get(name, {}), f'config.data.{name}')
+  fields |= {
+    'classes': tuple(config.data.classes),
+    'batch_size': config.batch_size,
+    'unlabeled_batch_size': config.unlabeled_batch_size,
+    'seed': config.seed,
+  }
+  return _built(DataSpec, fields, 'config.data')
+
+
+def _built(cls: type, fields: Mapping[str, Any], where: str) -> Any:
+  names = [field.name for field in dataclasses.fields(cls)]
+  if unknown := sorted(set(fields) - set(names)):
+    raise InputError(f'{where}: found {unknown}, wanted some of {names}')
+  return cls(**fields)
 
 
 def make_iterator(
   config: ConfigDict, *, process_index: int, process_count: int
 ) -> Any:
   """Builds this process's endless iterator over training batches."""
-  from echoforge_jax.data import pipeline
+  from echoforge_jax.data import pipeline  # It imports grain.
 
-  data = config.data
   return pipeline.make_train_iterator(
-    data_dir=data.data_dir,
-    dataset=data.dataset,
-    image_size=data.image_size,
-    num_frames=data.num_frames,
-    batch_size=mesh_lib.local_batch_size(
-      'batch_size', config.batch_size, process_count
-    ),
-    unlabeled_batch_size=mesh_lib.local_batch_size(
-      'unlabeled_batch_size', config.unlabeled_batch_size, process_count
-    ),
-    seed=config.seed,
-    classes=tuple(data.classes),
-    supervision=data.supervision,
-    label_fraction=data.label_fraction,
-    label_seed=data.label_seed,
-    split_scheme=data.split_scheme,
-    augmentation=data.augmentation.to_dict(),
-    augment_on=data.augment_on,
-    cache_mb=data.cache_mb,
-    stream=_stream(data),
-    process_index=process_index,
-    process_count=process_count,
-    num_workers=data.num_workers,
+    data_spec(config), process_index=process_index, process_count=process_count
   )
 
 
 def make_loader(
-  config: ConfigDict, keys: Sequence[str], split: NamedSharding
+  config: ConfigDict, keys: Sequence[str], sharding: NamedSharding
 ) -> Callable[[Mapping[str, np.ndarray]], dict[str, Array]]:
-  """Builds the way of a batch from `make_iterator` into the training step.
+  """Builds what takes a batch of `make_iterator` to the training step.
 
-  Where `config.data.augment_on` is 'device', views are drawn on the way, by a
-  program that is compiled for the first batch and waited for by nobody.
+  Views are drawn on the way, by a program that is compiled for the first batch
+  and runs asynchronously.
 
   Args:
     config: a config of `configs/`.
     keys: fields that the step reads.
-    split: of `mesh.batch_sharding`.
+    sharding: of `mesh.batch_sharding`.
 
   Returns:
     load(batch of numpy arrays) -> batch on the devices.
   """
-  if config.data.augment_on == 'host':
-    return lambda batch: mesh_lib.put_batch(
-      {key: batch[key] for key in keys}, split
-    )
-  from echoforge_jax.data import augment as device_views
-  from echoforge_jax.data import transforms
-
-  views = device_views.make_views(
-    transforms.AugmentConfig.from_mapping(config.data.augmentation.to_dict()),
-    split,
-    keys,
-  )
-  return lambda batch: views(mesh_lib.put_batch(batch, split))
+  views = augment.make_views(data_spec(config).augmentation, sharding, keys)
+  return lambda batch: views(mesh_lib.put_batch(batch, sharding))
 
 
 def make_validation(config: ConfigDict) -> Iterable[Mapping[str, Any]]:
   """Validation clips of `config.data`, as `pipeline.eval_clips` gives them."""
-  from echoforge_jax.data import pipeline
+  from echoforge_jax.data import pipeline  # It imports grain.
 
-  data = config.data
-  return pipeline.eval_clips(
-    data_dir=data.data_dir,
-    dataset=data.dataset,
-    image_size=data.image_size,
-    num_frames=data.num_frames,
-    split='validation',
-    classes=tuple(data.classes),
-    sampler='linspace',
-    split_scheme=data.split_scheme,
-    stream=_stream(data),
-  )
-
-
-def _stream(data: ConfigDict) -> dict | None:
-  """Settings of clips that are drawn while training, where there are any."""
-  return data.stream.to_dict() if 'stream' in data else None
+  return pipeline.eval_clips(data_spec(config), 'validation')

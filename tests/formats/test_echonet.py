@@ -11,6 +11,7 @@ from echoforge_jax.data import pipeline
 from echoforge_jax.data.prepare import ClipsFailed
 from echoforge_jax.data.prepare import prepare as prepare_dataset
 from echoforge_jax.data.prepared import read_index
+from echoforge_jax.data.spec import DataSpec
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import echonet
 from echoforge_jax.formats.echonet_clip import tracing_mask
@@ -209,16 +210,16 @@ def test_training_clips_are_cut_and_others_whole(cohort):
     'validation': (1, 1, 16),
     'test': (1, 1, 20),
   }
-  common = dict(
+  spec = DataSpec(
     data_dir=cohort[1], dataset='echonet', image_size=32, num_frames=10
   )
-  (known,) = pipeline.eval_clips(**common, split='test')
+  (known,) = pipeline.eval_clips(spec, 'test')
   assert known['frames'][0] == 13 and known['frames'][-1] == 2
   assert known['labeled'].tolist() == [True] + [False] * 8 + [True]
   assert (known['masks'][0] == 1).sum() > (known['masks'][-1] == 1).sum()
-  (whole,) = pipeline.eval_clips(**common, split='test', sampler='all')
+  (whole,) = pipeline.eval_clips(spec, 'test', 'all')
   assert len(whole['video']) == 20 and (whole['ed'], whole['es']) == (13, 2)
-  for clip in pipeline.eval_clips(**common, split='train', sampler='all'):
+  for clip in pipeline.eval_clips(spec, 'train', 'all'):
     assert len(clip['video']) == 12 and (clip['ed'], clip['es']) == (0, 11)
     assert tuple(clip['native_size']) == (112, 112)
 

@@ -10,6 +10,8 @@ from echoforge_jax import inference
 from echoforge_jax.__main__ import main
 from echoforge_jax.config import flatten
 from echoforge_jax.data import pipeline
+from echoforge_jax.data.phantom_stream import StreamConfig
+from echoforge_jax.data.spec import DataSpec
 from echoforge_jax.formats import readers
 from echoforge_jax.metrics import temporal
 from echoforge_jax.models import network_file
@@ -41,14 +43,14 @@ def test_it_is_small_and_comes_from_the_committed_config():
 
 @pytest.mark.slow
 def test_it_segments_phantoms_it_has_not_seen(segmenter):
-  clips = pipeline.eval_clips(
+  spec = DataSpec(
     data_dir='',
     dataset='phantom_stream',
     image_size=segmenter.image_size,
     num_frames=4,
-    split='validation',
-    stream={'held_out': 16},
+    stream=StreamConfig(held_out=16),
   )
+  clips = pipeline.eval_clips(spec, 'validation')
   dice = []
   for clip in clips:
     found = segmenter.segment(clip['video'][..., 0]) == 1

@@ -7,7 +7,6 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from echoforge_jax.errors import InputError
@@ -15,7 +14,6 @@ from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.planning import chips, compiled, plan, topology
 from echoforge_jax.planning import report as plan_report
 from tests.configs import load_config
-from tests.phantom import ellipses
 
 CHIP = chips.Chip(
   'vX',
@@ -243,38 +241,6 @@ def test_devices_whose_compiler_refuses_nothing():
     found = plan._compile(here, step, jax.ShapeDtypeStruct((size,), 'float32'))
     assert found.fits is fits
   assert 'has 1,000 bytes' in found.message and found.needed >= 8192
-
-
-def test_the_batch_is_the_pipelines(batch_of_clips):
-  config = get_config('tiny', batch_size=3)
-  shapes = plan.batch_shapes(config)
-  assert {
-    key: (value.shape, value.dtype) for key, value in batch_of_clips.items()
-  } == {key: (shape, np.dtype(dtype)) for key, (shape, dtype) in shapes.items()}
-
-
-@pytest.fixture
-def batch_of_clips(tmp_path):
-  """A real batch of three clips, from the smallest prepared dataset."""
-  from echoforge_jax.data import prepare as builder
-  from echoforge_jax.phantom import camus_writer
-  from echoforge_jax.training import build
-
-  camus_writer.write_camus(
-    tmp_path / 'raw',
-    num_patients=4,
-    num_test=1,
-    seed=0,
-    config=ellipses.Config(),
-    generate=ellipses.generate,
-  )
-  builder.prepare('camus', tmp_path / 'raw', tmp_path / 'data', 32)
-  config = get_config('tiny', batch_size=3)
-  with config.unlocked():
-    config.data.data_dir = str(tmp_path / 'data')
-    config.data.num_workers = 0
-  batch = next(build.make_iterator(config, process_index=0, process_count=1))
-  return {key: np.asarray(value) for key, value in batch.items()}
 
 
 @pytest.mark.slow

@@ -28,4 +28,4 @@ def get_config():
 
 @pytest.fixture
 def tiny_config():
-  return load_config('tiny', eval={'every': 0})
+  return load_config('tiny', eval={'every': 0}, data=discs.PLAIN)

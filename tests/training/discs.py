@@ -1,5 +1,7 @@
 """A model and batches small enough to train in a test."""
 
+import dataclasses
+
 from flax import linen as nn
 import grain
 import jax
@@ -7,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from echoforge_jax.clip import IGNORE
+from echoforge_jax.data.augment import AugmentConfig
 
 SIZE, FRAMES = 32, 4
+# No augmentation, for tests of what comes after it.
+PLAIN = {'augmentation': dataclasses.asdict(AugmentConfig.none())}
 
 
 def disc_clip(seed, labels='sparse'):
@@ -39,9 +44,21 @@ def disc_clip(seed, labels='sparse'):
   }
 
 
-def disc_iterator(batch=2, seed=0, clips=16):
-  """An endless grain iterator, as the pipeline gives it."""
-  clips = grain.MapDataset.range(clips).seed(seed).shuffle().map(disc_clip)
+def undrawn_disc(seed):
+  """The clip as the pipeline gives it, before its views are drawn."""
+  clip = disc_clip(seed)
+  return {
+    'video': clip['video_weak'],
+    'masks': clip['masks'][[0, -1]],
+    'labeled': clip['labeled'],
+    'spacing_mm': clip['spacing_mm'],
+    'seed': np.uint32(seed),
+  }
+
+
+def disc_iterator(batch=2, seed=0, clips=16, example=disc_clip):
+  """An endless grain iterator over batches of discs."""
+  clips = grain.MapDataset.range(clips).seed(seed).shuffle().map(example)
   return iter(
     clips.repeat(1000)
     .batch(batch)

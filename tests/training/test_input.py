@@ -1,4 +1,4 @@
-"""Training whose views are drawn on the devices; the step does not notice."""
+"""Training from prepared clips to the step, and again after a break."""
 
 import jax
 import numpy as np
@@ -11,6 +11,7 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.planning import plan
 from echoforge_jax.training import build, checkpoint, loop
+from tests.configs import load_config
 
 SIZE = 32
 
@@ -52,13 +53,15 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture
-def config(tiny_config, data_dir):
-  config = tiny_config.copy_and_resolve_references()
-  with config.unlocked():
-    config.data.update(data_dir=str(data_dir), augment_on='device')
-    config.num_steps, config.checkpoint_every = 6, 2
-    config.num_devices, config.batch_size = 2, 2
-  return config
+def config(data_dir):
+  return load_config(
+    'tiny',
+    data={'data_dir': str(data_dir)},
+    eval={'every': 0},
+    num_steps=6,
+    checkpoint_every=2,
+    num_devices=2,
+  )
 
 
 def test_the_step_gets_the_batch_that_plans_count_on(config):
@@ -109,20 +112,25 @@ def test_resumes_bit_for_bit(config, tiny_model, tmp_path):
     run('parts', config, iterator=_EndsEarly(iterator, 5))
   assert checkpoint.fingerprint(tmp_path / 'parts')[0] == 4
   with config.unlocked():
-    config.data.cache_mb = 0  # May change; where views are drawn may not.
+    config.data.cache_mb = 0  # May change; the augmentation may not.
   assert run('parts', config)[1] == whole
   with config.unlocked():
-    config.data.augment_on = 'host'
-  with pytest.raises(InputError, match='data.augment_on is .device. there'):
+    config.data.augmentation.blur = 0.01
+  with pytest.raises(InputError, match='data.augmentation.blur is .* there'):
     run('parts', config)
-  assert run('host', config)[1] != whole
 
 
-def test_another_place_is_refused(config):
+@pytest.mark.parametrize(
+  'field, value, text',
+  [
+    ('augmentation', {'rotate': 1}, r"config.data.augmentation: found \['rot"),
+    ('workers', 2, r"config.data: found \['workers'\], wanted some of"),
+    ('classes', (), 'classes'),
+    ('num_frames', 1, 'num_frames is 1; wanted at least 2'),
+  ],
+)
+def test_misuse_is_named_before_anything_is_read(config, field, value, text):
   with config.unlocked():
-    config.data.augment_on = 'tpu'
-  with pytest.raises(
-    InputError,
-    match="config.data.augment_on is 'tpu'; wanted 'host' or 'device'",
-  ):
+    config.data[field] = value
+  with pytest.raises(InputError, match=text):
     build.check(config)

@@ -15,6 +15,7 @@ import pytest
 from echoforge_jax.errors import InputError
 from echoforge_jax.training import checkpoint, loop, objectives, writers
 from echoforge_jax.training.objectives import base as objective
+from tests.training import discs
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -44,7 +45,7 @@ def run(tiny_config, tiny_model, make_iterator):
       config,
       workdir,
       model=tiny_model,
-      iterator=make_iterator(),
+      iterator=make_iterator(example=discs.undrawn_disc),
       verbose=False,
       **options,
     )
@@ -76,11 +77,13 @@ def whole_run(
 ):
   """An uninterrupted run, validated at its end; and what it printed."""
   workdir = tmp_path_factory.mktemp('whole')
-  config = get_config('tiny').copy_and_resolve_references()
-  with config.unlocked():
-    config.eval.every = 0
+  config = get_config('tiny', eval={'every': 0}, data=discs.PLAIN)
   outcome = loop.train(
-    config, workdir, model=tiny_model, iterator=make_iterator(), verbose=False
+    config,
+    workdir,
+    model=tiny_model,
+    iterator=make_iterator(example=discs.undrawn_disc),
+    verbose=False,
   )
   return workdir, outcome
 
@@ -239,9 +242,10 @@ from tests.training import discs
 
 if __name__ == '__main__':
   config = load_config('tiny', eval=dict(every=0), num_steps=120,
-                       checkpoint_every=12)
+                       checkpoint_every=12, data=discs.PLAIN)
   outcome = loop.train(config, sys.argv[1], model=discs.TinyModel(),
-                       iterator=discs.disc_iterator())
+                       iterator=discs.disc_iterator(
+                         example=discs.undrawn_disc))
   assert outcome.step == 120
 """
 
