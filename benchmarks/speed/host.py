@@ -10,8 +10,9 @@ import jax
 import numpy as np
 
 from benchmarks.speed import timing
-from benchmarks.speed.parts import Bench, make_state
+from benchmarks.speed.parts import Bench
 from benchmarks.speed.timing import Found, Series
+from benchmarks.speed.training import make_state
 from echoforge_jax.clip import LABELS
 from echoforge_jax.data import phantom_stream
 from echoforge_jax.metrics import overlap, surface

@@ -15,8 +15,9 @@ import numpy as np
 
 from benchmarks.speed import timing
 from benchmarks.speed.host import CLIP_FRAMES, ellipses
-from benchmarks.speed.parts import Bench, make_state
+from benchmarks.speed.parts import Bench
 from benchmarks.speed.timing import Found, Series
+from benchmarks.speed.training import make_state
 from echoforge_jax.clip import Clip
 from echoforge_jax.data import augment, datasets, phantom_stream, prepare
 from echoforge_jax.inference.programs import frames_of

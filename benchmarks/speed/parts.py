@@ -1,4 +1,4 @@
-"""The parts that are programs: ceiling, model and training step."""
+"""What all parts share, and the parts of a model: ceiling to stream."""
 
 from collections.abc import Callable
 import functools
@@ -16,12 +16,10 @@ import numpy as np
 from benchmarks.speed import timing
 from benchmarks.speed.timing import Found, NotMeasuredError, Series
 from echoforge_jax import cpu
-from echoforge_jax.clip import IGNORE
 from echoforge_jax.models import registry
 from echoforge_jax.models.backbone import make_backbone
 from echoforge_jax.models.echoforge import GRAY_MEAN, GRAY_STD, EchoForge
 from echoforge_jax.parallel import mesh as mesh_lib
-from echoforge_jax.planning import plan
 from echoforge_jax.training import build, steps
 
 # Of the ceiling: side of the square matrices; images, side and channels of the
@@ -89,7 +87,7 @@ class Bench:
     )
     rng = np.random.default_rng(0)
     return jax.device_put(
-      jax.tree.map(lambda x: _weights(x, rng), shapes),
+      jax.tree.map(lambda x: random_weights(x, rng), shapes),
       mesh_lib.replicated(self.mesh),
     )
 
@@ -98,8 +96,8 @@ class Bench:
     return seconds / self.found[part].seconds if part in self.found else None
 
 
-def _weights(leaf: Any, rng: np.random.Generator) -> np.ndarray:
-  """Random numbers without a compiled initializer.
+def random_weights(leaf: Any, rng: np.random.Generator) -> np.ndarray:
+  """Draws random numbers without a compiled initializer.
 
   Kernels keep the scale of what passes through, so that no number becomes
   denormal, which some CPUs are slow at; scales and variances are one.
@@ -120,9 +118,17 @@ def ceiling(bench: Bench) -> Found:
   others = {}
   for dtype in dict.fromkeys(('float32', bench.config.dtype)):
     for name, make in (('matmul', _matmul), ('convolution', _convolution)):
-      function, left, right = make(bench.mesh.size, registry.DTYPES[dtype])
-      left = jax.device_put(left, mesh_lib.batch_sharding(bench.mesh))
-      right = jax.device_put(right, mesh_lib.replicated(bench.mesh))
+      function, *inputs = make(bench.mesh.size)
+      left, right = (
+        jax.device_put(x.astype(registry.DTYPES[dtype]), sharding)
+        for x, sharding in zip(
+          inputs,
+          (
+            mesh_lib.batch_sharding(bench.mesh),
+            mesh_lib.replicated(bench.mesh),
+          ),
+        )
+      )
       program = timing.compile_ahead(jax.jit(function), left, right)
       others[f'{name} {dtype}'], _ = timing.rate(
         functools.partial(program.run, left, right),
@@ -138,30 +144,27 @@ def ceiling(bench: Bench) -> Found:
   )
 
 
-def _matmul(devices: int, dtype: Any) -> tuple[Callable, Any, Any]:
+def _ramp(*shape: int) -> np.ndarray:
+  return np.linspace(-1, 1, math.prod(shape), dtype=np.float32).reshape(shape)
+
+
+def _matmul(devices: int) -> tuple[Callable, Any, Any]:
   side = _CPU_MATMUL if jax.default_backend() == 'cpu' else _MATMUL
-  one = np.linspace(-1, 1, side * side, dtype=np.float32).reshape(side, side)
-  return jnp.matmul, np.tile(one, (devices, 1)).astype(dtype), one.astype(dtype)
+  return jnp.matmul, _ramp(devices * side, side), _ramp(side, side)
 
 
-def _convolution(devices: int, dtype: Any) -> tuple[Callable, Any, Any]:
+def _convolution(devices: int) -> tuple[Callable, Any, Any]:
   images, side, channels = (
     _CPU_CONVOLUTION if jax.default_backend() == 'cpu' else _CONVOLUTION
   )
-  shape = (devices * images, side, side, channels)
-  x = np.linspace(-1, 1, math.prod(shape), dtype=np.float32).reshape(shape)
-  kernel = np.linspace(-1, 1, 9 * channels**2, dtype=np.float32)
-
-  def function(x, kernel):
-    return jax.lax.conv_general_dilated(
-      x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-    )
-
-  return (
-    function,
-    x.astype(dtype),
-    kernel.reshape(3, 3, channels, channels).astype(dtype),
+  convolve = functools.partial(
+    jax.lax.conv_general_dilated,
+    window_strides=(1, 1),
+    padding='SAME',
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
+  x = _ramp(devices * images, side, side, channels)
+  return convolve, x, _ramp(3, 3, channels, channels)
 
 
 def _share(bench: Bench, rate: float) -> float | None:
@@ -346,137 +349,3 @@ def stream(bench: Bench) -> Found:
     },
     seconds=p50 / 1000,
   )
-
-
-def make_state(
-  config: ConfigDict, parts: build.Parts, mesh: Any
-) -> tuple[Any, Any]:
-  """A training state of random numbers, and its shardings.
-
-  Args:
-    config: a config of `configs/`.
-    parts: built from it.
-    mesh: its devices.
-
-  Returns:
-    The state near the end of training, where the teacher gives labels if it
-    ever does, and its shardings.
-  """
-  shapes = jax.eval_shape(parts.create_state)
-  sharding = mesh_lib.state_sharding(shapes, mesh)
-  rng = np.random.default_rng(0)
-
-  def weights(tree):
-    return jax.tree.map(lambda x: _weights(x, rng), tree)
-
-  def moments(leaf):
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-      return np.zeros(leaf.shape, leaf.dtype)
-    return 1e-3 + rng.random(leaf.shape, np.float32).astype(leaf.dtype)
-
-  state = shapes.replace(
-    step=np.int32(build.num_steps(config) - 1),
-    params=weights(shapes.params),
-    batch_stats=weights(shapes.batch_stats),
-    teacher_params=weights(shapes.teacher_params),
-    teacher_batch_stats=weights(shapes.teacher_batch_stats),
-    opt_state=jax.tree.map(moments, shapes.opt_state),
-    rng=jax.random.key(config.seed),
-  )
-  # Donated later: no buffer may be numpy's.
-  return jax.device_put(state, sharding, may_alias=False), sharding
-
-
-def host_batch(config: ConfigDict) -> dict[str, np.ndarray]:
-  """A batch of noise as `data.pipeline` would give it.
-
-  Args:
-    config: a config of `configs/`.
-
-  Returns:
-    The fields of `planning.plan.batch_shapes`.
-  """
-  rng = np.random.default_rng(0)
-  shapes = plan.batch_shapes(config)
-  labeled = np.zeros(shapes['labeled'][0], np.bool_)
-  rows = slice(config.batch_size)  # The others have no label.
-  if config.data.supervision == 'full':
-    labeled[rows] = True
-  else:
-    labeled[rows, 0] = labeled[rows, -1] = True
-  masks = rng.integers(
-    0, len(config.data.classes) + 1, shapes['masks'][0], np.uint8
-  )
-  masks[~labeled] = IGNORE
-  videos = {
-    name: rng.integers(0, 256, shapes[name][0], np.uint8)
-    for name in ('video_weak', 'video_strong')
-  }
-  spacing = np.full(shapes['spacing_mm'][0], 0.5, np.float32)
-  return videos | {'masks': masks, 'labeled': labeled, 'spacing_mm': spacing}
-
-
-def _train(bench: Bench, config: ConfigDict) -> Found:
-  parts = build.make_parts(config, bench.model, bench.mesh)
-  state, sharding = make_state(config, parts, bench.mesh)
-  batch_sharding = mesh_lib.batch_sharding(bench.mesh)
-  batch = host_batch(config)
-  batch = mesh_lib.put_batch(
-    {key: batch[key] for key in parts.batch_keys}, batch_sharding
-  )
-  program = timing.compile_ahead(
-    steps.jit_train_step(parts.train_step, sharding, batch_sharding),
-    state,
-    batch,
-  )
-
-  def call():
-    nonlocal state, metrics
-    state, metrics = program.run(state, batch)
-    return state, metrics
-
-  metrics = None
-  series, seconds = timing.rate(
-    call, bench.repeats, bench.clips, 'clips/s', program.compile_s
-  )
-  weight = metrics['unsupervised_weight']
-  return Found(
-    main=series,
-    seconds=seconds,
-    values={
-      'objective': config.objective.name,
-      'unsupervised_weight': float(weight.total / weight.count),
-      'step_s': seconds,
-      'time_over_forward': bench.times('forward', seconds),
-      'time_over_forward_plain': bench.times('forward_plain', seconds),
-      'gflop_a_call': program.gflop,
-      'memory_mb': program.memory_mb,
-    },
-  )
-
-
-def train(bench: Bench) -> Found:
-  """The training step, compiled as training does, on the config's objective."""
-  return _train(bench, bench.config)
-
-
-def train_supervised(bench: Bench) -> Found:
-  """The same model's step on labeled frames alone, without a teacher."""
-  if bench.config.objective.name == 'supervised':
-    raise NotMeasuredError(
-      "the config's own objective is supervised: see train"
-    )
-  config = bench.config.copy_and_resolve_references()
-  old = config.objective
-  with config.unlocked():
-    config.objective = ConfigDict(
-      {
-        'name': 'supervised',
-        **{
-          name: old[name]
-          for name in ('supervised_weight', 'coarse_weight')
-          if name in old
-        },
-      }
-    )
-  return _train(bench, config)

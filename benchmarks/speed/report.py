@@ -1,4 +1,4 @@
-"""What `bench speed` found: JSON lines, a table, and new against old."""
+"""Measured lines: JSON, a table, and new against old."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import json
@@ -16,14 +16,19 @@ _SAME = ('part', 'config', 'batch', 'device')
 _NAMED = ('frames', 'image_size', 'dtype', 'devices', 'cpus', 'overrides')
 # Medians this close are the same.
 _EQUAL = 0.005
+_HEAD = (
+  'part',
+  'median',
+  'unit',
+  'min to max',
+  'middle half',
+  'repeats',
+  'compile s',
+)
 
 
 def check_output(path: pathlib.Path) -> None:
-  """Raises `InputError` where lines cannot be appended to a file.
-
-  Args:
-    path: of the file; made if missing.
-  """
+  """Raises `InputError` where lines cannot be appended to a file."""
   if not path.resolve().parent.is_dir():
     raise InputError(f'--json={path}: no such folder; make it first')
   try:
@@ -36,12 +41,7 @@ def check_output(path: pathlib.Path) -> None:
 
 
 def append(line: Line, path: pathlib.Path) -> None:
-  """Appends one line of strict JSON.
-
-  Args:
-    line: JSON-ready.
-    path: of the file; made if missing.
-  """
+  """Appends one line of strict JSON to a file, made if missing."""
   with path.open('a') as file:
     file.write(json.dumps(line, allow_nan=False) + '\n')
 
@@ -49,59 +49,40 @@ def append(line: Line, path: pathlib.Path) -> None:
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
   """Reads the lines of an earlier run.
 
-  Args:
-    path: of a file that `append` wrote.
-
-  Returns:
-    The lines.
-
   Raises:
-    InputError: where it is no such file.
+    InputError: where `append` wrote no such file.
   """
-  remedy = 'wanted a file that bench speed --json=FILE wrote'
+  remedy = 'wanted a file that python -m benchmarks.speed --json=FILE wrote'
   try:
-    text = path.read_text()
+    rows = path.read_text().splitlines()
   except (OSError, UnicodeDecodeError) as error:
     reason = getattr(error, 'strerror', None) or 'not text'
     raise InputError(f'--compare={path}: {reason}; {remedy}') from error
   lines = []
-  for number, row in enumerate(text.splitlines(), start=1):
-    if not row.strip():
-      continue
+  for number, row in enumerate(rows, start=1):
     try:
-      line = json.loads(row)
+      lines.append(json.loads(row))
     except json.JSONDecodeError as error:
       raise InputError(
         f'--compare={path}: line {number} is not JSON; {remedy}'
       ) from error
-    if not _is_line(line):
+    if not _is_line(lines[-1]):
       raise InputError(
         f'--compare={path}: line {number} is no measurement; {remedy}'
       )
-    lines.append(line)
   if not lines:
     raise InputError(f'--compare={path}: no measurement in it; {remedy}')
   return lines
 
 
 def _is_line(line: Any) -> bool:
-  if not isinstance(line, dict) or not all(name in line for name in _SAME):
-    return False
-  return line.get('median') is None or (
-    isinstance(line.get('others'), dict)
-    and all(
-      isinstance(one, dict) and _is_number(one.get('median'))
-      for one in (line, *line['others'].values())
+  try:
+    return all(name in line for name in _SAME) and (
+      line['median'] is None
+      or all(one['median'] > 0 for _, one in _series(line))
     )
-  )
-
-
-def _is_number(value: Any) -> bool:
-  return (
-    isinstance(value, (int, float))
-    and not isinstance(value, bool)
-    and value > 0
-  )
+  except (TypeError, KeyError, AttributeError):
+    return False
 
 
 def _series(line: Line) -> Iterator[tuple[str, Line]]:
@@ -118,29 +99,11 @@ def _text(value: Any) -> str:
 
 
 def table(lines: Sequence[Line]) -> str:
-  """The measurements of one run as text.
-
-  Args:
-    lines: of `speed.measure`, one or more.
-
-  Returns:
-    Lines without a trailing newline.
-  """
-  rows = [
-    (
-      'part',
-      'median',
-      'unit',
-      'min to max',
-      'middle half',
-      'repeats',
-      'compile s',
-    )
-  ]
-  notes, first, last = [], lines[0], lines[-1]
+  """Returns the measurements of one run as text, without a last newline."""
+  rows, notes, first, last = [_HEAD], [], lines[0], lines[-1]
   for line in lines:
     if line['skipped']:
-      rows.append((line['part'], 'skipped', '', '', '', '', ''))
+      rows.append((line['part'], 'skipped', *[''] * (len(_HEAD) - 2)))
       notes.append(f'{line["part"]}: skipped: {line["skipped"]}')
       continue
     rows += [
@@ -155,32 +118,27 @@ def table(lines: Sequence[Line]) -> str:
       )
       for name, one in _series(line)
     ]
-    if line['values']:
-      notes.append(
-        f'{line["part"]}: '
-        + ', '.join(
-          f'{name.replace("_", " ")} {_text(value)}'
-          for name, value in line['values'].items()
-        )
-      )
-  overrides = ' '.join(('', *first['overrides']))
-  return '\n'.join(
-    [
-      f'{first["config"]}{overrides}: batch {first["batch"]}, '
-      f'{first["frames"]} frames of {first["image_size"]}x'
-      f'{first["image_size"]}, {first["dtype"]}',
-      *textio.columns(rows),
-      *(f'  {note}' for note in notes),
-      f'  on {first["device"]} ({first["devices"]} used), {first["cpus"]} '
-      f'cores, load {first["load_average"][0]:.1f} at first and '
-      f'{last["load_average"][0]:.1f} at last, revision '
-      f'{first["git_revision"]}',
-    ]
-  )
+    values = ', '.join(
+      f'{name.replace("_", " ")} {_text(value)}'
+      for name, value in line['values'].items()
+    )
+    notes += [f'{line["part"]}: {values}'] * bool(values)
+  side = first['image_size']
+  text = [
+    ' '.join((first['config'], *first['overrides']))
+    + f': batch {first["batch"]}, {first["frames"]} frames of {side}x{side}, '
+    f'{first["dtype"]}',
+    *textio.columns(rows),
+    *(f'  {note}' for note in notes),
+    f'  on {first["device"]} ({first["devices"]} used), {first["cpus"]} cores, '
+    f'load {first["load_average"][0]:.1f} at first and '
+    f'{last["load_average"][0]:.1f} at last, revision {first["git_revision"]}',
+  ]
+  return '\n'.join(text)
 
 
 def _words(unit: str, ratio: float) -> str:
-  """How a ratio of medians is said."""
+  """Says a ratio of medians."""
   times = ratio if unit in DURATIONS else 1 / ratio
   if abs(times - 1) <= _EQUAL:
     return 'the same'
@@ -188,7 +146,7 @@ def _words(unit: str, ratio: float) -> str:
 
 
 def compare(new: Sequence[Line], old: Sequence[Line], name: str) -> str:
-  """New medians against old ones.
+  """Sets new medians against old ones.
 
   Args:
     new: of `speed.measure`.
@@ -204,34 +162,27 @@ def compare(new: Sequence[Line], old: Sequence[Line], name: str) -> str:
     return tuple(line[field] for field in _SAME)
 
   known = {key(line): line for line in old if line['median'] is not None}
-  rows, lacking = [], []
+  rows, lacking = [('part', 'old -> new', 'ratio', 'in words', '')], []
   for line in new:
+    other = known.get(key(line))
     if line['median'] is None:
       continue
-    other = known.get(key(line))
     if other is None:
       lacking.append(line['part'])
       continue
     before, rest = dict(_series(other)), _differences(line, other)
     for quantity, one in _series(line):
-      if quantity not in before or before[quantity].get('unit') != one['unit']:
+      was = before.get(quantity)
+      if was is None or was.get('unit') != one['unit']:
         continue
-      ratio = one['median'] / before[quantity]['median']
-      rows.append(
-        (
-          quantity,
-          f'{_text(before[quantity]["median"])} -> '
-          f'{_text(one["median"])} {one["unit"]}',
-          f'{ratio:.2f}',
-          _words(one['unit'], ratio) + _overlap(one, before[quantity]),
-          rest,
-        )
-      )
+      ratio = one['median'] / was['median']
+      medians = f'{_text(was["median"])} -> {_text(one["median"])}'
+      words = _words(one['unit'], ratio) + _overlap(one, was)
+      medians += f' {one["unit"]}'
+      rows.append((quantity, medians, f'{ratio:.2f}', words, rest))
   text = [f'new/old of the medians, old: {name}']
-  if rows:
-    text += textio.columns(
-      [('part', 'old -> new', 'ratio', 'in words', ''), *rows]
-    )
+  if len(rows) > 1:
+    text += textio.columns(rows)
   if lacking:
     text.append(
       '  not there for this config, batch and device: ' + ', '.join(lacking)
@@ -241,10 +192,9 @@ def compare(new: Sequence[Line], old: Sequence[Line], name: str) -> str:
 
 def _overlap(one: Line, other: Line) -> str:
   """Says so where the middle halves of both overlap."""
-  try:
-    apart = one['p25'] > other['p75'] or other['p25'] > one['p75']
-  except (KeyError, TypeError):
+  if not {'p25', 'p75'} <= other.keys():
     return ''
+  apart = one['p25'] > other['p75'] or other['p25'] > one['p75']
   return '' if apart else ' (spreads overlap)'
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from benchmarks.speed import host, input, latency, parts, torch_twins
+from benchmarks.speed import host, input, latency, parts, torch_twins, training
 from benchmarks.speed.timing import Found, NotMeasuredError, Series
 from echoforge_jax import provenance
 from echoforge_jax.errors import InputError
@@ -31,8 +31,8 @@ PARTS: dict[str, Callable[[parts.Bench], Found]] = {
   'trunk_decoder': parts.trunk_decoder,
   'stream': parts.stream,
   'latency': latency.latency,
-  'train': parts.train,
-  'train_supervised': parts.train_supervised,
+  'train': training.train,
+  'train_supervised': training.train_supervised,
   'trunk_train': parts.trunk_train,
   'input': input.data_input,
   'starvation': input.starvation,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.speed import host, parts, report, speed, timing
+from benchmarks.speed import host, parts, report, speed, timing, training
 from benchmarks.speed.__main__ import main
 from echoforge_jax.clip import IGNORE, Clip
 from echoforge_jax.config import parse_config
@@ -249,7 +249,7 @@ def test_one_frame_is_a_clip_to_the_model_and_none_is_not():
   with pytest.raises(InputError, match='num_frames is 0'):
     bench(0)
   with pytest.raises(InputError, match='num_frames is 1'):
-    parts.train(bench(1))
+    training.train(bench(1))
 
 
 def test_command_appends_compares_and_keeps_going(tmp_path, capsys):
@@ -463,7 +463,7 @@ def test_batches_are_those_of_the_pipeline():
     "--config.data.classes=('lv','la')",
   ]
   config = parse_config(['--config=configs/tiny.py', *flags])
-  batch = parts.host_batch(config)
+  batch = training.host_batch(config)
   assert (
     batch['video_weak'].shape
     == batch['video_strong'].shape
@@ -478,7 +478,7 @@ def test_batches_are_those_of_the_pipeline():
   with pytest.raises(timing.NotMeasuredError, match='own objective'):
     with config.unlocked():
       config.objective.name = 'supervised'
-    parts.train_supervised(own)
+    training.train_supervised(own)
 
 
 @pytest.mark.parametrize(
