@@ -1,11 +1,24 @@
-"""Settings of every test: CPU devices, strict JAX, annotations checked."""
+"""Settings of every test: devices, the compiler and its cache, strict JAX."""
 
 import os
+from pathlib import Path
 
-os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+CACHE = Path(__file__).parents[1] / '.pytest_cache' / 'jax'
+
+# Before JAX is imported, and for the processes that tests start.
 os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 )
+for name, value in {
+  'JAX_PLATFORMS': 'cpu',
+  # Test processes compile the same programs: each is compiled once.
+  'JAX_COMPILATION_CACHE_DIR': str(CACHE),
+  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2',
+  'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '0',
+  # Most tests compile for longer than they run: see the marker `optimized`.
+  'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+}.items():
+  os.environ.setdefault(name, value)
 
 from absl import flags
 import jax
@@ -34,3 +47,20 @@ def pytest_collection_modifyitems(items):
     for item in items:
       if 'gpu' in item.keywords:
         item.add_marker(skip)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiler(request):
+  """Compiles modules marked `optimized` as users do, and no others."""
+  if request.node.get_closest_marker('optimized') is None:
+    yield
+    return
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '0')
+    before = jax.config.read('jax_disable_most_optimizations')
+    # The option is no part of the key under which JAX keeps programs.
+    jax.clear_caches()
+    jax.config.update('jax_disable_most_optimizations', False)
+    yield
+    jax.config.update('jax_disable_most_optimizations', before)
+    jax.clear_caches()

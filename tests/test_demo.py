@@ -2,7 +2,6 @@
 
 import pathlib
 
-import jax
 import pytest
 
 from echoforge_jax import demo
@@ -11,15 +10,6 @@ from echoforge_jax.errors import InputError
 
 # The paper's plain encoder-decoder: it compiles in a fifth of the time.
 CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'tiny.py:baseline'
-
-
-@pytest.fixture(scope='module', autouse=True)
-def cheap_compilation():
-  """Optimised code would compile for longer than these tests run."""
-  before = jax.config.read('jax_disable_most_optimizations')
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
 
 
 @pytest.mark.slow

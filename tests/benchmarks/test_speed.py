@@ -90,11 +90,7 @@ def small_and_quick():
     patch.setattr(parts, '_CPU_CONVOLUTION', (1, 8, 8))
     patch.setattr(timing, 'MIN_SECONDS', 0.0)
     patch.setattr(timing, 'WARM_UP', 1)
-    jax.config.update('jax_disable_most_optimizations', True)
-    try:
-      yield
-    finally:
-      jax.config.update('jax_disable_most_optimizations', False)
+    yield
 
 
 def bench_speed(capsys, *flags, config='configs/tiny.py'):

@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -10,15 +9,6 @@ import echoforge_jax
 from echoforge_jax.__main__ import main
 from tests.configs import load_config
 from tests.inference.clips import make_workdir, noise
-
-
-@pytest.fixture(scope='module', autouse=True)
-def cheap_compilation():
-  """Optimised code would compile for longer than these tests run."""
-  before = jax.config.read('jax_disable_most_optimizations')
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
 
 
 @pytest.fixture(scope='module')

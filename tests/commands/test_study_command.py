@@ -11,9 +11,8 @@ from tests.phantom import ellipses
 
 
 @pytest.mark.slow
-def test_a_tiny_study(tmp_path, monkeypatch, capsys):
+def test_a_tiny_study(tmp_path, capsys):
   """The row that compiles fastest, on ellipses; each command a process."""
-  monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
   camus_writer.write_camus(
     tmp_path / 'raw',
     num_patients=4,

@@ -38,15 +38,6 @@ def clip(name, value, frames=3, size=8):
   }
 
 
-@pytest.fixture(scope='module', autouse=True)
-def cheap_compilation():
-  """Optimised code would compile for longer than these tests run."""
-  before = jax.config.read('jax_disable_most_optimizations')
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
-
-
 @pytest.fixture(scope='module')
 def variables():
   return Bright().init(jax.random.key(0), jnp.zeros((1, 3, 8, 8, 1)))

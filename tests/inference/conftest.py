@@ -1,21 +1,11 @@
 """A tiny EchoForge with random parameters, made without compiling."""
 
-import jax
 import pytest
 
 from echoforge_jax.models import build_model
 from echoforge_jax.training import build
 from tests.configs import load_config
 from tests.inference.clips import make_workdir, random_segmenter
-
-
-@pytest.fixture(scope='module', autouse=True)
-def cheap_compilation():
-  """Optimised code would compile for longer than these tests run."""
-  before = jax.config.read('jax_disable_most_optimizations')
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
 
 
 @pytest.fixture(scope='session')

@@ -21,12 +21,7 @@ MAX_SHARE_OF_PIXELS = 1e-5
 # Values that follow from masks of which some pixels may differ.
 TOLERANCE = {'area_px': 5, 'area_mm2': 5.5, 'frames': 1e-3, 'fit': 1e-6}
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope='module', autouse=True)
-def cheap_compilation():
-  """Compiles as users do, unlike the other tests of this folder."""
+pytestmark = [pytest.mark.slow, pytest.mark.optimized]
 
 
 @pytest.fixture(scope='module')

@@ -1,18 +1,9 @@
-"""Cheap variables and cheap compilation for the models' tests."""
+"""Variables of the models, without compiling `init`."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-
-@pytest.fixture(scope='module', autouse=True)
-def cheap_compilation():
-  """Optimised code would compile for longer than these tests run."""
-  before = jax.config.read('jax_disable_most_optimizations')
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
 
 
 def _leaf(rng, path, shape):

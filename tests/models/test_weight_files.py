@@ -1,5 +1,6 @@
 import pickle
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_npz_of_objects(tmp_path):
 
 
 def test_without_torch_the_message_tells_how_to_convert(tmp_path, monkeypatch):
-  monkeypatch.setattr(weight_files.importlib.util, 'find_spec', lambda _: None)
+  monkeypatch.setitem(sys.modules, 'torch', None)
   path = tmp_path / 'a.pth'
   path.write_bytes(b'')
   with pytest.raises(InputError) as error:

@@ -210,20 +210,20 @@ def test_interrupted_run_continues(tmp_path, layout):
   assert fingerprint(out) == fingerprint(tmp_path / 'whole')
 
 
-def test_half_written_patient_is_made_again(tmp_path, monkeypatch):
+def test_half_written_patient_is_made_again(tmp_path):
   _write(tmp_path / 'whole')
-  write = camus_writer._write_image
 
-  def fails(path, *args):
-    if 'patient0002_4CH_ES' in path.name:
-      raise OSError('disk full')
-    write(path, *args)
+  def second_lacks_a_view(seed, index, config):
+    patient = ellipses.generate(seed, index, config)
+    if index == 1:
+      del patient.clips['4CH']
+    return patient
 
-  monkeypatch.setattr(camus_writer, '_write_image', fails)
-  with pytest.raises(OSError, match='disk full'):
-    _write(tmp_path / 'out')
-  assert not (tmp_path / 'out/database_nifti/patient0002').exists()
-  monkeypatch.undo()
+  with pytest.raises(KeyError, match='4CH'):
+    _write(tmp_path / 'out', generate=second_lacks_a_view)
+  folder = tmp_path / 'out' / 'database_nifti'
+  assert list(folder.glob('.patient0002.partial/*_2CH_*'))
+  assert not (folder / 'patient0002').exists()
   _write(tmp_path / 'out')
   assert fingerprint(tmp_path / 'out') == fingerprint(tmp_path / 'whole')
 

@@ -1,7 +1,6 @@
 """The loop: resumes bit for bit, stops well, repeats itself."""
 
 import json
-import os
 from pathlib import Path
 import signal
 import subprocess
@@ -16,24 +15,6 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.training import checkpoint, loop, objectives, writers
 from echoforge_jax.training.objectives import base as objective
 from tests.training import discs
-
-
-@pytest.fixture(scope='module', autouse=True)
-def compilation_cache(tmp_path_factory):
-  """The runs here compile the same step: keep it."""
-  from jax.experimental import compilation_cache as cache
-
-  names = {
-    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('cache')),
-    'jax_persistent_cache_min_compile_time_secs': 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in names}
-  for name, value in names.items():
-    jax.config.update(name, value)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  cache.compilation_cache.reset_cache()
 
 
 @pytest.fixture
@@ -250,15 +231,9 @@ if __name__ == '__main__':
 """
 
 
-def start(script, workdir, cache):
-  environment = os.environ | {
-    'JAX_COMPILATION_CACHE_DIR': str(cache),
-    'JAX_PLATFORMS': 'cpu',
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-  }
+def start(script, workdir):
   return subprocess.Popen(
     [sys.executable, str(script), str(workdir)],
-    env=environment,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
@@ -270,7 +245,7 @@ def test_kill_9_in_the_middle_changes_nothing(tmp_path):
   script = tmp_path / 'script.py'
   script.write_text(SCRIPT.format(root=str(Path(__file__).parents[2])))
   whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-  process = start(script, killed, tmp_path / 'cache')
+  process = start(script, killed)
   deadline = time.monotonic() + 240
   while not any(
     path.name.isdigit() for path in (killed / 'checkpoints').glob('*')
@@ -282,7 +257,7 @@ def test_kill_9_in_the_middle_changes_nothing(tmp_path):
   process.communicate()
   assert lines(killed)[-1]['step'] < 120  # Killed in the middle.
   for workdir in (killed, whole):
-    process = start(script, workdir, tmp_path / 'cache')
+    process = start(script, workdir)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     if workdir == killed:
