@@ -85,10 +85,13 @@ def main(argv: list[str]) -> int:
 
 
 def _cost(args, fields: list[str]) -> int:
+  from echoforge_jax.config import parse_config
   from echoforge_jax.experiments import cost
 
   names = args.config.split(',') if args.config else cost.CONFIGS
-  found = cost.of_configs(cost.read_configs(names, fields))
+  found = cost.of_configs(
+    {name: parse_config([f'--config={name}', *fields]) for name in names}
+  )
   print(cost.markdown(found), end='')
   print('\n'.join(map(str, cost.write(found, args.out))))
   return 0

@@ -4,7 +4,7 @@ Operations are XLA's count before it changes the program, a multiply and an add
 being two; papers that count multiply-adds as one report half of that.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 import math
 from pathlib import Path
@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from echoforge_jax import config as config_lib
 from echoforge_jax import cpu, provenance, textio
 from echoforge_jax.training import build
 
@@ -102,7 +101,7 @@ def measure_model(
   init = jax.jit(lambda key, x: model.init(key, x, train=False))
   abstract = jax.eval_shape(init, jax.random.key(0), video)
 
-  def forward(variables: Any, x: jax.Array) -> jax.Array:
+  def forward(variables, x):
     return model.apply(variables, x, train=False)['logits']
 
   start = time.perf_counter()
@@ -141,16 +140,6 @@ def of_configs(configs: Mapping[str, ConfigDict]) -> dict[str, Cost]:
       build.make_model(config), frames=FRAMES, image_size=config.data.image_size
     )
     for name, config in configs.items()
-  }
-
-
-def read_configs(
-  names: Sequence[str], fields: Sequence[str]
-) -> dict[str, ConfigDict]:
-  """Reads configs by FILE[:ARG], each with the --config.FIELD=VALUE flags."""
-  return {
-    name: config_lib.parse_config([f'--config={name}', *fields])
-    for name in names
   }
 
 

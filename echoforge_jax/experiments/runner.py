@@ -40,11 +40,7 @@ KEPT = {
 
 
 class RunFailed(RuntimeError):
-  """Runs of a study failed or were stopped; the message says which.
-
-  Attributes:
-    status: exit status for the command, 128 + n after signal n.
-  """
+  """Runs failed or were stopped: which ones, and the command's exit status."""
 
   def __init__(self, message: str, status: int):
     super().__init__(message)
@@ -74,13 +70,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One training: a row and a seed.
-
-  Attributes:
-    study: name of the study.
-    row: what is trained.
-    seed: of training and of the choice of labeled patients.
-  """
+  """A row of a study, trained and its labeled patients drawn with a seed."""
 
   study: str
   row: Row
@@ -139,10 +129,6 @@ class Run:
 def check(study: Study, settings: Settings) -> dict[str, ConfigDict]:
   """Builds every row's config and objective before anything is trained.
 
-  Args:
-    study: rows.
-    settings: of the study.
-
   Returns:
     Row name -> its config.
 
@@ -162,10 +148,7 @@ def check(study: Study, settings: Settings) -> dict[str, ConfigDict]:
 
 
 def read_results(path: pathlib.Path) -> dict[tuple[str, str, int], dict]:
-  """Reads the lines of a results file, which need not exist.
-
-  Args:
-    path: results.jsonl.
+  """Reads the lines of results.jsonl, which need not exist.
 
   Returns:
     (study, row, seed) -> line, in the order of the file.
@@ -203,10 +186,10 @@ def run_study(
   """Runs what is missing of a study.
 
   Args:
-    study: rows.
-    seeds: each row is trained with each.
+    study: its rows are trained with each seed.
+    seeds: of training and of the choice of labeled patients.
     settings: of all runs.
-    say: gets a line per run.
+    say: gets a line per event.
 
   Returns:
     The lines of the study's rows and seeds, old and new, see `make_line`.
@@ -266,8 +249,8 @@ def make_line(
     run: row and seed.
     settings: of the study.
     report: folder of the evaluation.
-    seconds: of the training, compiling and validation included; of its last
-      part, where it was interrupted.
+    seconds: of the training with compiling and validation; of its last part,
+      where it was interrupted.
     revision: git revision that trained.
 
   Returns:
