@@ -153,7 +153,7 @@ def as_tuples(value: Any) -> Any:
 
 def flatten(value: Mapping, prefix: str = '') -> dict[str, Any]:
   """Returns every field of nested mappings by its dotted name."""
-  flat = {}
+  flat: dict[str, Any] = {}
   for key, item in value.items():
     if isinstance(item, Mapping) and item:
       flat |= flatten(item, f'{prefix}{key}.')

@@ -4,6 +4,7 @@ Per frame: initial anchors, their nearest pixels in feature space, updated
 anchors, similarities, and the pull of ambiguous patches to an anchor.
 """
 
+import functools
 from typing import NamedTuple
 
 from flax import linen as nn
@@ -15,14 +16,16 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.models.attention import MASKED
 from echoforge_jax.models.layers import Dtype
 
-# anchors -> (foreground anchors a class, background anchors); ours for 3, 4:
+# anchors -> (foreground anchors per class, background anchors); ours for 3, 4:
 # the background of a sector image is more varied than the cavity.
 LAYOUTS = {1: (1, 0), 2: (1, 1), 3: (1, 2), 4: (2, 2)}
 KNN = ('exact', 'approx')
+# Initial value of the learned temperature of the similarities (ours).
+TEMPERATURE = 0.1
 
 
 class ArcOutput(NamedTuple):
-  """What ARC gives.
+  """ARC's results.
 
   Attributes:
     features: [N, h, w, C] purified tokens.
@@ -39,27 +42,16 @@ class ArcOutput(NamedTuple):
 
 
 def anchor_groups(anchors: int, num_classes: int) -> tuple[int, ...]:
-  """The group of every similarity column: 0 background, k class k.
+  """Returns the group of every similarity column: 0 background, k class k.
 
   Foreground anchors come first, class by class, background anchors last. With
   `anchors=1` there is no background anchor; a learned constant similarity, the
   last column, stands for it (ours).
 
   Args:
-    anchors: 1..4.
+    anchors: a key of `LAYOUTS`.
     num_classes: K foreground classes.
-
-  Returns:
-    Groups, one per anchor (plus one for the constant if `anchors` is 1).
-
-  Raises:
-    InputError: `anchors` is out of range.
   """
-  if anchors not in LAYOUTS:
-    raise InputError(
-      f'model option anchors: found {anchors!r}, wanted one of '
-      f'{", ".join(map(str, LAYOUTS))}'
-    )
   front, back = LAYOUTS[anchors]
   foreground = [k + 1 for k in range(num_classes) for _ in range(front)]
   return tuple(foreground + [0] * max(back, 1))
@@ -68,7 +60,7 @@ def anchor_groups(anchors: int, num_classes: int) -> tuple[int, ...]:
 def group_scores(
   similarities: jax.Array, groups: tuple[int, ...], num_classes: int
 ) -> jax.Array:
-  """Log-sum-exp of the similarities of each group's anchors.
+  """Takes the log-sum-exp of the similarities of each group's anchors.
 
   Args:
     similarities: float32 [..., A'] over the temperature.
@@ -81,29 +73,24 @@ def group_scores(
   columns = []
   for group in range(num_classes + 1):
     members = [similarities[..., i] for i, g in enumerate(groups) if g == group]
-    score = members[0]
-    for member in members[1:]:
-      score = jnp.logaddexp(score, member)
-    columns.append(score)
+    columns.append(functools.reduce(jnp.logaddexp, members))
   return jnp.stack(columns, -1)
 
 
 def nearest_bias(
   pixels: jax.Array, anchors: jax.Array, neighbours: int, knn: str
 ) -> jax.Array:
-  """Attention bias that leaves each anchor its K nearest pixels.
+  """Returns the attention bias that leaves each anchor its K nearest pixels.
 
-  Masking attention over all pixels equals gathering K of them, has static
-  shapes and no gather: the price is A h w C multiply-adds, a thousandth of the
-  encoder's. Distances are Euclidean in feature space. Ties at the K-th
-  distance are all kept.
+  Masking attention over all pixels equals gathering K of them and needs no
+  gather, for A h w C multiply-adds, a thousandth of the encoder's. Distances
+  are Euclidean in feature space. Ties at the K-th distance are all kept.
 
   Args:
     pixels: [N, P, C].
     anchors: [N, A, C].
     neighbours: K; P if larger.
-    knn: 'exact' (a sort) or 'approx' (`jax.lax.approx_max_k`, fast on
-      TPUs).
+    knn: 'exact' (a sort) or 'approx' (`jax.lax.approx_max_k`, fast on TPUs).
 
   Returns:
     float32 [N, A, P]: 0 for neighbours, `MASKED` elsewhere; no gradient.
@@ -111,24 +98,17 @@ def nearest_bias(
   pixels = jax.lax.stop_gradient(pixels)
   anchors = jax.lax.stop_gradient(anchors)
   norms = jnp.sum(jnp.square(pixels.astype(jnp.float32)), -1)
-  closeness = (
-    2.0
-    * jnp.einsum(
-      'nac,npc->nap', anchors, pixels, preferred_element_type=jnp.float32
-    )
-    - norms[:, None]
+  dots = jnp.einsum(
+    'nac,npc->nap', anchors, pixels, preferred_element_type=jnp.float32
   )
+  closeness = 2.0 * dots - norms[:, None]
   k = min(neighbours, pixels.shape[1])
   if knn == 'exact':
     # Not top_k: devices that share a batch would gather it whole for that.
     threshold = jax.lax.sort(closeness)[..., -k][..., None]
-  elif knn == 'approx':
+  else:
     best = jax.lax.approx_max_k(closeness, k)[0]
     threshold = jnp.min(best, axis=-1, keepdims=True)
-  else:
-    raise InputError(
-      f'model option knn: found {knn!r}, wanted one of {", ".join(KNN)}'
-    )
   return jnp.where(closeness >= threshold, 0.0, MASKED)
 
 
@@ -137,11 +117,6 @@ class AnchorUpdate(nn.Module):
 
   The key projection is applied to the query instead (q W_k^T), the value
   projection after the weighted sum: the pixels are never projected.
-
-  Attributes:
-    neighbours: K of the nearest-neighbour search.
-    knn: 'exact' or 'approx'.
-    dtype: compute dtype.
   """
 
   neighbours: int = 32
@@ -178,7 +153,7 @@ def pull_ambiguous(
   band: float,
   pull: float,
 ) -> tuple[jax.Array, jax.Array]:
-  """Moves ambiguous patches toward their more confident anchor.
+  """Moves ambiguous patches towards their more confident anchor.
 
   With r = s_top / (s_top + s_second) over the groups' probabilities, a patch
   is ambiguous if r <= 0.5 + band. For one class that is exactly the paper's
@@ -192,10 +167,7 @@ def pull_ambiguous(
     similarities: float32 [N, h / patch, w / patch, A'] over the temperature.
     anchors: [N, A, C], A <= A'.
     groups: group of each column of `similarities`.
-    num_classes: K.
-    patch: side of a patch in tokens.
-    band: half the width of the ambiguous band.
-    pull: weight at the band's edge.
+    num_classes, patch, band, pull: of `AnchorRecalibration`.
 
   Returns:
     Features [N, h, w, C], bit-identical outside ambiguous patches, and
@@ -237,14 +209,13 @@ class AnchorRecalibration(nn.Module):
   """ARC of one frame (paper: anchor semantic awareness).
 
   Attributes:
-    num_classes: K foreground classes, one foreground anchor each (or two).
-    anchors: 1..4, see `LAYOUTS`; 2 is the paper's.
+    num_classes: K foreground classes.
+    anchors: a key of `LAYOUTS` (paper: 2).
     neighbours: K of the nearest-neighbour search (ours: 32).
     patch: side of a patch in tokens (ours: 2, i.e. 16 pixels).
     band: half the width of the ambiguous band around 0.5 (paper: 0.1).
     pull: largest interpolation weight (ours).
     knn: 'exact' or 'approx'.
-    temperature: initial value of the learned temperature (ours).
     dtype: compute dtype.
   """
 
@@ -255,16 +226,22 @@ class AnchorRecalibration(nn.Module):
   band: float = 0.1
   pull: float = 0.5
   knn: str = 'exact'
-  temperature: float = 0.1
   dtype: Dtype = jnp.float32
 
-  def _weights(self, x: jax.Array, count: int) -> jax.Array:
-    """M_i: softmax over anchors of a 1x1 convolution, float32 [N, P, A]."""
-    logits = nn.Dense(count, dtype=self.dtype, name='assign')(x)
+  def _initial(self, pixels: jax.Array, count: int) -> jax.Array:
+    """Initial anchors float32 [N, A, C]: sum(M_i X) / sum(M_i)."""
+    logits = nn.Dense(count, dtype=self.dtype, name='assign')(pixels)
     logits = logits.astype(jnp.float32)
-    if count == 1:  # A softmax over one anchor would be constant (ours).
-      return jax.nn.sigmoid(logits)
-    return jax.nn.softmax(logits, -1)
+    # A softmax over one anchor would be constant (ours).
+    weights = jax.nn.sigmoid(logits) if count == 1 else jax.nn.softmax(logits)
+    mass = jnp.sum(weights, axis=1)[..., None] + 1e-6
+    sums = jnp.einsum(
+      'npa,npc->nac',
+      weights.astype(self.dtype),
+      pixels,
+      preferred_element_type=jnp.float32,
+    )
+    return sums / mass
 
   @nn.compact
   def __call__(self, x: jax.Array) -> ArcOutput:
@@ -278,24 +255,13 @@ class AnchorRecalibration(nn.Module):
     groups = anchor_groups(self.anchors, self.num_classes)
     count = len(groups) - (self.anchors == 1)
     pixels = x.reshape(n, h * w, c)
-    weights = self._weights(pixels, count)
-    mass = jnp.sum(weights, axis=1)[..., None] + 1e-6
-    initial = (
-      jnp.einsum(
-        'npa,npc->nac',
-        weights.astype(self.dtype),
-        pixels,
-        preferred_element_type=jnp.float32,
-      )
-      / mass
-    )
-    updated = AnchorUpdate(
-      self.neighbours, self.knn, self.dtype, name='update'
-    )(initial.astype(self.dtype), pixels)
+    initial = self._initial(pixels, count).astype(self.dtype)
+    update = AnchorUpdate(self.neighbours, self.knn, self.dtype, name='update')
+    updated = update(initial, pixels)
 
     log_temperature = self.param(
       'log_temperature',
-      lambda _: jnp.full((1,), np.log(self.temperature), jnp.float32),
+      lambda _: jnp.full((1,), np.log(TEMPERATURE), jnp.float32),
     )
     wide = updated.astype(jnp.float32)
     unit = wide * jax.lax.rsqrt(jnp.sum(wide * wide, -1, keepdims=True) + 1e-6)
@@ -324,11 +290,9 @@ class AnchorRecalibration(nn.Module):
 
     # The mean of dots is the dot of the mean: one product serves both.
     def pooled(v):
+      side = self.patch
       return jnp.mean(
-        v.reshape(
-          n, h // self.patch, self.patch, w // self.patch, self.patch, -1
-        ),
-        axis=(2, 4),
+        v.reshape(n, h // side, side, w // side, side, -1), axis=(2, 4)
       )
 
     scores = group_scores(similarity(dots, x), groups, self.num_classes)

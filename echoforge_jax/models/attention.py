@@ -1,5 +1,7 @@
 """Multi-head attention between a few tokens and many pixels."""
 
+import functools
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,14 +12,9 @@ from echoforge_jax.models.layers import Dtype
 MASKED = -1e9
 
 
-def _project_init(fan_in_axes):
-  return nn.initializers.variance_scaling(
-    1.0,
-    'fan_in',
-    'truncated_normal',
-    in_axis=fan_in_axes,
-    out_axis=tuple(i for i in range(3) if i not in fan_in_axes),
-  )
+_lecun = functools.partial(
+  nn.initializers.variance_scaling, 1.0, 'fan_in', 'truncated_normal'
+)
 
 
 class CrossAttention(nn.Module):
@@ -29,8 +26,8 @@ class CrossAttention(nn.Module):
   attention; only the order of the products is ours.
 
   Attributes:
-    heads: number of heads; must divide C.
-    few: 'queries' if the queries are the few tokens, 'keys' if the keys are.
+    heads: must divide C.
+    few: 'queries' or 'keys', whichever are the few tokens.
     dtype: compute dtype; logits and softmax are float32.
   """
 
@@ -42,7 +39,7 @@ class CrossAttention(nn.Module):
   def __call__(
     self, queries: jax.Array, keys: jax.Array, bias: jax.Array | None = None
   ) -> jax.Array:
-    """Attends.
+    """Attends, without a residual.
 
     Args:
       queries: [N, Lq, C].
@@ -50,16 +47,18 @@ class CrossAttention(nn.Module):
       bias: float32 [N or 1, Lq or 1, Lk], added to every head's logits.
 
     Returns:
-      [N, Lq, C], without a residual.
+      [N, Lq, C].
     """
     c = queries.shape[-1]
     d = c // self.heads
     wq, wk, wv = (
-      self.param(name, _project_init((0,)), (c, self.heads, d), jnp.float32)
+      self.param(
+        name, _lecun(in_axis=(0,), out_axis=(1, 2)), (c, self.heads, d)
+      )
       for name in ('query', 'key', 'value')
     )
     wo = self.param(
-      'out', _project_init((0, 1)), (self.heads, d, c), jnp.float32
+      'out', _lecun(in_axis=(0, 1), out_axis=(2,)), (self.heads, d, c)
     )
     wq, wk, wv, wo, queries, keys = (
       x.astype(self.dtype) for x in (wq, wk, wv, wo, queries, keys)
@@ -90,12 +89,7 @@ class CrossAttention(nn.Module):
 
 
 class SelfAttention(nn.Module):
-  """Pre-normalised attention of a few tokens among themselves, no residual.
-
-  Attributes:
-    heads: number of heads.
-    dtype: compute dtype.
-  """
+  """Pre-normalized attention of a few tokens among themselves, no residual."""
 
   heads: int = 4
   dtype: Dtype = jnp.float32

@@ -1,13 +1,11 @@
 """Encoders: ResNet-{18,34,50} and a small one for CPUs.
 
-All of them map frames [N, H, W, 1] to maps at strides 4, 8, 16 and 32. H and W
+All of them map frames [N, H, W, 1] to maps at strides 4, 8, 16 and 32; H and W
 are multiples of 32. Names and stride placement of the residual networks are
 torchvision's (stride on the 3x3 convolution of a bottleneck), so its weights
 map one to one: `layer1.0.conv2.weight` is `layer1_0/conv2/kernel`,
 `layer1.0.downsample.0` is `downsample_conv`, `.1` is `downsample_bn`.
 """
-
-from collections.abc import Callable
 
 from flax import linen as nn
 import jax
@@ -21,7 +19,7 @@ from echoforge_jax.models.layers import (
   max_pool,
 )
 
-# Name -> (blocks a stage, bottleneck).
+# Name -> (blocks per stage, bottleneck).
 RESNETS = {
   'resnet18': ((2, 2, 2, 2), False),
   'resnet34': ((3, 4, 6, 3), False),
@@ -31,36 +29,41 @@ BACKBONES = (*RESNETS, 'lite')
 STRIDES = (4, 8, 16, 32)
 
 
-def _conv(
-  features: int, size: int, stride: int, dtype: Dtype, name: str
-) -> nn.Module:
-  """Bias-free convolution, padded like torch's (size // 2 on every side)."""
+def _conv_norm(
+  module: nn.Module,
+  train: bool,
+  x: jax.Array,
+  features: int,
+  size: int,
+  stride: int,
+  names: tuple[str, str],
+) -> jax.Array:
+  """Convolves as torch pads (size // 2), without bias, and normalizes.
+
+  `module` gives `norm` and `dtype`, `names` are of the two submodules.
+  """
   init = nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
-  if size == 1:
-    return PointwiseConv(
-      features, stride, use_bias=False, dtype=dtype, kernel_init=init, name=name
-    )
-  pad = size // 2
-  return nn.Conv(
-    features,
-    (size, size),
-    (stride, stride),
-    [(pad, pad)] * 2,
-    use_bias=False,
-    dtype=dtype,
-    name=name,
-    kernel_init=init,
+  options = dict(
+    use_bias=False, dtype=module.dtype, kernel_init=init, name=names[0]
   )
+  conv: nn.Module
+  if size == 1:
+    conv = PointwiseConv(features, stride, **options)
+  else:
+    pad = [(size // 2,) * 2] * 2
+    conv = nn.Conv(features, (size,) * 2, (stride,) * 2, pad, **options)
+  norm = make_norm(module.norm, train=train, dtype=module.dtype, name=names[1])
+  return norm(conv(x))
 
 
 class BasicBlock(nn.Module):
   """Two 3x3 convolutions with a shortcut.
 
   Attributes:
-    features: channels out.
-    stride: of the first convolution.
+    features: channels inside, which come out too.
+    stride: of the first 3x3 convolution.
     norm: 'batch', 'frozen' or 'group'.
-    train: whether the model trains.
+    train: whether batch norm uses the batch's statistics.
     dtype: compute dtype.
   """
 
@@ -70,60 +73,31 @@ class BasicBlock(nn.Module):
   train: bool
   dtype: Dtype
 
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps x [N, h, w, C] to [N, h / stride, w / stride, features]."""
+  def _conv(self, x, name, features, size, stride):
+    names = f'conv{name}', f'bn{name}'
+    return _conv_norm(self, self.train, x, features, size, stride, names)
 
-    def normed(y, name):
-      return make_norm(
-        self.norm, train=self.train, dtype=self.dtype, name=name
-      )(y)
-
-    y = _conv(self.features, 3, self.stride, self.dtype, 'conv1')(x)
-    y = nn.relu(normed(y, 'bn1'))
-    y = normed(_conv(self.features, 3, 1, self.dtype, 'conv2')(y), 'bn2')
-    if self.stride != 1 or x.shape[-1] != self.features:
-      x = _conv(self.features, 1, self.stride, self.dtype, 'downsample_conv')(x)
-      x = normed(x, 'downsample_bn')
-    return nn.relu(x + y)
-
-
-class Bottleneck(nn.Module):
-  """1x1, 3x3, 1x1 convolutions with a shortcut; expansion four.
-
-  Attributes:
-    features: channels inside; four times as many come out.
-    stride: of the 3x3 convolution.
-    norm: 'batch', 'frozen' or 'group'.
-    train: whether the model trains.
-    dtype: compute dtype.
-  """
-
-  features: int
-  stride: int
-  norm: str
-  train: bool
-  dtype: Dtype
+  def _inner(self, x: jax.Array) -> jax.Array:
+    y = nn.relu(self._conv(x, 1, self.features, 3, self.stride))
+    return self._conv(y, 2, self.features, 3, 1)
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps x [N, h, w, C] to [N, h / stride, w / stride, 4 features]."""
-
-    def normed(y, name):
-      return make_norm(
-        self.norm, train=self.train, dtype=self.dtype, name=name
-      )(y)
-
-    wide = 4 * self.features
-    y = _conv(self.features, 1, 1, self.dtype, 'conv1')(x)
-    y = nn.relu(normed(y, 'bn1'))
-    y = _conv(self.features, 3, self.stride, self.dtype, 'conv2')(y)
-    y = nn.relu(normed(y, 'bn2'))
-    y = normed(_conv(wide, 1, 1, self.dtype, 'conv3')(y), 'bn3')
-    if self.stride != 1 or x.shape[-1] != wide:
-      x = _conv(wide, 1, self.stride, self.dtype, 'downsample_conv')(x)
-      x = normed(x, 'downsample_bn')
+    """Maps x [N, h, w, C] to [N, h / stride, w / stride, channels out]."""
+    y = self._inner(x)
+    if self.stride != 1 or x.shape[-1] != y.shape[-1]:
+      names = 'downsample_conv', 'downsample_bn'
+      x = _conv_norm(self, self.train, x, y.shape[-1], 1, self.stride, names)
     return nn.relu(x + y)
+
+
+class Bottleneck(BasicBlock):
+  """1x1, 3x3 and 1x1 convolutions with a shortcut; four times the features."""
+
+  def _inner(self, x: jax.Array) -> jax.Array:
+    y = nn.relu(self._conv(x, 1, self.features, 1, 1))
+    y = nn.relu(self._conv(y, 2, self.features, 3, self.stride))
+    return self._conv(y, 3, 4 * self.features, 1, 1)
 
 
 class ResNet(nn.Module):
@@ -151,7 +125,7 @@ class ResNet(nn.Module):
     """Encodes frames.
 
     Args:
-      x: [N, H, W, 1], standardised.
+      x: [N, H, W, 1], standardized.
       train: whether batch norm uses the batch's statistics.
 
     Returns:
@@ -159,13 +133,11 @@ class ResNet(nn.Module):
       512 channels, four times as many with bottlenecks.
     """
     depths, bottleneck = RESNETS[self.variant]
-    block: Callable = Bottleneck if bottleneck else BasicBlock
+    block = Bottleneck if bottleneck else BasicBlock
     if self.remat:
       block = nn.remat(block)
-    x = _conv(self.width, 7, 2, self.dtype, 'conv1')(x)
-    x = nn.relu(
-      make_norm(self.norm, train=train, dtype=self.dtype, name='bn1')(x)
-    )
+    x = _conv_norm(self, train, x, self.width, 7, 2, ('conv1', 'bn1'))
+    x = nn.relu(x)
     if self.max_pool:
       x = max_pool(x)
     outputs = []
@@ -204,25 +176,13 @@ class LiteEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, ...]:
-    """Encodes frames.
-
-    Args:
-      x: [N, H, W, 1], standardised.
-      train: whether batch norm uses the batch's statistics.
-
-    Returns:
-      Four maps [N, H / s, W / s, widths[i]] at strides 4, 8, 16, 32.
-    """
+    """Encodes frames as `ResNet` does, to widths[1:] channels."""
     n, h, w, _ = x.shape
     block = nn.remat(BasicBlock) if self.remat else BasicBlock
 
     def down(x, features, stride, name):
-      x = _conv(features, 3, stride, self.dtype, f'{name}_conv')(x)
-      return nn.relu(
-        make_norm(self.norm, train=train, dtype=self.dtype, name=f'{name}_bn')(
-          x
-        )
-      )
+      names = f'{name}_conv', f'{name}_bn'
+      return nn.relu(_conv_norm(self, train, x, features, 3, stride, names))
 
     x = x.reshape(n, h // 2, 2, w // 2, 2).transpose(0, 1, 3, 2, 4)
     x = down(x.reshape(n, h // 2, w // 2, 4), self.widths[0], 1, 'stem')
@@ -239,14 +199,7 @@ class LiteEncoder(nn.Module):
 def make_backbone(
   kind: str, *, norm: str, remat: bool, dtype: Dtype, name: str = 'backbone'
 ) -> nn.Module:
-  """The encoder that `kind` names.
-
-  Args:
-    kind: one of `BACKBONES`.
-    norm: 'batch', 'frozen' or 'group'.
-    remat: recompute blocks in the backward pass.
-    dtype: compute dtype.
-    name: name of the submodule.
+  """Returns the encoder that `kind`, one of `BACKBONES`, names.
 
   Returns:
     A module (frames [N, H, W, 1], train) -> maps at strides 4, 8, 16, 32.

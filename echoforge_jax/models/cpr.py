@@ -10,13 +10,13 @@ from echoforge_jax.models.layers import Dtype
 def reference_features(
   features: jax.Array, labeled: jax.Array, frames: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """F^L for each target frame: the mean over labelled frames other than it.
+  """Returns F^L per target frame: the mean of the clip's other labeled frames.
 
-  A clip without another labelled frame borrows the mean of the other clips'
-  labelled frames, each clip weighing as many frames as it has (ours): the sum
-  over the batch less the clip's own, so devices that share a batch exchange
-  one frame's features and not every clip's. Within a clip no frame contributes
-  to its own reference at all, across clips to float32 rounding.
+  A clip without another labeled frame borrows the mean of the other clips'
+  labeled frames (ours): the sum over the batch less the clip's own, so devices
+  that share a batch exchange one frame's features and not every clip's. Within
+  a clip no frame contributes to its own reference at all, across clips up to
+  float32 rounding.
 
   Args:
     features: [B, T, h, w, C].
@@ -25,7 +25,7 @@ def reference_features(
 
   Returns:
     references [B, F, h, w, C] and found: bool [B, F], False where the whole
-    batch has no other labelled frame (the reference is zero then).
+    batch has no other labeled frame (the reference is zero then).
   """
   b, t = labeled.shape
   other = frames[..., None] != jnp.arange(t)[None, None]
@@ -44,22 +44,19 @@ def reference_features(
   )
   clip_count = jnp.sum(known, -1)
   rest_count = jnp.sum(clip_count) - clip_count
-  far = (jnp.sum(clip_sum, 0)[None] - clip_sum) / jnp.maximum(rest_count, 1.0)[
-    :, None, None, None
-  ]
-  far = far.astype(dtype)
+  rest = jnp.maximum(rest_count, 1.0)[:, None, None, None]
+  far = ((jnp.sum(clip_sum, 0)[None] - clip_sum) / rest).astype(dtype)
   has_own = own_count > 0
   references = jnp.where(has_own[..., None, None, None], near, far[:, None])
   return references, has_own | (rest_count > 0)[:, None]
 
 
-def _identity(key, shape, dtype):
-  del key
+def _identity(_, shape, dtype):
   return jnp.eye(*shape, dtype=dtype)
 
 
 class PseudoLabelReforging(nn.Module):
-  """Channel attention from labelled to unlabelled features (paper, CPR).
+  """Channel attention from labeled to unlabeled features (paper, CPR).
 
   Q = F^L W_q, K = F^U W_k, V = F^U W_v, all [P, C];
   A = softmax(InstanceNorm(Q^T K)) [C, C]; F_hat = A V^T, transposed back.
@@ -74,25 +71,14 @@ class PseudoLabelReforging(nn.Module):
   - InstanceNorm has a learned gain that starts at 2, where F_hat starts with
     about .7 of F^U's contrast (.4 at a gain of 1, .1 without centring).
 
-  Attributes:
-    gain: initial gain of the instance normalisation.
-    dtype: compute dtype; Q^T K and its softmax are float32.
+  Q^T K and its softmax are float32, whatever `dtype` is.
   """
 
-  gain: float = 2.0
   dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(self, labeled: jax.Array, target: jax.Array) -> jax.Array:
-    """Reforges.
-
-    Args:
-      labeled: [N, P, C] F^L, the reference.
-      target: [N, P, C] F^U.
-
-    Returns:
-      [N, P, C] F^U_hat.
-    """
+    """Returns F^U_hat for F^L (`labeled`) and F^U (`target`), all [N, P, C]."""
     c = target.shape[-1]
 
     def project(x, name):
@@ -117,9 +103,7 @@ class PseudoLabelReforging(nn.Module):
     mean = jnp.mean(gram, axis=(1, 2), keepdims=True)
     gram = gram - mean
     variance = jnp.mean(gram * gram, axis=(1, 2), keepdims=True)
-    gain = self.param(
-      'gain', nn.initializers.constant(self.gain), (1,), jnp.float32
-    )
+    gain = self.param('gain', nn.initializers.constant(2.0), (1,), jnp.float32)
     gram = gain[0] * gram * jax.lax.rsqrt(variance + 1e-8)
     attention = jax.nn.softmax(gram, axis=-1).astype(self.dtype)
     return jnp.einsum('ncd,npd->npc', attention, value)

@@ -24,7 +24,7 @@ class Decoder(nn.Module):
 
   Attributes:
     num_classes: K foreground classes.
-    dim: channels at stride 4; the skip's.
+    dim: channels of the skip and of everything at stride 4.
     dtype: compute dtype; logits are float32.
   """
 
@@ -34,15 +34,7 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(self, features: jax.Array, skip: jax.Array) -> jax.Array:
-    """Decodes.
-
-    Args:
-      features: [N, h, w, C] at stride 8.
-      skip: [N, 2h, 2w, dim] at stride 4.
-
-    Returns:
-      float32 [N, 8h, 8w, K] logits.
-    """
+    """Decodes [N, h, w, C] and skips [N, 2h, 2w, dim] to [N, 8h, 8w, K]."""
     x = PointwiseConv(
       self.dim, use_bias=False, dtype=self.dtype, name='narrow'
     )(features)

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.models import cpr as cpr_lib
 from echoforge_jax.models import memory as memory_lib
 from echoforge_jax.models.arc import KNN, LAYOUTS, AnchorRecalibration
 from echoforge_jax.models.backbone import BACKBONES, make_backbone
+from echoforge_jax.models.cpr import PseudoLabelReforging, reference_features
 from echoforge_jax.models.decoder import Decoder
 from echoforge_jax.models.layers import NORMS, Dtype
 from echoforge_jax.models.neck import Neck
@@ -22,7 +22,7 @@ GRAY_MEAN, GRAY_STD = 0.449, 0.226
 
 
 def log_odds(scores: jax.Array) -> jax.Array:
-  """Logits whose sigmoid is the softmax of `scores` (background dropped).
+  """Returns logits whose sigmoid is the softmax of scores, less background.
 
   Args:
     scores: float32 [..., K + 1] log-scores, background first.
@@ -38,7 +38,7 @@ def log_odds(scores: jax.Array) -> jax.Array:
 
 
 def _take_frames(x: jax.Array, frames: jax.Array) -> jax.Array:
-  """Frames [B, F] of x [B, T, ...]: [B, F, ...]."""
+  """Takes frames [B, F] of x [B, T, ...]."""
   index = frames.reshape(frames.shape + (1,) * (x.ndim - 2))
   return jnp.take_along_axis(x, index, axis=1)
 
@@ -91,7 +91,7 @@ class EchoForge(nn.Module):
   dtype: Dtype = jnp.float32
 
   def setup(self):
-    """Makes the parts that the switches ask for."""
+    """Makes the parts that are switched on."""
     self.encoder = make_backbone(
       self.backbone,
       norm=self.norm,
@@ -118,7 +118,7 @@ class EchoForge(nn.Module):
         self.num_queries, self.heads, self.dropout, self.dtype
       )
     if self.use_cpr:
-      self.cpr = cpr_lib.PseudoLabelReforging(dtype=self.dtype)
+      self.cpr = PseudoLabelReforging(dtype=self.dtype)
     self.decoder = Decoder(self.num_classes, self.decoder_dim, self.dtype)
 
   @property
@@ -130,11 +130,8 @@ class EchoForge(nn.Module):
   def init_memory(
     self, batch: int, image_size: tuple[int, int]
   ) -> memory_lib.TokenMemory:
-    """The memory of `batch` streams before their first frame.
-
-    Tokens do not depend on the frames' size (H, W); other models' memories do.
-    """
-    del image_size
+    """Returns the memory of `batch` streams before their first frame."""
+    del image_size  # Other models' memories hold frames.
     return memory_lib.empty(
       batch, self.memory_frames, self.num_classes + 1, self.dim
     )
@@ -142,7 +139,7 @@ class EchoForge(nn.Module):
   def _trunk(
     self, video: jax.Array, memory: memory_lib.TokenMemory, train: bool
   ) -> tuple[dict[str, jax.Array], jax.Array, memory_lib.TokenMemory]:
-    """Everything up to the decoder: outputs, skip and memory afterwards."""
+    """Runs all up to the decoder: outputs, skip and memory afterwards."""
     b, t, h, w, channels = video.shape
     if h % 32 or w % 32 or channels != 1:
       raise InputError(
@@ -157,12 +154,12 @@ class EchoForge(nn.Module):
     def clips(v):
       return v.reshape(b, t, *v.shape[1:])
 
-    outputs, scores = {}, None
+    outputs = {}
     if self.use_arc:
       x, scores, *_ = self.arc(x)
     elif self.use_tsf:
       scores = self.coarse_head(x)
-    if scores is not None:
+    if self.use_arc or self.use_tsf:
       outputs['coarse_logits'] = clips(log_odds(scores))
     x = clips(x)
     if self.use_tsf:
@@ -182,9 +179,9 @@ class EchoForge(nn.Module):
   def _reforge(
     self, features: jax.Array, labeled: jax.Array, frames: jax.Array
   ) -> jax.Array:
-    """F_hat of the frames [B, F]: [B, F, h, w, C]."""
-    b, t, h, w, c = features.shape
-    reference, found = cpr_lib.reference_features(features, labeled, frames)
+    """Returns F_hat [B, F, h, w, C] of the frames [B, F]."""
+    h, w, c = features.shape[2:]
+    reference, found = reference_features(features, labeled, frames)
     target = _take_frames(features, frames)
     flat = (-1, h * w, c)
     reforged = self.cpr(reference.reshape(flat), target.reshape(flat))
@@ -221,10 +218,8 @@ class EchoForge(nn.Module):
       InputError: the video's shape does not fit, or `reforge` lacks `labeled`
         or CPR.
     """
-    b, t = video.shape[:2]
-    outputs, skip, _ = self._trunk(
-      video, self.init_memory(b, video.shape[2:4]), train
-    )
+    b, t, h, w, _ = video.shape
+    outputs, skip, _ = self._trunk(video, self.init_memory(b, (h, w)), train)
     features = outputs['features']
     outputs['logits'] = self._decode(features, skip)
     if self.use_cpr and self.is_initializing():
@@ -258,7 +253,7 @@ class EchoForge(nn.Module):
       memory: of `init_memory` or of the call before.
 
     Returns:
-      As `__call__`, and the memory for the frames that follow.
+      The outputs of `__call__`, and the memory for the frames that follow.
     """
     outputs, skip, memory = self._trunk(video, memory, False)
     outputs['logits'] = self._decode(outputs['features'], skip)
@@ -267,15 +262,7 @@ class EchoForge(nn.Module):
   def step(
     self, frame: jax.Array, memory: memory_lib.TokenMemory
   ) -> tuple[dict[str, jax.Array], memory_lib.TokenMemory]:
-    """Segments the next frame of B streams; equals the clip's result.
-
-    Args:
-      frame: float [B, H, W, 1] in [0, 1].
-      memory: of `init_memory` or of the step before.
-
-    Returns:
-      As `__call__` without the time axis, and the memory for the next step.
-    """
+    """Resumes with one frame [B, H, W, 1]; outputs lack the time axis."""
     outputs, memory = self.resume(frame[:, None], memory)
     return {k: v[:, 0] for k, v in outputs.items()}, memory
 
@@ -288,23 +275,33 @@ CHOICES = {
   'anchors': tuple(LAYOUTS),
   'knn': KNN,
 }
+# Least and largest value of numbers, both allowed.
+RANGES = {
+  'num_classes': (1, None),
+  'dim': (4, None),
+  'decoder_dim': (1, None),
+  'neighbours': (1, None),
+  'patch': (1, None),
+  'band': (0.01, 0.5),
+  'pull': (0.0, 1.0),
+  'memory_frames': (0, None),
+  'heads': (1, None),
+  'dropout': (0.0, 0.99),
+}
 
 
 def make_echoforge(**options: Any) -> EchoForge:
-  """EchoForge with the defaults that suit its backbone.
+  """Builds EchoForge with the defaults that suit its backbone.
 
   Args:
-    **options: fields of `EchoForge`; `dtype` may be a name.
-
-  Returns:
-    The module.
+    **options: fields of `EchoForge`.
 
   Raises:
     InputError: an option is unknown or out of range.
   """
   if options.get('backbone') == 'lite':
     options = LITE | options
-  model = make_checked('echoforge', EchoForge, options, CHOICES)
+  model = make_checked('echoforge', EchoForge, options, CHOICES, RANGES)
   if model.dim % model.heads:
     raise InputError(
       f'model option heads: found {model.heads}, wanted a '

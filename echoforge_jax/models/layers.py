@@ -10,28 +10,24 @@ from echoforge_jax.errors import InputError
 
 Dtype = Any
 NORMS = ('batch', 'frozen', 'group')
-# Channels that share one mean and variance in group normalisation.
+# Channels that share one mean and variance in group normalization.
 GROUP_CHANNELS = 16
 
 
 class GroupNorm(nn.Module):
-  """Group normalisation as one reduction and one scale-and-shift (ours).
+  """Group normalization as one reduction and one scale-and-shift (ours).
 
   The moments are taken per channel first and only then joined into groups, so
   the map is read once for both moments and once for the affine step, in its
   own layout: on a CPU half the time of the five-dimensional textbook form.
-
-  Attributes:
-    dtype: dtype of the result; moments are always float32.
-    epsilon: added to the variance.
+  `dtype` is that of the result; moments are always float32.
   """
 
   dtype: Dtype = jnp.float32
-  epsilon: float = 1e-5
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Normalises x [N, h, w, C] per item and group; same shape."""
+    """Normalizes x [N, h, w, C] per item and group; same shape."""
     n, _, _, c = x.shape
     groups = 1 if c % GROUP_CHANNELS else c // GROUP_CHANNELS
     scale = self.param('scale', nn.initializers.ones, (c,), jnp.float32)
@@ -44,7 +40,7 @@ class GroupNorm(nn.Module):
     mean = grouped(jnp.mean(wide, (1, 2)))
     square = grouped(jnp.mean(wide * wide, (1, 2)))
     variance = jnp.maximum(square - mean * mean, 0.0)
-    inverse = jax.lax.rsqrt(variance + self.epsilon)
+    inverse = jax.lax.rsqrt(variance + 1e-5)
     gain = jnp.repeat(inverse, c // groups, axis=1) * scale[None]
     shift = bias[None] - jnp.repeat(mean, c // groups, axis=1) * gain
     return (wide * gain[:, None, None] + shift[:, None, None]).astype(
@@ -53,17 +49,14 @@ class GroupNorm(nn.Module):
 
 
 def make_norm(kind: str, *, train: bool, dtype: Dtype, name: str) -> nn.Module:
-  """The normalisation that `kind` names, for maps [N, h, w, C].
+  """Returns the normalization of maps [N, h, w, C] that `kind` names.
 
   Args:
     kind: 'batch' (statistics of the batch in training, running ones else),
       'frozen' (running statistics always) or 'group'.
     train: whether the model trains.
-    dtype: dtype of the result.
-    name: name of the submodule.
-
-  Returns:
-    A module that maps [N, h, w, C] to the same shape.
+    dtype: of the result.
+    name: of the submodule.
 
   Raises:
     InputError: `kind` is none of these.
@@ -86,15 +79,8 @@ def make_norm(kind: str, *, train: bool, dtype: Dtype, name: str) -> nn.Module:
 class PointwiseConv(nn.Module):
   """1x1 convolution as one matrix product over all pixels.
 
-  The parameters are `nn.Conv`'s. For ResNet-50's shapes XLA's CPU convolution
-  takes 1.1 to 9 times as long (docs/performance.md).
-
-  Attributes:
-    features: channels out.
-    stride: every how many rows and columns are kept.
-    use_bias: whether a bias is added.
-    dtype: compute dtype; parameters are float32.
-    kernel_init: of the kernel [1, 1, C, features].
+  Fields and parameters are `nn.Conv`'s. For ResNet-50's shapes XLA's CPU
+  convolution takes 1.1 to 9 times as long (docs/performance.md).
   """
 
   features: int
@@ -105,10 +91,7 @@ class PointwiseConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps x [N, h, w, C] to [N, h / stride, w / stride, features].
-
-    h and w are multiples of the stride.
-    """
+    """Maps x [N, h, w, C] to [N, h / stride, w / stride, features]."""
     kernel = self.param(
       'kernel',
       self.kernel_init,
@@ -146,7 +129,7 @@ def _halve_max(x: jax.Array, axis: int) -> jax.Array:
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-  """3x3 maxima at stride 2, padded by one, rows first, then columns.
+  """Takes 3x3 maxima at stride 2, padded by one: rows first, then columns.
 
   `nn.max_pool` finds its gradient with four maps of indices on a CPU, which
   takes four times as long; among equal maxima it takes the first, here they
@@ -154,23 +137,16 @@ def max_pool(x: jax.Array) -> jax.Array:
 
   Args:
     x: [N, H, W, C], H and W even.
-
-  Returns:
-    [N, H / 2, W / 2, C].
   """
   return _halve_max(_halve_max(x, 1), 2)
 
 
 class FeedForward(nn.Module):
-  """Two dense layers with a GELU between them, pre-normalised, no residual.
+  """Two dense layers with a GELU between them, pre-normalized, no residual.
 
-  Attributes:
-    ratio: hidden width as a multiple of the input's.
-    dropout: probability of dropping a hidden unit in training.
-    dtype: compute dtype.
+  `dropout` is the probability of dropping a hidden unit in training.
   """
 
-  ratio: int = 2
   dropout: float = 0.0
   dtype: Dtype = jnp.float32
 
@@ -179,14 +155,14 @@ class FeedForward(nn.Module):
     """Maps x [..., C] to [..., C]."""
     c = x.shape[-1]
     y = nn.LayerNorm(dtype=self.dtype, name='norm')(x)
-    y = nn.gelu(nn.Dense(self.ratio * c, dtype=self.dtype, name='expand')(y))
+    y = nn.gelu(nn.Dense(2 * c, dtype=self.dtype, name='expand')(y))
     if self.dropout:
       y = nn.Dropout(self.dropout, deterministic=not train)(y)
     return nn.Dense(c, dtype=self.dtype, name='project')(y)
 
 
 def _double_axis(x: jax.Array, axis: int) -> jax.Array:
-  """Linear up-sampling by two along one axis, half-pixel centres."""
+  """Up-samples linearly by two along one axis, between half-pixel centres."""
   size = x.shape[axis]
   first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
   last = jax.lax.slice_in_dim(x, size - 1, size, axis=axis)
@@ -199,26 +175,16 @@ def _double_axis(x: jax.Array, axis: int) -> jax.Array:
 
 
 def upsample2(x: jax.Array) -> jax.Array:
-  """Bilinear up-sampling by two (half-pixel centres, clamped edges).
-
-  Args:
-    x: [N, h, w, C].
-
-  Returns:
-    [N, 2h, 2w, C], same dtype.
-  """
+  """Up-samples x [N, h, w, C] bilinearly by two, with clamped edges."""
   return _double_axis(_double_axis(x, 1), 2)
 
 
 def upsample_logits(x: jax.Array, factor: int) -> jax.Array:
-  """Bilinear up-sampling of a few channels as two matrix products.
+  """Up-samples a few channels bilinearly, as two matrix products.
 
   Args:
     x: float32 [N, h, w, K], K small.
-    factor: integer scale.
-
-  Returns:
-    float32 [N, factor h, factor w, K].
+    factor: integer scale of both sides.
   """
   _, h, w, _ = x.shape
 

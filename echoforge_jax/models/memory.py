@@ -6,9 +6,8 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-# Training samples ten frames from ED to ES: about a third of a second, so
-# about 37 ms from one frame to the next. The memory then spans four such
-# steps, and inference keeps to that pace.
+# Training samples ten frames from ED to ES, which takes about a third of a
+# second: 37 ms from one frame to the next. Inference keeps to that pace.
 TRAINED_INTERVAL_S = 0.037
 MAX_STRIDE = 8
 
@@ -27,17 +26,7 @@ class TokenMemory:
 
 
 def empty(batch: int, frames: int, tokens: int, dim: int) -> TokenMemory:
-  """A memory before the first frame.
-
-  Args:
-    batch: B clips.
-    frames: M frames remembered.
-    tokens: N tokens a frame.
-    dim: C.
-
-  Returns:
-    Zeros, all invalid.
-  """
+  """Returns the memory [batch, frames, tokens, dim] before the first frame."""
   return TokenMemory(
     tokens=jnp.zeros((batch, frames, tokens, dim), jnp.float32),
     valid=jnp.zeros((batch, frames), bool),
@@ -47,7 +36,7 @@ def empty(batch: int, frames: int, tokens: int, dim: int) -> TokenMemory:
 def windows(
   memory: TokenMemory, tokens: jax.Array
 ) -> tuple[jax.Array, jax.Array, TokenMemory]:
-  """What each of T new frames may see: itself and the M frames before it.
+  """Gives each of T new frames what it may see: itself and M frames before.
 
   Static slices of one padded array: a whole clip at once and frame by frame
   are the same code, T = 1 being the stream.
@@ -66,23 +55,23 @@ def windows(
   known = jnp.concatenate(
     [memory.valid, jnp.ones(tokens.shape[:2], bool)], axis=1
   )
-  context = jnp.stack(
-    [track[:, i : i + frames] for i in range(size + 1)], axis=2
-  )
-  valid = jnp.stack([known[:, i : i + frames] for i in range(size + 1)], axis=2)
+
+  def seen(x):
+    return jnp.stack([x[:, i : i + frames] for i in range(size + 1)], axis=2)
+
   after = TokenMemory(tokens=track[:, frames:], valid=known[:, frames:])
-  return context, valid, after
+  return seen(track), seen(known), after
 
 
 def stride_of(fps: float) -> int:
-  """Frames from one member of a memory to its next, for a frame rate.
+  """Returns how many frames apart the frames in a memory are.
 
   Args:
     fps: frames per second; NaN where unknown.
 
   Returns:
-    The whole number that comes closest to `TRAINED_INTERVAL_S`, 1 to 8; 1
-    where the rate is unknown.
+    The number of frames that comes closest to `TRAINED_INTERVAL_S`, 1 to
+    `MAX_STRIDE`; 1 where the rate is unknown.
   """
   if not (fps > 0 and math.isfinite(fps)):
     return 1

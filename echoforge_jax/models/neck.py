@@ -17,7 +17,7 @@ class Neck(nn.Module):
 
   Lateral 1x1 convolutions, top-down sums, then a residual bottleneck with a
   3x3 convolution at a quarter of the width: a full-width one would cost as
-  much as half a ResNet-18. Each token is normalised last, so that dot products
+  much as half a ResNet-18. Each token is normalized last, so that dot products
   and cosine similarities of tokens have a known scale. The paper gives neither
   stride nor width of X.
 
@@ -35,39 +35,27 @@ class Neck(nn.Module):
   def __call__(
     self, maps: tuple[jax.Array, ...]
   ) -> tuple[jax.Array, jax.Array]:
-    """Makes tokens and skip.
-
-    Args:
-      maps: four maps [N, H / s, W / s, C_s] at strides 4, 8, 16, 32.
+    """Maps four maps [N, H / s, W / s, C_s] to tokens and skip.
 
     Returns:
       tokens [N, H / 8, W / 8, dim] and skip [N, H / 4, W / 4, skip_dim].
     """
 
-    def conv(features, size, name, bias=True):
-      if size == 1:
-        return PointwiseConv(
-          features, use_bias=bias, dtype=self.dtype, name=name
-        )
-      return nn.Conv(
-        features,
-        (size, size),
-        padding=[(size // 2,) * 2] * 2,
-        use_bias=bias,
-        dtype=self.dtype,
-        name=name,
+    def conv(features, name, use_bias=True):
+      return PointwiseConv(
+        features, use_bias=use_bias, dtype=self.dtype, name=name
       )
 
     skip, *rest = maps
-    x = None
-    for index in (2, 1, 0):
-      lateral = conv(self.dim, 1, f'lateral{2 ** (index + 3)}')(rest[index])
-      x = lateral if x is None else lateral + upsample2(x)
-    y = conv(self.dim // 4, 1, 'refine_in', bias=False)(nn.relu(x))
+    x = conv(self.dim, 'lateral32')(rest[2])
+    x = conv(self.dim, 'lateral16')(rest[1]) + upsample2(x)
+    x = conv(self.dim, 'lateral8')(rest[0]) + upsample2(x)
+    y = conv(self.dim // 4, 'refine_in', use_bias=False)(nn.relu(x))
     y = nn.relu(GroupNorm(dtype=self.dtype, name='refine_norm1')(y))
-    y = conv(self.dim // 4, 3, 'refine_mid', bias=False)(y)
+    y = nn.Conv(
+      self.dim // 4, (3, 3), use_bias=False, dtype=self.dtype, name='refine_mid'
+    )(y)
     y = nn.relu(GroupNorm(dtype=self.dtype, name='refine_norm2')(y))
-    x = x + conv(self.dim, 1, 'refine_out')(y)
+    x = x + conv(self.dim, 'refine_out')(y)
     tokens = nn.LayerNorm(dtype=self.dtype, name='token_norm')(x)
-    skip = conv(self.skip_dim, 1, 'skip', bias=False)(skip)
-    return tokens, skip
+    return tokens, conv(self.skip_dim, 'skip', use_bias=False)(skip)

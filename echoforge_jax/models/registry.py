@@ -25,8 +25,8 @@ def build_model(name: str, **options: Any) -> nn.Module:
     `logits`.
 
   Raises:
-    InputError: the name or an option is unknown; the message lists the
-      choices.
+    InputError: the name or an option is unknown, or an option's value is wrong;
+      the message lists the choices.
   """
   if name not in MODELS:
     raise InputError(

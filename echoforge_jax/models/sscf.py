@@ -27,7 +27,7 @@ _INIT = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 def _windows_max(x: jax.Array, axis: int, sizes: tuple[int, ...]) -> jax.Array:
-  """Maxima of all windows floor(i n / size) .. ceil((i + 1) n / size).
+  """Takes the maxima of all windows floor(i n / s) .. ceil((i + 1) n / s).
 
   The axis is cut wherever a window of any size begins or ends: the pieces'
   maxima read x once, and windows are joined from them.
@@ -53,10 +53,10 @@ def _windows_max(x: jax.Array, axis: int, sizes: tuple[int, ...]) -> jax.Array:
 
 
 def pyramid_pool(x: jax.Array, sizes: tuple[int, ...] = POOLS) -> jax.Array:
-  """Adaptive max pooling to several grids, as torch defines its windows.
+  """Max-pools adaptively to several grids, whose windows are torch's.
 
   Windows overlap where a side does not divide evenly, and where it is shorter
-  than the grid. Rows first, then columns, for all grids at once.
+  than the grid.
 
   Args:
     x: [N, h, w, C].
@@ -82,12 +82,12 @@ def pyramid_pool(x: jax.Array, sizes: tuple[int, ...] = POOLS) -> jax.Array:
 def calibrate(
   query: jax.Array, key: jax.Array, convolved: jax.Array
 ) -> jax.Array:
-  """ASSC: a neighbour, convolved by a kernel that belongs to this pair alone.
+  """Convolves a neighbour with the kernel of its own pair of frames (ASSC).
 
   The paper's kernel of output channel q is sum_k A[q, k] condition[k] with
   A = sigmoid(Q K^T). Convolution is linear in its kernel, so the neighbours
   of the whole batch are convolved with `condition` once and the results mixed
-  by A: no convolution has weights of its own for each sample.
+  by A, in float32: no sample needs a convolution of its own.
 
   Args:
     query: [N, P, C] summary of the neighbour.
@@ -95,7 +95,7 @@ def calibrate(
     convolved: [N, h, w, C] the neighbour, convolved with `condition`.
 
   Returns:
-    [N, h, w, C], same dtype. A is computed in float32.
+    [N, h, w, C], same dtype.
   """
   attention = jax.nn.sigmoid(
     jnp.einsum('npq,npk->nqk', query, key, preferred_element_type=jnp.float32)
@@ -106,13 +106,7 @@ def calibrate(
 
 
 class Fusion(nn.Module):
-  """ASSC of both neighbours and BSSF: three maps become one.
-
-  Attributes:
-    norm: 'batch', 'frozen' or 'group'.
-    train: whether the model trains.
-    dtype: compute dtype.
-  """
+  """ASSC of both neighbours and BSSF: three maps become one."""
 
   norm: str
   train: bool
@@ -124,62 +118,39 @@ class Fusion(nn.Module):
   ) -> jax.Array:
     """Fuses three maps [N, h, w, C] into one of that shape."""
     c = target.shape[-1]
+    conv = functools.partial(nn.Conv, c, dtype=self.dtype)
 
-    def summarised(x, name):
-      return pyramid_pool(
-        nn.Conv(
-          c,
-          (3, 3),
-          padding='VALID',
-          kernel_init=_INIT,
-          dtype=self.dtype,
-          name=name,
-        )(x)
-      )
+    def summarized(x, name):
+      y = conv((3, 3), padding='VALID', kernel_init=_INIT, name=name)(x)
+      return pyramid_pool(y)
 
-    def conditioned(x, name):
-      return nn.Conv(
-        c,
+    def calibrated(x, direction):
+      condition = conv(
         (3, 3),
-        padding=[(1, 1)] * 2,
         use_bias=False,
         kernel_init=nn.initializers.ones,
-        dtype=self.dtype,
-        name=name,
-      )(x)
+        name=f'{direction}_condition',
+      )
+      query = summarized(x, f'{direction}_query')
+      key = summarized(target, f'{direction}_key')
+      return calibrate(query, key, condition(x))
 
     x = jnp.concatenate(
       [
-        calibrate(
-          summarised(previous, 'forward_query'),
-          summarised(target, 'forward_key'),
-          conditioned(previous, 'forward_condition'),
-        ),
+        calibrated(previous, 'forward'),
         target,
-        calibrate(
-          summarised(following, 'backward_query'),
-          summarised(target, 'backward_key'),
-          conditioned(following, 'backward_condition'),
-        ),
+        calibrated(following, 'backward'),
       ],
       axis=-1,
     )
-    x = nn.Conv(
-      c, (1, 1), use_bias=False, kernel_init=_INIT, dtype=self.dtype, name='out'
-    )(x)
+    x = conv((1, 1), use_bias=False, kernel_init=_INIT, name='out')(x)
     return make_norm(
       self.norm, train=self.train, dtype=self.dtype, name='out_norm'
     )(x)
 
 
 class DecoderBlock(nn.Module):
-  """LinkNet block: narrow to a quarter, double the sides, halve the channels.
-
-  Attributes:
-    norm: 'batch', 'frozen' or 'group'.
-    train: whether the model trains.
-    dtype: compute dtype.
-  """
+  """LinkNet block, which doubles the sides and halves the channels."""
 
   norm: str
   train: bool
@@ -224,7 +195,7 @@ class SSCF(nn.Module):
   Attributes:
     num_classes: K foreground classes, one sigmoid logit each.
     width: channels at stride 2, doubled at each further level (paper: 64).
-    norm: of all normalisations: 'batch' (paper) | 'frozen' | 'group'.
+    norm: of all normalizations: 'batch' (paper) | 'frozen' | 'group'.
     clips: whether a call takes clips of any length instead of windows.
     remat: recompute blocks in the backward pass to save memory.
     dtype: compute dtype; parameters and logits are float32.
@@ -244,15 +215,13 @@ class SSCF(nn.Module):
 
   @nn.nowrap
   def init_memory(self, batch: int, image_size: tuple[int, int]) -> FrameMemory:
-    """The memory of `batch` streams of frames (H, W) before their first."""
-    return FrameMemory(
-      frames=jnp.zeros((batch, 2, *image_size, 1), jnp.float32),
-      begun=jnp.zeros((batch,), bool),
-    )
+    """Returns the memory of `batch` streams before their first frame (H, W)."""
+    frames = jnp.zeros((batch, 2, *image_size, 1), jnp.float32)
+    return FrameMemory(frames, jnp.zeros((batch,), bool))
 
   @nn.compact
   def _segment(self, track: jax.Array, train: bool) -> jax.Array:
-    """Logits [B, T, H, W, K] of all but the ends of track [B, T + 2, ...]."""
+    """Returns logits [B, T, H, W, K] of track [B, T + 2, ...] less its ends."""
     b, t = track.shape[0], track.shape[1] - 2
     if track.shape[-1] != 1 or any(n % 32 or n < 64 for n in track.shape[2:4]):
       raise InputError(
@@ -265,11 +234,11 @@ class SSCF(nn.Module):
     for offset, role in enumerate(('previous', 'target', 'next')):
       frames = track[:, offset : offset + t].reshape(b * t, *track.shape[2:])
       encoder = ResNet(
-        variant='resnet18',
-        norm=self.norm,
-        remat=self.remat,
-        dtype=self.dtype,
-        width=self.width,
+        'resnet18',
+        self.norm,
+        self.remat,
+        self.dtype,
+        self.width,
         max_pool=False,
         name=f'encoder_{role}',
       )
@@ -290,12 +259,7 @@ class SSCF(nn.Module):
 
     def final(x, features, dtype, name):
       return nn.Conv(
-        features,
-        (3, 3),
-        padding=[(1, 1)] * 2,
-        dtype=dtype,
-        kernel_init=_INIT,
-        name=name,
+        features, (3, 3), dtype=dtype, kernel_init=_INIT, name=name
       )(x)
 
     x = nn.relu(final(x, x.shape[-1], self.dtype, 'final2'))
@@ -310,8 +274,8 @@ class SSCF(nn.Module):
     Args:
       video: float [B, 3, H, W, 1] in [0, 1], previous, target and next frame;
         with `clips`, [B, T, H, W, 1] of any length: each frame is a target in
-        turn and its neighbours are those in the clip, whose ends repeat
-        themselves. H and W multiples of 32, at least 64.
+        turn, its neighbours are those in the clip, and both ends are repeated.
+        H and W multiples of 32, at least 64.
       train: batch norm uses the batch's statistics.
 
     Returns:
@@ -344,9 +308,8 @@ class SSCF(nn.Module):
       memory: of `init_memory` or of the call before.
 
     Returns:
-      logits: float32 [B, T, H, W, K] of the frames before those of `video`;
-      of no meaning where there is none, before a stream's first frame. And
-      the memory for the frames that follow.
+      logits: float32 [B, T, H, W, K], each of the frame before that of `video`
+      (without meaning for a stream's first); the memory for the next frames.
     """
     video = video.astype(jnp.float32)
     # A clip's first frame is its own past.
@@ -359,25 +322,20 @@ class SSCF(nn.Module):
   def step(
     self, frame: jax.Array, memory: FrameMemory
   ) -> tuple[dict[str, jax.Array], FrameMemory]:
-    """As `resume`, for one frame [B, H, W, 1] and logits [B, H, W, K]."""
+    """Resumes with one frame [B, H, W, 1]; outputs lack the time axis."""
     outputs, memory = self.resume(frame[:, None], memory)
     return {k: v[:, 0] for k, v in outputs.items()}, memory
 
 
 def make_sscf(**options: Any) -> SSCF:
-  """SSCF with checked options.
-
-  Args:
-    **options: fields of `SSCF`.
-
-  Returns:
-    The module.
+  """Builds SSCF from its fields.
 
   Raises:
     InputError: an option is unknown or out of range.
   """
-  model = make_checked('sscf', SSCF, options, {'norm': NORMS})
-  if model.width < 4 or model.width % 4:
+  ranges = {'num_classes': (1, None), 'width': (4, None)}
+  model = make_checked('sscf', SSCF, options, {'norm': NORMS}, ranges)
+  if model.width % 4:
     raise InputError(
       f'model option width: found {model.width}, wanted a multiple of 4'
     )

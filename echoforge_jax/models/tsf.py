@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from echoforge_jax.models import memory as memory_lib
 from echoforge_jax.models.attention import MASKED, CrossAttention, SelfAttention
 from echoforge_jax.models.layers import Dtype, FeedForward
+from echoforge_jax.models.memory import TokenMemory, windows
 
 
 def semantic_tokens(features: jax.Array, masks: jax.Array) -> jax.Array:
-  """T_sem: masked means of a frame's features (paper, TSF).
+  """Returns T_sem, the masked means of a frame's features (paper, TSF).
 
   Args:
     features: [..., P, C].
@@ -23,24 +23,17 @@ def semantic_tokens(features: jax.Array, masks: jax.Array) -> jax.Array:
     float32 [..., N, C].
   """
   total = jnp.sum(masks, axis=-2)[..., None] + 1e-6
-  return (
-    jnp.einsum(
-      '...pn,...pc->...nc',
-      masks.astype(features.dtype),
-      features,
-      preferred_element_type=jnp.float32,
-    )
-    / total
+  sums = jnp.einsum(
+    '...pn,...pc->...nc',
+    masks.astype(features.dtype),
+    features,
+    preferred_element_type=jnp.float32,
   )
+  return sums / total
 
 
 class Fused(NamedTuple):
-  """What In-context Fusion gives.
-
-  Attributes:
-    prototypes: [N, K + 1, C] P_sem.
-    features: [N, P, C] F'_t, the enhanced target.
-  """
+  """P_sem [N, K + 1, C] and the enhanced target F'_t [N, P, C]."""
 
   prototypes: jax.Array
   features: jax.Array
@@ -51,14 +44,9 @@ class InContextFusion(nn.Module):
 
   The (M + 1) (K + 1) tokens of the frame and of its memory, marked with their
   age and class (ours), attend to each other, then to the target's pixels, then
-  pass an FFN. Their mean over ages with learned weights gives one prototype a
+  pass an FFN. Their mean over ages with learned weights gives one prototype per
   class (ours). The target's pixels attend to the tokens: F'_t (ours: the paper
   does not say how the target is enhanced).
-
-  Attributes:
-    heads: of every attention.
-    dropout: in the FFN.
-    dtype: compute dtype.
   """
 
   heads: int = 4
@@ -76,9 +64,6 @@ class InContextFusion(nn.Module):
       context: float32 [N, M + 1, K + 1, C] semantic tokens, target's last.
       valid: bool [N, M + 1].
       train: whether dropout is active.
-
-    Returns:
-      Prototypes and the enhanced target.
     """
     n, ages, classes, c = context.shape
     init = nn.initializers.normal(0.02)
@@ -96,7 +81,7 @@ class InContextFusion(nn.Module):
     tokens = tokens + CrossAttention(
       self.heads, 'queries', self.dtype, name='cross_attention'
     )(query, pixels)
-    tokens = tokens + FeedForward(2, self.dropout, self.dtype, name='ffn')(
+    tokens = tokens + FeedForward(self.dropout, self.dtype, name='ffn')(
       tokens, train
     )
 
@@ -120,11 +105,7 @@ class InContextFusion(nn.Module):
 class JointMasks(nn.Module):
   """Learned queries and prototypes make the masks together.
 
-  Attributes:
-    num_queries: learned queries, dealt out to background and classes in turn.
-    heads: of every attention.
-    dropout: in the FFNs.
-    dtype: compute dtype.
+  The queries are dealt out to background and classes in turn.
   """
 
   num_queries: int = 16
@@ -148,7 +129,7 @@ class JointMasks(nn.Module):
     n, classes, c = prototypes.shape
 
     def ffn(x, name):
-      return x + FeedForward(2, self.dropout, self.dtype, name=name)(x, train)
+      return x + FeedForward(self.dropout, self.dtype, name=name)(x, train)
 
     # One module, called twice: the paper's shared weights.
     shared = SelfAttention(self.heads, self.dtype, name='shared_attention')
@@ -161,7 +142,7 @@ class JointMasks(nn.Module):
       queries + shared(queries), (n, self.num_queries, c)
     )
     own = np.arange(self.num_queries) % classes
-    # Weights times the mask and renormalised, as a bias: soft, so a class
+    # Weights times the mask and renormalized, as a bias: soft, so a class
     # that is nowhere to be seen leaves plain attention and no nan (ours).
     mask = jnp.stack([masks[..., k] for k in own], axis=1)
     query = nn.LayerNorm(dtype=self.dtype, name='query_norm')(queries)
@@ -195,14 +176,7 @@ class JointMasks(nn.Module):
 
 
 class TemporalSemanticFusion(nn.Module):
-  """TSF of T frames at once, causal; T = 1 with a memory is the stream.
-
-  Attributes:
-    num_queries: learned queries (ours).
-    heads: of every attention (ours).
-    dropout: in the FFNs (ours).
-    dtype: compute dtype.
-  """
+  """TSF of T frames at once, causal; T = 1 with a memory is the stream."""
 
   num_queries: int = 16
   heads: int = 4
@@ -211,12 +185,8 @@ class TemporalSemanticFusion(nn.Module):
 
   @nn.compact
   def __call__(
-    self,
-    x: jax.Array,
-    masks: jax.Array,
-    memory: memory_lib.TokenMemory,
-    train: bool,
-  ) -> tuple[jax.Array, memory_lib.TokenMemory]:
+    self, x: jax.Array, masks: jax.Array, memory: TokenMemory, train: bool
+  ) -> tuple[jax.Array, TokenMemory]:
     """Fuses a clip.
 
     Args:
@@ -232,7 +202,7 @@ class TemporalSemanticFusion(nn.Module):
     pixels = x.reshape(b * t, h * w, c)
     masks = masks.reshape(b * t, h * w, -1)
     tokens = semantic_tokens(pixels, masks).reshape(b, t, -1, c)
-    context, valid, after = memory_lib.windows(memory, tokens)
+    context, valid, after = windows(memory, tokens)
     fused = InContextFusion(
       self.heads, self.dropout, self.dtype, name='in_context'
     )(

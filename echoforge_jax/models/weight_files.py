@@ -4,16 +4,17 @@ A `.pth` file is a pickle, and a pickle can run any code: it is read only by
 torch's restricted loader (`weights_only=True`), where torch is installed.
 """
 
-from collections.abc import Mapping
-import importlib.util
 import pathlib
-from typing import Any
-import zipfile
+from zipfile import BadZipFile
 
 import numpy as np
+import safetensors
+from safetensors.numpy import load_file
 
 from echoforge_jax.errors import InputError
 
+# What numpy raises where a file is no archive of arrays.
+_NO_NPZ = (ValueError, OSError, EOFError, TypeError, AttributeError, BadZipFile)
 SUFFIXES = ('.safetensors', '.npz', '.pth', '.pt')
 CONVERT = (
   'python -c "import sys, numpy, torch; '
@@ -24,7 +25,7 @@ CONVERT = (
 
 
 def is_weight_file(path: str | pathlib.Path) -> bool:
-  """Whether a path's suffix is one that `read_weights` takes."""
+  """Returns whether a path's suffix is one that `read_weights` takes."""
   return pathlib.Path(path).suffix in SUFFIXES
 
 
@@ -57,9 +58,6 @@ def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-  import safetensors
-  from safetensors.numpy import load_file
-
   try:
     return load_file(path)
   except (safetensors.SafetensorError, KeyError, ValueError) as error:
@@ -73,14 +71,7 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
   try:
     with np.load(path, allow_pickle=False) as arrays:
       return dict(arrays)
-  except (
-    ValueError,
-    OSError,
-    EOFError,
-    TypeError,
-    AttributeError,
-    zipfile.BadZipFile,
-  ) as error:
+  except _NO_NPZ as error:
     raise InputError(
       f'{path}: not an npz file of plain arrays ({error}); wanted what '
       'numpy.savez writes of arrays alone (pickled objects are never '
@@ -89,13 +80,14 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
-  if importlib.util.find_spec('torch') is None:
+  try:
+    import torch
+  except ImportError as error:
     raise InputError(
       f'{path}: torch is not installed here, and nothing else may safely '
       'read its files; where it is, convert the file:\n  '
       f'{CONVERT} {path} {path.with_suffix(".npz")}'
-    )
-  import torch
+    ) from error
 
   try:
     state = torch.load(path, map_location='cpu', weights_only=True)
@@ -104,15 +96,9 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
       f'{path}: torch cannot load it as plain weights ({error}); wanted a '
       'state dict, as torch.save(model.state_dict(), path) writes'
     ) from error
-  return _arrays(path, state)
-
-
-def _arrays(path: pathlib.Path, state: Any) -> dict[str, np.ndarray]:
-  if isinstance(state, Mapping) and isinstance(
-    state.get('state_dict'), Mapping
-  ):
+  if isinstance(state, dict) and isinstance(state.get('state_dict'), dict):
     state = state['state_dict']
-  if not isinstance(state, Mapping) or not all(
+  if not isinstance(state, dict) or not all(
     hasattr(value, 'numpy') for value in state.values()
   ):
     raise InputError(

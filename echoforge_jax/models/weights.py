@@ -40,10 +40,7 @@ _SSCF_RULES = (
   (r'^(TCE\.FE\.\d)\.layer(\d)_(\d+)', r'\1.encoder\2.\3'),
   ('downsample_conv', 'downsample.0'),
   ('downsample_bn', 'downsample.1'),
-  ('^fusion1', 'STFT.stages.0'),
-  ('^fusion2', 'STFT.stages.1'),
-  ('^fusion3', 'STFT.stages.2'),
-  ('^fusion4', 'STFT.stages.3'),
+  *((f'^fusion{i + 1}', f'STFT.stages.{i}') for i in range(4)),
   ('(forward|backward)_query', r'\1_calibration.Tq'),
   ('(forward|backward)_key', r'\1_calibration.Tk'),
   ('(forward|backward)_condition', r'\1_calibration.condition'),
@@ -54,12 +51,7 @@ _SSCF_RULES = (
 
 
 def torch_name(name: str, path: tuple[str, ...]) -> str:
-  """The published name of a parameter or running statistic.
-
-  Args:
-    name: one of `NAMES`.
-    path: its path in 'params' or 'batch_stats'.
-  """
+  """Returns the published name of a variable of model `name` by its path."""
   *modules, leaf = path
   module = '.'.join(modules)
   for pattern, there in _SSCF_RULES if name == 'sscf' else _RESNET_RULES:
@@ -96,26 +88,20 @@ def _wanted(
   name: str, width: int, num_classes: int
 ) -> dict[tuple[str, ...], tuple[int, ...]]:
   """Shapes of the variables: ('params' or 'batch_stats', ...) -> shape."""
-  if name == 'sscf':
-    model = SSCF(num_classes=num_classes, width=width)
-    args = (jnp.zeros((1, 3, 64, 64, 1)), False)
-  else:
-    model = ResNet(variant=name)
-    args = (jnp.zeros((1, 32, 32, 1)), False)
-  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *args))
-  return {
-    path: leaf.shape
-    for path, leaf in traverse_util.flatten_dict(shapes).items()
-  }
+  is_sscf = name == 'sscf'
+  model = SSCF(num_classes, width) if is_sscf else ResNet(name)
+  x = jnp.zeros((1, 3, 64, 64, 1) if is_sscf else (1, 32, 32, 1))
+  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), x, False))
+  return jax.tree.map(jnp.shape, traverse_util.flatten_dict(shapes))
 
 
 def from_torch(name: str, state_dict: Mapping[str, np.ndarray]) -> dict:
-  """Variables from a PyTorch module's parameters.
+  """Makes variables of a PyTorch module's parameters.
 
   A residual network's stem of three channels is summed over them: on a gray
-  image that is the same convolution. Its classifier (`fc.*`) and all counters
-  (`num_batches_tracked`) are passed over, and so is the prefix `module.` of
-  torch's data-parallel wrappers.
+  image that is the same convolution. Its classifier (`fc.*`), all counters
+  (`num_batches_tracked`) and the prefix `module.` of torch's data-parallel
+  wrappers are passed over.
 
   Args:
     name: 'resnet18' | 'resnet34' | 'resnet50' with torchvision's or timm's
@@ -144,11 +130,8 @@ def from_torch(name: str, state_dict: Mapping[str, np.ndarray]) -> dict:
     if not key.endswith('num_batches_tracked')
     and not (name in RESNETS and key.startswith('fc.'))
   }
-  wanted = _wanted(
-    name,
-    _first_side(found, 'TCE.FE.0.first.0.weight', 64),
-    _first_side(found, 'finalconv3.weight', 1),
-  )
+  width = _first_side(found, 'TCE.FE.0.first.0.weight', 64)
+  wanted = _wanted(name, width, _first_side(found, 'finalconv3.weight', 1))
 
   flat, problems = {}, []
   for path, shape in wanted.items():
@@ -157,18 +140,14 @@ def from_torch(name: str, state_dict: Mapping[str, np.ndarray]) -> dict:
     if value is None:
       problems.append(f'{key}: wanted {shape}, found nothing')
       continue
-    if (
-      name in RESNETS
-      and path[1:] == ('conv1', 'kernel')
-      and value.shape == (shape[0], 3, *shape[2:])
-    ):
+    is_stem = name in RESNETS and path[1:] == ('conv1', 'kernel')
+    if is_stem and value.shape == (shape[0], 3, *shape[2:]):
       value = value.astype(np.float32).sum(axis=1, keepdims=True)
     if value.shape != shape:
       problems.append(f'{key}: wanted {shape}, found {value.shape}')
       continue
-    flat[path] = np.ascontiguousarray(
-      _from_torch_layout(path, value.astype(np.float32))
-    )
+    value = _from_torch_layout(path, value.astype(np.float32))
+    flat[path] = np.ascontiguousarray(value)
   problems += [
     f'{key}: wanted nothing, found {value.shape}'
     for key, value in found.items()

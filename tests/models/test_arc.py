@@ -22,11 +22,6 @@ def test_anchor_groups(anchors, classes, groups):
   assert arc.anchor_groups(anchors, classes) == groups
 
 
-def test_unknown_number_of_anchors():
-  with pytest.raises(InputError, match='found 5.*1, 2, 3, 4'):
-    arc.anchor_groups(5, 1)
-
-
 def test_group_probabilities_are_sums_of_anchor_probabilities():
   similarities = jax.random.normal(jax.random.key(0), (6, 4))
   groups = (1, 1, 0, 0)
