@@ -79,11 +79,7 @@ DATASETS: dict[str, Callable[[], RawReader]] = {
 
 
 def reader_of(dataset: str) -> RawReader:
-  """Returns the reader of a raw dataset by its name.
-
-  Raises:
-    InputError: on an unknown name; the message lists the choices.
-  """
+  """Returns the reader of a raw dataset; the error lists the choices."""
   if dataset not in DATASETS:
     raise InputError(
       f'dataset: found {dataset!r}, wanted one of {sorted(DATASETS)}'
@@ -92,17 +88,12 @@ def reader_of(dataset: str) -> RawReader:
 
 
 def fingerprint(raw_dir: str | os.PathLike) -> str:
-  """Fingerprint of a raw dataset: names, sizes and contents of its files.
+  """Returns a hash of names, sizes and contents of a raw dataset's files.
 
   Of files above 64 kB only the size and 16 kB at the beginning, middle and end
   count, so that gigabytes are not read again on every start; a gzip file ends
-  with the checksum of its contents, so every change of a .nii.gz shows.
-
-  Args:
-    raw_dir: root of the raw dataset.
-
-  Returns:
-    64 hexadecimal digits; the same wherever the dataset is copied to.
+  with the checksum of its contents, so every change of a .nii.gz shows. The
+  hash (64 hexadecimal digits) is the same wherever the dataset is copied to.
   """
   root = pathlib.Path(raw_dir)
   digest = hashlib.sha256()

@@ -24,14 +24,14 @@ _SCALARS = {
 
 
 def config_name(split_scheme: str, image_size: int) -> str:
-  """Folder name of one prepared grid, for example 'official_256'."""
+  """Returns the folder name of one prepared grid, such as 'official_256'."""
   return f'{split_scheme}_{image_size}'
 
 
 def prepared_path(
   data_dir: str | os.PathLike, dataset: str, split_scheme: str, image_size: int
 ) -> pathlib.Path:
-  """Folder of one prepared grid, whether it exists or not."""
+  """Returns the folder of one prepared grid, whether it exists or not."""
   return (
     pathlib.Path(data_dir).expanduser()
     / dataset
@@ -43,17 +43,14 @@ def prepared_path(
 def read_index(path: pathlib.Path) -> dict:
   """Reads what a prepared folder says about itself.
 
-  Args:
-    path: folder of ArrayRecord files.
-
   Returns:
     dict with 'fingerprint', 'dataset', 'image_size', 'split_scheme',
-    'synthetic' (the patients are phantoms; absent in older folders) and
-    'clips': split -> [{'patient', 'view', 'num_frames', 'labeled'}, ...] in
-    the order of the records; 'labeled' says that ED and ES have a label.
+    'synthetic' (the patients are phantoms) and 'clips': split -> [{'patient',
+    'view', 'num_frames', 'labeled'}, ...] in the order of the records;
+    'labeled' says that ED and ES have a label.
 
   Raises:
-    InputError: when the folder holds no readable index.
+    InputError: the folder holds no readable index.
   """
   file = path / 'metadata.json'
   try:
@@ -188,14 +185,13 @@ def load_split(
     split: 'train', 'validation' or 'test'.
     image_size: S in pixels; None takes the only one that is prepared.
     split_scheme: which split files decided ('official', 'memsam').
-    features: what is decoded of a clip, of `shards.example_features`; None:
-      everything.
+    features: what is decoded, of `shards.example_features`; None: everything.
 
   Returns:
     Random access to the split's clips, in the order patient, view.
 
   Raises:
-    InputError: when the split is unknown, empty or not prepared.
+    InputError: the split is unknown, empty or not prepared.
   """
   if split not in SPLITS:
     raise InputError(f'split: found {split!r}, wanted one of {list(SPLITS)}')

@@ -54,7 +54,7 @@ class Layout:
 
   @property
   def split_dir(self) -> Path:
-    """Folder of the official patient lists (may be absent)."""
+    """Returns the folder of the official patient lists (may be absent)."""
     return self.root / 'database_split'
 
 
@@ -62,11 +62,8 @@ def find_layout(raw_dir) -> Layout:
   """Finds the patients below `raw_dir` and tells the form by their files.
 
   Args:
-    raw_dir: the download's root (`CAMUS_public`, its parent, or a phantom),
-      or the patients' folder itself (`database_nifti`, `training`).
-
-  Returns:
-    The layout, patients in id order.
+    raw_dir: the download's root (`CAMUS_public`, its parent, or a phantom), or
+      the patients' folder itself (`database_nifti`, `training`).
 
   Raises:
     InputError: `raw_dir` is no folder, or holds no CAMUS patients.
@@ -136,7 +133,7 @@ def _form(folders: dict[str, Path]) -> str:
 
 
 def patient_number(patient: str) -> int:
-  """The number in a patient id: 12 for 'patient0012'."""
+  """Returns the number in a patient id: 12 for 'patient0012'."""
   return int(re.findall(r'\d+', patient)[-1])
 
 

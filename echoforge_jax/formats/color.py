@@ -35,7 +35,7 @@ class ColorSeen:
 
   @staticmethod
   def wants(index: int) -> bool:
-    """Whether the frame of this index should be added (a sample suffices)."""
+    """Returns True if the frame of this index should be added."""
     return index < _ALL_UNTIL or index % _STEP == 0
 
   def add(self, frame: np.ndarray) -> None:
@@ -56,14 +56,14 @@ class ColorSeen:
 
 
 def painted_share(color: ColorSeen | None, inside: np.ndarray) -> float:
-  """How much of the sector color Doppler paints over the gray image.
+  """Returns the share of the sector that color Doppler paints over the gray.
 
   Args:
     color: what was seen; None for a gray file.
     inside: bool [H, W], the sector.
 
   Returns:
-    The share in 0..1; 0 where the color is a tint of the gray scale.
+    In 0..1; 0 where the color is a tint of the gray scale.
   """
   if color is None:
     return 0.0

@@ -26,7 +26,7 @@ _FACTORS = (2, 3, 4)
 
 
 def is_dicom(path: pathlib.Path) -> bool:
-  """True if the file starts as DICOM part 10 files do."""
+  """Returns True if the file starts as DICOM part 10 files do."""
   with open(path, 'rb') as file:
     return file.read(132)[128:] == b'DICM'
 
@@ -35,15 +35,15 @@ def read_dicom(path: pathlib.Path) -> raw_clip.RawClip:
   """Reads one ultrasound cine loop.
 
   Args:
-    path: a DICOM file of any transfer syntax that pydicom's plugins decode,
-      or MPEG-2, MPEG-4 or HEVC video.
+    path: a DICOM file of any transfer syntax that pydicom's plugins decode, or
+      MPEG-2, MPEG-4 or HEVC video.
 
   Returns:
     The clip; `region` is the largest two-dimensional calibrated region.
 
   Raises:
-    InputError: not DICOM, another modality, damaged, M-mode or spectral
-      Doppler only.
+    InputError: not DICOM, another modality, damaged, M-mode or spectral Doppler
+      only.
   """
   try:
     dataset = pydicom.dcmread(path, defer_size=_DEFER)
@@ -277,7 +277,7 @@ def _pixel_spacing(dataset) -> tuple[float, float]:
 
 
 def matching_factor(bounds, frames: np.ndarray) -> int | None:
-  """The whole factor by which an image was scaled down, if one is certain.
+  """Returns the factor by which an image was scaled down, if one is certain.
 
   Args:
     bounds: (top, left, bottom, right) of a region that exceeds the image.

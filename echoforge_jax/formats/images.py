@@ -16,13 +16,9 @@ _GRAY = {'1': 'L', 'L': 'L', 'LA': 'L', 'I': 'I', 'I;16': 'I', 'I;16B': 'I'}
 
 
 def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """A folder's images in natural order (frame2 before frame10).
+  """Returns a folder's images in natural order (frame2 before frame10).
 
-  Args:
-    folder: any folder; what is below it is not looked at.
-
-  Returns:
-    The files with an image's extension; hidden files are left out.
+  Hidden files and folders below it are left out.
   """
   found = [
     path
@@ -35,14 +31,10 @@ def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_folder(folder: pathlib.Path) -> raw_clip.RawClip:
-  """Reads a folder of images, one a frame, in natural order of their names.
+  """Reads a folder of images, one per frame, in natural order of their names.
 
-  Args:
-    folder: holds PNG (or JPEG, or BMP) files of one kind and one size;
-      other files in it are left out, with a note.
-
-  Returns:
-    The clip; images carry neither spacing nor frame rate.
+  Images carry neither spacing nor frame rate. Other files are left out, with a
+  note.
 
   Raises:
     InputError: no image, two kinds, two sizes, or a damaged image.
@@ -89,13 +81,7 @@ def read_folder(folder: pathlib.Path) -> raw_clip.RawClip:
 
 
 def read_image(path: pathlib.Path) -> raw_clip.RawClip:
-  """Reads one image as a clip of one frame.
-
-  Args:
-    path: PNG, JPEG or BMP.
-
-  Returns:
-    The clip, one frame long.
+  """Reads one PNG, JPEG or BMP image as a clip of one frame.
 
   Raises:
     InputError: damaged, or no gray or color image of a usual size.

@@ -76,13 +76,12 @@ def checked_size(
 def to_gray(
   path: pathlib.Path, array: np.ndarray
 ) -> tuple[np.ndarray, ColorSeen | None]:
-  """Gray levels 0..255 from an array of a known or safely guessed range.
+  """Converts an array of a known or safely guessed range to gray levels.
 
   Args:
     path: names the file in the message.
     array: [T, H, W], [T, H, W, 1], [T, H, W, 3 or 4] or one frame [H, W] or
-      [H, W, 3 or 4]: bool, integers in 0..255, or floats in [0, 1] or
-      [0, 255].
+      [H, W, 3 or 4]: bool, integers in 0..255, or floats in [0, 1] or [0, 255].
 
   Returns:
     uint8 [T, H, W], and the color seen (None if the array is gray).
@@ -122,7 +121,7 @@ def to_gray(
 
 
 def _scale(path: pathlib.Path, array: np.ndarray) -> float:
-  """What brings the values to 0..255; refuses what cannot be brought there."""
+  """Returns what brings the values to 0..255, or refuses them."""
   kind = array.dtype.kind
   if kind not in 'buif':
     raise InputError(
@@ -148,21 +147,13 @@ def _scale(path: pathlib.Path, array: np.ndarray) -> float:
 
 
 def luma(color: np.ndarray) -> np.ndarray:
-  """Rec. 601 luma uint8 [H, W] of one frame uint8 [H, W, 3 or 4] RGB(A)."""
+  """Returns the Rec. 601 luma uint8 [H, W] of one frame [H, W, 3 or 4]."""
   weights = np.asarray([0.299, 0.587, 0.114], np.float32)
   return np.rint(color[..., :3].astype(np.float32) @ weights).astype(np.uint8)
 
 
 def known(value, limits: tuple[float, float] = (0, math.inf)) -> float:
-  """A positive finite number within limits, or NaN for everything else.
-
-  Args:
-    value: anything: None, '' and text count as unknown.
-    limits: (least, most) that is believed.
-
-  Returns:
-    The number, or NaN.
-  """
+  """Returns a positive finite number within limits; NaN for all else."""
   try:
     number = float(value)
   except (TypeError, ValueError):
@@ -174,14 +165,7 @@ def known(value, limits: tuple[float, float] = (0, math.inf)) -> float:
 
 
 def plausible(clip: RawClip) -> RawClip:
-  """Takes an impossible spacing or frame rate for unknown, and says so.
-
-  Args:
-    clip: as read.
-
-  Returns:
-    The clip, its spacing and frame rate in the ranges of this file or NaN.
-  """
+  """Takes an impossible spacing or frame rate for unknown, and says so."""
   changes, notes, flags = {}, [], []
   if any(not low_high(s, SPACING_RANGE) for s in clip.spacing_mm):
     changes['spacing_mm'] = UNKNOWN_SPACING
@@ -205,5 +189,5 @@ def plausible(clip: RawClip) -> RawClip:
 
 
 def low_high(value: float, limits: tuple[float, float]) -> bool:
-  """True if a value is unknown (NaN) or within limits."""
+  """Returns True if a value is unknown (NaN) or within limits."""
   return math.isnan(value) or limits[0] <= value <= limits[1]

@@ -38,9 +38,9 @@ def read_any(path) -> RawClip:
   """Reads one ultrasound clip of any supported format.
 
   Args:
-    path: a DICOM file (with or without extension), a video (AVI, MP4, MOV,
-      MKV, WEBM, WMV, GIF), NIfTI, MetaImage, NRRD, NPY or NPZ, an image, or a
-      folder of images, one a frame.
+    path: a DICOM file (with or without extension), a video (AVI, MP4, MOV, MKV,
+      WEBM, WMV, GIF), NIfTI, MetaImage, NRRD, NPY or NPZ, an image, or a folder
+      of images, one per frame.
 
   Returns:
     The clip with all its frames at native size.
@@ -66,14 +66,7 @@ def read_any(path) -> RawClip:
 
 
 def check_exists(path: pathlib.Path) -> None:
-  """Refuses what is neither a file nor a folder.
-
-  Args:
-    path: what the user named.
-
-  Raises:
-    InputError: missing, a broken link, a device, a pipe.
-  """
+  """Raises `InputError` for what is neither a file nor a folder."""
   if path.is_file() or path.is_dir():
     return
   if path.is_symlink():
@@ -90,15 +83,10 @@ def check_exists(path: pathlib.Path) -> None:
 
 
 def is_clip_name(path: pathlib.Path) -> bool:
-  """True for a file that `read_any` would read as a clip of its own.
+  """Returns True for a file that `read_any` would read as a clip of its own.
 
-  Single images are not: in a folder they are the frames of one clip.
-
-  Args:
-    path: a file.
-
-  Returns:
-    True by its extension, or by the magic number of DICOM.
+  The extension decides, or the magic number of DICOM. Single images are no
+  clips: in a folder they are the frames of one.
   """
   name = path.name.lower()
   if name == 'dicomdir' or name.startswith('.'):
@@ -112,7 +100,7 @@ def is_clip_name(path: pathlib.Path) -> bool:
 
 
 def stem_of(path) -> str:
-  """The name without its (possibly double) clip extension; never empty."""
+  """Returns the name without its (double) clip extension; never empty."""
   name = os.path.basename(os.path.abspath(path))
   if not os.path.isdir(path):
     for suffix in sorted(SUFFIXES, key=len, reverse=True):

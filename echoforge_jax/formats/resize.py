@@ -16,17 +16,10 @@ def _resize(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def squeeze_frames(frames: np.ndarray, size: int) -> np.ndarray:
-  """Squeezes every frame to a square, ignoring the aspect ratio.
+  """Squeezes frames uint8 [T, H, W] to [T, S, S], ignoring the aspect ratio.
 
-  Each axis that shrinks is averaged over the area of the new pixel (no
-  aliasing of speckle); each axis that grows is interpolated linearly.
-
-  Args:
-    frames: uint8 [T, H, W] gray levels.
-    size: S, side of the square in pixels.
-
-  Returns:
-    uint8 [T, S, S].
+  Each axis that shrinks is averaged over the area of the new pixel (no aliasing
+  of speckle); each axis that grows is interpolated linearly.
   """
   if frames.shape[1:] == (size, size):
     return frames.copy()
@@ -34,17 +27,10 @@ def squeeze_frames(frames: np.ndarray, size: int) -> np.ndarray:
 
 
 def squeeze_masks(masks: np.ndarray, size: int) -> np.ndarray:
-  """Squeezes label maps: each new pixel takes the label that covers most of it.
+  """Squeezes labels uint8 [T, H, W] to [T, S, S]: the most covering label wins.
 
   Nearest-neighbor sampling looks at one native pixel only; the majority of the
   covered area keeps the area of every label unbiased (ours).
-
-  Args:
-    masks: uint8 [T, H, W] label values.
-    size: S, side of the square in pixels.
-
-  Returns:
-    uint8 [T, S, S], values a subset of those in `masks`.
   """
   if masks.shape[1:] == (size, size):
     return masks.copy()
@@ -64,15 +50,10 @@ def squeeze_masks(masks: np.ndarray, size: int) -> np.ndarray:
 def squeezed_spacing(
   spacing_mm: np.ndarray, native_size: tuple[int, int], size: int
 ) -> np.ndarray:
-  """Pixel spacing after squeezing: the field of view keeps its millimeters.
+  """Returns the pixel spacing after squeezing (H, W) to a square of side S.
 
-  Args:
-    spacing_mm: [2] mm per pixel (row, column) of the native grid.
-    native_size: (H, W) in pixels.
-    size: S, side of the square in pixels.
-
-  Returns:
-    float32 [2]: (row * H / S, column * W / S); NaN stays NaN.
+  The field of view keeps its millimeters: float32 [2] (row * H / S, column * W
+  / S); NaN stays NaN.
   """
   scale = np.asarray(native_size, np.float64) / size
   return (np.asarray(spacing_mm, np.float64) * scale).astype(np.float32)

@@ -57,7 +57,7 @@ class Sector:
   doubted: bool = False
 
   def crop(self, frame: np.ndarray) -> np.ndarray:
-    """The box of a frame uint8 [H, W], black outside sector and image."""
+    """Returns the box of a frame uint8 [H, W], black outside the sector."""
     if self.inside is not None:
       frame = np.where(self.inside, frame, 0).astype(frame.dtype)
     top, left, bottom, right = self.box
@@ -71,7 +71,7 @@ class Sector:
     return out
 
   def paste(self, cropped: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The inverse of `crop`: [h, w] of the box -> [H, W], zero elsewhere."""
+    """Inverts `crop`: [h, w] of the box -> `shape` [H, W], zero elsewhere."""
     top, left, bottom, right = self.box
     rows = _common(top, bottom, shape[0])
     columns = _common(left, right, shape[1])
@@ -84,7 +84,7 @@ class Sector:
 
 
 def whole_image(shape: tuple[int, int], found: bool = True) -> Sector:
-  """The sector that is the whole image of `shape` (H, W)."""
+  """Returns the sector that is the whole image of `shape` (H, W)."""
   box = (0, 0, *shape)
   return Sector(box, box, None, found)
 
@@ -190,11 +190,9 @@ def _activity(window: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _hulls(active: np.ndarray) -> list[np.ndarray]:
-  """Convex hulls bool [h, w] of what is active.
+  """Convex hulls bool [h, w] of the largest component, and of all large ones.
 
-  Returns:
-    That of the largest component, and that of all large ones if there are
-    several; none if nothing is large.
+  There is none if nothing is large.
   """
 
   def kernel(n):
@@ -240,17 +238,13 @@ def _is_crop(
 
 
 def sector_pixels(shape, apex, radius, angles) -> np.ndarray:
-  """A circular sector.
+  """Returns a circular sector as bool [h, w].
 
   Args:
     shape: (h, w) of the grid.
     apex: (row, column).
     radius: pixels.
-    angles: (left, right) from straight down in radians, both positive
-      outwards.
-
-  Returns:
-    bool [h, w].
+    angles: (left, right) from straight down in radians, positive outwards.
   """
   rows, columns = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
   down, across = rows - apex[0], columns - apex[1]

@@ -56,11 +56,13 @@ def write_camus(
     num_test: test patients; None takes a tenth, as CAMUS does.
     num_workers: processes beside this one; 0 works in this one.
     progress: shows a bar.
-    generate: `(seed, index, config) -> Patient`, picklable for workers; None
-      means `phantom.patient.generate_patient`.
+    generate: `(seed, index, config) -> Patient`; None means
+      `phantom.patient.generate_patient`. Must be picklable for workers.
 
   Returns:
-    The content of `phantom.json`.
+    The content of `phantom.json`: generator (with its version),
+    num_patients, num_test, seed, layout, config and, for each of `patients`,
+    edv_ml, esv_ml, ef_percent, group, sex, age, es_first.
 
   Raises:
     InputError: arguments out of range, or `out_dir` holds another phantom or
@@ -77,13 +79,11 @@ def write_camus(
   splits = split_patients(num_patients, seed, num_test)
   truth = writing.open_truth(
     out_dir,
-    writing.identity_of(
-      config,
-      num_patients=num_patients,
-      num_test=len(splits['testing']),
-      seed=seed,
-      layout=layout,
-    ),
+    config,
+    num_patients=num_patients,
+    num_test=len(splits['testing']),
+    seed=seed,
+    layout=layout,
   )
   jobs = []
   for index in range(num_patients):
@@ -113,23 +113,14 @@ def write_camus(
 def split_patients(
   num_patients: int, seed: int, num_test: int | None = None
 ) -> dict[str, list[str]]:
-  """Draws 80/10/10 (500: 400/50/50), each split non-empty from 3 patients on.
+  """Draws 80/10/10 (500: 400/50/50), see `writing.split_sizes`.
 
   Returns:
     Sorted patient ids of 'training', 'validation' and 'testing'.
-
-  Raises:
-    InputError: `num_test` leaves nothing to train on.
   """
+  val, test = writing.split_sizes(num_patients, num_test, (0.1, 0.1))
   order = np.random.default_rng([seed, 1]).permutation(num_patients)
-  share = max(1, round(num_patients / 10))
-  test = share if num_patients >= 2 else 0
-  validation = share if num_patients >= 3 else 0
-  if num_test is not None:
-    test = writing.num_test_of(num_test, num_patients, validation)
-  parts = np.split(
-    order, [num_patients - test - validation, num_patients - test]
-  )
+  parts = np.split(order, [num_patients - test - val, num_patients - test])
   return {
     name: [_patient_id(index) for index in np.sort(part)]
     for name, part in zip(SPLIT_FILES, parts)
@@ -147,7 +138,7 @@ def _parent(layout: str, patient: str, splits: dict[str, list[str]]) -> str:
 
 
 def _es_first(seed: int, index: int, view: str) -> bool:
-  """Draws which sequences are stored from ES to ED; one of patient 2 is."""
+  """Whether a sequence is stored from ES to ED; patient 2 has one always."""
   draw = np.random.default_rng([seed, 2, index, VIEWS.index(view)]).random()
   return draw < _ES_FIRST_SHARE or (index == 1 and view == '4CH')
 
@@ -182,10 +173,7 @@ def _write_patient(job: tuple) -> tuple[str, dict]:
     )
   os.rename(partial, folder)
   return folder.name, {
-    'edv_ml': float(patient.edv_ml),
-    'esv_ml': float(patient.esv_ml),
-    'ef_percent': float(patient.ef_percent),
-    'group': str(patient.group),
+    **writing.facts_of(patient),
     'sex': str(patient.sex),
     'age': _whole(patient.age),
     'es_first': es_first,
@@ -199,7 +187,7 @@ def _whole(age: float) -> int:
 def _cfg(
   patient, clip: Clip, num_frames: int, layout: str, es_first: bool
 ) -> str:
-  """Returns the text of an `Info_V.cfg`; the older form names its volumes."""
+  """The text of an `Info_V.cfg`; the older form names its volumes."""
   ed, es = (num_frames, 1) if es_first else (1, num_frames)
   lines = {
     'ED': ed,
@@ -223,51 +211,27 @@ def _cfg(
   return ''.join(f'{key}: {value}\n' for key, value in lines.items())
 
 
-def _write_nifti(
-  folder: Path,
-  stem: str,
-  frames: np.ndarray,
-  masks: np.ndarray,
-  spacing_mm: np.ndarray,
-  es_first: bool,
-) -> None:
-  """Writes six gzipped volumes: ED, ES, half_sequence, each with _gt.
+def _write_nifti(folder, stem, frames, masks, spacing_mm, es_first) -> None:
+  """Six gzipped volumes of one view: ED, ES, half_sequence, each with _gt.
 
   The orientation is the identity in ITK's terms, as in the provider's files.
   """
   ed, es = (-1, 0) if es_first else (0, -1)
   row, column = (float(step) for step in spacing_mm)
   for suffix, array in (('', frames), ('_gt', masks)):
-    for name, part in (
-      ('ED', array[ed]),
-      ('ES', array[es]),
-      ('half_sequence', array),
-    ):
+    parts = {'ED': array[ed], 'ES': array[es], 'half_sequence': array}
+    for name, part in parts.items():
       # ITK writes no time stamp into the gzip header: same bytes every time.
-      _write_image(
-        folder / f'{stem}_{name}{suffix}.nii.gz',
-        part,
-        (column, row, 1.0)[: part.ndim],
-      )
+      path = folder / f'{stem}_{name}{suffix}.nii.gz'
+      _write_image(path, part, (column, row, 1.0)[: part.ndim])
 
 
-def _write_mhd(
-  folder: Path,
-  stem: str,
-  frames: np.ndarray,
-  masks: np.ndarray,
-  spacing_mm: np.ndarray,
-  es_first: bool,
-) -> None:
-  """Writes the older form: sequence, ED and ES with labels, rows doubled."""
+def _write_mhd(folder, stem, frames, masks, spacing_mm, es_first) -> None:
+  """The older form: sequence, ED and ES with their labels, rows doubled."""
   height, width = frames.shape[1:]
+  size = (width, _MHD_ROW_FACTOR * height)
   frames = np.stack(
-    [
-      cv2.resize(
-        frame, (width, _MHD_ROW_FACTOR * height), interpolation=cv2.INTER_LINEAR
-      )
-      for frame in frames
-    ]
+    [cv2.resize(f, size, interpolation=cv2.INTER_LINEAR) for f in frames]
   )
   masks = masks.repeat(_MHD_ROW_FACTOR, axis=1)
   row, column = (float(step) for step in spacing_mm)

@@ -60,8 +60,7 @@ class PhantomConfig:
   # Exponent on the uniform draw of volume and length, dimensionless; above 1
   # leans to the small end of each group's range (measured areas); ours.
   size_skew: float = 4.5
-  # Heart rate, beats per minute; ours.
-  heart_rate: Range = (52.0, 95.0)
+  heart_rate: Range = (52.0, 95.0)  # Heart rate, beats per minute; ours.
   # Frames per second of the recording; CAMUS order of magnitude.
   fps: Range = (40.0, 60.0)
   # Frames from ED to ES, inclusive; CAMUS half sequences.
@@ -70,8 +69,7 @@ class PhantomConfig:
   # ---- left ventricle
   # Distance apex to widest level over length, dimensionless; design.
   widest: Range = (0.60, 0.70)
-  # R_2CH over R_4CH, dimensionless; design.
-  kappa: Range = (0.92, 1.08)
+  kappa: Range = (0.92, 1.08)  # R_2CH over R_4CH, dimensionless; design.
   # Midline bend over length in each view, dimensionless; ours.
   bend: Range = (-0.025, 0.05)
   # Slope of the mitral plane against the long axis, dimensionless; ours.
@@ -158,8 +156,7 @@ class PhantomConfig:
     (-28.0, -20.0),
     (-24.0, -15.0),
   )
-  # Tissue around the heart; ours.
-  background_db: Range = (-3.0, 1.0)
+  background_db: Range = (-3.0, 1.0)  # Tissue around the heart; ours.
   # Lateral wall, septum and apex; transfer (lateral and apical dropout).
   lateral_db: Range = (-3.0, 1.0)
   septal_db: Range = (-1.5, 2.0)
@@ -178,8 +175,7 @@ class PhantomConfig:
   # Tissue behind the atria above its surroundings, and streaks; ours.
   roof_db: Range = (9.0, 22.0)
   streak_db: Range = (2.0, 20.0)
-  # Papillary muscles; transfer.
-  papillary_db: Range = (-9.0, 0.0)
+  papillary_db: Range = (-9.0, 0.0)  # Papillary muscles; transfer.
   # Standard deviation of slow tissue heterogeneity, dB; ours.
   heterogeneity_db: Range = (1.5, 3.5)
   # Number of shadow / dropout wedges at most, and their depth, dB, by grade.
@@ -206,8 +202,7 @@ class PhantomConfig:
   # ---- time
   # Decorrelation time of tissue, s; calibrated to .93/.84/.66.
   tissue_time: Range = (0.8, 2.4)
-  # Decorrelation time of haze, s; ours.
-  haze_time: Range = (1.0, 3.0)
+  haze_time: Range = (1.0, 3.0)  # Decorrelation time of haze, s; ours.
   # Decorrelation time of blood, s (mostly redrawn each frame); design.
   blood_time: Range = (0.008, 0.02)
   # Weight of the previous displayed frame (persistence); scanner setting.

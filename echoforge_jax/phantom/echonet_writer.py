@@ -17,8 +17,7 @@ import numpy as np
 
 from echoforge_jax import textio
 from echoforge_jax.clip import LABELS, Clip
-from echoforge_jax.formats import echonet
-from echoforge_jax.formats import resize as squeeze
+from echoforge_jax.formats import echonet, resize
 from echoforge_jax.formats.video import encode_mjpg
 from echoforge_jax.metrics import ejection
 from echoforge_jax.phantom import echonet_traps, writing
@@ -30,8 +29,8 @@ BEATS = 2
 # border would widen the mask.
 _INSET = 0.15
 _NOISE = 10  # Gray levels outside the sector, at most.
-# The official counts: 7465 / 1288 / 1277 of 10,030.
-_SHARES = {'TRAIN': 7465, 'VAL': 1288, 'TEST': 1277}
+# The official shares of validation and test; 7465 of 10,030 train.
+_SHARES = (1288 / 10030, 1277 / 10030)
 
 
 def write_echonet(
@@ -80,14 +79,12 @@ def write_echonet(
   splits = split_clips(num_patients, seed, num_test)
   truth = writing.open_truth(
     out_dir,
-    writing.identity_of(
-      config,
-      num_patients=num_patients,
-      num_test=splits.count('TEST'),
-      seed=seed,
-      layout='echonet',
-      traps=sorted(traps),
-    ),
+    config,
+    num_patients=num_patients,
+    num_test=splits.count('TEST'),
+    seed=seed,
+    layout='echonet',
+    traps=sorted(traps),
   )
   if truth.pop('planting', False):
     # Stopped while it planted: what may have been changed is made again.
@@ -121,7 +118,7 @@ def write_echonet(
 
 
 def clip_id(seed: int, index: int) -> str:
-  """Returns a clip's name in the provider's form, 0X and sixteen hex digits."""
+  """Name of a clip: '0X' and sixteen hexadecimal digits, as the provider's."""
   digest = hashlib.sha256(f'echonet phantom {seed} {index}'.encode())
   return '0X' + digest.hexdigest()[:16].upper()
 
@@ -129,36 +126,23 @@ def clip_id(seed: int, index: int) -> str:
 def split_clips(
   num_patients: int, seed: int, num_test: int | None = None
 ) -> list[str]:
-  """Returns 'TRAIN', 'VAL' or 'TEST' of each clip, by the official shares.
-
-  Raises:
-    InputError: `num_test` leaves nothing to train on.
-  """
-  total = sum(_SHARES.values())
-  val = max(1, round(num_patients * _SHARES['VAL'] / total))
-  test = max(1, round(num_patients * _SHARES['TEST'] / total))
-  val, test = val if num_patients >= 3 else 0, test if num_patients >= 2 else 0
-  if num_test is not None:
-    test = writing.num_test_of(num_test, num_patients, val)
+  """Draws 'TRAIN', 'VAL' or 'TEST' for each clip, see `writing.split_sizes`."""
+  val, test = writing.split_sizes(num_patients, num_test, _SHARES)
   order = np.random.default_rng([seed, 1]).permutation(num_patients)
-  splits = ['TRAIN'] * num_patients
-  for index in order[:test]:
-    splits[index] = 'TEST'
-  for index in order[test : test + val]:
-    splits[index] = 'VAL'
-  return splits
+  splits = np.full(num_patients, 'TRAIN', object)
+  splits[order[:test]], splits[order[test : test + val]] = 'TEST', 'VAL'
+  return splits.tolist()
 
 
 def trace(mask: np.ndarray) -> np.ndarray:
-  """Traces a mask: the long axis, then chords across it from apex to base.
-
-  The provider's polygon rule gives the mask back, but for rounding.
+  """The tracing of a mask: the long axis, then chords across it.
 
   Args:
     mask: bool [H, W].
 
   Returns:
-    float64 [21, 4] rows (x1, y1, x2, y2).
+    float64 [21, 4] rows (x1, y1, x2, y2), chords from the apex to the base;
+    the provider's polygon rule gives the mask back, but for rounding.
 
   Raises:
     ValueError: when there is no cavity to trace.
@@ -204,9 +188,9 @@ def _write_patient(job: tuple) -> tuple[str, dict]:
   clip = patient.clips['4CH']
   rng = np.random.default_rng([seed, 3, index])
   first, ed, es = _window(clip, rng)
-  frames = squeeze.squeeze_frames(clip.frames[first:], SIZE)
-  masks = squeeze.squeeze_masks(clip.masks[first:], SIZE) == LABELS['lv']
-  outside = squeeze.squeeze_frames(clip.frames, SIZE).max(axis=0) == 0
+  frames = resize.squeeze_frames(clip.frames[first:], SIZE)
+  masks = resize.squeeze_masks(clip.masks[first:], SIZE) == LABELS['lv']
+  outside = resize.squeeze_frames(clip.frames, SIZE).max(axis=0) == 0
   noise = rng.integers(0, _NOISE + 1, frames.shape, np.uint8)
   frames = np.where(outside, noise, frames)
   name = clip_id(seed, index)
@@ -215,10 +199,7 @@ def _write_patient(job: tuple) -> tuple[str, dict]:
   with textio.replacing(path) as temporary:
     temporary.write_bytes(encode_mjpg(frames, clip.fps))
   return name, {
-    'edv_ml': float(patient.edv_ml),
-    'esv_ml': float(patient.esv_ml),
-    'ef_percent': float(patient.ef_percent),
-    'group': str(patient.group),
+    **writing.facts_of(patient),
     'split': split,
     'fps': round(float(clip.fps)),
     'num_frames': len(frames),
@@ -229,10 +210,10 @@ def _write_patient(job: tuple) -> tuple[str, dict]:
 
 
 def _window(clip: Clip, rng) -> tuple[int, int, int]:
-  """Returns the first frame kept, ED and ES counted from there.
+  """(first frame kept, ED, ES counted from there): recordings start anywhere.
 
-  Recordings start anywhere: of two beats the first loses a part, and the ED
-  that begins the second is traced; of a single one, its own.
+  Of two beats the first loses a part, and the ED that begins the second is
+  traced; of a single one, its own.
   """
   areas = (clip.masks == LABELS['lv']).sum(axis=(1, 2))
   period = len(areas) // BEATS
@@ -246,31 +227,17 @@ def _window(clip: Clip, rng) -> tuple[int, int, int]:
 
 
 def _write_tables(out_dir: Path, truth: dict) -> None:
-  """Writes FileList.csv and VolumeTracings.csv as the provider does."""
+  """FileList.csv and VolumeTracings.csv as the provider writes them."""
   files, lines = io.StringIO(), io.StringIO()
   table = csv.writer(files, lineterminator='\n')
-  table.writerow(
-    [
-      'FileName',
-      'EF',
-      'ESV',
-      'EDV',
-      'FrameHeight',
-      'FrameWidth',
-      'FPS',
-      'NumberOfFrames',
-      'Split',
-    ]
-  )
+  table.writerow(echonet.LIST_COLUMNS)
   traced = csv.writer(lines, lineterminator='\n')
-  traced.writerow(['FileName', 'X1', 'Y1', 'X2', 'Y2', 'Frame'])
+  traced.writerow(echonet.TRACING_COLUMNS)
   for name, facts in truth['patients'].items():
     table.writerow(
       [
         name,
-        f'{facts["ef_percent"]:.12f}',
-        f'{facts["esv_ml"]:.12f}',
-        f'{facts["edv_ml"]:.12f}',
+        *(f'{facts[key]:.12f}' for key in ('ef_percent', 'esv_ml', 'edv_ml')),
         SIZE,
         SIZE,
         facts['fps'],

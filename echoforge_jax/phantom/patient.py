@@ -8,14 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from echoforge_jax.clip import Clip
-from echoforge_jax.phantom import (
-  anatomy,
-  motion,
-  raster,
-  render,
-  scene,
-  speckle,
-)
+from echoforge_jax.phantom import anatomy, raster, render, scene, speckle
 from echoforge_jax.phantom.config import QUALITIES, PhantomConfig
 
 VIEWS = ('4CH', '2CH')
@@ -177,29 +170,23 @@ def generate_patient(
   *,
   beats: int = 0,
   views: tuple[str, ...] = VIEWS,
+  images: bool = True,
 ) -> Patient:
   """Generates one patient; the same arguments give the same bytes.
 
   Args:
     seed: of the whole cohort.
-    index: of the patient in the cohort, from 1; patients do not depend on
-      each other, nor on how many are made.
+    index: of the patient in the cohort, from 1; patients do not depend on each
+      other, nor on how many are made.
     config: ranges to draw from.
-    beats: 0 for frames from ED to ES (10-30 of them); n > 0 for n whole
-      beats that begin at ED, `ed` and `es` being those of the first.
+    beats: 0 for frames from ED to ES (10-30 of them); n > 0 for n whole beats
+      that begin at ED, `ed` and `es` being those of the first.
     views: what to make; a view is the same with and without the other.
+    images: False leaves the frames black: masks and truth, quickly.
+
+  Returns:
+    The patient; clips of both views share volumes, long axis and timing.
   """
-  return _generate(seed, index, config, beats, images=True, views=views)
-
-
-def generate_masks(
-  seed: int, index: int, config: PhantomConfig = _CAMUS, *, beats: int = 0
-) -> Patient:
-  """Generates masks and truth with black frames, quickly."""
-  return _generate(seed, index, config, beats, images=False, views=VIEWS)
-
-
-def _generate(seed, index, config, beats, images, views):
   key = jax.random.fold_in(jax.random.key(seed), index)
   sample_key, *render_keys = jax.random.split(key, 3)
   heart, places = jax.device_get(_sample(sample_key, config))
@@ -228,18 +215,3 @@ def _generate(seed, index, config, beats, images, views):
     sex=sex,
     age=int(heart['age']),
   )
-
-
-def true_volumes(
-  seed: int, index: int, config: PhantomConfig = _CAMUS, shares=(0.0, 1.0)
-) -> np.ndarray:
-  """Returns volumes, ml, at `shares` of the ejection, by disc integration."""
-  key = jax.random.fold_in(jax.random.key(seed), index)
-  heart, _ = _sample(jax.random.split(key, 3)[0], config)
-  return np.array([float(_volume(heart, g)) for g in shares])
-
-
-@jax.jit
-def _volume(heart, g):
-  state = motion.beat_state(heart, g)
-  return motion.biplane_volume(heart, state['widths'], state['length'])

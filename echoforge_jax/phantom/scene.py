@@ -46,7 +46,6 @@ def frame_state(heart, place, phase) -> dict:
     'open': motion.mitral_opening(phase, heart['systole']),
     'length': shape['length'],
     'length_ed': ed['length'],
-    'volume': state['volume'],
   }
 
 
@@ -97,12 +96,7 @@ def material_point(place, frame, spot):
   and below the mitral plane with depth, down to the fixed atrial roof.
   """
   r, radii = spot['r'], spot['radii']
-  endo, epi, endo0, epi0 = (
-    radii[..., 0],
-    radii[..., 1],
-    radii[..., 4],
-    radii[..., 5],
-  )
+  endo, epi, endo0, epi0 = (radii[..., k] for k in (0, 1, 4, 5))
   wall = endo0 + (r - endo) * (epi0 - endo0) / (epi - endo)
   outside = r + (epi0 - epi) * jnp.exp(-jnp.maximum(r - epi, 0.0) / 15.0)
   r0 = jnp.where(r < endo, r * endo0 / endo, jnp.where(r < epi, wall, outside))
@@ -216,9 +210,7 @@ def chambers(place, frame, spot) -> dict:
     'la': inside_la,
     'rv': rv - hidden,
     'ra': ra - hidden,
-    'septum': septum,
     'rv_wall': rv_wall,
-    'rv_middle': middle,
   }
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from echoforge_jax.phantom import anatomy, render, scene, speckle
 from echoforge_jax.phantom.config import PhantomConfig
+from echoforge_jax.phantom.draw import Draw
 
 # Marks drawn outside of the sector at most (depth scale, text, logo).
 _MARKS = 6
@@ -25,7 +26,7 @@ def beam_grid(image_size) -> tuple[int, int]:
 
 def _sample_window(key, config, place) -> dict:
   """Draws the sector's place in the image and the display settings."""
-  d = anatomy.Draw(key)
+  d = Draw(key)
   camus = d.chance(config.camus_geometry_share)
   tall = 2.0 * place['depth'] * jnp.sin(place['half'])
   # CAMUS: the sector fills the frame, which is then squeezed to a square.
@@ -128,7 +129,7 @@ def _one_clip(key, pool, num_frames, image_size, config):
   keys = jax.random.split(key, 7)
   grid = beam_grid(image_size)
   heart = anatomy.sample_heart(keys[0], config)
-  d = anatomy.Draw(keys[1], 8)
+  d = Draw(keys[1], 8)
   view = (d.unit() > config.four_chamber_share).astype(jnp.int32)
   place = anatomy.sample_view(keys[2], config, heart, view)
   window = _sample_window(keys[3], config, place)

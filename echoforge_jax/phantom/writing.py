@@ -26,36 +26,62 @@ def check_counts(num_patients: int, seed: int) -> None:
     raise InputError(f'seed is {seed}, wanted zero or more')
 
 
-def num_test_of(num_test: int, num_patients: int, num_validation: int) -> int:
-  """Returns `num_test`, or raises `InputError` where nothing is left."""
-  most = num_patients - num_validation - 1
-  if not 1 <= num_test <= most:
+def split_sizes(
+  num_patients: int, num_test: int | None, shares: tuple[float, float]
+) -> tuple[int, int]:
+  """Returns how many patients validate and test; neither is 0 from 3 on.
+
+  Args:
+    num_patients: in total.
+    num_test: test patients; None takes the share.
+    shares: of validation and test, of all patients.
+
+  Raises:
+    InputError: `num_test` leaves nothing to train on.
+  """
+  val, test = (max(1, round(num_patients * share)) for share in shares)
+  val, test = val if num_patients >= 3 else 0, test if num_patients >= 2 else 0
+  most = num_patients - val - 1
+  if num_test is not None and not 1 <= num_test <= most:
     raise InputError(
       f'num_test is {num_test} of {num_patients} patients; wanted 1 to '
-      f'{max(1, most)}, so that {num_validation} remain for validation and '
-      'some for training'
+      f'{max(1, most)}, so that {val} remain for validation and some for '
+      'training'
     )
-  return num_test
+  return val, test if num_test is None else num_test
 
 
-def identity_of(config, **fields) -> dict:
-  """Returns what must be equal for a run to continue another, JSON-ready."""
-  fields_of_config = (
-    dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
-  )
+def facts_of(patient) -> dict:
+  """Returns what the truth file says of every patient."""
   return {
-    'generator': f'echoforge_jax {__version__}',
-    **fields,
-    'config': textio.to_json(fields_of_config),
+    'edv_ml': float(patient.edv_ml),
+    'esv_ml': float(patient.esv_ml),
+    'ef_percent': float(patient.ef_percent),
+    'group': str(patient.group),
   }
 
 
-def open_truth(out_dir: Path, identity: dict) -> dict:
-  """Returns the truth of an earlier run in `out_dir`, or an empty one.
+def open_truth(out_dir: Path, config, **fields) -> dict:
+  """Returns the truth so far: of an earlier run in `out_dir`, or an empty one.
+
+  Args:
+    out_dir: root of the phantom dataset.
+    config: `PhantomConfig`; it and `fields` must be those of the earlier run.
+    **fields: what else the truth begins with.
+
+  Returns:
+    generator, fields, config and 'patients', a dict by patient.
 
   Raises:
-    InputError: when another phantom or foreign files are there.
+    InputError: another phantom or foreign files are there.
   """
+  if dataclasses.is_dataclass(config):
+    config = dataclasses.asdict(config)
+  identity = {
+    'generator': f'echoforge_jax {__version__}',
+    **fields,
+    'config': textio.to_json(config),
+  }
   path = out_dir / TRUTH_FILE
   if path.exists():
     try:
@@ -111,11 +137,11 @@ def make_patients(
   num_workers: int,
   progress: bool,
 ) -> None:
-  """Makes what is missing; the truth file grows with every patient.
+  """Makes what is missing; the truth file grows with the patients.
 
   Args:
-    make: one job -> (patient, facts); picklable.
-    jobs: one per missing patient.
+    make: job -> (patient, facts); picklable.
+    jobs: one for each missing patient.
     truth: of `open_truth`; its 'num_patients' sizes the bar.
     out_dir: root of the phantom dataset.
     num_workers: processes beside this one; 0 works in this one.

@@ -11,8 +11,7 @@ import pytest
 
 from echoforge_jax.clip import LABELS
 from echoforge_jax.errors import InputError
-from echoforge_jax.formats import echonet
-from echoforge_jax.formats import resize as squeeze
+from echoforge_jax.formats import echonet, resize
 from echoforge_jax.formats.echonet_clip import tracing_mask
 from echoforge_jax.phantom import echonet_traps, echonet_writer
 from echoforge_jax.phantom.echonet_writer import write_echonet
@@ -135,8 +134,8 @@ def test_clip_holds_the_rendered_pixels_and_the_true_phases(written):
     first = len(made.frames) - len(clip.frames)
     assert 0 <= first < beating.PERIOD
     assert (first + clip.ed) % beating.PERIOD == 0
-    wanted = squeeze.squeeze_frames(made.frames[first:], 112).astype(int)
-    sector = squeeze.squeeze_frames(made.frames, 112).max(axis=0) > 0
+    wanted = resize.squeeze_frames(made.frames[first:], 112).astype(int)
+    sector = resize.squeeze_frames(made.frames, 112).max(axis=0) > 0
     error = np.abs(clip.frames.astype(int) - wanted)[:, sector]
     assert error.mean() < 2.5 and error.max() <= 20
     shifted = np.abs(clip.frames[1:].astype(int) - wanted[:-1])[:, sector]
@@ -149,7 +148,7 @@ def test_clip_holds_the_rendered_pixels_and_the_true_phases(written):
 @pytest.mark.parametrize('index', [1, 2, 3])
 def test_the_providers_rule_gives_the_mask_back(slope, index):
   clip = beating.generate(1, index, beating.Config(slope=slope)).clips['4CH']
-  for mask in squeeze.squeeze_masks(clip.masks[[clip.ed, clip.es]], 112) > 0:
+  for mask in resize.squeeze_masks(clip.masks[[clip.ed, clip.es]], 112) > 0:
     rows = echonet_writer.trace(mask)
     assert rows.shape == (21, 4)
     assert _dice(tracing_mask(rows, mask.shape) > 0, mask) >= 0.97
@@ -164,12 +163,12 @@ def test_the_providers_rule_gives_the_mask_back(slope, index):
 
 @pytest.mark.slow
 def test_the_providers_rule_gives_phantoms_masks_back():
-  from echoforge_jax.phantom.patient import generate_masks
+  from echoforge_jax.phantom.patient import generate_patient
 
   worst = 1.0
   for index in range(1, 7):
-    clip = generate_masks(5, index, beats=2).clips['4CH']
-    masks = squeeze.squeeze_masks(clip.masks[[clip.ed, clip.es]], 112)
+    clip = generate_patient(5, index, beats=2, images=False).clips['4CH']
+    masks = resize.squeeze_masks(clip.masks[[clip.ed, clip.es]], 112)
     for mask in masks == LABELS['lv']:
       again = tracing_mask(echonet_writer.trace(mask), mask.shape) > 0
       worst = min(worst, _dice(again, mask))

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from echoforge_jax.phantom import anatomy, stream
+from echoforge_jax.phantom import stream
 from echoforge_jax.phantom.config import PhantomConfig
+from echoforge_jax.phantom.draw import Draw
 from tests.compilation import assert_compiles_once
 
 SIZE = 32
@@ -62,7 +63,7 @@ def test_phases_run_from_ed_to_es_or_through_any_part_of_beats():
     config = dataclasses.replace(PhantomConfig.camus(), ed_to_es_share=share)
     starts = []
     for seed in range(8):
-      d = anatomy.Draw(jax.random.key(seed), 8)
+      d = Draw(jax.random.key(seed), 8)
       phases, seconds = stream._phases(d, config, heart, place, 10)
       steps = np.diff(np.array(phases))
       np.testing.assert_allclose(steps, steps[0], rtol=1e-3)
