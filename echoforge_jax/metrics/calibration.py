@@ -54,13 +54,10 @@ def count_bins(
   """Counts pixels by their probability of the class.
 
   Args:
-    probability: [T, H, W] in [0, 1].
-    truth: bool [T, H, W], the class.
-    where: bool [T, H, W], the pixels to count; None counts all.
+    probability: in [0, 1].
+    truth: where the class is.
+    where: the pixels to count; None counts all.
     bins: K, equal parts of [0, 1].
-
-  Returns:
-    The counts.
   """
   if where is None:
     where = np.ones(truth.shape, bool)
@@ -75,15 +72,9 @@ def count_bins(
 
 
 def ece(found: Bins) -> float:
-  """Expected calibration error: mean |frequency - probability| over pixels.
+  """Returns the expected calibration error, in [0, 1]; NaN without pixels.
 
   ECE = sum_k n_k / n |correct_k / n_k - confidence_k / n_k|.
-
-  Args:
-    found: counts.
-
-  Returns:
-    In [0, 1]; NaN without pixels.
   """
   total = found.count.sum()
   if not total:
@@ -96,7 +87,7 @@ def boundary_band(
   prediction: Bool[np.ndarray, 't h w'],
   width_px: int = BAND_PIXELS,
 ) -> Bool[np.ndarray, 't h w']:
-  """Pixels near the outline of either mask.
+  """Finds the pixels near the outline of either mask.
 
   Args:
     truth: bool [T, H, W].
@@ -119,14 +110,9 @@ def boundary_band(
 def clip_confidence(
   probability: Float[np.ndarray, 't h w'], prediction: Bool[np.ndarray, 't h w']
 ) -> float:
-  """Mean certainty |2 p - 1| in the band around the predicted outlines.
+  """Returns the mean certainty |2 p - 1| around the predicted outlines.
 
-  Args:
-    probability: [T, H, W] of the class.
-    prediction: bool [T, H, W].
-
-  Returns:
-    In [0, 1]; 0 where a frame has no predicted pixel at all.
+  It is in [0, 1]; 0 where a frame has no predicted pixel at all.
   """
   if not prediction.any(axis=(1, 2)).all():
     return 0.0
@@ -142,10 +128,10 @@ def risk_coverage(
   seed: int = 0,
   resamples: int = 10_000,
 ) -> dict:
-  """Mean error of the most confident share of patients, for every share.
+  """Measures the mean error of the most confident share of patients.
 
   Args:
-    confidence: [N] one value a patient; ties count in the order given.
+    confidence: [N] one value per patient; ties count in the order given.
     error: [N] the patients' errors, no NaN.
     seed: of the bootstrap over patients.
     resamples: bootstrap resamples.

@@ -84,7 +84,7 @@ class Ejection:
 def measure_cavity(
   mask: Bool[np.ndarray, 'h w'], spacing: tuple[float, float] | None = None
 ) -> Cavity | None:
-  """Outline, base, apex, long axis and disc diameters of a ventricle.
+  """Measures outline, base, apex, long axis and disc diameters.
 
   Args:
     mask: bool [H, W], the cavity; noise is allowed: the largest component is
@@ -127,15 +127,10 @@ def measure_cavity(
 def biplane_volume(
   two_chamber: Cavity | None, four_chamber: Cavity | None
 ) -> float:
-  """Biplane Simpson volume: sum over 20 discs of pi/4 d1 d2 h.
+  """Returns Simpson's biplane volume in ml: sum over 20 discs of pi/4 d1 d2 h.
 
-  Args:
-    two_chamber: cavity measured in mm in the 2CH view.
-    four_chamber: cavity of the same instant in the 4CH view.
-
-  Returns:
-    Volume in ml; h is the longer of both long axes over 20. NaN if a view has
-    no cavity.
+  The cavities are of one instant and in mm; h is the longer of both long axes
+  over 20. NaN if a view has no cavity.
   """
   if two_chamber is None or four_chamber is None:
     return math.nan
@@ -145,40 +140,21 @@ def biplane_volume(
 
 
 def single_plane_volume(cavity: Cavity | None) -> float:
-  """Single-plane disc volume: sum over 20 discs of pi/4 d^2 h.
-
-  Args:
-    cavity: measured in mm.
-
-  Returns:
-    Volume in ml; NaN without a cavity.
-  """
+  """Returns the volume in ml of discs of one view in mm; NaN without one."""
   return biplane_volume(cavity, cavity)
 
 
 def area_length_volume(cavity: Cavity | None) -> float:
-  """Area-length volume 8 A^2 / (3 pi L) of one view.
-
-  Args:
-    cavity: measured in mm.
-
-  Returns:
-    Volume in ml; NaN without a cavity.
-  """
+  """Returns 8 A^2 / (3 pi L) in ml of one view in mm; NaN without one."""
   if cavity is None or cavity.length <= 0:
     return math.nan
   return 8 * cavity.area**2 / (3 * math.pi * cavity.length) / 1000
 
 
 def ejection_fraction(edv_ml: float, esv_ml: float) -> float:
-  """Ejection fraction 100 (EDV - ESV) / EDV.
+  """Returns 100 (EDV - ESV) / EDV in percent.
 
-  Args:
-    edv_ml: end-diastolic volume.
-    esv_ml: end-systolic volume.
-
-  Returns:
-    Percent; NaN if a volume is unknown or EDV is not positive.
+  It is NaN if a volume is unknown or EDV is not positive.
   """
   if not (math.isfinite(edv_ml) and math.isfinite(esv_ml)) or edv_ml <= 0:
     return math.nan
@@ -190,7 +166,7 @@ def measure_ejection(
   es: dict[str, Cavity | None],
   method: str = 'biplane',
 ) -> Ejection:
-  """Volumes and EF of one patient.
+  """Measures volumes and EF of one patient.
 
   Args:
     ed: cavity at end-diastole by view ('2CH', '4CH'); None where not found.

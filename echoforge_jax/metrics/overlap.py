@@ -1,44 +1,39 @@
-"""Dice and intersection over union of one frame, unsmoothed."""
+"""Dice and intersection over union of one frame, unsmoothed.
+
+What an empty mask scores is decided here, for every table of an evaluation.
+`surface` decides the same for distances.
+"""
 
 import math
 
 from jaxtyping import Bool
 import numpy as np
 
+BOTH_EMPTY = math.nan  # Not applicable: left out of means, and counted.
+ONE_EMPTY = 0.0  # A structure that was missed, or made up.
+
 
 def dice(
   truth: Bool[np.ndarray, 'h w'], prediction: Bool[np.ndarray, 'h w']
 ) -> float:
-  """Dice coefficient 2 |A & B| / (|A| + |B|), with no smoothing term.
+  """Returns 2 |A & B| / (|A| + |B|), with no smoothing term.
 
-  Args:
-    truth: bool [H, W].
-    prediction: bool [H, W].
-
-  Returns:
-    A share in [0, 1]; 0 when exactly one mask is empty, NaN (not applicable)
-    when both are.
+  It is a share in [0, 1]; see `ONE_EMPTY` and `BOTH_EMPTY`.
   """
-  total = int(truth.sum()) + int(prediction.sum())
-  if not total:
-    return math.nan
-  return 2 * int((truth & prediction).sum()) / total
+  sizes = int(truth.sum()), int(prediction.sum())
+  if not all(sizes):
+    return ONE_EMPTY if any(sizes) else BOTH_EMPTY
+  return 2 * int((truth & prediction).sum()) / sum(sizes)
 
 
 def iou(
   truth: Bool[np.ndarray, 'h w'], prediction: Bool[np.ndarray, 'h w']
 ) -> float:
-  """Intersection over union |A & B| / |A | B|, with no smoothing term.
+  """Returns |A & B| / |A | B|, with no smoothing term.
 
-  Args:
-    truth: bool [H, W].
-    prediction: bool [H, W].
-
-  Returns:
-    A share in [0, 1]; 0 when exactly one mask is empty, NaN (not applicable)
-    when both are.
+  It is a share in [0, 1]; see `ONE_EMPTY` and `BOTH_EMPTY`.
   """
-  union = int((truth | prediction).sum())
-  if not union:
-    return math.nan
-  return int((truth & prediction).sum()) / union
+  sizes = int(truth.sum()), int(prediction.sum())
+  if not all(sizes):
+    return ONE_EMPTY if any(sizes) else BOTH_EMPTY
+  return int((truth & prediction).sum()) / int((truth | prediction).sum())

@@ -29,27 +29,16 @@ THRESHOLDS = {
 
 
 def neighbour_deviation(series) -> np.ndarray:
-  """a_t minus the mean of its neighbours.
-
-  Args:
-    series: [T] one attribute over time; NaN where not measurable.
-
-  Returns:
-    float [T - 2], for the inner frames; empty if T < 3.
-  """
+  """Returns a_t minus the mean of its neighbours: [T] -> [T - 2]."""
   series = np.asarray(series, np.float64)
   return series[1:-1] - (series[:-2] + series[2:]) / 2
 
 
 def roughness(series) -> float:
-  """Root mean square deviation from the neighbours over the mean (ours).
+  """Returns the RMS deviation from the neighbours over the mean (ours).
 
-  Args:
-    series: [T] areas.
-
-  Returns:
-    A share of the mean area (0.01 = 1 %); NaN below three frames or without
-    area.
+  It is a share of the mean of [T] areas (0.01 = 1 %); NaN below three frames or
+  without area.
   """
   deviation = neighbour_deviation(series)
   mean = np.mean(series) if len(series) else 0.0
@@ -64,7 +53,7 @@ def attributes(
   lv: np.ndarray,
   spacing: tuple[float, float],
 ) -> dict[str, np.ndarray]:
-  """Painchaud's attributes of every frame of a clip.
+  """Measures Painchaud's attributes on every frame of a clip.
 
   Args:
     cavities: T measured cavities; None where there is none.
@@ -118,13 +107,9 @@ def _orientation(mask: np.ndarray, spacing: tuple[float, float]) -> float:
 def attribute_ranges(
   clips: Sequence[Mapping[str, np.ndarray]],
 ) -> dict[str, float]:
-  """Range (largest minus smallest) of each attribute over clips.
+  """Returns each attribute's largest minus smallest value over the clips.
 
-  Args:
-    clips: `attributes` of each clip's truth.
-
-  Returns:
-    Range by attribute; NaN where an attribute was never measured.
+  It is NaN where an attribute was never measured.
   """
   ranges = {}
   for name in {n for clip in clips for n in clip}:
@@ -137,7 +122,7 @@ def attribute_ranges(
 def inconsistent_frames(
   clip: Mapping[str, np.ndarray], ranges: Mapping[str, float]
 ) -> np.ndarray:
-  """Inner frames on which any attribute deviates beyond its threshold.
+  """Finds inner frames on which an attribute deviates beyond its threshold.
 
   Args:
     clip: `attributes` of a clip.
@@ -158,14 +143,9 @@ def inconsistent_frames(
 def inconsistent_share(
   clip: Mapping[str, np.ndarray], ranges: Mapping[str, float]
 ) -> float:
-  """Share of a clip's inner frames that are inconsistent.
+  """Returns the share of a clip's inner frames that are inconsistent.
 
-  Args:
-    clip: `attributes` of a clip; may be empty.
-    ranges: `attribute_ranges` of the truth.
-
-  Returns:
-    A share in [0, 1]; NaN without attributes, ranges or three frames.
+  It is NaN without attributes, ranges or three frames.
   """
   bad = inconsistent_frames(clip, ranges) if clip and ranges else np.zeros(0)
   return float(bad.mean()) if bad.size else math.nan
@@ -174,14 +154,9 @@ def inconsistent_share(
 def attribute_deviations(
   clip: Mapping[str, np.ndarray], ranges: Mapping[str, float]
 ) -> dict[str, float]:
-  """Mean absolute deviation from the neighbours, scaled by the range.
+  """Returns each attribute's mean absolute deviation, scaled by its range.
 
-  Args:
-    clip: `attributes` of a clip.
-    ranges: `attribute_ranges` of the truth.
-
-  Returns:
-    By attribute; NaN where it was measured on no three frames in a row.
+  It is NaN where it was measured on no three frames in a row.
   """
   found = {}
   for name, series in clip.items():

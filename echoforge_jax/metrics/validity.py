@@ -12,7 +12,7 @@ _OPEN_SHARE = 0.5
 def is_anatomically_valid(
   mask: np.ndarray, classes: tuple[str, ...]
 ) -> dict[str, bool]:
-  """Checks of one frame.
+  """Checks one frame.
 
   Args:
     mask: uint8 [H, W] class ids: 0 background, k + 1 the k-th class.
@@ -41,15 +41,7 @@ def is_anatomically_valid(
 
 
 def all_valid(mask: np.ndarray, classes: tuple[str, ...]) -> bool:
-  """Whether a frame passes every check.
-
-  Args:
-    mask: uint8 [H, W] class ids.
-    classes: names in the order of the class ids.
-
-  Returns:
-    See `is_anatomically_valid`.
-  """
+  """Returns True if a frame passes every check of `is_anatomically_valid`."""
   return all(is_anatomically_valid(mask, classes).values())
 
 
