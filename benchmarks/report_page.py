@@ -22,7 +22,7 @@ from playwright import sync_api
 from echoforge_jax.evaluation.evaluate import write_evaluation
 from echoforge_jax.evaluation.protocols import get_protocol
 from echoforge_jax.evaluation.scoring import Case
-from echoforge_jax.formats import resize as squeeze
+from echoforge_jax.formats import resize
 from echoforge_jax.phantom import patient
 from echoforge_jax.provenance import git_revision
 
@@ -70,8 +70,8 @@ class Cases:
     frames, masks = (
       np.roll(f(a[at], SIZE), 3 * (rounds % 7 - 3), axis=2)
       for f, a in (
-        (squeeze.squeeze_frames, clip.frames),
-        (squeeze.squeeze_masks, clip.masks),
+        (resize.squeeze_frames, clip.frames),
+        (resize.squeeze_masks, clip.masks),
       )
     )
     truth = (masks == 1).astype(np.uint8)
@@ -92,7 +92,7 @@ class Cases:
       clip.view,
       truth,
       (probability > 0.5).astype(np.uint8),
-      squeeze.squeezed_spacing(clip.spacing_mm, squeezed, SIZE),
+      resize.squeezed_spacing(clip.spacing_mm, squeezed, SIZE),
       frames=frames,
       native_size=squeezed,
       quality=clip.quality,

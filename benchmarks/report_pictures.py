@@ -1,6 +1,6 @@
 """Redraws docs/images/report_*.png from the page of a finished evaluation.
 
-  python benchmarks/report_pictures.py REPORT/report/index.html
+  python -m benchmarks.report_pictures REPORT/report/index.html
 
 Needs Chromium on PATH. docs/evaluation.md says which run was shown.
 """
@@ -11,7 +11,8 @@ import pathlib
 import cv2
 import numpy as np
 from playwright import sync_api
-from report_page import chromium
+
+from benchmarks.report_page import chromium
 
 OUT = pathlib.Path(__file__).parents[1] / 'docs' / 'images'
 

@@ -33,8 +33,6 @@ _NEEDED = re.compile(
 # camus_echoforge overflowed them.
 _STACK = '--fibers_default_thread_stack_size'
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
-
-
 # What a TPU that is here calls itself.
 _KINDS = {
   'TPU v4': 'v4',

@@ -1,6 +1,8 @@
 """plan: a table and a file for the devices here; what misuse says."""
 
 import json
+import os
+from unittest import mock
 
 import pytest
 
@@ -45,9 +47,11 @@ def test_the_devices_here(tmp_path, capsys):
     ([TINY, '--config.num_devices=3', '--config.fsdp=2'], 'config.fsdp'),
   ],
 )
-def test_misuse_is_one_line(flags, text, capsys, monkeypatch):
-  monkeypatch.setattr(topology, 'prepare_environment', lambda: None)
-  assert main(['plan', *flags]) == 2
+def test_misuse_is_one_line(flags, text, capsys, tmp_path):
+  library = tmp_path / 'libtpu.so'
+  library.touch()
+  with mock.patch.dict(os.environ, {'TPU_LIBRARY_PATH': str(library)}):
+    assert main(['plan', *flags]) == 2
   error = capsys.readouterr().err
   assert text in error and error.count('\n') == 1
 

@@ -121,11 +121,16 @@ def test_without_libtpu(monkeypatch, tmp_path):
   assert topology.library_path() == str(library)
 
 
-def test_the_environment_of_the_compiler(monkeypatch):
-  monkeypatch.setattr(topology, 'library_path', lambda: 'libtpu.so')
+def test_the_environment_of_the_compiler(tmp_path):
+  library = tmp_path / 'libtpu.so'
+  library.touch()
   with mock.patch.dict(
     os.environ,
-    {'LIBTPU_INIT_ARGS': '--theirs=1', 'TPU_WORKER_HOSTNAMES': 'there'},
+    {
+      'TPU_LIBRARY_PATH': str(library),
+      'LIBTPU_INIT_ARGS': '--theirs=1',
+      'TPU_WORKER_HOSTNAMES': 'there',
+    },
   ):
     for _ in range(2):
       topology.prepare_environment()
