@@ -6,6 +6,7 @@ Both `study` and `launch/sweep.py` use this. Callers leave out what is finished;
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import os
 from pathlib import Path
 import signal
@@ -92,7 +93,7 @@ def run_jobs(
   at_once: int = 1,
   gpus_each: int = 0,
   on_done: Callable[[Job, list[float]], str] = lambda job, seconds: '',
-  say: Callable[[str], None] = print,
+  say: Callable[[str], None] = functools.partial(print, flush=True),
 ) -> tuple[dict[str, str], int]:
   """Runs jobs; one that fails does not stop the others.
 

@@ -8,6 +8,7 @@ that was interrupted continues from its checkpoint.
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any
@@ -181,7 +182,7 @@ def run_study(
   seeds: Sequence[int],
   settings: Settings,
   *,
-  say: Callable[[str], None] = print,
+  say: Callable[[str], None] = functools.partial(print, flush=True),
 ) -> list[dict]:
   """Runs what is missing of a study.
 
