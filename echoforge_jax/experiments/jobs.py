@@ -6,7 +6,6 @@ Both `study` and `launch/sweep.py` use this. Callers leave out what is finished;
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import functools
 import os
 from pathlib import Path
 import signal
@@ -73,6 +72,11 @@ class _Running:
     return f'failed ({status}); {self._log}: {lines[-1] if lines else "empty"}'
 
 
+def say_at_once(text: str) -> None:
+  """Prints a line without waiting for more."""
+  print(text, flush=True)
+
+
 def _environment(slot: int, at_once: int, gpus_each: int) -> dict[str, str]:
   env = dict(os.environ, PYTHONUNBUFFERED='1')
   env['PYTHONPATH'] = os.pathsep.join(
@@ -93,7 +97,7 @@ def run_jobs(
   at_once: int = 1,
   gpus_each: int = 0,
   on_done: Callable[[Job, list[float]], str] = lambda job, seconds: '',
-  say: Callable[[str], None] = functools.partial(print, flush=True),
+  say: Callable[[str], None] = say_at_once,
 ) -> tuple[dict[str, str], int]:
   """Runs jobs; one that fails does not stop the others.
 

@@ -8,7 +8,6 @@ that was interrupted continues from its checkpoint.
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import functools
 import json
 import pathlib
 from typing import Any
@@ -19,7 +18,7 @@ from echoforge_jax import provenance
 from echoforge_jax.config import parse_config
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation.comparison.read import read_evaluation
-from echoforge_jax.experiments.jobs import Job, run_jobs
+from echoforge_jax.experiments.jobs import Job, run_jobs, say_at_once
 from echoforge_jax.experiments.study import Row, Study
 from echoforge_jax.textio import write_text
 from echoforge_jax.training import build
@@ -182,7 +181,7 @@ def run_study(
   seeds: Sequence[int],
   settings: Settings,
   *,
-  say: Callable[[str], None] = functools.partial(print, flush=True),
+  say: Callable[[str], None] = say_at_once,
 ) -> list[dict]:
   """Runs what is missing of a study.
 
