@@ -1,8 +1,5 @@
 """Collectives of a compiled program, read from its text."""
 
-from collections import Counter
-from collections.abc import Iterable
-import dataclasses
 import math
 import re
 
@@ -29,37 +26,20 @@ _CHANNEL = re.compile(r'channel_id=(\d+)')
 _BITS = re.compile(r'\d+')
 
 
-@dataclasses.dataclass(frozen=True)
-class Collective:
-  """One collective operation of a program.
-
-  Attributes:
-    kind: of `KINDS`.
-    arrays: how many arrays it carries.
-    num_bytes: of these arrays whole, before a reduce-scatter or after an
-      all-gather; each device sends about this much on a ring (twice that for
-      an all-reduce).
-    group: devices that take part together; 0: all.
-  """
-
-  kind: str
-  arrays: int
-  num_bytes: int
-  group: int
-
-
-def find_collectives(text: str) -> list[Collective]:
-  """Finds the collectives in an optimized HLO module.
+def find_exchanges(text: str) -> dict[str, tuple[int, int]]:
+  """Finds what devices exchange in an optimized HLO module.
 
   Args:
     text: `compiled.as_text()`.
 
   Returns:
-    One `Collective` per instruction, in the order of the text. A loop's body
-    counts once, and so does what a TPU spreads over several fusions that
-    compute in the meantime: the same kind on the same channel.
+    Kind of collective -> (how many, bytes). Bytes are of the arrays whole,
+    before a reduce-scatter or after an all-gather; each device sends about this
+    much on a ring, twice that for an all-reduce. A loop's body counts once, and
+    so does what a TPU spreads over several fusions that compute in the
+    meantime: the same kind on the same channel.
   """
-  found, channels = [], set()
+  found, channels = {}, set()
   for line in text.splitlines():
     match = _INSTRUCTION.search(line)
     if not match:
@@ -78,21 +58,16 @@ def find_collectives(text: str) -> list[Collective]:
       sizes = sizes[len(sizes) // 2 :]
     elif match['start'] and kind == 'collective-permute':
       sizes = sizes[1:2]
-    group = _group_size(line)
-    whole = max(group, 1) if kind == 'reduce-scatter' else 1
-    found.append(Collective(kind, len(sizes), whole * sum(sizes), group))
+    size = sum(sizes)
+    if kind == 'reduce-scatter':
+      size *= max(_group_size(line), 1)
+    count, total = found.get(kind, (0, 0))
+    found[kind] = count + 1, total + size
   return found
 
 
-def total_bytes(collectives: Iterable[Collective]) -> dict[str, int]:
-  """Adds up the bytes of each kind of collective that occurs."""
-  totals: Counter[str] = Counter()
-  for collective in collectives:
-    totals[collective.kind] += collective.num_bytes
-  return dict(totals)
-
-
 def _group_size(line: str) -> int:
+  """Devices that take part together; 0: all."""
   groups = _GROUPS.search(line)
   if not groups:
     return 0

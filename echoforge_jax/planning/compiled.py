@@ -1,6 +1,5 @@
 """Compiles a step, and bounds its time by what the compiler says of it."""
 
-from collections import Counter
 from collections.abc import Sequence
 import dataclasses
 import time
@@ -59,7 +58,7 @@ class CompiledStep:
     num_bytes: read from and written to memory. On a TPU between the chip and
       HBM (`traffic.hbm_bytes`), elsewhere by all instructions (XLA's count).
     cycles: the compiler's estimate on a TPU (`traffic.cycles`), else 0.
-    exchanges: kind of collective -> (how many, bytes).
+    exchanges: of `collectives.find_exchanges`.
   """
 
   fits: bool
@@ -104,8 +103,6 @@ def compile_step(jitted: Any, *arguments: Any, platform: str) -> CompiledStep:
   seconds = time.perf_counter() - start
   memory = memory_of(done)
   costs, text = done.cost_analysis(), done.as_text()
-  found = collectives.find_collectives(text)
-  count = Counter(one.kind for one in found)
   tpu = platform == 'tpu'
   moved = traffic.hbm_bytes(text) if tpu else costs.get('bytes accessed', 0.0)
   return CompiledStep(
@@ -116,10 +113,7 @@ def compile_step(jitted: Any, *arguments: Any, platform: str) -> CompiledStep:
     flops=float(costs.get('flops', 0.0)),
     num_bytes=float(moved),
     cycles=traffic.cycles(text) if tpu else 0,
-    exchanges={
-      kind: (count[kind], size)
-      for kind, size in collectives.total_bytes(found).items()
-    },
+    exchanges=collectives.find_exchanges(text),
   )
 
 

@@ -78,7 +78,7 @@ def test_parts_do_not_depend_on_devices_and_move_nothing(devices):
     parts, [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]]
   )
   assert parts.sharding.shard_shape(parts.shape) == (2, 8 // devices)
-  assert not collectives.find_collectives(cut.lower(placed).compile().as_text())
+  assert not collectives.find_exchanges(cut.lower(placed).compile().as_text())
 
 
 def test_more_devices_than_there_are():

@@ -171,7 +171,7 @@ def traffic(config, make_iterator):
     )  # Never run: half the time.
     return (
       sum(4 * leaf.size for leaf in jax.tree.leaves(state.params)),
-      collectives.find_collectives(step.as_text()),
+      collectives.find_exchanges(step.as_text()),
     )
 
   return measure
@@ -181,14 +181,14 @@ def test_devices_exchange_gradients_and_little_else(traffic):
   parameters, found = traffic(1)
   # The sums of batch norm, of CPR's references and of the losses are small:
   # nothing the size of a batch's features ever leaves a device.
-  totals = collectives.total_bytes(found)
+  totals = {kind: size for kind, (_, size) in found.items()}
   assert set(totals) == {'all-reduce'}
   assert parameters <= totals['all-reduce'] <= 1.1 * parameters
 
 
 def test_shares_are_gathered_once_a_network(traffic):
   parameters, found = traffic(4)
-  totals = collectives.total_bytes(found)
+  totals = {kind: size for kind, (_, size) in found.items()}
   assert set(totals) <= {'all-reduce', 'all-gather', 'reduce-scatter'}
   # Student and teacher.
   assert totals['all-gather'] <= 2 * 1.1 * parameters
