@@ -55,14 +55,18 @@ def is_finished(run: Run) -> bool:
   # They import jax, so only where a run was begun.
   if not (epath.Path(run.workdir) / 'config.json').is_file():
     return False
-  from echoforge_jax.training.workdir import check_same_config, read_config
+  from echoforge_jax.training.workdir import (
+    check_same_config,
+    is_complete,
+    read_config,
+  )
 
   try:
     found = read_config(run.workdir)
   except InputError:
     return False  # `train` says what is wrong with it.
   last = epath.Path(run.workdir) / 'checkpoints' / str(found.get('num_steps'))
-  if not (last / '_CHECKPOINT_METADATA').is_file():
+  if not is_complete(last, items=()):
     return False
   wanted = run.config.copy_and_resolve_references()
   if not wanted.num_steps and wanted.num_epochs == found.get('num_epochs'):

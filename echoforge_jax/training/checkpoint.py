@@ -1,12 +1,7 @@
 """Checkpoints: the only importer of orbax.
 
-A workdir holds `config.json` (the resolved config) and `checkpoints/STEP/`
-with four items each: `student` and `teacher` (parameters and batch statistics:
-all that inference needs), `training` (step, optimizer state, root key) and
-`data` (the position in the data, the same for every process). Orbax writes a
-step into a temporary directory and renames it when every item is there.
-
-A workdir may be a bucket (`gs://...`): every path goes through epath.
+Orbax writes a step into a temporary directory and renames it when every item
+of `workdir.ITEMS` is there.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +10,6 @@ import errno
 import hashlib
 import json
 import logging as logging_lib
-import math
 import os
 import shutil
 from typing import Any
@@ -30,22 +24,27 @@ import orbax.checkpoint as ocp
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.models import network_file
-from echoforge_jax.training.state import TrainState
-from echoforge_jax.training.workdir import DIRECTORY, read_config, workdir_path
-
-ITEMS = ('student', 'teacher', 'training', 'data')
-# Orbax writes this file into a step's directory before it renames it.
-_COMPLETE = '_CHECKPOINT_METADATA'
+from echoforge_jax.textio import first_line
+from echoforge_jax.training.state import (
+  TrainState,
+  compare_trees,
+  named_leaves,
+  shorten,
+)
+from echoforge_jax.training.workdir import (
+  DIRECTORY,
+  ITEMS,
+  is_complete,
+  latest_folder,
+  read_config,
+  set_aside_incomplete,
+  step_folders,
+  workdir_path,
+)
 
 
 class SaveError(RuntimeError):
   """A checkpoint that could not be written; the message says what is left."""
-
-
-def _is_complete(directory: epath.Path) -> bool:
-  return (directory / _COMPLETE).is_file() and all(
-    (directory / item).is_dir() for item in ITEMS
-  )
 
 
 def _as_items(state: TrainState) -> dict[str, dict]:
@@ -77,12 +76,12 @@ class Checkpointer:
     Args:
       workdir: the run's directory.
       keep: how many of the latest checkpoints stay.
-      best_metric: also keep the checkpoint with the largest value of this
-        metric (see `save`); '' keeps none for its score.
+      best_metric: also keep the one with the largest value of this metric; ''
+        keeps none for its score.
     """
     root = workdir_path(workdir) / DIRECTORY
-    if root.is_dir() and jax.process_index() == 0:
-      _set_aside_incomplete(root)
+    if jax.process_index() == 0:
+      set_aside_incomplete(workdir)
     managers = ocp.checkpoint_managers
     policies = [managers.LatestN(n=keep)]
     if best_metric:
@@ -106,7 +105,7 @@ class Checkpointer:
     )
 
   def latest_step(self) -> int | None:
-    """The latest complete step, or None."""
+    """Returns the latest complete step, or None."""
     return self._manager.latest_step()
 
   def save(
@@ -116,13 +115,12 @@ class Checkpointer:
     iterator: Any,
     metrics: Mapping[str, float] | None = None,
   ) -> None:
-    """Starts saving; returns when the device and the iterator may go on.
+    """Starts saving; the state may be donated as soon as this returns.
 
     Args:
       step: updates done; saving the same step again does nothing.
-      state: the state; it may be donated as soon as this returns.
-      iterator: advanced exactly `step` times; its `get_state()` is the same in
-        every process, and JSON.
+      state: to save.
+      iterator: its `get_state()` is the same in every process, and JSON.
       metrics: scores of this state, for `best_metric`.
 
     Raises:
@@ -132,11 +130,9 @@ class Checkpointer:
     if step in self._manager.all_steps():
       return
     self._check_space(state)
-    items = {
-      name: ocp.args.StandardSave(tree)
-      for name, tree in _as_items(state).items()
-    }
-    items['data'] = ocp.args.JsonSave(iterator.get_state())
+    items = {'data': ocp.args.JsonSave(iterator.get_state())}
+    for name, tree in _as_items(state).items():
+      items[name] = ocp.args.StandardSave(tree)
     with self._saving():
       self._manager.save(
         step,
@@ -147,80 +143,59 @@ class Checkpointer:
   def restore(
     self, step: int, abstract_state: TrainState, iterator: Any
   ) -> TrainState:
-    """Restores a state, and the iterator in place.
+    """Restores a state bit for bit, and the iterator in place.
 
     Args:
       step: a step that was saved.
       abstract_state: `jax.ShapeDtypeStruct` leaves with the wanted shardings.
-      iterator: of the same pipeline; any number of processes and workers.
-
-    Returns:
-      The state, bit for bit as it was saved.
+      iterator: of the same pipeline; any number of processes.
 
     Raises:
-      InputError: where the saved tree does not fit, naming the tree paths, or
-        the iterator's state does not fit the pipeline.
+      InputError: where the saved tree or the iterator's state does not fit.
     """
-    wanted = _as_items(abstract_state)
-    for item, tree in wanted.items():
-      _check_tree(
-        self._root / str(step) / item, tree, _saved_tree(self._root, step, item)
-      )
-    items = {
-      name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()
-    }
+    folder = self._root / str(step)
+    items = {}
+    for name, tree in _as_items(abstract_state).items():
+      _check_tree(folder / name, tree)
+      items[name] = ocp.args.StandardRestore(tree)
     restored = self._manager.restore(step, args=ocp.args.Composite(**items))
     try:
-      data = self._manager.restore(
-        step, args=ocp.args.Composite(data=ocp.args.JsonRestore())
-      )['data']
-      iterator.set_state(data)
+      position = ocp.args.Composite(data=ocp.args.JsonRestore())
+      iterator.set_state(self._manager.restore(step, args=position)['data'])
     except (KeyError, OSError, TypeError, ValueError) as error:
       raise InputError(
-        f'{self._root / str(step) / "data"}: this position in the data does '
+        f'{folder / "data"}: this position in the data does '
         f'not fit the input pipeline ({error}); resume with the version that '
         'saved it, or start a new workdir'
       ) from error
-    student, teacher = restored['student'], restored['teacher']
+    teacher = {f'teacher_{k}': v for k, v in restored['teacher'].items()}
     return abstract_state.replace(
-      params=student['params'],
-      batch_stats=student['batch_stats'],
-      teacher_params=teacher['params'],
-      teacher_batch_stats=teacher['batch_stats'],
-      **restored['training'],
+      **restored['student'], **teacher, **restored['training']
     )
 
   def reached_preemption(self, step: int) -> bool:
-    """True once every process of a run has learned of a preemption."""
+    """Returns True once every process of a run knows of a preemption."""
     return self._manager.reached_preemption(step)
 
   def preempted_before(self, step: int) -> bool:
-    """Whether processes that start at `step` learned of a preemption already.
+    """Returns whether processes that start at `step` know of a preemption.
 
-    JAX chooses the step after the last one that any process asked about, and
-    tells at that very step only: a run that starts later would never hear.
+    JAX tells at one step only, after the last that any process asked about.
     """
     return jax.process_count() > 1 and any(
       self.reached_preemption(earlier) for earlier in range(step + 1)
     )
 
   def wait(self) -> None:
-    """Waits until the checkpoint being written is complete.
-
-    Raises:
-      SaveError: where it could not be written.
-    """
+    """Waits until the checkpoint being written is complete; may raise."""
     with self._saving():
       self._manager.wait_until_finished()
 
   def _check_space(self, state: TrainState) -> None:
-    """Stops before a write that cannot succeed: it would leave half of it."""
+    """Raises before a write that would leave half of a checkpoint."""
     if '://' in str(self._root):
       return
-    needed = sum(
-      math.prod(leaf.shape) * leaf.dtype.itemsize
-      for leaf in jax.tree.leaves(state)
-    )
+    needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     free = shutil.disk_usage(self._root).free
     if free < needed:
       raise self._save_error(
@@ -228,13 +203,9 @@ class Checkpointer:
       )
 
   def _save_error(self, reason: str) -> SaveError:
-    whole = sorted(
-      int(path.name)
-      for path in self._root.iterdir()
-      if path.name.isdigit() and _is_complete(path)
-    )
+    whole = [p for p in step_folders(self._root.parent) if is_complete(p)]
     kept = (
-      f'step {whole[-1]} is the last whole checkpoint'
+      f'step {whole[-1].name} is the last whole checkpoint'
       if whole
       else 'there is no whole checkpoint yet'
     )
@@ -245,7 +216,7 @@ class Checkpointer:
 
   @contextlib.contextmanager
   def _saving(self) -> Iterator[None]:
-    """Tells a failed write, whatever orbax makes of it, in one sentence."""
+    """Says in one sentence that a write failed, whatever orbax raises."""
     try:
       yield
     except (OSError, ValueError, RuntimeError) as error:
@@ -271,128 +242,54 @@ def _keep_orbax_quiet() -> None:
 
 
 def _reason(error: BaseException) -> str:
-  """The system's own words where an exception has them, in one line."""
-  text = str(error)
-  for code in (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EIO,
-  ):
-    if os.strerror(code) in text:
-      return os.strerror(code)
-  return next(iter(text.strip().splitlines()), type(error).__name__)[:200]
+  """Returns the system's own words where an exception has them, in one line."""
+  for name in ('ENOSPC', 'EDQUOT', 'EFBIG', 'EROFS', 'EACCES', 'EIO'):
+    words = os.strerror(getattr(errno, name))
+    if words in str(error):
+      return words
+  return first_line(error)
 
 
-def _set_aside_incomplete(root: epath.Path) -> None:
-  for directory in root.iterdir():
-    if directory.name.isdigit() and not _is_complete(directory):
-      aside = root / f'incomplete_{directory.name}'
-      while aside.exists():  # Not the first of this step.
-        aside = aside.with_name(aside.name + '_')
-      logging.warning(
-        '%s is not a complete checkpoint; moved to %s', directory, aside
-      )
-      directory.rename(aside)
+def _saved_tree(folder: epath.Path) -> Any:
+  """Returns shapes and dtypes of a saved item, as nested dictionaries."""
+  return ocp.StandardCheckpointHandler().metadata(folder).tree
 
 
-def _flat(tree: Any) -> dict[str, Any]:
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {
-    '/'.join(_key_name(key) for key in path): leaf for path, leaf in leaves
-  }
-
-
-def _key_name(key: Any) -> str:
-  for attribute in ('key', 'name', 'idx'):
-    if hasattr(key, attribute):
-      return str(getattr(key, attribute))
-  return str(key)
-
-
-def _saved_tree(root: epath.Path, step: int, item: str) -> Any:
-  """Shapes and dtypes of a saved item, as nested dictionaries."""
-  return ocp.StandardCheckpointHandler().metadata(root / str(step) / item).tree
-
-
-def _check_tree(where: epath.Path, wanted: Any, saved: Any) -> None:
-  """Raises an `InputError` naming what differs between two trees."""
-  wanted, saved = _flat(wanted), _flat(saved)
-  problems = [
-    f'{path}: not in the checkpoint' for path in wanted if path not in saved
-  ]
-  problems += [
-    f'{path}: in the checkpoint only' for path in saved if path not in wanted
-  ]
-  for path in wanted.keys() & saved.keys():
-    if jax.dtypes.issubdtype(wanted[path].dtype, jax.dtypes.prng_key):
-      continue
-    if tuple(wanted[path].shape) != tuple(saved[path].shape):
-      problems.append(
-        f'{path}: shape {tuple(saved[path].shape)} in the '
-        f'checkpoint, {tuple(wanted[path].shape)} in the model'
-      )
+def _check_tree(folder: epath.Path, wanted: Any) -> None:
+  """Raises an `InputError` naming where a saved item differs from a tree."""
+  saved = _saved_tree(folder)
+  problems = compare_trees(saved, wanted)
+  missing = named_leaves(wanted).keys() - named_leaves(saved).keys()
+  problems += [f'{path}: not in the checkpoint' for path in missing]
   if problems:
-    shown = '; '.join(sorted(problems)[:4])
-    more = f' (and {len(problems) - 4} more)' if len(problems) > 4 else ''
     raise InputError(
-      f'{where} does not fit the model: {shown}{more}. Use the config it '
-      'was trained with, or start a new workdir'
+      f'{folder} does not fit the model: {shorten(problems)}. Use the '
+      'config it was trained with, or start a new workdir'
     )
 
 
 def fingerprint(workdir: epath.PathLike) -> tuple[int, str]:
-  """What the latest whole checkpoint of a run holds, in one number.
+  """Returns the step and a digest of a run's latest whole checkpoint.
 
-  Args:
-    workdir: the run's directory.
-
-  Returns:
-    step: updates done.
-    digest: SHA-256 over paths, dtypes, shapes and bytes of every array of
-      student, teacher and training (optimizer, step, root key), and over the
-      position in the data. Equal digests are equal bits.
+  SHA-256 over paths, dtypes, shapes and bytes of every array, and the position
+  in the data: equal digests are equal bits.
 
   Raises:
     InputError: where there is no whole checkpoint.
   """
-  root = workdir_path(workdir) / DIRECTORY
-  step = _latest(root, ITEMS)
+  folder = latest_folder(workdir)
   digest = hashlib.sha256()
   for item in ITEMS[:-1]:
-    tree = ocp.StandardCheckpointHandler().restore(root / str(step) / item)
-    for path, leaf in sorted(_flat(tree).items()):
+    tree = ocp.StandardCheckpointHandler().restore(folder / item)
+    for path, leaf in sorted(named_leaves(tree).items()):
       if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
       array = np.asarray(leaf)
       digest.update(f'{item}/{path} {array.dtype} {array.shape}'.encode())
       digest.update(array.tobytes())
-  data = ocp.JsonCheckpointHandler().restore(root / str(step) / ITEMS[-1])
+  data = ocp.JsonCheckpointHandler().restore(folder / ITEMS[-1])
   digest.update(json.dumps(data, sort_keys=True).encode())
-  return step, digest.hexdigest()
-
-
-def _latest(root: epath.Path, items: tuple[str, ...]) -> int:
-  """The latest step that is whole and has these items."""
-  steps = (
-    [
-      int(path.name)
-      for path in root.iterdir()
-      if path.name.isdigit()
-      and (path / _COMPLETE).is_file()
-      and all((path / item).is_dir() for item in items)
-    ]
-    if root.is_dir()
-    else []
-  )
-  if not steps:
-    raise InputError(
-      f'{root} holds no complete checkpoint; train until the '
-      'first one is saved (config.checkpoint_every)'
-    )
-  return max(steps)
+  return int(folder.name), digest.hexdigest()
 
 
 def restore_for_inference(
@@ -405,14 +302,12 @@ def restore_for_inference(
     which: 'teacher' (the usual choice) or 'student'.
 
   Returns:
-    config: the run's config, locked.
-    variables: {'params': ...} and, with batch norm, 'batch_stats', on the
-      first local device.
-    step: updates the network has seen.
+    The run's config, locked; {'params': ...} and, with batch norm,
+    'batch_stats', on the first local device; updates the network has seen.
 
   Raises:
-    InputError: where there is no run or no complete checkpoint, or a file
-      holds the other network.
+    InputError: where there is no complete run, or a file holds the other
+      network.
   """
   if which not in ('teacher', 'student'):
     raise InputError(f'which is {which!r}; choose teacher or student')
@@ -425,29 +320,25 @@ def restore_for_inference(
         f'{workdir}: holds the {meta["which"]} only, found '
         f'{which} asked for; leave --which out'
       )
-    return (
-      config,
-      jax.device_put(variables, jax.local_devices()[0]),
-      (meta['step']),
-    )
-  root = workdir_path(workdir) / DIRECTORY
-  step = _latest(root, (which,))
-  folder = root / str(step) / which
+    variables = jax.device_put(variables, jax.local_devices()[0])
+    return config, variables, meta['step']
+  folder = latest_folder(workdir, (which,)) / which
   sharding = SingleDeviceSharding(jax.local_devices()[0])
   try:
     abstract = jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(
         leaf.shape, leaf.dtype, sharding=sharding
       ),
-      _saved_tree(root, step, which),
+      _saved_tree(folder),
     )
     tree = ocp.StandardCheckpointHandler().restore(
       folder, args=ocp.args.StandardRestore(abstract)
     )
   except Exception as error:  # Whatever the reading library makes of damage.
     raise InputError(
-      f'{folder}: cannot be read ({str(error).strip().splitlines()[0][:200]}'
-      f'); wanted a whole checkpoint: copy it again, or delete '
-      f'{folder.parent} and take an earlier one'
+      f'{folder}: cannot be read ({first_line(error)}); wanted a whole '
+      f'checkpoint: copy it again, or delete {folder.parent} and take an '
+      'earlier one'
     ) from error
-  return config, {name: value for name, value in tree.items() if value}, step
+  variables = {name: value for name, value in tree.items() if value}
+  return config, variables, int(folder.parent.name)

@@ -2,7 +2,8 @@
 
 Every loss is a mean over what its weights select, and zero (with a zero
 gradient) where they select nothing; none of them can divide by zero. Class k
-has the mask value k + 1; the mask value `IGNORE` takes a pixel out.
+has the mask value k + 1; the mask value `IGNORE` takes a pixel out. Logits are
+float32 z, targets y in [0, 1], weights w >= 0, and p = sigmoid(z).
 """
 
 from typing import NamedTuple
@@ -26,27 +27,18 @@ Masks = Integer[Array, 'b t h w']
 
 
 class Term(NamedTuple):
-  """One term of an objective.
+  """One term of an objective."""
 
-  Attributes:
-    value: float32 scalar, a mean; 0 where `count` is 0.
-    count: float32 scalar, how many frames it is a mean over.
-  """
-
-  value: Scalar
-  count: Scalar
+  value: Scalar  # A mean; 0 where `count` is 0.
+  count: Scalar  # Frames that it is a mean over.
 
 
 def class_targets(masks: Masks, num_classes: int) -> tuple[Array, Array]:
   """Splits label values into one binary target a class, and their validity.
 
-  Args:
-    masks: integer [B, T, H, W]: 0 background, k + 1 class k, `IGNORE`.
-    num_classes: K, foreground classes.
-
   Returns:
-    targets: float32 [B, T, H, W, K] of 0 or 1.
-    valid: float32 [B, T, H, W, 1], 1 where the pixel carries a label.
+    float32 [B, T, H, W, K] of 0 or 1, and float32 [B, T, H, W, 1], 1 where the
+    pixel carries a label.
   """
   masks = masks.astype(jnp.int32)[..., None]
   values = jnp.arange(1, num_classes + 1, dtype=jnp.int32)
@@ -55,18 +47,10 @@ def class_targets(masks: Masks, num_classes: int) -> tuple[Array, Array]:
 
 
 def masked_bce(logits: Logits, targets: Logits, weights: Logits) -> Scalar:
-  """Weighted mean binary cross-entropy.
+  """Returns the weighted mean binary cross-entropy.
 
   sum w (softplus(z) - y z) / sum w, which is -y log p - (1 - y) log(1 - p)
-  with p = sigmoid(z), without ever forming p.
-
-  Args:
-    logits: float32 [B, T, H, W, K], z.
-    targets: float32 [B, T, H, W, K] in [0, 1], y.
-    weights: float32 [B, T, H, W, K], w >= 0.
-
-  Returns:
-    Scalar; 0 where the weights sum to 0.
+  without ever forming p.
   """
   loss = jax.nn.softplus(logits) - targets * logits
   total = weights.sum()
@@ -74,18 +58,10 @@ def masked_bce(logits: Logits, targets: Logits, weights: Logits) -> Scalar:
 
 
 def masked_dice(logits: Logits, targets: Logits, weights: Logits) -> Scalar:
-  """Soft Dice loss, a mean over the frames and classes that have weight.
+  """Returns the soft Dice loss, a mean over frames and classes with weight.
 
   Per frame and class 1 - (2 sum w p y + s) / (sum w p + sum w y + s), with
-  p = sigmoid(z) and s = `DICE_SMOOTH`.
-
-  Args:
-    logits: float32 [B, T, H, W, K], z.
-    targets: float32 [B, T, H, W, K] in [0, 1], y.
-    weights: float32 [B, T, H, W, K], w >= 0.
-
-  Returns:
-    Scalar in [0, 1); 0 where the weights sum to 0.
+  s = `DICE_SMOOTH`.
   """
   probabilities = jax.nn.sigmoid(logits) * weights
   overlap = (probabilities * targets).sum((2, 3))
@@ -108,18 +84,10 @@ def _bce_dice(logits: Logits, targets: Logits, weights: Logits) -> Term:
 def supervised_loss(
   logits: Logits, masks: Masks, frames: Bool[Array, 'b t'] | None = None
 ) -> Term:
-  """BCE + Dice on labeled pixels (paper section 3, loss).
+  """Returns BCE + Dice on labeled pixels of `frames` (paper section 3, loss).
 
   Also the episodic CPR loss (ours), where `logits` are the reforged logits of
   a labeled frame whose own label was withheld.
-
-  Args:
-    logits: float [B, T, H, W, K].
-    masks: integer [B, T, H, W]; `IGNORE` where there is no label.
-    frames: bool [B, T], counts only these frames; None: all.
-
-  Returns:
-    Term, 0 where no frame is labeled.
   """
   targets, valid = class_targets(masks, logits.shape[-1])
   if frames is not None:
@@ -128,20 +96,13 @@ def supervised_loss(
 
 
 def coarse_loss(coarse_logits: Float[Array, 'b t i j k'], masks: Masks) -> Term:
-  """BCE + Dice of coarse masks against area-averaged labels (ours).
+  """Returns BCE + Dice of coarse masks against area-averaged labels (ours).
 
   A target is the share of a token's labeled pixels that belong to the class;
   its weight is the share of its pixels that are labeled.
 
-  Args:
-    coarse_logits: float [B, T, h, w, K].
-    masks: integer [B, T, H, W], H and W multiples of h and w.
-
-  Returns:
-    Term, 0 where no frame is labeled.
-
   Raises:
-    ValueError: where the sizes do not divide.
+    ValueError: where the masks' sides are no multiples of the logits'.
   """
   batch, time, height, width = masks.shape
   rows, columns, classes = coarse_logits.shape[2:]
@@ -168,19 +129,12 @@ def coarse_loss(coarse_logits: Float[Array, 'b t i j k'], masks: Masks) -> Term:
 
 
 class PseudoTerm(NamedTuple):
-  """The unsupervised term and how much of the clip it counted.
-
-  Attributes:
-    value: float32 scalar.
-    count: float32 scalar, frames with at least one counted pixel.
-    confident: float32 scalar, counted pixels (times classes).
-    candidates: float32 scalar, pixels that could have counted.
-  """
+  """The unsupervised term and how much of the clip it counted."""
 
   value: Scalar
-  count: Scalar
-  confident: Scalar
-  candidates: Scalar
+  count: Scalar  # Frames with at least one counted pixel.
+  confident: Scalar  # Counted pixels (times classes).
+  candidates: Scalar  # Pixels that could have counted.
 
 
 def balanced_weights(
@@ -188,7 +142,7 @@ def balanced_weights(
   confident: Bool[Array, 'b t h w k'],
   least: float = LEAST_CONFIDENT,
 ) -> Logits:
-  """Weights of confident pixels that keep both sides of a mask in balance.
+  """Returns confident pixels' weights that balance both sides of a mask.
 
   Background becomes confident long before a structure does. If every
   confident pixel weighed the same, such a frame would teach that there is no
@@ -200,14 +154,6 @@ def balanced_weights(
   * a frame counts only where at least the share `least` of either side is
     confident: no weight exceeds 1 / least, and a mask that shows no structure
     is no evidence that there is none.
-
-  Args:
-    targets: float [B, F, H, W, K], the pseudo-labels, 0 or 1.
-    confident: bool [B, F, H, W, K].
-    least: in (0, 1].
-
-  Returns:
-    float32 [B, F, H, W, K]; 0 where a pixel does not count.
   """
   weights, counts = [], []
   for side in (targets > 0, targets <= 0):
@@ -225,20 +171,17 @@ def pseudo_label_loss(
   frames: Bool[Array, 'b t'],
   threshold: Scalar | float,
 ) -> PseudoTerm:
-  """BCE + Dice against confident pseudo-labels (paper section 3, FlameRise).
+  """Returns BCE + Dice against confident pseudo-labels (paper, FlameRise).
 
   With p = sigmoid(teacher logits) the pseudo-label is [p >= 1/2]; a pixel
   counts for a class where max(p, 1 - p) >= tau, with `balanced_weights`. The
   teacher is a constant here: no gradient reaches it.
 
   Args:
-    logits: float [B, F, H, W, K], the student's.
-    teacher_logits: float [B, F, H, W, K] of the same frames.
-    frames: bool [B, F], True for unlabeled frames; others do not count.
+    logits: the student's.
+    teacher_logits: of the same frames.
+    frames: True for unlabeled frames; others do not count.
     threshold: tau in [0.5, 1].
-
-  Returns:
-    PseudoTerm, 0 where no frame counts.
   """
   teacher_logits = jax.lax.stop_gradient(teacher_logits.astype(jnp.float32))
   probabilities = jax.nn.sigmoid(teacher_logits)
@@ -258,18 +201,10 @@ def pseudo_label_loss(
 def consistency_loss(
   logits: Logits, teacher_logits: Logits, frames: Bool[Array, 'b t']
 ) -> Term:
-  """Mean squared distance of probabilities (mean teacher; SSCF).
+  """Returns the mean squared distance of probabilities (mean teacher; SSCF).
 
-  mean (sigmoid(z) - sigmoid(z_teacher))^2 over all pixels of the frames that
-  count. The teacher is a constant here: no gradient reaches it.
-
-  Args:
-    logits: float [B, F, H, W, K], z, the student's.
-    teacher_logits: float [B, F, H, W, K] of the same frames.
-    frames: bool [B, F], True for unlabeled frames; others do not count.
-
-  Returns:
-    Term, 0 where no frame counts.
+  mean (sigmoid(z) - sigmoid(z_teacher))^2 over all pixels of the unlabeled
+  `frames`. The teacher is a constant here: no gradient reaches it.
   """
   teacher_logits = jax.lax.stop_gradient(teacher_logits.astype(jnp.float32))
   distance = (
@@ -285,15 +220,10 @@ def consistency_loss(
 def hard_dice(
   logits: Logits, masks: Masks
 ) -> tuple[Float[Array, 'b t k'], Float[Array, 'b t k']]:
-  """Unsmoothed Dice of the masks [z >= 0] per frame and class.
-
-  Args:
-    logits: float [B, T, H, W, K].
-    masks: integer [B, T, H, W]; `IGNORE` where there is no label.
+  """Returns the unsmoothed Dice of the masks [z >= 0] per frame and class.
 
   Returns:
-    dice: float32 [B, T, K] in [0, 1]; 1 where both are empty.
-    counted: float32 [B, T, K], 1 where the frame carries a label.
+    Dice in [0, 1], 1 where both are empty; and 1 where the frame has a label.
   """
   targets, valid = class_targets(masks, logits.shape[-1])
   predicted = (logits >= 0).astype(jnp.float32) * valid

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from flax import traverse_util
+import jax
 from jax import Array
 import optax
 
@@ -13,20 +13,8 @@ OPTIMIZERS = {'adam': optax.adam, 'adamw': optax.adamw}
 
 
 def decay_mask(params) -> dict:
-  """Marks what weight decay applies to: kernels and embeddings (ours).
-
-  Biases, norm scales and other vectors and scalars are left alone, as usual.
-
-  Args:
-    params: parameter tree.
-
-  Returns:
-    A tree of bool of the same structure.
-  """
-  flat = traverse_util.flatten_dict(params)
-  return traverse_util.unflatten_dict(
-    {path: value.ndim > 1 for path, value in flat.items()}
-  )
+  """Marks what weight decay applies to: kernels, not vectors (ours)."""
+  return jax.tree.map(lambda value: value.ndim > 1, params)
 
 
 def make_optimizer(
@@ -36,11 +24,8 @@ def make_optimizer(
   num_steps: int,
   warmup_steps: int = 0,
   power: float = 0.9,
-  end_learning_rate: float = 0.0,
   weight_decay: float = 0.0,
   clip_norm: float = 0.0,
-  b1: float = 0.9,
-  b2: float = 0.999,
 ) -> tuple[optax.GradientTransformation, Callable[[Array], Array]]:
   """Builds the optimizer.
 
@@ -50,11 +35,8 @@ def make_optimizer(
     num_steps: updates of the whole training.
     warmup_steps: updates of linear warm-up (ours).
     power: exponent of the polynomial decay (paper: 0.9).
-    end_learning_rate: learning rate after `num_steps` updates.
     weight_decay: AdamW's decay of what `decay_mask` marks; 0 with 'adam'.
     clip_norm: largest global gradient norm; 0 does not clip.
-    b1: decay of Adam's first moment.
-    b2: decay of Adam's second moment.
 
   Returns:
     The transformation and its learning-rate schedule.
@@ -77,11 +59,10 @@ def make_optimizer(
     num_steps=num_steps,
     warmup_steps=warmup_steps,
     power=power,
-    end=end_learning_rate,
   )
-  options = {'b1': b1, 'b2': b2}
+  options = {}
   if name == 'adamw':
-    options |= {'weight_decay': weight_decay, 'mask': decay_mask}
+    options = {'weight_decay': weight_decay, 'mask': decay_mask}
   tx = OPTIMIZERS[name](schedule, **options)
   if clip_norm:
     tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)

@@ -19,17 +19,11 @@ SHAPES = ('linear', 'gaussian')
 
 
 class ScheduleValues(NamedTuple):
-  """What the schedules say about one step.
+  """What the schedules say about one step, as float32 scalars."""
 
-  Attributes:
-    fraction: float32 scalar in [0, 1], the share of training that is done.
-    weight: float32 scalar, lambda(e), weight of the unsupervised loss.
-    threshold: float32 scalar, tau(e), confidence a pseudo-label needs.
-  """
-
-  fraction: Array
-  weight: Array
-  threshold: Array
+  fraction: Array  # Share of training that is done.
+  weight: Array  # lambda(e), weight of the unsupervised loss.
+  threshold: Array  # tau(e), the confidence that a pseudo-label needs.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,20 +42,13 @@ class FlameRise:
   The shape 'gaussian' replaces r by exp(-5 (1 - r)^2) from E0 on, the ramp of
   the mean teacher's consistency (Laine and Aila 2017).
 
-  Attributes:
-    start: E0 as a share of training, in [0, 1].
-    end: E1 as a share of training, in [start, 1].
-    weight_max: lambda_max; 0 switches the unsupervised loss off for good.
-    threshold_start: tau_0 in [0.5, 1].
-    threshold_end: tau_1 in [0.5, 1].
-    shape: 'linear' (paper) or 'gaussian'.
   """
 
-  start: float = 0.1
-  end: float = 0.6
-  weight_max: float = 1.0
-  threshold_start: float = 0.95
-  threshold_end: float = 0.75
+  start: float = 0.1  # E0 as a share of training.
+  end: float = 0.6  # E1 as a share of training.
+  weight_max: float = 1.0  # lambda_max; 0: no unsupervised loss.
+  threshold_start: float = 0.95  # tau_0 in [0.5, 1].
+  threshold_end: float = 0.75  # tau_1 in [0.5, 1].
   shape: str = 'linear'
 
   def __post_init__(self):
@@ -86,12 +73,7 @@ class FlameRise:
         )
 
   def __call__(self, step: Array, num_steps: int) -> ScheduleValues:
-    """Returns the values of one step.
-
-    Args:
-      step: integer scalar, updates done so far.
-      num_steps: updates of the whole training.
-    """
+    """Returns the values after `step` of `num_steps` updates."""
     fraction = step.astype(jnp.float32) / num_steps
     span = self.end - self.start
     if span > 0:
@@ -111,41 +93,23 @@ class FlameRise:
 
 
 def ema_decay(step: Array, decay: float) -> Array:
-  """Decay of the mean teacher, warmed up (ours): min(d, (1 + s) / (10 + s)).
+  """Returns the mean teacher's decay: min(d, (1 + s) / (10 + s)) (ours).
 
   Args:
     step: integer scalar, updates done before this one, s.
     decay: d, the decay of the long run, in [0, 1).
-
-  Returns:
-    float32 scalar; the teacher becomes decay * teacher + (1 - decay) * student.
   """
   step = step.astype(jnp.float32)
   return jnp.minimum(decay, (1 + step) / (10 + step))
 
 
 def learning_rate(
-  *,
-  base: float,
-  num_steps: int,
-  warmup_steps: int = 0,
-  power: float = 0.9,
-  end: float = 0.0,
+  *, base: float, num_steps: int, warmup_steps: int = 0, power: float = 0.9
 ) -> Callable[[Array], Array]:
-  """Linear warm-up, then polynomial decay (paper: power 0.9, no warm-up).
+  """Returns linear warm-up, then polynomial decay, as an optax schedule.
 
-  lr(s) = base s / W for s < W, else
-  (base - end) (1 - (s - W) / (N - W))^power + end.
-
-  Args:
-    base: the highest learning rate.
-    num_steps: N, updates of the whole training.
-    warmup_steps: W; 0 starts at `base`.
-    power: exponent of the decay.
-    end: learning rate after N updates.
-
-  Returns:
-    An optax schedule: updates done so far -> learning rate.
+  lr(s) = base s / W for s < W, else base (1 - (s - W) / (N - W))^power, with
+  N = `num_steps` and W = `warmup_steps` (paper: power 0.9, no warm-up).
 
   Raises:
     InputError: where the warm-up does not end before the training.
@@ -157,7 +121,7 @@ def learning_rate(
       'num_steps'
     )
   decay = optax.polynomial_schedule(
-    base, end, power, transition_steps=num_steps - warmup_steps
+    base, 0.0, power, transition_steps=num_steps - warmup_steps
   )
   if not warmup_steps:
     return decay

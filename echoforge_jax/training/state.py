@@ -1,5 +1,6 @@
 """The training state and the keys it hands out."""
 
+from typing import Any
 import zlib
 
 from flax import struct
@@ -34,15 +35,10 @@ class TrainState:
 
 
 def stream_key(root: Array, stream: str, step: Array | int) -> Array:
-  """Returns the key of one named stream at one step.
+  """Returns the key of one named stream ('params', 'dropout') at one step.
 
   The stream's name is folded in first, then the step: streams never share
   keys, and step n gives the same key from whatever step a run started.
-
-  Args:
-    root: typed key of the run.
-    stream: name such as 'params' or 'dropout'.
-    step: updates done so far.
   """
   return jax.random.fold_in(
     jax.random.fold_in(root, zlib.crc32(stream.encode())), step
@@ -55,10 +51,10 @@ def create_train_state(
   """Initializes student, teacher and optimizer; pure, to be jitted.
 
   Args:
-    model: module called as `model(video, train=False)`; at initialization it
-      creates all its parameters, those of CPR included.
+    model: called as `model(video, train=False)`; creates all its parameters,
+      those of CPR included.
     tx: optimizer.
-    seed: seed of the run's root key.
+    seed: of the run's root key.
     video: float32 [B, T, H, W, 1]; only its shape matters.
 
   Returns:
@@ -85,3 +81,34 @@ def create_train_state(
     opt_state=tx.init(params),
     rng=root,
   )
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+  """Returns the leaves of a tree by their paths, such as 'conv/kernel'."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def compare_trees(given: Any, wanted: Any) -> list[str]:
+  """Says which given leaves have no counterpart, or one of another shape."""
+  given, wanted = named_leaves(given), named_leaves(wanted)
+  problems = []
+  for path, leaf in sorted(given.items()):
+    if path not in wanted:
+      problems.append(f'{path}: not in the model')
+    elif jax.dtypes.issubdtype(wanted[path].dtype, jax.dtypes.prng_key):
+      continue
+    elif tuple(leaf.shape) != tuple(wanted[path].shape):
+      problems.append(
+        f'{path}: shape {tuple(leaf.shape)} there, '
+        f'{tuple(wanted[path].shape)} in the model'
+      )
+  return problems
+
+
+def shorten(problems: list[str]) -> str:
+  """Joins the first four problems and counts the others."""
+  more = f' (and {len(problems) - 4} more)' if len(problems) > 4 else ''
+  return '; '.join(sorted(problems)[:4]) + more

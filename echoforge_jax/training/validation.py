@@ -20,12 +20,8 @@ def stack_clips(
 
   Args:
     clips: each with `video` uint8 [T, H, W, 1] and `masks` uint8 [T, H, W].
-    batch_size: clips a batch; the last one is padded with ignored clips.
+    batch_size: the last batch is padded, with masks of `IGNORE`.
     max_clips: takes only the first ones; 0 takes all.
-
-  Returns:
-    Batches of `video` uint8 [B, T, H, W, 1] and `masks` uint8 [B, T, H, W],
-    `IGNORE` in padding.
   """
   clips = list(itertools.islice(clips, max_clips or None))
   batches = []
@@ -46,14 +42,7 @@ def stack_clips(
 
 
 def score_names(classes: Sequence[str]) -> tuple[str, ...]:
-  """Names of what `Validator` scores.
-
-  Args:
-    classes: names of the foreground classes.
-
-  Returns:
-    Means over the classes, then those of several classes one by one.
-  """
+  """Names what `Validator` scores: means, then each of several classes."""
   each = [f'dice_teacher_{label}' for label in classes if len(classes) > 1]
   return ('dice_student', 'dice_teacher', *each)
 
@@ -77,7 +66,7 @@ class Validator:
         by the number of devices.
       classes: names of the foreground classes.
       mesh: devices that share the clips.
-      state_sharding: of the state; None: whole on every device.
+      state_sharding: None: the state is whole on every device.
     """
     whole = mesh_lib.replicated(mesh)
     self._sharding = mesh_lib.batch_sharding(mesh)
@@ -92,15 +81,9 @@ class Validator:
   def __call__(
     self, state: Any, stopped: Callable[[], bool] = lambda: False
   ) -> dict[str, float]:
-    """Mean Dice over frames, of student and teacher.
+    """Returns mean Dice over frames, named as `score_names` says.
 
-    Args:
-      state: a training state.
-      stopped: asked before every batch whether to give up.
-
-    Returns:
-      'dice_student', 'dice_teacher' (means over classes) and, with several
-      classes, 'dice_teacher_NAME', each in [0, 1]. Empty if it gave up.
+    Empty if `stopped`, which is asked before every batch, says to give up.
     """
     sums: dict[str, list[np.ndarray]] = {}
     for batch in self._batches:

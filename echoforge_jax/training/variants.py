@@ -9,21 +9,13 @@ from echoforge_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """Parts of EchoForge that are on, and what is minimized.
-
-  Attributes:
-    tsf: temporal semantic fusion.
-    arc: anchor recalibration.
-    cpr: pseudo-label reforging.
-    objective: a name of `training.objectives.OBJECTIVES`.
-    description: a row's label in tables.
-  """
+  """Parts of EchoForge that are on, and what is minimized."""
 
   tsf: bool
   arc: bool
   cpr: bool
-  objective: str
-  description: str
+  objective: str  # A name of `training.objectives.OBJECTIVES`.
+  description: str  # A row's label in tables.
 
 
 VARIANTS = {
@@ -70,7 +62,7 @@ def apply_variant(config: ConfigDict, name: str) -> ConfigDict:
     name: a row of `VARIANTS`; '' is the model as it is meant to be trained.
 
   Returns:
-    The same config, locked.
+    It, locked.
 
   Raises:
     InputError: for an unknown name.

@@ -14,7 +14,7 @@ from echoforge_jax.models.backbone import RESNETS
 from echoforge_jax.models.echoforge import EchoForge
 from echoforge_jax.models.sscf import SSCF
 from echoforge_jax.training import checkpoint
-from echoforge_jax.training.state import TrainState
+from echoforge_jax.training.state import TrainState, compare_trees, shorten
 
 _SAME_MODEL = 'Use the config.model it was trained with'
 
@@ -26,24 +26,22 @@ def replace_weights(
 
   Args:
     state: a state before its first update.
-    variables: {'params': ...} and perhaps {'batch_stats': ...}; any subtree of
-      the model's variables, such as that of the backbone alone.
+    variables: any subtree of the model's {'params': ..., 'batch_stats': ...}.
     source: where they come from, for messages.
     remedy: what to do where they do not fit, for messages.
-
-  Returns:
-    The state; student and teacher hold separate copies.
 
   Raises:
     InputError: where a weight has no place in the model or another shape.
   """
+  variables = jax.tree.map(np.asarray, variables)
+  own = {'params': state.params, 'batch_stats': state.batch_stats}
+  if problems := compare_trees(variables, own):
+    raise InputError(
+      f'{source} does not fit config.model: {shorten(problems)}. {remedy}'
+    )
   new = {}
-  for name, old in (
-    ('params', state.params),
-    ('batch_stats', state.batch_stats),
-  ):
-    values = jax.tree.map(np.asarray, variables.get(name, {}))
-    _check(source, name, values, old, remedy)
+  for name, old in own.items():
+    values = variables.get(name, {})
     # A copy for each network: they are donated, and may share no buffer.
     copy = jax.jit(
       lambda tree: jax.tree.map(jnp.copy, tree),
@@ -70,30 +68,6 @@ def _merge(old: Any, new: Any) -> Any:
   }
 
 
-def _check(
-  source: str, name: str, values: dict, old: dict, remedy: str
-) -> None:
-  known = {
-    jax.tree_util.keystr(path, simple=True, separator='/'): leaf.shape
-    for path, leaf in jax.tree_util.tree_leaves_with_path(old)
-  }
-  problems = []
-  for path, leaf in jax.tree_util.tree_leaves_with_path(values):
-    where = jax.tree_util.keystr(path, simple=True, separator='/')
-    if where not in known:
-      problems.append(f'{name}/{where}: not in the model')
-    elif known[where] != leaf.shape:
-      problems.append(
-        f'{name}/{where}: shape {leaf.shape} there, {known[where]} in the model'
-      )
-  if problems:
-    more = f' (and {len(problems) - 4} more)' if len(problems) > 4 else ''
-    raise InputError(
-      f'{source} does not fit config.model: {"; ".join(problems[:4])}{more}. '
-      f'{remedy}'
-    )
-
-
 def from_run(state: TrainState, workdir: str | os.PathLike) -> TrainState:
   """Starts from the teacher of another run, such as one on the phantom.
 
@@ -109,16 +83,11 @@ def from_run(state: TrainState, workdir: str | os.PathLike) -> TrainState:
 def from_file(
   state: TrainState, path: str | os.PathLike, *, model: nn.Module
 ) -> TrainState:
-  """Starts from published weights in a file.
+  """Starts from published weights in a file of `models.weight_files`.
 
   Weights of a residual network go into the backbone of an EchoForge that has
   this backbone, those of a ResNet-18 into all three encoders of an SSCF, those
   of the whole published SSCF module into an SSCF.
-
-  Args:
-    state: a state before its first update.
-    path: a file of `models.weight_files`.
-    model: the model that is trained.
 
   Raises:
     InputError: the file cannot be read, or does not fit the model.
@@ -161,7 +130,7 @@ def from_file(
 def from_path(
   state: TrainState, path: str | os.PathLike, *, model: nn.Module
 ) -> TrainState:
-  """Starts from `config.init_from`: weights in a file, a run, a network.
+  """Starts from `config.init_from`.
 
   Args:
     state: a state before its first update.
@@ -172,7 +141,7 @@ def from_path(
   if (
     weight_files.is_weight_file(path)
     and not os.path.isdir(path)
-    and (not network_file.holds_network(path))
+    and not network_file.holds_network(path)
   ):
     return from_file(state, path, model=model)
   return from_run(state, path)

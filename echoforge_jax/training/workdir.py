@@ -1,8 +1,16 @@
-"""A run's workdir: where it is, its config, and who may use it."""
+"""A run's workdir: where it is, its config, its steps, and who may use it.
 
-from collections.abc import Mapping
+It holds `config.json` (the resolved config) and `checkpoints/STEP/` with four
+items each: `student` and `teacher` (parameters and batch statistics: all that
+inference needs), `training` (step, optimizer state, root key) and `data` (the
+position in the data, the same for every process). A workdir may be a bucket
+(`gs://...`): every path goes through epath.
+"""
+
+from collections.abc import Mapping, Sequence
 import json
 
+from absl import logging
 from etils import epath
 import jax
 from ml_collections import ConfigDict
@@ -19,6 +27,9 @@ from echoforge_jax.textio import write_text
 
 CONFIG_FILE = 'config.json'
 DIRECTORY = 'checkpoints'
+ITEMS = ('student', 'teacher', 'training', 'data')
+# Orbax writes this file into a step's directory before it renames it.
+_COMPLETE = '_CHECKPOINT_METADATA'
 
 
 def workdir_path(workdir: epath.PathLike) -> epath.Path:
@@ -57,9 +68,50 @@ def read_config(workdir: epath.PathLike) -> ConfigDict:
   return ConfigDict(as_tuples(fields)).lock()
 
 
-def _holds_a_checkpoint(workdir: epath.Path) -> bool:
-  root = workdir / DIRECTORY
-  return root.is_dir() and any(path.name.isdigit() for path in root.iterdir())
+def step_folders(workdir: epath.PathLike) -> list[epath.Path]:
+  """Returns the folders of checkpoints, complete or not, in order."""
+  root = workdir_path(workdir) / DIRECTORY
+  if not root.is_dir():
+    return []
+  found = [path for path in root.iterdir() if path.name.isdigit()]
+  return sorted(found, key=lambda path: int(path.name))
+
+
+def is_complete(folder: epath.Path, items: Sequence[str] = ITEMS) -> bool:
+  """Returns whether a step's folder is whole and has these items."""
+  return (folder / _COMPLETE).is_file() and all(
+    (folder / item).is_dir() for item in items
+  )
+
+
+def latest_folder(
+  workdir: epath.PathLike, items: Sequence[str] = ITEMS
+) -> epath.Path:
+  """Returns the latest checkpoint that is complete in these items.
+
+  Raises:
+    InputError: where there is none.
+  """
+  for folder in reversed(step_folders(workdir)):
+    if is_complete(folder, items):
+      return folder
+  raise InputError(
+    f'{workdir_path(workdir) / DIRECTORY} holds no complete checkpoint; train '
+    'until the first one is saved (config.checkpoint_every)'
+  )
+
+
+def set_aside_incomplete(workdir: epath.PathLike) -> None:
+  """Renames what an interrupted copy left, so that it is never restored."""
+  for folder in step_folders(workdir):
+    if not is_complete(folder):
+      aside = folder.with_name(f'incomplete_{folder.name}')
+      while aside.exists():  # Not the first of this step.
+        aside = aside.with_name(aside.name + '_')
+      logging.warning(
+        '%s is not a complete checkpoint; moved to %s', folder, aside
+      )
+      folder.rename(aside)
 
 
 def check_same_config(workdir: epath.PathLike, config: ConfigDict) -> None:
@@ -97,7 +149,7 @@ def claim_workdir(workdir: epath.PathLike, config: ConfigDict) -> None:
   """
   path = workdir_path(workdir) / CONFIG_FILE
   try:
-    resumes = _holds_a_checkpoint(path.parent)
+    resumes = bool(step_folders(path.parent))
     if resumes and not path.is_file():
       raise InputError(
         f'{path}: not there, but {path.parent / DIRECTORY} holds checkpoints '

@@ -6,7 +6,7 @@ import json
 
 from etils import epath
 
-from echoforge_jax import textio
+from echoforge_jax.textio import write_text
 
 METRICS_FILE = 'metrics.jsonl'
 
@@ -15,12 +15,7 @@ class JsonLinesWriter:
   """Adds one JSON object a line to `workdir/metrics.jsonl`."""
 
   def __init__(self, workdir: epath.PathLike, *, start_step: int = 0):
-    """Opens the file; drops lines a resumed run will write again.
-
-    Args:
-      workdir: the run's directory, or a bucket's address.
-      start_step: updates already done; later lines and a torn last line go.
-    """
+    """Opens the file; lines after `start_step` and a torn last line go."""
     self._path = epath.Path(workdir) / METRICS_FILE
     # Objects in a bucket cannot grow: there, each line writes the file anew.
     self._in_bucket = '://' in str(workdir)
@@ -34,7 +29,7 @@ class JsonLinesWriter:
           continue
     if self._in_bucket:
       return
-    textio.write_text(self._path, ''.join(self._lines))
+    write_text(self._path, ''.join(self._lines))
     self._file = self._path.open('a')
 
   def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
@@ -82,13 +77,7 @@ class MetricWriters:
   def __init__(
     self, workdir: epath.PathLike, *, start_step: int, is_primary: bool
   ):
-    """Opens what is available.
-
-    Args:
-      workdir: the run's directory.
-      start_step: updates already done.
-      is_primary: whether this process writes.
-    """
+    """Opens what is available; nothing unless this process writes."""
     self._writers = []
     if is_primary:
       self._writers.append(JsonLinesWriter(workdir, start_step=start_step))

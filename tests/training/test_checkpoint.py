@@ -242,7 +242,7 @@ def test_a_tree_that_does_not_fit_names_its_paths(tmp_path, make_iterator):
     checkpointer.restore(4, abstract(wanted), make_iterator())
   checkpointer.close()
   text = str(error.value)
-  assert 'params/conv/kernel: shape (2, 3) in the checkpoint, (2, 5)' in text
+  assert 'params/conv/kernel: shape (2, 3) there, (2, 5)' in text
   assert 'params/extra: not in the checkpoint' in text
   assert 'new workdir' in text
 

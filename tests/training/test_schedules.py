@@ -88,12 +88,12 @@ def test_learning_rate_decays_polynomially():
 
 def test_learning_rate_warms_up_first():
   schedule = schedules.learning_rate(
-    base=1.0, num_steps=110, warmup_steps=10, power=2.0, end=0.1
+    base=1.0, num_steps=110, warmup_steps=10, power=2.0
   )
   np.testing.assert_allclose(schedule(5), 0.5, rtol=1e-6)
   np.testing.assert_allclose(schedule(10), 1.0, rtol=1e-6)
-  np.testing.assert_allclose(schedule(60), 0.9 * 0.25 + 0.1, rtol=1e-6)
-  np.testing.assert_allclose(schedule(110), 0.1, rtol=1e-6)
+  np.testing.assert_allclose(schedule(60), 0.25, rtol=1e-6)
+  np.testing.assert_allclose(schedule(110), 0.0, atol=1e-9)
 
 
 def test_learning_rate_refuses_a_warmup_without_end():

@@ -30,12 +30,8 @@ def make_objective(
 
   Args:
     name: which one.
-    num_unlabeled: F, the largest number of unlabeled frames a clip can have;
-      None: every frame may be unlabeled.
+    num_unlabeled: as in `echoforge`.
     **options: its settings, the fields of `config.objective`.
-
-  Returns:
-    Objective.
 
   Raises:
     InputError: for an unknown name or a setting that it does not have.

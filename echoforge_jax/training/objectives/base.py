@@ -1,8 +1,6 @@
-"""What an objective is: what it asks of the two networks, and its terms.
+"""An objective: what it asks of the two networks, and the sum of its terms.
 
-An objective is composed of terms, each a pure function of (student outputs,
-teacher outputs, batch, schedule values). `terms` holds the terms, `objectives`
-the objectives; docs/training.md adds one as an example.
+docs/training.md adds one as an example.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,8 +28,7 @@ class Objective:
   """What a step minimizes.
 
   Attributes:
-    student: (apply, batch) -> outputs. Calls the student (training mode)
-      exactly once and returns whatever `loss` reads.
+    student: (apply, batch) -> what `loss` reads; calls the student once.
     teacher: (apply, batch) -> pytree of arrays, outside the gradient and only
       while the unsupervised weight is above zero (until then zeros of the same
       shapes); None: there is no teacher forward pass at all.
@@ -52,7 +49,7 @@ class Objective:
 
 
 def strong_view(apply: Apply, batch: Batch) -> Outputs:
-  """The student's usual call: its own masks of the strong view."""
+  """Returns the student's own masks of the strong view, its usual call."""
   return apply(batch['video_strong'])
 
 
@@ -62,15 +59,10 @@ def compose(
   student: Callable[[Apply, Batch], Outputs] = strong_view,
   teacher: Callable[[Apply, Batch], Any] | None = None,
 ) -> Objective:
-  """An objective that is the sum of its terms.
+  """Returns the objective that is the sum of its terms, logged as 'loss'.
 
-  Args:
-    terms: what is added; no two log under the same name.
-    student: see `Objective`.
-    teacher: see `Objective`; without it the weak view is not transferred.
-
-  Returns:
-    Objective, which logs the sum as 'loss'.
+  No two terms log under the same name. Without a teacher the weak view is not
+  transferred.
   """
 
   def loss(
@@ -84,20 +76,14 @@ def compose(
       logged |= own
     return total, {'loss': average(total)} | logged
 
-  return Objective(
-    student=student,
-    teacher=teacher,
-    loss=loss,
-    batch_keys=tuple(
-      key
-      for key in Objective.batch_keys
-      if teacher is not None or key != 'video_weak'
-    ),
-  )
+  keys = Objective.batch_keys
+  if teacher is None:
+    keys = tuple(key for key in keys if key != 'video_weak')
+  return Objective(student, teacher, loss, keys)
 
 
 def average(value: Array, count: Array | float = 1.0) -> metrics.Average:
-  """A metric as the pair (value * count, count)."""
+  """Returns a metric as the pair (value * count, count)."""
   count = jnp.asarray(count, jnp.float32)
   return metrics.Average(
     total=jnp.asarray(value, jnp.float32) * count, count=count
@@ -114,8 +100,7 @@ def labeled_pair(labeled: Array) -> tuple[Array, Array]:
     labeled: bool [B, T].
 
   Returns:
-    frames: int32 [B, 2].
-    valid: bool [B, 2], False where the clip has fewer than two labeled frames.
+    int32 [B, 2], and bool [B, 2], False where a clip has fewer than two.
   """
   first = jnp.argmax(labeled, axis=1)
   last = labeled.shape[1] - 1 - jnp.argmax(labeled[:, ::-1], axis=1)
@@ -131,12 +116,11 @@ def unlabeled_frames(
 
   Args:
     labeled: bool [B, T].
-    count: F <= T; with fewer unlabeled frames labeled ones fill the rest.
-      None: T.
+    count: F, the most unlabeled frames that a clip can have; labeled ones fill
+      the rest. None: T.
 
   Returns:
-    frames: int32 [B, F].
-    valid: bool [B, F], True where the frame is unlabeled.
+    int32 [B, F], and bool [B, F], True where the frame is unlabeled.
   """
   frames = jnp.argsort(labeled, axis=1, stable=True)[:, :count]
   valid = ~jnp.take_along_axis(labeled, frames, axis=1)

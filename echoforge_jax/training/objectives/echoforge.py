@@ -1,6 +1,6 @@
 """The objective of EchoForge (paper, loss)."""
 
-from typing import Any
+from collections.abc import Callable
 
 from jax import Array
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def echoforge(
   pseudo_labels: str = 'reforged',
   num_unlabeled: int | None = None,
 ) -> Objective:
-  """What EchoForge minimizes.
+  """Returns what EchoForge minimizes.
 
     w_s (BCE + Dice on labeled frames)
     + w_c (coarse masks on labeled frames)             (ours)
@@ -47,11 +47,8 @@ def echoforge(
     episodic_weight: w_e; 0 where the model has no CPR.
     pseudo_labels: 'reforged' (CPR of the teacher) or 'plain' (the teacher's
       own logits).
-    num_unlabeled: F, the largest number of unlabeled frames a clip can have;
-      None: every frame may be unlabeled.
-
-  Returns:
-    Objective.
+    num_unlabeled: F, the most unlabeled frames that a clip can have; None:
+      all.
 
   Raises:
     InputError: for an unknown kind of pseudo-label.
@@ -100,15 +97,8 @@ def echoforge(
   )
 
 
-def plain_teacher(num_unlabeled: int | None) -> Any:
-  """The teacher's call that gives its own logits of unlabeled frames.
-
-  Args:
-    num_unlabeled: F, as in `echoforge`.
-
-  Returns:
-    (apply, batch) -> [B, F, H, W, K].
-  """
+def plain_teacher(num_unlabeled: int | None) -> Callable[[Apply, Batch], Array]:
+  """Returns the call for a teacher's own logits of unlabeled frames."""
 
   def teacher(apply: Apply, batch: Batch) -> Array:
     frames, _ = unlabeled_frames(batch['labeled'], num_unlabeled)
