@@ -81,18 +81,7 @@ def score_predictions(
   wholes = {
     (w.patient, w.view): w for w in score_whole(whole, protocol, classes)
   }
-  patients: dict[str, list[ClipScore]] = {}
-  for clip in clips:
-    patients.setdefault(clip.case.patient, []).append(clip)
-  ejections = {
-    patient: ef_scores.patient_ejection(
-      own,
-      [w for c in own if (w := wholes.get((patient, c.case.view)))],
-      protocol,
-      unit == 'mm',
-    )
-    for patient, own in patients.items()
-  }
+  ejections = ef_scores.by_patient(clips, wholes, protocol, unit == 'mm')
   ranges = temporal.attribute_ranges(
     [c.truth_attributes for c in clips if c.truth_attributes]
   )
@@ -102,17 +91,12 @@ def score_predictions(
   rows = [row for clip in clips for row in clip.frames]
   metrics = {
     'protocol': protocol.name,
-    'n_patients': len(patients),
+    'n_patients': len(ejections),
     'n_clips': len(clips),
-    'n_frames': len(
-      {(r['patient'], r['view'], r['frame']) for r in rows if r['scored']}
-    ),
+    'n_frames': len({_frame(r) for r in rows if r['scored']}),
     'unit': unit,
     'classes': {
-      name: {
-        metric: _metric(clips, name, metric, protocol, options)
-        for metric in METRICS
-      }
+      name: {m: _metric(clips, name, m, protocol, options) for m in METRICS}
       for name in classes
     },
     **ef_scores.ejection_block(found, options),
@@ -134,13 +118,17 @@ def score_predictions(
   per_case = [
     _case_row(
       clip,
+      series,
       ejections[clip.case.patient],
-      inconsistent=series['inconsistent_share'][0],
-      whole=wholes.get((clip.case.patient, clip.case.view)),
+      wholes.get((clip.case.patient, clip.case.view)),
     )
     for clip, series in zip(clips, over_time)
   ]
   return Result(protocol, classes, metrics, per_case, rows, clips, over_time)
+
+
+def _frame(row: dict) -> tuple[str, str, int]:
+  return row['patient'], row['view'], row['frame']
 
 
 def _common_unit(clips: list[ClipScore]) -> str:
@@ -199,9 +187,8 @@ def _empty_frames(rows, classes, *, masks: int) -> dict[str, int]:
 
 def _case_row(
   clip: ClipScore,
+  series: dict[str, tuple[float, float]],
   found: ef_scores.PatientEjection,
-  *,
-  inconsistent: float,
   whole: WholeScore | None,
 ) -> dict:
   """One row of per_case.csv; EF and volumes are the patient's."""
@@ -233,9 +220,10 @@ def _case_row(
     'ef_reference_source': found.source,
     'ef_masks': found.from_masks.ef_percent,
     'ef_predicted': found.predicted.ef_percent,
-    'area_roughness': temporal.roughness(clip.areas),
-    'inconsistent_share': inconsistent,
-    'valid_share': clip.valid,
+    **{
+      name: series[name][0]
+      for name in ('area_roughness', 'inconsistent_share', 'valid_share')
+    },
     'confidence': clip.confidence,
     'ece': calibration.ece(clip.reliability) if clip.reliability else math.nan,
     'flags': ' '.join(found.predicted.flags),

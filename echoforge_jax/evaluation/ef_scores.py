@@ -1,6 +1,6 @@
 """Ejection fraction of patients against its reference, for metrics.json."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import math
 
@@ -39,20 +39,41 @@ class PatientEjection:
   confidence: float
 
 
-def patient_ejection(
+def by_patient(
+  clips: Sequence[ClipScore],
+  wholes: Mapping[tuple[str, str], WholeScore],
+  protocol: Protocol,
+  metric: bool,
+) -> dict[str, PatientEjection]:
+  """Measures every patient's EF.
+
+  Args:
+    clips: in the order of the patients.
+    wholes: (patient, view) -> score of the whole clip; may be empty.
+    protocol: names the method.
+    metric: whether lengths are in mm; volumes are NaN otherwise.
+  """
+  patients: dict[str, list[ClipScore]] = {}
+  for clip in clips:
+    patients.setdefault(clip.case.patient, []).append(clip)
+  return {
+    patient: _patient_ejection(
+      own,
+      [w for c in own if (w := wholes.get((patient, c.case.view)))],
+      protocol,
+      metric,
+    )
+    for patient, own in patients.items()
+  }
+
+
+def _patient_ejection(
   clips: Sequence[ClipScore],
   whole: Sequence[WholeScore],
   protocol: Protocol,
   metric: bool,
 ) -> PatientEjection:
-  """Measures one patient's EF from its clips' ED and ES cavities.
-
-  Args:
-    clips: the patient's clips.
-    whole: the same patient's whole clips; empty if not predicted.
-    protocol: names the method.
-    metric: whether lengths are in mm; volumes are NaN otherwise.
-  """
+  """One patient's EF from its clips' ED and ES cavities."""
 
   def measure(ends_by_view, method=protocol.ef_method):
     ed, es = (
@@ -104,12 +125,7 @@ def ef_entry(
   measured: Callable[[PatientEjection], ejection.Ejection],
   options,
 ) -> dict:
-  """Compares one kind of predicted EF with the reference.
-
-  Args:
-    found: the patients.
-    measured: picks the prediction.
-    options: seed and resamples.
+  """Compares the EF that `measured` picks of each patient with the reference.
 
   Returns:
     The agreement, the reference's source, and counts of what is doubtful.

@@ -54,67 +54,45 @@ class Protocol:
   metric_spacing: bool = True
 
   def scored_frames(self, count: int) -> list[int]:
-    """Indices of the frames to score.
-
-    Args:
-      count: frames in the clip.
-
-    Returns:
-      Increasing indices.
-    """
+    """Returns increasing indices of the frames to score, of `count`."""
     if self.score == 'ends':
       return sorted({0, count - 1})
     return list(range(count))
 
 
-_SEMI = Protocol(
-  'camus_semi',
-  score='ends',
-  description='10 frames from ED to ES, scored at ED and ES',
+_CAMUS = (
+  Protocol(
+    'camus_semi', 'ends', '10 frames from ED to ES, scored at ED and ES'
+  ),
+  Protocol('camus_full', 'all', '10 frames from ED to ES, all scored'),
 )
-_FULL = Protocol(
-  'camus_full', score='all', description='10 frames from ED to ES, all scored'
-)
-_MEMSAM = ', patients in the order of ids (350/50/100)'
-PROTOCOLS = {
-  p.name: p
-  for p in (
-    _SEMI,
-    _FULL,
-    dataclasses.replace(
-      _SEMI,
-      name='camus_semi_memsam',
-      split_scheme='memsam',
-      description=_SEMI.description + _MEMSAM,
-    ),
-    dataclasses.replace(
-      _FULL,
-      name='camus_full_memsam',
-      split_scheme='memsam',
-      description=_FULL.description + _MEMSAM,
-    ),
-    Protocol(
-      'echonet',
-      score='ends',
-      dataset='echonet',
-      ef_method='discs',
-      metric_spacing=False,
-      description='10 frames from ED to ES, scored at the two '
-      'traced frames, distances in pixels',
-    ),
+_BY_ID = tuple(
+  dataclasses.replace(
+    p,
+    name=f'{p.name}_memsam',
+    split_scheme='memsam',
+    description=f'{p.description}, patients in the order of ids (350/50/100)',
   )
-}
+  for p in _CAMUS
+)
+_ECHONET = Protocol(
+  'echonet',
+  'ends',
+  '10 frames from ED to ES, scored at the two traced frames, distances in '
+  'pixels',
+  dataset='echonet',
+  ef_method='discs',
+  metric_spacing=False,
+)
+PROTOCOLS = {p.name: p for p in (*_CAMUS, *_BY_ID, _ECHONET)}
 
 
 def get_protocol(name: str) -> Protocol:
-  """The protocol of that name, or out of a JSON file.
+  """Returns the protocol of that name, or out of a JSON file.
 
   Args:
     name: a key of `PROTOCOLS`, or the path of a .json file with the fields of
       `Protocol`, of which name, score and description are needed.
-
-  Returns:
-    The protocol.
 
   Raises:
     InputError: if there is none of that name, or the file is no protocol.
@@ -144,29 +122,21 @@ def _read_protocol(path: pathlib.Path) -> Protocol:
       f'{path}: the name {protocol.name!r} belongs to a '
       'built-in protocol; give yours another'
     )
-  for field, kind in (
-    ('name', str),
-    ('description', str),
-    ('metric_spacing', bool),
-  ):
-    value = getattr(protocol, field)
-    if not isinstance(value, kind):
-      raise InputError(
-        f'{path}: {field} is {value!r}, wanted '
-        f'{"true or false" if kind is bool else "a text"}'
-      )
+  kinds = {'name': str, 'description': str, 'metric_spacing': bool}
+  for field, kind in kinds.items():
+    if not isinstance(value := getattr(protocol, field), kind):
+      wanted = 'true or false' if kind is bool else 'a text'
+      raise InputError(f'{path}: {field} is {value!r}, wanted {wanted}')
   for field, choices in {**_CHOICES, 'dataset': ('', *DATASETS)}.items():
-    value = getattr(protocol, field)
-    if value not in choices:
+    if (value := getattr(protocol, field)) not in choices:
       raise InputError(
         f'{path}: {field} is {value!r}, wanted one of '
         f'{", ".join(c or repr(c) for c in choices)}'
       )
-  number = (int, float)
   if not (
     isinstance(protocol.num_frames, int)
     and protocol.num_frames >= 2
-    and isinstance(protocol.threshold, number)
+    and isinstance(protocol.threshold, int | float)
     and 0 < protocol.threshold < 1
   ):
     raise InputError(

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from echoforge_jax.evaluation.protocols import Protocol
-from echoforge_jax.evaluation.scoring import METRICS, Case, frame_rows
+from echoforge_jax.evaluation.scoring import Case, class_means, frame_rows
 from echoforge_jax.metrics import ejection
 from echoforge_jax.metrics.beats import read_curve
 
@@ -65,23 +65,16 @@ def score_whole(
 
 def _score(case: Case, protocol: Protocol, classes) -> WholeScore:
   count = len(case.truth)
-  labeled = np.ones(count, bool)
-  if case.labeled is not None:
-    labeled = np.asarray(case.labeled, bool)
   wanted = {case.ed, case.es} if protocol.score == 'ends' else set(range(count))
-  use = labeled & np.isin(np.arange(count), sorted(wanted))
+  use = case.known & np.isin(np.arange(count), sorted(wanted))
   spacing = case.spacing(protocol.metric_spacing)
   rows = frame_rows(case, sorted(wanted), classes, use, spacing)
-  means = {
-    name: {m: _mean(r[m] for r in rows if r['class'] == name) for m in METRICS}
-    for name in classes
-  }
   return WholeScore(
     case.patient,
     case.view,
     count,
     int(use.sum()),
-    means,
+    class_means(rows, classes),
     fps=case.fps,
     **(
       _beat(case, classes.index('lv') + 1, spacing) if 'lv' in classes else {}
@@ -110,9 +103,3 @@ def _beat(case: Case, label: int, spacing) -> dict:
     ),
     'flags': (*flags, *(['empty_frames'] if empty.any() else [])),
   }
-
-
-def _mean(values) -> float:
-  values = np.asarray(list(values), np.float64)
-  values = values[np.isfinite(values)]
-  return float(values.mean()) if values.size else math.nan
