@@ -163,17 +163,15 @@ def segment_files(
   The next clip is read and decoded in a thread while one is segmented. The
   results of a clip are the same whatever stands beside it.
 
+  Arguments that are not named here are those of `segment_file`.
+
   Args:
     segmenter: the model.
     paths: clips, and with `recursive` folders of clips (`inputs.expand`).
     out_dir: gets one folder per clip, named by its stem.
-    spacing_mm: as in `segment_file`.
-    fps: as in `segment_file`.
     recursive: whether folders are looked through for clips.
     pairs_of: (4CH clip, 2CH clip) of one patient each, segmented as well;
       their biplane volumes go to `out_dir/biplane.json`.
-    lag: as in `segment_file`.
-    probabilities: as in `segment_file`.
     report: gets one line per clip.
 
   Returns:
@@ -324,12 +322,7 @@ def _message(error: Exception, path, out_dir) -> str:
 
 
 def summary(name: str, result: dict) -> str:
-  """Returns one line about a clip: frames, EF, volumes and flags.
-
-  Args:
-    name: of the clip.
-    result: content of its result.json.
-  """
+  """Returns one line about a clip from the content of its result.json."""
   count = result['frames']
   return (
     f'{" ".join(name.splitlines())}: {count} frame{"s" * (count != 1)}, EF '

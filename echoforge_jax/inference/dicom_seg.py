@@ -108,20 +108,11 @@ def segmentation(source: Dataset, measured: Measurement) -> Dataset:
   ]
   result.PerFrameFunctionalGroupsSequence = items
   organization = result.DimensionOrganizationSequence[0]
+  segment = ('SegmentIdentificationSequence', 'ReferencedSegmentNumber')
+  time = ('FrameContentSequence', 'TemporalPositionIndex')
   result.DimensionIndexSequence = [
-    _dimension(organization, *names)
-    for names in (
-      (
-        'ReferencedSegmentNumber',
-        'SegmentIdentificationSequence',
-        'Segment Number',
-      ),
-      (
-        'TemporalPositionIndex',
-        'FrameContentSequence',
-        'Temporal Position Index',
-      ),
-    )
+    _dimension(organization, *segment, 'Segment Number'),
+    _dimension(organization, *time, 'Temporal Position Index'),
   ]
   result.NumberOfFrames = len(items)
   labels = [LABELS[name] for name in classes]
@@ -214,35 +205,44 @@ def _restore_class(item: Dataset, element, source: Dataset) -> None:
     item.ReferencedSOPClassUID = source.SOPClassUID
 
 
+def _item(**elements) -> Dataset:
+  item = Dataset()
+  for name, value in elements.items():
+    setattr(item, name, value)
+  return item
+
+
 def _frame_item(derivation, source, segment: int, frame: int) -> Dataset:
   """Returns indices and source of one frame of one segment."""
-  content, identity, item = Dataset(), Dataset(), Dataset()
-  content.DimensionIndexValues = [segment, frame]
-  content.TemporalPositionIndex = frame
-  identity.ReferencedSegmentNumber = segment
-  image = Dataset()
-  image.ReferencedSOPClassUID = source.SOPClassUID
-  image.ReferencedSOPInstanceUID = source.SOPInstanceUID
-  image.ReferencedFrameNumber = frame
-  image.SpatialLocationsPreserved = 'YES'
-  template = derivation.SourceImageSequence[0]
-  image.PurposeOfReferenceCodeSequence = template.PurposeOfReferenceCodeSequence
-  derived = Dataset()
-  derived.DerivationCodeSequence = derivation.DerivationCodeSequence
-  derived.SourceImageSequence = [image]
-  item.FrameContentSequence = [content]
-  item.SegmentIdentificationSequence = [identity]
-  item.DerivationImageSequence = [derived]
-  return item
+  purpose = derivation.SourceImageSequence[0].PurposeOfReferenceCodeSequence
+  image = _item(
+    ReferencedSOPClassUID=source.SOPClassUID,
+    ReferencedSOPInstanceUID=source.SOPInstanceUID,
+    ReferencedFrameNumber=frame,
+    SpatialLocationsPreserved='YES',
+    PurposeOfReferenceCodeSequence=purpose,
+  )
+  content = _item(
+    DimensionIndexValues=[segment, frame], TemporalPositionIndex=frame
+  )
+  derived = _item(
+    DerivationCodeSequence=derivation.DerivationCodeSequence,
+    SourceImageSequence=[image],
+  )
+  return _item(
+    FrameContentSequence=[content],
+    SegmentIdentificationSequence=[_item(ReferencedSegmentNumber=segment)],
+    DerivationImageSequence=[derived],
+  )
 
 
-def _dimension(organization, pointer: str, group: str, label: str) -> Dataset:
-  item = Dataset()
-  item.DimensionOrganizationUID = organization.DimensionOrganizationUID
-  item.DimensionIndexPointer = pydicom.datadict.tag_for_keyword(pointer)
-  item.FunctionalGroupPointer = pydicom.datadict.tag_for_keyword(group)
-  item.DimensionDescriptionLabel = label
-  return item
+def _dimension(organization, group: str, pointer: str, label: str) -> Dataset:
+  return _item(
+    DimensionOrganizationUID=organization.DimensionOrganizationUID,
+    DimensionIndexPointer=pydicom.datadict.tag_for_keyword(pointer),
+    FunctionalGroupPointer=pydicom.datadict.tag_for_keyword(group),
+    DimensionDescriptionLabel=label,
+  )
 
 
 def _packed(frames) -> Iterator[bytes]:

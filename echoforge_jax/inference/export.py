@@ -99,14 +99,12 @@ def export_network(
 ) -> None:
   """Writes config and parameters into one file, see `models.network_file`.
 
+  Arguments that are not named here are those of `export_run`.
+
   Args:
-    checkpoint_dir: as in `export_run`.
     out: file to write, ending in .safetensors; replaced.
-    which: 'teacher' or 'student'.
-    metrics: as in `export_run`.
     calibrate: fit the confidence (`confidence.fit`) on the run's validation
       clips.
-    report: told what happens.
 
   Raises:
     InputError: as `export_run`, or there are no validation clips.

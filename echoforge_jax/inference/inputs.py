@@ -1,4 +1,4 @@
-"""What the user named -> one clip after another, and where results go."""
+"""Files and folders that the user named -> clips and names of results."""
 
 from collections.abc import Sequence
 import os
@@ -37,20 +37,18 @@ def expand(
     try:
       clips = _clips_of(path, recursive, skip)
     except (InputError, OSError) as error:
-      failures[str(path)] = (
-        str(error)
-        if isinstance(error, InputError)
-        else (
+      message = str(error)
+      if isinstance(error, OSError):
+        message = (
           f'{path}: cannot be looked through ({error.strerror or error}); '
           'wanted a folder you may read'
         )
-      )
+      failures[str(path)] = message
       continue
     base = path if recursive and path.is_dir() and clips != [path] else None
     found += [(clip, _name_of(clip, base)) for clip in clips]
-  return list(
-    zip([clip for clip, _ in found], _unique([name for _, name in found]))
-  ), failures
+  names = _unique([name for _, name in found])
+  return [(clip, name) for (clip, _), name in zip(found, names)], failures
 
 
 def _clips_of(path: pathlib.Path, recursive: bool, skip) -> list[pathlib.Path]:
@@ -91,17 +89,14 @@ def _clips_of(path: pathlib.Path, recursive: bool, skip) -> list[pathlib.Path]:
 
 
 def _clips_in(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The clip files directly in a folder, in natural order."""
-  names = natsorted(
-    entry.name for entry in os.scandir(folder) if entry.is_file()
-  )
-  return [
-    folder / name for name in names if readers.is_clip_name(folder / name)
-  ]
+  """Returns the clip files directly in a folder, in natural order."""
+  files = [path for path in folder.iterdir() if path.is_file()]
+  files = natsorted(files, key=lambda path: path.name)
+  return [path for path in files if readers.is_clip_name(path)]
 
 
 def _name_of(clip: pathlib.Path, base: pathlib.Path | None) -> str:
-  """Results of `base/a/b.dcm` go to `a/b`; without a base to `b`."""
+  """Returns `a/b` for `base/a/b.dcm`, and `b` without a base."""
   stem = readers.stem_of(clip)
   if base is None or clip == base:
     return stem

@@ -153,12 +153,7 @@ class Measurement:
 
 
 def measure_clip(clip: RawClip, found: Segmentation) -> Measurement:
-  """Measures areas, ED, ES and volumes of a segmented clip, and flags doubts.
-
-  Args:
-    clip: as read; gives spacing, frame rate and what its reader flagged.
-    found: the clip's segmentation.
-  """
+  """Measures areas, ED, ES and volumes of a segmented clip, flags doubts."""
   known = bool(np.isfinite(clip.spacing_mm).all())
   lv = found.masks == LABELS['lv']
   pixels = lv.sum(axis=(1, 2)).astype(np.float64)

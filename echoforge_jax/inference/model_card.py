@@ -12,14 +12,7 @@ _PRIVATE = ('data_dir', 'init_from')
 
 
 def public_config(config) -> dict:
-  """Returns a run's config without the paths of the machine it ran on.
-
-  Args:
-    config: the resolved ConfigDict.
-
-  Returns:
-    Nested dict; of a path only its last part stays.
-  """
+  """Returns a run's config as a dict; of paths only the last part stays."""
 
   def kept(key, value):
     if isinstance(value, dict):

@@ -44,12 +44,9 @@ def clear(out_dir) -> None:
 
 
 def write_masks(path, masks: np.ndarray, spacing_mm) -> None:
-  """Writes masks as NIfTI in native geometry, frames along the third axis.
+  """Writes masks uint8 [T, H, W] as NIfTI, frames along the third axis.
 
-  Args:
-    path: .nii.gz to write.
-    masks: uint8 [T, H, W].
-    spacing_mm: mm per pixel (row, column); 1 is written where unknown.
+  Where `spacing_mm` (row, column) is NaN, 1 is written.
   """
   image = sitk.GetImageFromArray(masks)
   row, column = (s if math.isfinite(s) else 1.0 for s in spacing_mm)
@@ -221,24 +218,19 @@ def write_curve(path, measured: Measurement) -> None:
 
 
 def _curve_title(measured: Measurement) -> str:
-  whole = [b for b in measured.beats if b.whole and math.isfinite(b.ef_percent)]
-  spread = (
-    f' ± {measured.ef_sd:.0f} (SD of {len(whole)} beats)'
-    if math.isfinite(measured.ef_sd)
-    else ''
-  )
-  return (
-    f'single-plane EF {measured.ef_percent:.0f} %{spread}  '
-    '(not for clinical use)'
-  )
+  spread = ''
+  if math.isfinite(measured.ef_sd):
+    beats = [b for b in measured.beats if b.whole]
+    count = sum(math.isfinite(beat.ef_percent) for beat in beats)
+    spread = f' ± {measured.ef_sd:.0f} (SD of {count} beats)'
+  ef = f'single-plane EF {measured.ef_percent:.0f} %{spread}'
+  return f'{ef}  (not for clinical use)'
 
 
 def result_of(source: str, measured: Measurement) -> dict:
-  """Returns what `result.json` holds: plain numbers, None where unknown.
+  """Returns what `result.json` of the file `source` holds.
 
-  Args:
-    source: name of the input file.
-    measured: the clip's measurement.
+  All numbers are Python's, None where unknown.
   """
   clip, found = measured.clip, measured.found
   known, sector = measured.spacing_known, found.sector

@@ -61,14 +61,9 @@ class ExportedProgram:
 
 
 def memory_fields(model, image_size: int) -> list[tuple[str, np.ndarray]]:
-  """Returns the memory of one stream before its first frame, as a flat list.
+  """Returns the empty memory of one stream of frames [S, S].
 
-  Args:
-    model: a Linen module with `init_memory`.
-    image_size: S.
-
-  Returns:
-    (name, array) in the order of the step program's arguments and results.
+  It is flat: (name, array) in the order of the step program's arguments.
   """
   memory = model.init_memory(1, (image_size,) * 2)
   leaves, _ = jax.tree_util.tree_flatten_with_path(memory)
@@ -81,14 +76,7 @@ def memory_fields(model, image_size: int) -> list[tuple[str, np.ndarray]]:
 def make_programs(
   segmenter: Segmenter, frames: int
 ) -> Iterator[ExportedProgram]:
-  """Exports a model.
-
-  Args:
-    segmenter: the model with its parameters.
-    frames: T of the clip programs.
-
-  Yields:
-    Clip and step, in float32, then in bfloat16.
+  """Yields clip (of so many frames) and step, in float32, then in bfloat16.
 
   Raises:
     InputError: the model has no serializable form.
@@ -143,13 +131,13 @@ def _step_function(model, variables, image_size: int) -> Callable[..., Any]:
 def export_program(
   name: str, function: Callable, arguments, results
 ) -> ExportedProgram:
-  """Serializes a function for all platforms.
+  """Serializes a function of arrays for all platforms.
 
   Args:
     name: of the program.
-    function: of arrays to arrays.
-    arguments: (name, array or its shape) of each argument.
-    results: names of the results.
+    function: what is serialized.
+    arguments: (name, array or its shape) of each.
+    results: names.
 
   Raises:
     InputError: it has no serializable form.
@@ -239,12 +227,7 @@ def parity(
 
 
 def reference_logits(segmenter: Segmenter, video: np.ndarray) -> np.ndarray:
-  """Returns the segmenter's own logits, float32 [T, S, S, K].
-
-  Args:
-    segmenter: the model.
-    video: uint8 [T, S, S], as the network sees it.
-  """
+  """Returns the segmenter's own logits of uint8 [T, S, S]: [T, S, S, K]."""
   return np.stack(list(segmenter.frame_loop().run(video)))
 
 

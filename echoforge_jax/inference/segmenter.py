@@ -83,9 +83,9 @@ def frame_step(model, variables, frame, memory):
 
   Args:
     model: a Linen module with the method `step`.
-    variables: its {'params': ..., ...}.
+    variables: its variables.
     frame: uint8 [S, S] gray levels.
-    memory: of the frames before, as `model.init_memory(1, (S, S))` begins it.
+    memory: of the frames before; `model.init_memory(1, (S, S))` begins it.
 
   Returns:
     Logits [S, S, K] and the memory after.
@@ -154,11 +154,10 @@ class Segmenter:
     """Wraps a model.
 
     Args:
-      model: a Linen module with `init_memory`, the method `step` and its
-        `delay`.
+      model: a Linen module with `init_memory`, `step` and `delay`.
       variables: its {'params': ..., ...}.
       classes: names of `clip.LABELS`.
-      image_size: side of the square the model was trained on.
+      image_size: S.
       receipt: what identifies the model.
       confidence: facts of `confidence.fit`; None where none were made.
     """
@@ -183,12 +182,7 @@ class Segmenter:
     )
 
   def frame_loop(self, *, fps: float = math.nan, lag: int = 0) -> FrameLoop:
-    """Starts a clip of squeezed frames; see `FrameLoop`.
-
-    Args:
-      fps: frames per second, for the pace of the memory; NaN where unknown.
-      lag: see `stream`.
-    """
+    """Starts a clip of squeezed frames; `fps` and `lag` as in `stream`."""
     empty = self.model.init_memory(1, (self.image_size,) * 2)
     return FrameLoop(
       functools.partial(jit_frame_step(), self.model, self.variables),
@@ -267,11 +261,8 @@ class Segmenter:
 
     Args:
       video: uint8 [T, H, W].
-      spacing_mm: mm per pixel (row, column), None or NaN where unknown.
+      spacing_mm: as in `segment`; no depth over `sector.MAX_DEPTH_MM` is kept.
       region: (top, left, bottom, right) to look within, or None.
-
-    Returns:
-      The sector, no deeper than `sector.MAX_DEPTH_MM`.
     """
     row_mm = math.nan if spacing_mm is None else float(spacing_mm[0])
     return sectors.limit_depth(sectors.find_sector(video, region), row_mm)

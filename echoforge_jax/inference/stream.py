@@ -62,7 +62,6 @@ class FixedLag:
 
   def __init__(self, lag: int):
     self._lag = lag
-    self._weights = (lag + 1 - np.abs(np.arange(-lag, lag + 1))).astype('f4')
     self._frames: collections.deque = collections.deque(maxlen=2 * lag + 1)
     self._count = 0
 
@@ -80,21 +79,24 @@ class FixedLag:
 
   def _mean(self, center: int) -> jax.Array:
     first = self._count - len(self._frames)
-    filler = self._frames[-1]  # Of weight zero: the window's length is fixed.
-    frames, weights = [], np.zeros_like(self._weights)
-    for index in range(2 * self._lag + 1):
-      position = center - self._lag + index - first
-      inside = 0 <= position < len(self._frames)
-      frames.append(self._frames[position] if inside else filler)
-      weights[index] = self._weights[index] if inside else 0.0
-    return _average(tuple(frames), weights)
+    window = range(
+      max(center - self._lag, first), min(center + self._lag + 1, self._count)
+    )
+    # Of weight zero: one length compiles once.
+    filler = 2 * self._lag + 1 - len(window)
+    weights = [self._lag + 1 - abs(index - center) for index in window]
+    frames = [self._frames[index - first] for index in window]
+    return _average(
+      (*frames, *[frames[-1]] * filler),
+      np.asarray([*weights, *[0] * filler], np.float32),
+    )
 
 
 class FrameLoop:
   """Runs a network over the frames of one clip, in the order of time.
 
-  With n memories, frames t, t + n, t + 2n, ... share one, so that frames
-  follow each other at the pace of training whatever the frame rate is.
+  With n memories, frames t, t + n, t + 2n, ... share one, so that a memory
+  sees frames at the pace of training, whatever the frame rate.
 
   Attributes:
     delay: frames that the logits lag behind: the network's own delay in each
@@ -113,7 +115,7 @@ class FrameLoop:
 
     Args:
       step: (frame uint8 [S, S], memory) -> (logits [S, S, K], memory).
-      memories: the stride's number of empty memories.
+      memories: empty; their number is the stride.
       delay: steps of one memory until a frame's logits come: 0 for a causal
         network (EchoForge), 1 for one that looks at the next frame (SSCF).
       lag: see `FixedLag`; 0 averages nothing.
