@@ -167,8 +167,8 @@ def _echoforge() -> ConfigDict:
   model = ConfigDict()
   # Architecture, a name of `models.build_model`.
   model.name = 'echoforge'
-  # 'resnet18', 'resnet34', 'resnet50' (paper) or 'lite'; for 'lite', change
-  # dim, decoder_dim and num_queries as the lite configs do.
+  # 'resnet10', 'resnet18', 'resnet34', 'resnet50' (paper) or 'lite'; with it,
+  # change dim, decoder_dim and num_queries as the lite configs do.
   model.backbone = 'resnet50'
   # Norm of the backbone: 'batch', 'frozen' or 'group'.
   model.norm = 'batch'
@@ -213,6 +213,8 @@ def _sscf() -> ConfigDict:
   model.name = 'sscf'
   # Every frame of a clip is a target, its neighbours those in the clip.
   model.clips = True
+  # Each encoder: 'resnet10', 'resnet18' (paper) or 'resnet34'.
+  model.backbone = 'resnet18'
   # Channels at stride 2, doubled at each further level (paper: 64).
   model.width = 64
   # Norm: 'batch' (paper), 'frozen' or 'group'.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
   from echoforge_jax.inference.segmenter import Segmenter, load
   from echoforge_jax.models.registry import build_model
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 __all__ = ['Clip', 'Segmenter', 'build_model', 'load', 'segment_file']
 
 # Imported when first asked for: JAX and its company take seconds.

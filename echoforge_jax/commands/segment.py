@@ -9,14 +9,13 @@ import warnings
 from echoforge_jax.errors import InputError
 
 
-def main(argv: list[str]) -> int:
-  """Runs the verb; 1 if any input failed."""
+def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='echoforge segment',
     allow_abbrev=False,
     description='Segments clips (DICOM, AVI, MP4, GIF, NIfTI, MetaImage, '
     'NPY, NPZ, a folder of PNGs). Writes masks, overlay, area curve and '
-    'result.json a clip.',
+    'result.json per clip.',
   )
   parser.add_argument(
     '--checkpoint',
@@ -26,7 +25,7 @@ def main(argv: list[str]) -> int:
     '(default: the model shipped with the package)',
   )
   parser.add_argument(
-    '--out', required=True, metavar='DIR', help='gets one folder a clip'
+    '--out', required=True, metavar='DIR', help='gets one folder per clip'
   )
   parser.add_argument(
     '--which',
@@ -80,6 +79,12 @@ def main(argv: list[str]) -> int:
     help='a clip, a folder of PNG frames, or with '
     '--recursive a folder of clips',
   )
+  return parser
+
+
+def main(argv: list[str]) -> int:
+  """Segments clips; 1 if any of them failed."""
+  parser = _parser()
   args = parser.parse_args(argv)
   if not args.inputs and not args.pair:
     parser.error('wanted at least one INPUT or --pair')
@@ -118,7 +123,7 @@ def main(argv: list[str]) -> int:
 
 
 def _quiet() -> None:
-  """Readers' warnings off: what matters is said in one line a file."""
+  """Turns off readers' warnings: a line per file says what matters."""
   import SimpleITK as sitk
 
   sitk.ProcessObject.SetGlobalWarningDisplay(False)

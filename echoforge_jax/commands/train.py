@@ -7,23 +7,15 @@ from echoforge_jax.config import parse_config
 from echoforge_jax.errors import InputError
 
 _EPILOG = """\
-any field of the config can be set: --config.batch_size=8
---config.optimizer.learning_rate=3e-4. The same command continues a run that
-was interrupted, bit for bit. exit status: 0 done, 1 diverged (loss not
-finite), 2 misuse, 3 a checkpoint could not be written, 143 stopped by SIGTERM
-and 130 by SIGINT, both with a checkpoint.
+--config=FILE[:ARG] names a config, such as configs/camus_echoforge.py, and
+--config.optimizer.learning_rate=3e-4 sets any field of it. The same command
+continues a run that was interrupted, bit for bit. exit status: 0 done,
+1 diverged (loss not finite), 2 misuse, 3 a checkpoint could not be written,
+143 stopped by SIGTERM and 130 by SIGINT, both with a checkpoint.
 """
 
 
-def main(argv: list[str]) -> int:
-  """Trains.
-
-  Args:
-    argv: flags after the verb.
-
-  Returns:
-    0 done, 1 diverged, 3 not saved, 128 + n stopped by signal n.
-  """
+def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='echoforge train',
     allow_abbrev=False,
@@ -38,12 +30,6 @@ def main(argv: list[str]) -> int:
     required=True,
     metavar='DIR',
     help='config, checkpoints and metrics of the run',
-  )
-  parser.add_argument(
-    '--config',
-    metavar='FILE[:ARG]',
-    dest='unused_config',
-    help='config file and its argument',
   )
   parser.add_argument(
     '--multihost',
@@ -66,9 +52,12 @@ def main(argv: list[str]) -> int:
     metavar='I',
     help='elsewhere: which of them this is, from 0',
   )
-  if {'-h', '--help'} & set(argv):
-    parser.parse_args(['--help'])
-  arguments, rest = _split(parser, argv)
+  return parser
+
+
+def main(argv: list[str]) -> int:
+  """Trains; 0 done, 1 diverged, 3 not saved, 128 + n stopped by signal n."""
+  arguments, rest = _parser().parse_known_args(argv)
   config = parse_config(rest)
   place = (
     arguments.coordinator_address,
@@ -104,27 +93,3 @@ def main(argv: list[str]) -> int:
     print(f'error: {error}', file=sys.stderr)
     return 3
   return 128 + outcome.signal if outcome.signal else 0
-
-
-def _split(
-  parser: argparse.ArgumentParser, argv: list[str]
-) -> tuple[argparse.Namespace, list[str]]:
-  """Takes our own flags for argparse, leaves the rest for the config's."""
-  own, rest = [], []
-  arguments = iter(argv)
-  for argument in arguments:
-    name = argument.partition('=')[0]
-    if name == '--multihost':
-      own.append(argument)
-    elif name in (
-      '--workdir',
-      '--coordinator_address',
-      '--num_processes',
-      '--process_id',
-    ):
-      own.append(argument)
-      if '=' not in argument:
-        own += [value for value in [next(arguments, None)] if value]
-    else:
-      rest.append(argument)
-  return parser.parse_args(own), rest

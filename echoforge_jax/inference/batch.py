@@ -9,6 +9,7 @@ import os
 import pathlib
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import tqdm
@@ -95,9 +96,9 @@ def segment_file(
   """
   if out_dir is not None:
     outputs.clear(out_dir)
-  segmenter = checkpoint
   if isinstance(checkpoint, str | os.PathLike):
-    segmenter = load(checkpoint, which)
+    checkpoint = load(checkpoint, which)
+  segmenter: Segmenter = checkpoint
   read = read or read_clip(segmenter, path, spacing_mm, fps)
   clip = read.clip
   found = segmenter.segment_clip(
@@ -280,7 +281,7 @@ def _read_ahead(
   """
   executor = concurrent.futures.ThreadPoolExecutor(1, 'read-ahead')
   try:
-    future = executor.submit(read, paths[0]) if paths else None
+    future: Any = executor.submit(read, paths[0]) if paths else None
     for index in range(len(paths)):
       concurrent.futures.wait([future])
       large = not future.exception() and (
@@ -290,7 +291,11 @@ def _read_ahead(
       following = paths[index + 1 : index + 2]
       if following and not large:
         future = executor.submit(read, following[0])
-      yield lambda box=box: box.pop().result()
+
+      def take(box: list = box) -> ReadClip:
+        return box.pop().result()
+
+      yield take
       if following and large:
         future = executor.submit(read, following[0])
   finally:

@@ -122,7 +122,7 @@ class FrameLoop:
     """
     self._step = step
     self._memories = list(memories)
-    self._last: list[np.ndarray | None] = [None] * len(self._memories)
+    self._last: list[Any] = [None] * len(self._memories)
     self._behind = delay * len(self._memories)
     self._lag = FixedLag(check_lag(lag)) if lag else None
     self.delay = self._behind + lag
@@ -217,7 +217,7 @@ class Stream:
     if frame.shape != (self._shape or frame.shape):
       raise InputError(
         f'frame {self._count} is {list(frame.shape)}; wanted '
-        f'{list(self._shape)} as the frames before it'
+        f'{list(self._shape or ())} as the frames before it'
       )
     self._shape = frame.shape
     self._count += 1
@@ -242,6 +242,7 @@ class Stream:
     return np.concatenate([none, *owed])
 
   def _mask(self, logits: jax.Array) -> np.ndarray:
+    assert self.sector and self._shape  # Logits come after a frame.
     return native_mask(
       np.asarray(logits, np.float32),
       self.sector,

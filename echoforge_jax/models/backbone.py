@@ -1,4 +1,4 @@
-"""Encoders: ResNet-{18,34,50} and a small one for CPUs.
+"""Encoders: ResNet-{10,18,34,50} and a small one for CPUs.
 
 All of them map frames [N, H, W, 1] to maps at strides 4, 8, 16 and 32; H and W
 are multiples of 32. Names and stride placement of the residual networks are
@@ -21,6 +21,7 @@ from echoforge_jax.models.layers import (
 
 # Name -> (blocks per stage, bottleneck).
 RESNETS = {
+  'resnet10': ((1, 1, 1, 1), False),
   'resnet18': ((2, 2, 2, 2), False),
   'resnet34': ((3, 4, 6, 3), False),
   'resnet50': ((3, 4, 6, 3), True),
@@ -101,7 +102,7 @@ class Bottleneck(BasicBlock):
 
 
 class ResNet(nn.Module):
-  """ResNet-{18,34,50} with a grayscale stem (paper: ImageNet ResNet-50).
+  """ResNet-{10,18,34,50} with a grayscale stem (paper: ImageNet ResNet-50).
 
   Attributes:
     variant: a key of `RESNETS`.

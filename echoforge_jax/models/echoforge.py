@@ -48,7 +48,7 @@ class EchoForge(nn.Module):
 
   Attributes:
     num_classes: K foreground classes, one sigmoid logit each.
-    backbone: 'resnet18' | 'resnet34' | 'resnet50' | 'lite'.
+    backbone: 'resnet10' | 'resnet18' | 'resnet34' | 'resnet50' | 'lite'.
     norm: of the backbone: 'batch' | 'frozen' | 'group'.
     dim: C, channels of a token.
     decoder_dim: channels at stride 4.

@@ -22,6 +22,7 @@ from echoforge_jax.models.options import make_checked
 
 POOLS = (1, 3, 5, 7)
 LEVELS = 4
+ENCODERS = ('resnet10', 'resnet18', 'resnet34')
 # torch's default for convolutions, which the published module keeps.
 _INIT = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
@@ -194,6 +195,7 @@ class SSCF(nn.Module):
 
   Attributes:
     num_classes: K foreground classes, one sigmoid logit each.
+    backbone: of each encoder: 'resnet10' | 'resnet18' (paper) | 'resnet34'.
     width: channels at stride 2, doubled at each further level (paper: 64).
     norm: of all normalizations: 'batch' (paper) | 'frozen' | 'group'.
     clips: whether a call takes clips of any length instead of windows.
@@ -207,6 +209,7 @@ class SSCF(nn.Module):
   clips: bool = False
   remat: bool = False
   dtype: Dtype = jnp.float32
+  backbone: str = 'resnet18'
 
   @property
   def delay(self) -> int:
@@ -234,7 +237,7 @@ class SSCF(nn.Module):
     for offset, role in enumerate(('previous', 'target', 'next')):
       frames = track[:, offset : offset + t].reshape(b * t, *track.shape[2:])
       encoder = ResNet(
-        'resnet18',
+        self.backbone,
         self.norm,
         self.remat,
         self.dtype,
@@ -334,7 +337,8 @@ def make_sscf(**options: Any) -> SSCF:
     InputError: an option is unknown or out of range.
   """
   ranges = {'num_classes': (1, None), 'width': (4, None)}
-  model = make_checked('sscf', SSCF, options, {'norm': NORMS}, ranges)
+  choices = {'norm': NORMS, 'backbone': ENCODERS}
+  model = make_checked('sscf', SSCF, options, choices, ranges)
   if model.width % 4:
     raise InputError(
       f'model option width: found {model.width}, wanted a multiple of 4'

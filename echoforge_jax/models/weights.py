@@ -17,7 +17,7 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.models.backbone import RESNETS, ResNet
 from echoforge_jax.models.sscf import SSCF
 
-NAMES = (*RESNETS, 'sscf')
+NAMES = ('resnet18', 'resnet34', 'resnet50', 'sscf')
 _LEAVES = {
   'kernel': 'weight',
   'scale': 'weight',

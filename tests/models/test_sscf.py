@@ -12,7 +12,8 @@ B, T, SIZE = 2, 4, (64, 96)
 
 
 def _model(**options):
-  return build_model('sscf', **({'width': 8, 'num_classes': 2} | options))
+  options = {'width': 8, 'num_classes': 2, 'backbone': 'resnet10'} | options
+  return build_model('sscf', **options)
 
 
 def _video(frames, seed=0):
@@ -196,7 +197,8 @@ def test_videos_that_do_not_fit(shape, message):
 @pytest.mark.parametrize(
   'options, message',
   [
-    ({'backbone': 'lite'}, 'sscf: unknown option backbone; choose.*width'),
+    ({'anchors': 2}, 'sscf: unknown option anchors; choose.*width'),
+    ({'backbone': 'resnet50'}, 'resnet50.*wanted one of resnet10, resnet18'),
     ({'norm': 'layer'}, "norm: found 'layer', wanted one of batch"),
     ({'width': 6}, 'width: found 6'),
     ({'num_classes': 0}, 'num_classes: found 0'),
