@@ -87,16 +87,13 @@ def make_runs(
   axes: Sequence[tuple[str, list[str]]],
   fixed: Sequence[str],
 ) -> list[Run]:
-  """All combinations, each checked against the config.
+  """Makes all combinations, each checked against the config.
 
   Args:
     config: the config file, with or without ':argument'.
     root: folder of the workdirs.
     axes: of `parse_axis`; the last one varies fastest.
     fixed: further flags of `train` for every run, --config.FIELD=VALUE.
-
-  Returns:
-    The runs.
 
   Raises:
     InputError: for a field or value the config does not take, naming the run.
@@ -151,15 +148,7 @@ def make_runs(
 def cluster_commands(
   runs: Sequence[Run], target: str, root: str
 ) -> Iterator[str]:
-  """The commands that do the sweep elsewhere.
-
-  Args:
-    runs: all runs.
-    target: of `TARGETS`.
-    root: folder of the workdirs.
-
-  Yields:
-    Lines of a shell script.
+  """Yields the lines of a shell script that does the sweep on a target.
 
   Raises:
     InputError: where machines of a cloud could not write to the workdir.

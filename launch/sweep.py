@@ -40,6 +40,7 @@ from combinations import (  # noqa: E402
 )
 from etils import epath  # noqa: E402
 
+from echoforge_jax import textio  # noqa: E402
 from echoforge_jax.errors import InputError  # noqa: E402
 from echoforge_jax.experiments.jobs import Job, run_jobs  # noqa: E402
 
@@ -107,7 +108,7 @@ def run_sweep(
 
 
 def read_scores(workdir: str) -> dict[str, float]:
-  """The last validation in a workdir's metrics.jsonl; {} without one."""
+  """Reads the last validation of a workdir's metrics.jsonl; {} without one."""
   path = epath.Path(workdir) / 'metrics.jsonl'
   if not path.is_file():
     return {}
@@ -129,16 +130,7 @@ def read_scores(workdir: str) -> dict[str, float]:
 def summarize(
   runs: Sequence[Run], states: Mapping[str, str], root: str
 ) -> list[list[str]]:
-  """A table of states and scores; also written to ROOT/summary.csv.
-
-  Args:
-    runs: all runs.
-    states: by name.
-    root: folder of the workdirs.
-
-  Returns:
-    Rows, the header first.
-  """
+  """Returns rows of states and scores, and writes them to ROOT/summary.csv."""
   scores = [read_scores(run.workdir) for run in runs]
   columns = list(dict.fromkeys(name for entry in scores for name in entry))
   rows = [['run', 'state', *columns]]
@@ -160,18 +152,6 @@ def summarize(
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(text.getvalue())
   return rows
-
-
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-  """Prints rows in columns: names to the left, numbers to the right."""
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  for row in rows:
-    print(
-      '  '.join(
-        cell.ljust(width) if index < 2 else cell.rjust(width)
-        for index, (cell, width) in enumerate(zip(row, widths))
-      ).rstrip()
-    )
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -248,7 +228,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       logs=Path(logs) if logs else None,
     )
     print()
-    print_table(summarize(runs, states, args.workdir))
+    rows = summarize(runs, states, args.workdir)
+    print('\n'.join(textio.columns(rows)))
   except InputError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
