@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,16 +35,8 @@ _HEADS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Column:
-  """One quantity of the table.
-
-  Attributes:
-    name: key of a line's patients.
-    label: with the unit.
-    scale: factor for display.
-    digits: for display.
-  """
+class Column(NamedTuple):
+  """A quantity: key of a line's patients, label, factor and digits to show."""
 
   name: str
   label: str

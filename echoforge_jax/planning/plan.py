@@ -7,7 +7,7 @@ mesh of the slice's devices, from shapes alone: no array is ever made.
 from collections.abc import Callable, Iterator
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,19 +26,12 @@ from echoforge_jax.training import build, steps
 _HALVINGS = 3
 
 
-@dataclasses.dataclass(frozen=True)
-class Remedy:
-  """A change that may make a step fit.
-
-  Attributes:
-    flags: of the command line.
-    fits: None: not tried, for it cannot save enough.
-    needed: bytes on a chip, as far as known.
-  """
+class Remedy(NamedTuple):
+  """A change that may make a step fit, as flags of the command line."""
 
   flags: tuple[str, ...]
-  fits: bool | None
-  needed: int
+  fits: bool | None  # None: not tried, for it cannot save enough.
+  needed: int  # Bytes on a chip, as far as known.
 
 
 @dataclasses.dataclass(frozen=True)

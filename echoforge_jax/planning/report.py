@@ -191,7 +191,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         'largest_clips_per_chip': plan.largest or None,
       },
       'segment': _step_json(plan.segment, plan.segment_estimate),
-      'remedies': [dataclasses.asdict(one) for one in plan.remedies],
+      'remedies': [one._asdict() for one in plan.remedies],
     }
   )
 
