@@ -23,67 +23,36 @@ def _parser() -> argparse.ArgumentParser:
     description=_TEXT,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument(
-    '--workdir',
-    required=True,
-    nargs='+',
-    metavar='RUN',
-    help='training runs: config.json and checkpoints/; '
-    'several are aggregated as seeds of one experiment',
+  add = parser.add_argument
+  text = (
+    'training runs: config.json and checkpoints/; several are aggregated as '
+    'seeds of one experiment'
   )
-  parser.add_argument(
-    '--split', default='test', help='train, validation or test (default: test)'
+  add('--workdir', required=True, nargs='+', metavar='RUN', help=text)
+  text = 'train, validation or test (default: test)'
+  add('--split', default='test', help=text)
+  text = (
+    f'one of: {", ".join(PROTOCOLS)}; or a .json file with the fields of one'
   )
-  parser.add_argument(
-    '--protocol',
-    required=True,
-    help='one of: '
-    + ', '.join(PROTOCOLS)
-    + '; or a .json file with the fields of one',
+  add('--protocol', required=True, help=text)
+  text = 'folder for metrics.json, per_case.csv, report/'
+  add('--out', required=True, help=text)
+  text = (
+    "another run's workdir, or the folder of its evaluation under the same "
+    'protocol'
   )
-  parser.add_argument(
-    '--out',
-    required=True,
-    help='folder for metrics.json, per_case.csv, report/',
-  )
-  parser.add_argument(
-    '--compare',
-    default=None,
-    metavar='OTHER',
-    help="another run's workdir, or the folder of its "
-    'evaluation under the same protocol',
-  )
-  parser.add_argument(
-    '--data_dir',
-    default=None,
-    help='prepared data (default: the one trained on)',
-  )
-  parser.add_argument(
-    '--which', default='teacher', choices=('teacher', 'student')
-  )
-  parser.add_argument(
-    '--skip_whole_clip',
-    action='store_true',
-    help='do not score whole clips with ED and ES unknown',
-  )
-  parser.add_argument(
-    '--seed',
-    type=int,
-    default=0,
-    help='of the bootstrap over patients (default: 0)',
-  )
+  add('--compare', metavar='OTHER', help=text)
+  add('--data_dir', help='prepared data (default: the one trained on)')
+  add('--which', default='teacher', choices=('teacher', 'student'))
+  text = 'do not score whole clips with ED and ES unknown'
+  add('--skip_whole_clip', action='store_true', help=text)
+  text = 'of the bootstrap over patients (default: 0)'
+  add('--seed', type=int, default=0, help=text)
   return parser
 
 
 def main(argv: list[str]) -> int:
-  """Evaluates runs on a prepared split and prints a summary.
-
-  Args:
-    argv: flags after the verb.
-
-  Returns:
-    0; mistakes raise `InputError`.
-  """
+  """Evaluates runs on a prepared split and prints a summary; returns 0."""
   parser = _parser()
   flags = parser.parse_args(argv)
   if flags.seed < 0:

@@ -77,7 +77,7 @@ def evaluate(
     seed: of the bootstrap over patients.
     batch_size: clips predicted at a time.
     whole_clip: score whole clips as well, ED and ES unknown.
-    progress: show a progress bar.
+    progress: show a bar.
 
   Raises:
     InputError: for an unknown protocol, split or workdir, or a split without
@@ -123,14 +123,11 @@ def write_evaluation(
   Args:
     cases: clips with frames, truth and prediction. Iterated once, then
       indexed for the few that the figures show: they need not be in memory.
-    protocol: what is scored.
-    out_dir: where the files go.
-    classes: names in the order of the class ids.
-    seed: of the bootstrap over patients.
-    receipt: where the predictions come from.
+    protocol: see `score_predictions`, as for classes, seed and receipt.
+    out_dir: as in `evaluate`.
     log_path: a training run's metrics.jsonl, for its curves; or None.
     whole: the same patients' whole clips; iterated once.
-    progress: show a progress bar.
+    progress: show a bar.
 
   Raises:
     InputError: if there are no cases or the folder cannot be written.
@@ -164,25 +161,17 @@ def write_evaluation(
 
 
 def write_result(result: Result, out_dir) -> dict[str, pathlib.Path]:
-  """Writes metrics.json, per_case.csv and per_frame.csv.
-
-  Args:
-    result: what `score_predictions` returned.
-    out_dir: folder, made if missing; the files in it are replaced.
-
-  Returns:
-    Paths by name: 'metrics', 'per_case', 'per_frame'.
-  """
+  """Writes metrics.json, per_case.csv and per_frame.csv; returns the paths."""
   out_dir = pathlib.Path(out_dir)
   out_dir.mkdir(parents=True, exist_ok=True)
-  paths = {
-    'metrics': out_dir / 'metrics.json',
-    'per_case': out_dir / 'per_case.csv',
-    'per_frame': out_dir / 'per_frame.csv',
-  }
+  paths = {'metrics': out_dir / 'metrics.json'}
   textio.write_json(paths['metrics'], result.metrics)
-  _write_csv(paths['per_case'], result.per_case)
-  _write_csv(paths['per_frame'], result.per_frame)
+  for name, rows in (
+    ('per_case', result.per_case),
+    ('per_frame', result.per_frame),
+  ):
+    paths[name] = out_dir / f'{name}.csv'
+    _write_csv(paths[name], rows)
   return paths
 
 
@@ -197,13 +186,7 @@ def predict_split(
 ) -> PredictedSplit:
   """Restores a run's model to predict every clip of a split.
 
-  Args:
-    workdir: a training run.
-    split: 'train', 'validation' or 'test'.
-    protocol: dataset, patient lists, number of frames, sampler, threshold.
-    data_dir: prepared data; None takes the one the run was trained on.
-    which: 'teacher' or 'student'.
-    batch_size: clips predicted at a time.
+  The arguments are those of `evaluate`.
 
   Raises:
     InputError: where there is no run, no checkpoint or no data, or where the
@@ -259,12 +242,11 @@ def make_receipt(
 ) -> dict:
   """Returns what identifies an evaluated model and its data, ready for JSON.
 
-  `score_predictions` adds the protocol, the bootstrap's seed and resamples.
-
   Args:
     config: the run's resolved config.
     source: the prepared split (`data.prepared.ClipSource`).
-    protocol: names the dataset and whose patient lists.
+    protocol: names the dataset and whose patient lists; `score_predictions`
+      adds the rest of it, and the bootstrap's seed and resamples.
     step: updates the checkpoint has seen.
     which: 'teacher' or 'student'.
     workdir: the run's directory; only its name is kept.

@@ -200,9 +200,9 @@ def frame_rows(
 
   Args:
     case: truth and prediction.
-    frames: which of them are scored.
+    frames: numbers of those that are scored.
     classes: names in the order of the class ids.
-    labeled: bool [T].
+    labeled: bool [T], frames to measure.
     spacing: size of a pixel (row, column).
 
   Returns:
