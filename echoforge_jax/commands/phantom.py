@@ -4,15 +4,7 @@ import argparse
 import sys
 
 
-def main(argv: list[str]) -> int:
-  """Writes a phantom dataset, or prints how close the phantom is to CAMUS.
-
-  Args:
-    argv: flags.
-
-  Returns:
-    0.
-  """
+def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='echoforge phantom',
     allow_abbrev=False,
@@ -64,6 +56,12 @@ def main(argv: list[str]) -> int:
     help='write nothing; print measured image statistics '
     'beside those of real CAMUS frames',
   )
+  return parser
+
+
+def main(argv: list[str]) -> int:
+  """Writes a phantom dataset, or prints how close the phantom is to CAMUS."""
+  parser = _parser()
   args = parser.parse_args(argv)
   if args.out is None and not args.calibrate:
     parser.error('--out is required (or --calibrate)')
@@ -73,10 +71,7 @@ def main(argv: list[str]) -> int:
     parser.error(f'--patients={args.patients}: wanted at least 1')
   from echoforge_jax.phantom.config import PhantomConfig
 
-  config = {
-    'camus': PhantomConfig.camus,
-    'randomized': PhantomConfig.randomized,
-  }[args.style]()
+  config = PhantomConfig.named(args.style)
   if args.calibrate:
     from echoforge_jax.phantom.calibration import calibration_table
 

@@ -91,16 +91,7 @@ def _print_skipped(skipped) -> None:
 
 
 def main(argv: list[str]) -> int:
-  """Runs the command.
-
-  Args:
-    argv: flags after the verb.
-
-  Returns:
-    0, or 1 where clips cannot be read and --allow_skips was not given: then
-    nothing is finished, but the clips that can be read are kept for the next
-    start.
-  """
+  """Prepares a dataset; returns 1 where clips fail without --allow_skips."""
   flags = _parser().parse_args(argv)
   from echoforge_jax.data.prepare import ClipsFailed, prepare
 

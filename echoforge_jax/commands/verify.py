@@ -32,14 +32,7 @@ _VERIFIERS = {'camus': _verify_camus, 'echonet': _verify_echonet}
 
 
 def main(argv: list[str]) -> int:
-  """Prints what is wrong with a raw folder.
-
-  Args:
-    argv: flags.
-
-  Returns:
-    0 without errors (warnings may be there), 1 with.
-  """
+  """Prints what is wrong with a raw folder; returns 1 if there are errors."""
   parser = argparse.ArgumentParser(
     prog='echoforge verify',
     allow_abbrev=False,

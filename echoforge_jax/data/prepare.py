@@ -205,46 +205,27 @@ def prepare(
   excluded = frozenset(reader.excluded if excluded is None else excluded)
   splits = _list_splits(reader, raw_dir, split_scheme, excluded)
   path = prepared_path(data_dir, dataset, split_scheme, image_size)
-  found = raw.fingerprint(raw_dir)
-  if path.exists():
-    index = read_index(path)
-    same = (
-      index['fingerprint'] == found
-      and set(index.get('excluded', excluded)) == excluded
-    )
-    if same and (allow_skips or not index.get('skipped')):
-      return _summary(path, reused=True)
-    if not same and not overwrite:
-      raise InputError(
-        f'{path}: prepared from other raw files than those in {raw_dir} now, '
-        'or with another list of excluded clips; pass --overwrite to '
-        'prepare again, or choose another data_dir'
-      )
+  index = {
+    'fingerprint': raw.fingerprint(raw_dir),
+    'dataset': dataset,
+    'image_size': image_size,
+    'split_scheme': split_scheme,
+    'synthetic': reader.is_synthetic(raw_dir),
+    'excluded': sorted(excluded),
+  }
+  if path.exists() and _is_complete(
+    path, index, raw_dir, allow_skips=allow_skips, overwrite=overwrite
+  ):
+    return _summary(path, reused=True)
   partial = path.parents[1] / f'.{path.parent.name}.partial'
+  name = f'{VERSION}-{index["fingerprint"][:16]}-{clips_per_shard}'
   with _locked(partial):
     try:
-      _prepare(
-        ShardWriter(
-          reader,
-          raw_dir,
-          image_size,
-          partial / f'{VERSION}-{found[:16]}-{clips_per_shard}',
-          partial / f'{VERSION}-{found[:16]}-{clips_per_shard}.journal',
-        ),
-        splits,
-        {
-          'fingerprint': found,
-          'dataset': dataset,
-          'image_size': image_size,
-          'split_scheme': split_scheme,
-          'synthetic': reader.is_synthetic(raw_dir),
-          'excluded': sorted(excluded),
-        },
-        path,
-        allow_skips=allow_skips,
-        clips_per_shard=clips_per_shard,
-        progress=progress,
+      writer = ShardWriter(
+        reader, raw_dir, image_size, partial / name, partial / f'{name}.journal'
       )
+      shards = cut_into_shards(dataset, splits, excluded, clips_per_shard)
+      _write(writer, shards, index, path, allow_skips, progress)
     except OSError as error:
       raise InputError(
         f'{data_dir}: cannot write ({error}); free space or '
@@ -254,27 +235,31 @@ def prepare(
   return _summary(path, reused=False)
 
 
-def _prepare(
-  writer: ShardWriter,
-  splits: dict[str, list[tuple[str, str]]],
-  index: dict,
-  path: pathlib.Path,
-  *,
-  allow_skips: bool,
-  clips_per_shard: int,
-  progress: bool,
+def _is_complete(path, index, raw_dir, *, allow_skips, overwrite) -> bool:
+  """Tells whether `path` holds what is asked for, or refuses to replace it."""
+  found = read_index(path)
+  same = found['fingerprint'] == index['fingerprint'] and (
+    found.get('excluded', index['excluded']) == index['excluded']
+  )
+  if not same and not overwrite:
+    raise InputError(
+      f'{path}: prepared from other raw files than those in {raw_dir} now, '
+      'or with another list of excluded clips; pass --overwrite to '
+      'prepare again, or choose another data_dir'
+    )
+  return same and (allow_skips or not found.get('skipped'))
+
+
+def _write(
+  writer: ShardWriter, shards, index: dict, path, allow_skips, progress
 ) -> None:
-  """Writes all shards and, if none or only skipped clips fail, the folder."""
+  """Writes all shards and, unless clips fail that must not, the folder."""
   writer.folder.mkdir(exist_ok=True)
   writer.journal.mkdir(exist_ok=True)
-  shards = cut_into_shards(
-    index['dataset'], splits, frozenset(index['excluded']), clips_per_shard
-  )
   total = sum(len(shard.clips) for shard in shards)
   with tqdm(total=total, unit='clip', disable=not progress) as bar:
     notes = writer.run(shards, allow_skips, bar)
-  index['clips'] = {split: [] for split in splits}
-  index['skipped'] = []
+  index |= {'clips': {split: [] for split in SPLITS}, 'skipped': []}
   for shard, note in zip(shards, notes):
     index['clips'][shard.split] += note['clips']
     index['skipped'] += note['skipped']

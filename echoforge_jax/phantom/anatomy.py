@@ -36,6 +36,21 @@ def _bump(draw, low, high, size):
   return jnp.exp(-(((s - draw.uniform((low, high))) / draw.uniform(size)) ** 2))
 
 
+def _lost_motion(d, config, ef):
+  """Draws the share of each wall's motion that is lost, [4, levels]."""
+  # At least half the circumference keeps moving, or no radius could eject the
+  # prescribed volume.
+  hypo = d.chance(config.hypokinesia_share) * (ef < 55.0)
+  walls = jax.nn.one_hot(d.index(4), 4)
+  walls = jnp.clip(walls + 0.6 * jnp.roll(walls, 2), 0.0, 1.0)
+  return (
+    hypo
+    * d.uniform(config.hypokinesia_severity)
+    * walls[:, None]
+    * _bump(d, 0.15, 0.8, (0.15, 0.35))[None]
+  )
+
+
 def sample_heart(key, config: PhantomConfig) -> dict:
   """Draws one patient: group, volumes, shape and motion of the ventricle.
 
@@ -65,17 +80,7 @@ def sample_heart(key, config: PhantomConfig) -> dict:
   ef = within('ef_percent', d.uniform((0.0, 1.0)))
   # A larger ventricle is a longer one: no ball-shaped hearts.
   length = within('length_mm', 0.65 * size + 0.35 * other)
-  hypo = d.chance(config.hypokinesia_share) * (ef < 55.0)
-  # Lost motion sits in one or two walls; at least half the circumference
-  # keeps moving, or no radius could eject the prescribed volume.
-  walls = jax.nn.one_hot(d.index(4), 4)
-  walls = jnp.clip(walls + 0.6 * jnp.roll(walls, 2), 0.0, 1.0)
-  still = (
-    hypo
-    * d.uniform(config.hypokinesia_severity)
-    * walls[:, None]
-    * _bump(d, 0.15, 0.8, (0.15, 0.35))[None]
-  )
+  still = _lost_motion(d, config, ef)
   shape = 1.0 + config.undulation * _wave(d, 4, 4)
   bulge = (
     d.chance(config.septal_bulge_share)

@@ -19,6 +19,7 @@ from echoforge_jax.clip import Clip
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats.camus import SPLIT_FILES, VIEWS
 from echoforge_jax.phantom import writing
+from echoforge_jax.phantom.config import PhantomConfig
 
 LAYOUTS = ('nifti', 'mhd')
 TRUTH_FILE = writing.TRUTH_FILE
@@ -71,10 +72,7 @@ def write_camus(
   writing.check_counts(num_patients, seed)
   if layout not in LAYOUTS:
     raise InputError(f'unknown layout {layout!r}; wanted one of {LAYOUTS}')
-  if config is None:
-    from echoforge_jax.phantom.config import PhantomConfig
-
-    config = PhantomConfig.camus()
+  config = PhantomConfig.camus() if config is None else config
   out_dir = Path(out_dir)
   splits = split_patients(num_patients, seed, num_test)
   truth = writing.open_truth(

@@ -21,6 +21,7 @@ from echoforge_jax.formats import echonet, resize
 from echoforge_jax.formats.video import encode_mjpg
 from echoforge_jax.metrics import ejection
 from echoforge_jax.phantom import echonet_traps, writing
+from echoforge_jax.phantom.config import PhantomConfig
 
 SIZE = 112
 CHORDS = 20
@@ -71,10 +72,7 @@ def write_echonet(
   """
   writing.check_counts(num_patients, seed)
   echonet_traps.check(traps, num_patients)
-  if config is None:
-    from echoforge_jax.phantom.config import PhantomConfig
-
-    config = PhantomConfig.camus()
+  config = PhantomConfig.camus() if config is None else config
   out_dir = Path(out_dir)
   splits = split_clips(num_patients, seed, num_test)
   truth = writing.open_truth(

@@ -24,37 +24,8 @@ def beam_points(place, grid):
   return r, theta, r * jnp.sin(theta), r * jnp.cos(theta)
 
 
-def start_clip(key, place, grid, pool) -> dict:
-  """Returns all that stays, or starts, with a clip.
-
-  Args:
-    key: typed PRNG key.
-    place: of `anatomy.sample_view`.
-    grid: (rows, lines) of the beam grid, static.
-    pool: float32 [n] of `speckle.noise_pool`.
-
-  Returns:
-    dict of arrays: point-spread matrices, `gain` and `haze` maps in dB,
-    `grain` [rows, lines], and the random textures that age with time.
-  """
-  rows, lines = grid
-  signal = (rows, lines, 2)
-  noises = speckle.take_noise(
-    key,
-    pool,
-    [
-      (9, 7),
-      (rows // 14, lines // 8),
-      (rows // 45, lines // 16),
-      signal,
-      signal,
-      signal,
-    ],
-  )
-  slow, fine, coarse = (speckle.slow_field(n, grid) for n in noises[:3])
-  half = jnp.sqrt(0.5)  # complex numbers of unit variance
-  mm = place['depth'] / rows
-  line = 2.0 * place['half'] / lines
+def _gain_and_haze(place, grid, slow):
+  """Returns maps in dB [rows, lines]: gain with shadows and arcs, and haze."""
   r, theta, _, _ = beam_points(place, grid)
   rel, side = r / place['depth'], theta / place['half']
   gain = (
@@ -88,6 +59,42 @@ def start_clip(key, place, grid, pool) -> dict:
     + 1.5 * slow
   )
   haze = haze + near * (place['near_field_db'] - place['haze_db'])
+  return gain + arcs, haze + gain + arcs
+
+
+def start_clip(key, place, grid, pool) -> dict:
+  """Returns all that stays, or starts, with a clip.
+
+  Args:
+    key: typed PRNG key.
+    place: of `anatomy.sample_view`.
+    grid: (rows, lines) of the beam grid, static.
+    pool: float32 [n] of `speckle.noise_pool`.
+
+  Returns:
+    dict of arrays: point-spread matrices, `gain` and `haze` maps in dB,
+    `grain` [rows, lines], and the random textures that age with time.
+  """
+  rows, lines = grid
+  signal = (rows, lines, 2)
+  noises = speckle.take_noise(
+    key,
+    pool,
+    [
+      (9, 7),
+      (rows // 14, lines // 8),
+      (rows // 45, lines // 16),
+      signal,
+      signal,
+      signal,
+    ],
+  )
+  slow, fine, coarse = (speckle.slow_field(n, grid) for n in noises[:3])
+  half = jnp.sqrt(0.5)  # complex numbers of unit variance
+  mm = place['depth'] / rows
+  line = 2.0 * place['half'] / lines
+  r, _, _, _ = beam_points(place, grid)
+  gain, haze = _gain_and_haze(place, grid, slow)
   # The TGC lifts the electronic noise with depth.
   noise = place['noise_db'] - place['loss'] * (place['depth'] - r)
   return {
@@ -97,8 +104,8 @@ def start_clip(key, place, grid, pool) -> dict:
     'post_lateral': speckle.smoother(
       lines, place['post_lateral'] / line, False
     ),
-    'gain': gain + arcs,
-    'haze': 10.0 ** ((haze + gain + arcs) / 20.0),
+    'gain': gain,
+    'haze': 10.0 ** (haze / 20.0),
     'noise': 10.0 ** (noise / 20.0),
     'grain': 0.75 * fine + 0.66 * coarse,
     'tissue_noise': half * noises[3],
