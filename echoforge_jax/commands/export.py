@@ -4,14 +4,7 @@ import argparse
 
 
 def main(argv: list[str]) -> int:
-  """Runs the verb.
-
-  Args:
-    argv: flags after the verb.
-
-  Returns:
-    0.
-  """
+  """Writes a file; returns 0."""
   parser = argparse.ArgumentParser(
     prog='echoforge export',
     allow_abbrev=False,

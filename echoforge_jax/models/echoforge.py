@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.models import memory as memory_lib
 from echoforge_jax.models.arc import KNN, LAYOUTS, AnchorRecalibration
 from echoforge_jax.models.backbone import BACKBONES, make_backbone
 from echoforge_jax.models.cpr import PseudoLabelReforging, reference_features
 from echoforge_jax.models.decoder import Decoder
 from echoforge_jax.models.layers import NORMS, Dtype
+from echoforge_jax.models.memory import TokenMemory
 from echoforge_jax.models.neck import Neck
 from echoforge_jax.models.options import make_checked
 from echoforge_jax.models.tsf import TemporalSemanticFusion
@@ -127,18 +127,16 @@ class EchoForge(nn.Module):
     return 0
 
   @nn.nowrap
-  def init_memory(
-    self, batch: int, image_size: tuple[int, int]
-  ) -> memory_lib.TokenMemory:
+  def init_memory(self, batch: int, image_size: tuple[int, int]) -> TokenMemory:
     """Returns the memory of `batch` streams before their first frame."""
     del image_size  # Other models' memories hold frames.
-    return memory_lib.empty(
+    return TokenMemory.empty(
       batch, self.memory_frames, self.num_classes + 1, self.dim
     )
 
   def _trunk(
-    self, video: jax.Array, memory: memory_lib.TokenMemory, train: bool
-  ) -> tuple[dict[str, jax.Array], jax.Array, memory_lib.TokenMemory]:
+    self, video: jax.Array, memory: TokenMemory, train: bool
+  ) -> tuple[dict[str, jax.Array], jax.Array, TokenMemory]:
     """Runs all up to the decoder: outputs, skip and memory afterwards."""
     b, t, h, w, channels = video.shape
     if h % 32 or w % 32 or channels != 1:
@@ -244,8 +242,8 @@ class EchoForge(nn.Module):
     return outputs
 
   def resume(
-    self, video: jax.Array, memory: memory_lib.TokenMemory
-  ) -> tuple[dict[str, jax.Array], memory_lib.TokenMemory]:
+    self, video: jax.Array, memory: TokenMemory
+  ) -> tuple[dict[str, jax.Array], TokenMemory]:
     """Segments the next frames of B streams; equals the whole clip's result.
 
     Args:
@@ -260,8 +258,8 @@ class EchoForge(nn.Module):
     return outputs, memory
 
   def step(
-    self, frame: jax.Array, memory: memory_lib.TokenMemory
-  ) -> tuple[dict[str, jax.Array], memory_lib.TokenMemory]:
+    self, frame: jax.Array, memory: TokenMemory
+  ) -> tuple[dict[str, jax.Array], TokenMemory]:
     """Resumes with one frame [B, H, W, 1]; outputs lack the time axis."""
     outputs, memory = self.resume(frame[:, None], memory)
     return {k: v[:, 0] for k, v in outputs.items()}, memory

@@ -24,13 +24,13 @@ class TokenMemory:
   tokens: jax.Array
   valid: jax.Array
 
-
-def empty(batch: int, frames: int, tokens: int, dim: int) -> TokenMemory:
-  """Returns the memory [batch, frames, tokens, dim] before the first frame."""
-  return TokenMemory(
-    tokens=jnp.zeros((batch, frames, tokens, dim), jnp.float32),
-    valid=jnp.zeros((batch, frames), bool),
-  )
+  @classmethod
+  def empty(cls, batch: int, frames: int, tokens: int, dim: int):
+    """Returns the memory [batch, frames, tokens, dim] before any frame."""
+    return cls(
+      tokens=jnp.zeros((batch, frames, tokens, dim), jnp.float32),
+      valid=jnp.zeros((batch, frames), bool),
+    )
 
 
 def windows(

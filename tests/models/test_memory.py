@@ -7,7 +7,9 @@ from echoforge_jax.models import memory, tsf
 
 def test_windows_hold_the_frame_and_those_before_it():
   tokens = jnp.arange(1.0, 7.0).reshape(1, 6, 1, 1)
-  context, valid, after = memory.windows(memory.empty(1, 2, 1, 1), tokens)
+  context, valid, after = memory.windows(
+    memory.TokenMemory.empty(1, 2, 1, 1), tokens
+  )
   np.testing.assert_array_equal(
     context[0, :, :, 0, 0],
     [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5], [4, 5, 6]],
@@ -19,8 +21,8 @@ def test_windows_hold_the_frame_and_those_before_it():
 
 def test_stream_sees_the_same_windows():
   tokens = jax.random.normal(jax.random.key(0), (2, 5, 3, 4))
-  whole, valid, _ = memory.windows(memory.empty(2, 3, 3, 4), tokens)
-  state = memory.empty(2, 3, 3, 4)
+  whole, valid, _ = memory.windows(memory.TokenMemory.empty(2, 3, 3, 4), tokens)
+  state = memory.TokenMemory.empty(2, 3, 3, 4)
   for t in range(5):
     context, known, state = memory.windows(state, tokens[:, t : t + 1])
     np.testing.assert_array_equal(context[:, 0], whole[:, t])
@@ -28,7 +30,7 @@ def test_stream_sees_the_same_windows():
 
 
 def test_memory_is_a_few_kilobytes():
-  state = memory.empty(1, 4, 2, 256)
+  state = memory.TokenMemory.empty(1, 4, 2, 256)
   assert sum(x.nbytes for x in jax.tree.leaves(state)) < 10_000
 
 
