@@ -131,8 +131,8 @@ def _make_data(
   progress,
 ) -> None:
   """Phantom -> verify -> prepare."""
-  from echoforge_jax.data import prepare as builder
   from echoforge_jax.data import verify
+  from echoforge_jax.data.prepare import prepare
   from echoforge_jax.phantom import camus_writer
 
   clock.start(
@@ -165,9 +165,7 @@ def _make_data(
     )
   clock.stop()
   clock.start('prepare', f'squeezed to {image_size}x{image_size}, ArrayRecord')
-  prepared = builder.prepare(
-    'camus', raw_dir, data_dir, image_size, progress=progress
-  )
+  prepared = prepare('camus', raw_dir, data_dir, image_size, progress=progress)
   for split, (patients, clips, frames) in prepared.counts.items():
     clock.say(
       f'{split:<12}{patients:>4} patients {clips:>4} clips {frames:>6} frames'

@@ -5,7 +5,7 @@ import pytest
 
 from echoforge_jax.clip import Clip
 from echoforge_jax.data import datasets as raw
-from echoforge_jax.data import prepare as builder
+from echoforge_jax.data.prepare import prepare
 
 SPLITS = {'train': 4, 'validation': 1, 'test': 1}
 SIZE = 32
@@ -43,7 +43,7 @@ def disc_data_dir(tmp_path_factory):
       for view in ('2CH', '4CH')
     ]
 
-  builder.prepare(
+  prepare(
     'camus',
     root,
     root / 'data',

@@ -12,7 +12,7 @@ from configs import tiny
 from echoforge_jax import __main__ as entry
 from echoforge_jax.clip import Clip
 from echoforge_jax.data import datasets as raw
-from echoforge_jax.data import prepare as builder
+from echoforge_jax.data.prepare import prepare
 from echoforge_jax.training import build, checkpoint
 from echoforge_jax.training.workdir import claim_workdir
 
@@ -68,7 +68,7 @@ def run(tmp_path_factory):
     ],
     read_clip,
   )
-  builder.prepare('camus', root / 'raw', root / 'data', 32, reader=reader)
+  prepare('camus', root / 'raw', root / 'data', 32, reader=reader)
   config = tiny.get_config()
   config.data.data_dir = str(root / 'data')
   claim_workdir(root / 'work', config)

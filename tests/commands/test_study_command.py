@@ -5,7 +5,7 @@ import json
 import pytest
 
 from echoforge_jax.__main__ import main
-from echoforge_jax.data import prepare as builder
+from echoforge_jax.data.prepare import prepare
 from echoforge_jax.phantom import camus_writer
 from tests.phantom import ellipses
 
@@ -21,7 +21,7 @@ def test_a_tiny_study(tmp_path, capsys):
     config=ellipses.Config(),
     generate=ellipses.generate,
   )
-  builder.prepare('camus', tmp_path / 'raw', tmp_path / 'data', 32)
+  prepare('camus', tmp_path / 'raw', tmp_path / 'data', 32)
   flags = [
     'study',
     f'--out={tmp_path / "out"}',

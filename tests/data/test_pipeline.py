@@ -9,8 +9,8 @@ import pytest
 from echoforge_jax.clip import IGNORE, Clip
 from echoforge_jax.data import datasets as raw
 from echoforge_jax.data import pipeline, selection
-from echoforge_jax.data import prepare as builder
 from echoforge_jax.data.augment import AugmentConfig
+from echoforge_jax.data.prepare import prepare
 from echoforge_jax.data.prepared import load_split
 from echoforge_jax.data.spec import DataSpec
 from echoforge_jax.errors import InputError
@@ -74,7 +74,7 @@ def data_dir(tmp_path_factory):
   def read_clip(raw_dir, patient, view):
     return make_clip(int(patient[1:]), view)
 
-  builder.prepare(
+  prepare(
     'camus',
     root,
     root / 'data',

@@ -6,7 +6,7 @@ import pytest
 
 from echoforge_jax.clip import Clip
 from echoforge_jax.data import datasets as raw
-from echoforge_jax.data import prepare as builder
+from echoforge_jax.data.prepare import prepare
 from echoforge_jax.errors import InputError
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.planning import plan
@@ -42,7 +42,7 @@ def data_dir(tmp_path_factory):
       spacing_mm=np.ones(2, np.float32),
     )
 
-  builder.prepare(
+  prepare(
     'camus',
     root,
     root / 'data',
