@@ -18,7 +18,7 @@ def get_config(model: str = 'echoforge', lite: bool = False) -> ConfigDict:
   """Returns the base config: EchoForge on CAMUS in the paper's setting.
 
   Args:
-    model: 'echoforge', or 'sscf', whose model and objective have other fields.
+    model: 'echoforge' (''), or 'sscf', which has fields of its own.
     lite: a small model and short clips, for minutes on two CPU cores.
 
   Returns:
@@ -27,6 +27,7 @@ def get_config(model: str = 'echoforge', lite: bool = False) -> ConfigDict:
   Raises:
     InputError: for another model.
   """
+  model = model or 'echoforge'
   if model not in MODELS:
     raise InputError(
       f'base config {model!r}: choose one of {", ".join(MODELS)}'
@@ -67,85 +68,11 @@ def get_config(model: str = 'echoforge', lite: bool = False) -> ConfigDict:
   config.cpu_devices = 1
 
   config.model = MODELS[model]()
-
-  config.data = ConfigDict()
-  # Dataset, as given to `prepare`.
-  config.data.dataset = 'camus'
-  # Folder of the prepared data, as given to `prepare`.
-  config.data.data_dir = 'data'
-  # Side of the squeezed frames in pixels (paper: 256).
-  config.data.image_size = 256
-  # Frames per clip, sampled uniformly from ED to ES (paper: 10).
-  config.data.num_frames = 10
-  # Foreground classes, of 'lv', 'myo', 'la' (paper: lv).
-  config.data.classes = ('lv',)
-  # 'sparse': only ED and ES are labeled (CAMUS-Semi); 'full': every frame.
-  config.data.supervision = 'sparse'
-  # Which split files decide: 'official' (400/50/50) or 'memsam'.
-  config.data.split_scheme = 'official'
-  # Share of the patients whose labels are used.
-  config.data.label_fraction = 1.0
-  # Another number chooses other patients.
-  config.data.label_seed = 0
-  # Memory for clips that were read, in MB; 0: every clip is read anew.
-  config.data.cache_mb = 1000
-  # Ranges of the augmentation, described at `AugmentConfig`.
-  config.data.augmentation = ConfigDict(dataclasses.asdict(AugmentConfig()))
-
-  config.optimizer = ConfigDict()
-  # 'adam' (paper) or 'adamw'.
-  config.optimizer.name = 'adam'
-  # Highest learning rate (paper: 1e-4).
-  config.optimizer.learning_rate = 1e-4
-  # Exponent of the polynomial decay (paper: 0.9).
-  config.optimizer.power = 0.9
-  # Updates of linear warm-up (paper: none).
-  config.optimizer.warmup_steps = 0
-  # AdamW's weight decay of kernels; 0 with adam.
-  config.optimizer.weight_decay = 0.0
-  # Largest global gradient norm; 0 does not clip.
-  config.optimizer.clip_norm = 1.0
-
-  config.objective = ConfigDict()
-  # A name of `training.objectives.OBJECTIVES`; the fields below are its
-  # settings.
-  config.objective.name = 'echoforge'
-  # Weight of BCE + Dice on labeled frames.
-  config.objective.supervised_weight = 1.0
-  # Weight of the coarse masks' auxiliary loss.
-  config.objective.coarse_weight = 0.4
-  # Weight of the episodic CPR loss.
-  config.objective.episodic_weight = 0.4
-  # Pseudo-labels: 'reforged' (CPR) or 'plain' (the teacher's own masks).
-  config.objective.pseudo_labels = 'reforged'
-
-  config.semi = ConfigDict()
-  # Decay of the mean teacher in the long run.
-  config.semi.ema_decay = 0.996
-  config.semi.flame_rise = ConfigDict()
-  # How lambda rises: 'linear' (paper) or 'gaussian', exp(-5 (1 - r)^2).
-  config.semi.flame_rise.shape = 'linear'
-  # E0 as a share of training.
-  config.semi.flame_rise.start = 0.1
-  # E1 as a share of training.
-  config.semi.flame_rise.end = 0.6
-  # lambda_max.
-  config.semi.flame_rise.weight_max = 1.0
-  # tau_0, the confidence that a pseudo-label needs at first.
-  config.semi.flame_rise.threshold_start = 0.95
-  # tau_1, the confidence that it needs from E1 on.
-  config.semi.flame_rise.threshold_end = 0.75
-
-  config.eval = ConfigDict()
-  # Updates between validations; 0: none.
-  config.eval.every = 1000
-  # Validation clips; 0: all.
-  config.eval.max_clips = 0
-  # Clips per validation batch.
-  config.eval.batch_size = 4
-  # Keep the checkpoint with the best of this score ('dice_teacher') as well;
-  # '': keep only the latest ones.
-  config.eval.best_metric = 'dice_teacher'
+  config.data = _data()
+  config.optimizer = _optimizer()
+  config.objective = _objective()
+  config.semi = _semi()
+  config.eval = _evaluation()
 
   # Updates between lines of the log.
   config.log_every = 50
@@ -225,6 +152,100 @@ def _sscf() -> ConfigDict:
 
 
 MODELS = {'echoforge': _echoforge, 'sscf': _sscf}
+
+
+def _data() -> ConfigDict:
+  data = ConfigDict()
+  # Dataset, as given to `prepare`.
+  data.dataset = 'camus'
+  # Folder of the prepared data, as given to `prepare`.
+  data.data_dir = 'data'
+  # Side of the squeezed frames in pixels (paper: 256).
+  data.image_size = 256
+  # Frames per clip, sampled uniformly from ED to ES (paper: 10).
+  data.num_frames = 10
+  # Foreground classes, of 'lv', 'myo', 'la' (paper: lv).
+  data.classes = ('lv',)
+  # 'sparse': only ED and ES are labeled (CAMUS-Semi); 'full': every frame.
+  data.supervision = 'sparse'
+  # Which split files decide: 'official' (400/50/50) or 'memsam'.
+  data.split_scheme = 'official'
+  # Share of the patients whose labels are used.
+  data.label_fraction = 1.0
+  # Another number chooses other patients.
+  data.label_seed = 0
+  # Memory for clips that were read, in MB; 0: every clip is read anew.
+  data.cache_mb = 1000
+  # Ranges of the augmentation, described at `AugmentConfig`.
+  data.augmentation = ConfigDict(dataclasses.asdict(AugmentConfig()))
+  return data
+
+
+def _optimizer() -> ConfigDict:
+  optimizer = ConfigDict()
+  # 'adam' (paper) or 'adamw'.
+  optimizer.name = 'adam'
+  # Highest learning rate (paper: 1e-4).
+  optimizer.learning_rate = 1e-4
+  # Exponent of the polynomial decay (paper: 0.9).
+  optimizer.power = 0.9
+  # Updates of linear warm-up (paper: none).
+  optimizer.warmup_steps = 0
+  # AdamW's weight decay of kernels; 0 with adam.
+  optimizer.weight_decay = 0.0
+  # Largest global gradient norm; 0 does not clip.
+  optimizer.clip_norm = 1.0
+  return optimizer
+
+
+def _objective() -> ConfigDict:
+  objective = ConfigDict()
+  # A name of `training.objectives.OBJECTIVES`; the fields below are its
+  # settings.
+  objective.name = 'echoforge'
+  # Weight of BCE + Dice on labeled frames.
+  objective.supervised_weight = 1.0
+  # Weight of the coarse masks' auxiliary loss.
+  objective.coarse_weight = 0.4
+  # Weight of the episodic CPR loss.
+  objective.episodic_weight = 0.4
+  # Pseudo-labels: 'reforged' (CPR) or 'plain' (the teacher's own masks).
+  objective.pseudo_labels = 'reforged'
+  return objective
+
+
+def _semi() -> ConfigDict:
+  semi = ConfigDict()
+  # Decay of the mean teacher in the long run.
+  semi.ema_decay = 0.996
+  semi.flame_rise = ConfigDict()
+  # How lambda rises: 'linear' (paper) or 'gaussian', exp(-5 (1 - r)^2).
+  semi.flame_rise.shape = 'linear'
+  # E0 as a share of training.
+  semi.flame_rise.start = 0.1
+  # E1 as a share of training.
+  semi.flame_rise.end = 0.6
+  # lambda_max.
+  semi.flame_rise.weight_max = 1.0
+  # tau_0, the confidence that a pseudo-label needs at first.
+  semi.flame_rise.threshold_start = 0.95
+  # tau_1, the confidence that it needs from E1 on.
+  semi.flame_rise.threshold_end = 0.75
+  return semi
+
+
+def _evaluation() -> ConfigDict:
+  evaluation = ConfigDict()
+  # Updates between validations; 0: none.
+  evaluation.every = 1000
+  # Validation clips; 0: all.
+  evaluation.max_clips = 0
+  # Clips per validation batch.
+  evaluation.batch_size = 4
+  # Keep the checkpoint with the best of this score ('dice_teacher') as well;
+  # '': keep only the latest ones.
+  evaluation.best_metric = 'dice_teacher'
+  return evaluation
 
 
 def _learn_by_consistency(config: ConfigDict) -> None:

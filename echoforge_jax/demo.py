@@ -6,7 +6,8 @@ same call after an interruption continues where it stopped.
 """
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -28,23 +29,14 @@ CONFIG = 'phantom_lite'
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-  """What a demo left behind.
-
-  Attributes:
-    out_dir: root of everything below.
-    reports: report page by protocol.
-    overlay: the segmented real clip.
-    results: content of the real clip's result.json.
-    seconds: duration of every stage by its name.
-    interrupted: True if training was stopped by a signal; nothing follows it.
-  """
+  """What a demo left behind."""
 
   out_dir: pathlib.Path
-  reports: dict[str, pathlib.Path]
-  overlay: pathlib.Path | None
-  results: dict
-  seconds: dict[str, float]
-  interrupted: bool = False
+  reports: dict[str, pathlib.Path]  # Page by protocol.
+  overlay: pathlib.Path | None  # The segmented real clip.
+  results: dict  # The real clip's result.json.
+  seconds: dict[str, float]  # Duration of every stage.
+  interrupted: bool = False  # A signal stopped training; nothing follows it.
 
 
 def run_demo(
@@ -79,6 +71,8 @@ def run_demo(
   Raises:
     InputError: `out_dir` holds a demo with other settings.
   """
+  from echoforge_jax.phantom import camus_writer
+
   out_dir = pathlib.Path(out_dir)
   settings = {
     'num_patients': num_patients,
@@ -94,24 +88,26 @@ def run_demo(
     )
   _claim(out_dir, settings)
   clock = _Clock(say)
-  raw_dir, data_dir, run_dir = (
-    out_dir / name for name in ('raw', 'data', 'run')
-  )
-  _make_data(
-    clock,
-    raw_dir,
-    data_dir,
-    num_patients,
-    seed,
-    image_size,
-    num_workers,
-    progress,
-  )
-  clock.start(
+  data_dir, run_dir = out_dir / 'data', out_dir / 'run'
+  with clock.stage(
+    'phantom',
+    f'{num_patients} synthetic patients with exact truth, as raw CAMUS files',
+  ):
+    camus_writer.write_camus(
+      out_dir / 'raw',
+      num_patients=num_patients,
+      seed=seed,
+      num_test=max(1, int(TEST_SHARE * num_patients)),
+      num_workers=num_workers,
+      progress=progress,
+    )
+  _prepare(clock, out_dir / 'raw', data_dir, image_size, progress)
+  with clock.stage(
     'train', 'EchoForge lite, semi-supervised: only ED and ES are labeled'
-  )
-  outcome = _train(config_path, data_dir, run_dir, seed, num_steps, image_size)
-  clock.stop()
+  ):
+    outcome = _train(
+      config_path, data_dir, run_dir, seed, num_steps, image_size
+    )
   if outcome.signal:
     return Demo(out_dir, {}, None, {}, clock.seconds, interrupted=True)
   reports = _evaluate(clock, out_dir, run_dir)
@@ -120,57 +116,36 @@ def run_demo(
   return Demo(out_dir, reports, overlay, result, clock.seconds)
 
 
-def _make_data(
-  clock,
-  raw_dir,
-  data_dir,
-  num_patients,
-  seed,
-  image_size,
-  num_workers,
-  progress,
-) -> None:
-  """Phantom -> verify -> prepare."""
+def _prepare(clock, raw_dir, data_dir, image_size, progress) -> None:
+  """Verifies and prepares the raw files."""
   from echoforge_jax.data import verify
   from echoforge_jax.data.prepare import prepare
-  from echoforge_jax.phantom import camus_writer
 
-  clock.start(
-    'phantom',
-    f'{num_patients} synthetic patients with exact truth, as raw CAMUS files',
-  )
-  camus_writer.write_camus(
-    raw_dir,
-    num_patients=num_patients,
-    seed=seed,
-    num_test=max(1, int(TEST_SHARE * num_patients)),
-    num_workers=num_workers,
-    progress=progress,
-  )
-  clock.stop()
-  clock.start('verify', "every raw file, as a provider's would be")
-  findings = verify.verify_camus(raw_dir, progress=progress)
-  errors = [finding for finding in findings if finding.severity == 'error']
-  codes = collections.Counter(finding.code for finding in findings)
-  clock.say(
-    f'{len(errors)} errors, {len(findings) - len(errors)} warnings'
-    + ''.join(f'; {count} {code}' for code, count in codes.items())
-  )
-  if errors:
-    first = errors[0]
-    raise InputError(
-      f'{first.file}: found {first.found}; wanted {first.wanted}; '
-      f'{first.remedy} (the first of {len(errors)} errors; `echoforge '
-      f'verify --dataset=camus --raw={raw_dir}` lists all)'
-    )
-  clock.stop()
-  clock.start('prepare', f'squeezed to {image_size}x{image_size}, ArrayRecord')
-  prepared = prepare('camus', raw_dir, data_dir, image_size, progress=progress)
-  for split, (patients, clips, frames) in prepared.counts.items():
+  with clock.stage('verify', "every raw file, as a provider's would be"):
+    findings = verify.verify_camus(raw_dir, progress=progress)
+    errors = [finding for finding in findings if finding.severity == 'error']
+    codes = collections.Counter(finding.code for finding in findings)
     clock.say(
-      f'{split:<12}{patients:>4} patients {clips:>4} clips {frames:>6} frames'
+      f'{len(errors)} errors, {len(findings) - len(errors)} warnings'
+      + ''.join(f'; {count} {code}' for code, count in codes.items())
     )
-  clock.stop()
+    if errors:
+      first = errors[0]
+      raise InputError(
+        f'{first.file}: found {first.found}; wanted {first.wanted}; '
+        f'{first.remedy} (the first of {len(errors)} errors; `echoforge '
+        f'verify --dataset=camus --raw={raw_dir}` lists all)'
+      )
+  with clock.stage(
+    'prepare', f'squeezed to {image_size}x{image_size}, ArrayRecord'
+  ):
+    prepared = prepare(
+      'camus', raw_dir, data_dir, image_size, progress=progress
+    )
+    for split, (patients, clips, frames) in prepared.counts.items():
+      clock.say(
+        f'{split:<12}{patients:>4} patients {clips:>4} clips {frames:>6} frames'
+      )
 
 
 def _train(config_path, data_dir, run_dir, seed, num_steps, image_size):
@@ -202,15 +177,14 @@ def _evaluate(clock, out_dir, run_dir) -> dict[str, pathlib.Path]:
 
   reports = {}
   for protocol in PROTOCOLS:
-    clock.start(f'evaluate {protocol}', 'test patients, never trained on')
     folder = out_dir / f'report_{protocol}'
     summary = folder / 'summary.txt'  # Written last: the stage is complete.
-    if not summary.exists():
-      done = evaluate.evaluate(run_dir, 'test', protocol, folder)
-      summary.write_text(summary_text(done.result) + '\n')
-    clock.say(summary.read_text().rstrip())
+    with clock.stage(f'evaluate {protocol}', 'test patients, never trained on'):
+      if not summary.exists():
+        done = evaluate.evaluate(run_dir, 'test', protocol, folder)
+        summary.write_text(summary_text(done.result) + '\n')
+      clock.say(summary.read_text().rstrip())
     reports[protocol] = folder / 'report' / 'index.html'
-    clock.stop()
   return reports
 
 
@@ -220,21 +194,20 @@ def _segment(clock, out_dir, run_dir) -> tuple[pathlib.Path, dict]:
 
   from echoforge_jax.inference import batch
 
-  clock.start(
-    'segment',
-    "a real apical four-chamber clip (pydicom's "
-    'examples_ybr_color.dcm), unlike anything trained on',
-  )
   path = pathlib.Path(examples.get_path('ybr_color'))
   folder = out_dir / 'segment' / path.stem
   written = folder / 'result.json'  # Written last: the stage is complete.
-  result = (
-    json.loads(written.read_text())
-    if written.exists()
-    else batch.segment_file(path, run_dir, lag=0, out_dir=folder).content
-  )
-  clock.say(batch.summary(folder.name, result))
-  clock.stop()
+  with clock.stage(
+    'segment',
+    f"a real apical four-chamber clip (pydicom's {path.name}), unlike anything "
+    'trained on',
+  ):
+    result = (
+      json.loads(written.read_text())
+      if written.exists()
+      else batch.segment_file(path, run_dir, lag=0, out_dir=folder).content
+    )
+    clock.say(batch.summary(folder.name, result))
   return folder / 'overlay.mp4', result
 
 
@@ -288,16 +261,14 @@ class _Clock:
   def __init__(self, say: Callable[[str], None]):
     self.say = say
     self.seconds: dict[str, float] = {}
-    self._name, self._start = '', 0.0
 
-  def start(self, name: str, text: str) -> None:
-    self._name, self._start = name, time.perf_counter()
+  @contextlib.contextmanager
+  def stage(self, name: str, text: str) -> Iterator[None]:
+    start = time.perf_counter()
     self.say(f'\n== {name}: {text} ==')
-
-  def stop(self) -> None:
-    seconds = time.perf_counter() - self._start
-    self.seconds[self._name] = seconds
-    self.say(f'-- {self._name}: {_duration(seconds)}')
+    yield
+    self.seconds[name] = time.perf_counter() - start
+    self.say(f'-- {name}: {_duration(self.seconds[name])}')
 
 
 def _duration(seconds: float) -> str:

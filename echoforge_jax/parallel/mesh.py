@@ -24,10 +24,7 @@ def split_cpu(num_devices: int) -> None:
   XLA runs much of a program on one core; a batch divided between as many
   devices as there are cores keeps them all busy. Call it at the entry point,
   before JAX starts: later, or where XLA_FLAGS already says how many devices
-  the host has, it changes nothing. Accelerators are not affected.
-
-  Args:
-    num_devices: devices the CPU is split into, at least 1.
+  the host has, it changes nothing.
 
   Raises:
     InputError: `num_devices` is not positive.
@@ -53,7 +50,7 @@ def make_mesh(
   *,
   devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-  """A mesh for data parallelism, with the state whole or in shares.
+  """Makes a mesh for data parallelism, with the axes 'data' and 'fsdp'.
 
   A batch is divided over all devices. Groups of `fsdp` devices hold one copy of
   the state between them; with 1 every device holds it whole.
@@ -62,9 +59,6 @@ def make_mesh(
     num_devices: how many devices to use; 0: all of them.
     fsdp: devices that share one copy of the state.
     devices: the devices to choose from; None: all devices of all processes.
-
-  Returns:
-    Mesh with the axes 'data' and 'fsdp' (automatic sharding propagation).
 
   Raises:
     InputError: where there are fewer devices than asked for, or `fsdp` does not
@@ -98,28 +92,21 @@ def make_mesh(
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Sharding of what is whole on every device."""
+  """Returns the sharding of what is whole on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Sharding of a batch: its leading dimension over all devices."""
+  """Returns a batch's sharding: its leading dimension over all devices."""
   return NamedSharding(mesh, PartitionSpec((DATA_AXIS, FSDP_AXIS)))
 
 
 def state_sharding(state: Any, mesh: Mesh) -> Any:
-  """Shardings of a training state, or of any tree of the same kinds of leaves.
+  """Returns shardings of a training state, or of any tree of such leaves.
 
   A leaf is divided over 'fsdp' along its longest dimension that divides, so
   parameters, their averages and their optimizer moments are divided alike.
   Small leaves, and all where that axis is 1, are whole.
-
-  Args:
-    state: tree with shapes as leaves.
-    mesh: from `make_mesh`.
-
-  Returns:
-    A tree of NamedSharding.
   """
   shares = mesh.shape[FSDP_AXIS]
 
@@ -140,19 +127,19 @@ def state_sharding(state: Any, mesh: Mesh) -> Any:
 
 
 def gather(tree: Any, mesh: Mesh) -> Any:
-  """Inside jit: the same values, whole on every device."""
+  """Makes values whole on every device, inside jit."""
   return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
 
 def scatter(tree: Any, mesh: Mesh) -> Any:
-  """Inside jit: the same values, divided as `state_sharding` says."""
+  """Divides values as `state_sharding` says, inside jit."""
   return jax.lax.with_sharding_constraint(tree, state_sharding(tree, mesh))
 
 
 def microbatches(
   batch: Any, parts: int, mixture: int, mesh: Mesh | None
 ) -> Any:
-  """Inside jit: a batch cut into parts, on the devices where its rows are.
+  """Cuts a batch into parts on the devices where its rows are, inside jit.
 
   Args:
     batch: tree of arrays [B, ...].
@@ -162,8 +149,7 @@ def microbatches(
     mesh: devices the batch is divided over; None: one.
 
   Returns:
-    A tree of arrays [A, B / A, ...]; the second dimension is divided over the
-    devices.
+    A tree of arrays [A, B / A, ...], divided along the second dimension.
   """
 
   def cut(x: jax.Array) -> jax.Array:
@@ -180,15 +166,7 @@ def microbatches(
 
 
 def local_batch_size(name: str, size: int, process_count: int) -> int:
-  """Divides a global batch size among processes.
-
-  Args:
-    name: the config field, for the message.
-    size: clips over all processes.
-    process_count: number of processes.
-
-  Returns:
-    Clips a process loads.
+  """Divides a global batch size, the config field `name`, among processes.
 
   Raises:
     InputError: where it does not divide.
@@ -238,16 +216,10 @@ def check_batch(
 
 
 def process_place(mesh: Mesh) -> tuple[int, int]:
-  """Which block of a batch this process loads.
+  """Returns which block of a batch this process loads, and of how many.
 
   Blocks follow the mesh, whose order of devices need not be that of the
   processes.
-
-  Args:
-    mesh: from `make_mesh`.
-
-  Returns:
-    Its place, and the number of processes.
   """
   order = list(dict.fromkeys(d.process_index for d in mesh.devices.flat))
   return order.index(jax.process_index()), len(order)
@@ -256,15 +228,7 @@ def process_place(mesh: Mesh) -> tuple[int, int]:
 def put_batch(
   batch: Mapping[str, np.ndarray], sharding: NamedSharding
 ) -> dict[str, jax.Array]:
-  """Puts each process's clips on its devices, as one global batch.
-
-  Args:
-    batch: numpy arrays [local batch, ...].
-    sharding: of `batch_sharding`.
-
-  Returns:
-    Global arrays [global batch, ...].
-  """
+  """Puts each process's clips on its devices, as one global batch."""
   with jax.transfer_guard('allow'):  # Meant, and asked for here.
     return {
       key: jax.make_array_from_process_local_data(sharding, np.asarray(value))
@@ -275,15 +239,7 @@ def put_batch(
 def put_same(
   batch: Mapping[str, np.ndarray], sharding: NamedSharding
 ) -> dict[str, jax.Array]:
-  """Puts a batch that every process holds whole on the devices.
-
-  Args:
-    batch: numpy arrays [B, ...], the same in every process.
-    sharding: of `batch_sharding` or `replicated`.
-
-  Returns:
-    Global arrays [B, ...].
-  """
+  """Puts a batch that every process holds whole on the devices."""
 
   def put(value: np.ndarray) -> jax.Array:
     return jax.make_array_from_callback(

@@ -24,8 +24,8 @@ def start(
     coordinator_address: HOST:PORT of process 0. None, with the next two: found
       from the cluster (Cloud TPU, GKE, Slurm, MPI).
     num_processes: how many there are.
-    process_id: which of them this is.
-    timeout_seconds: how long to wait for the others.
+    process_id: which of them this is, from 0.
+    timeout_seconds: to wait for the others.
 
   Raises:
     InputError: where the flags do not go together, no cluster is found, or the

@@ -35,21 +35,13 @@ NOMINAL_CLIPS = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-  """What a run is made of, built from its config.
-
-  Attributes:
-    model: the network.
-    create_state: () -> `TrainState`, pure, to be jitted.
-    train_step: (state, batch) -> (state, metrics), pure.
-    eval_step: (state, batch) -> sums and counts, pure.
-    batch_keys: fields of a batch that the step reads.
-  """
+  """What a run is made of, built from its config; all functions are pure."""
 
   model: nn.Module
   create_state: Callable[[], state_lib.TrainState]
-  train_step: Callable[..., Any]
-  eval_step: Callable[..., Any]
-  batch_keys: tuple[str, ...]
+  train_step: Callable[..., Any]  # (state, batch) -> (state, metrics).
+  eval_step: Callable[..., Any]  # (state, batch) -> sums and counts.
+  batch_keys: tuple[str, ...]  # Fields of a batch that the step reads.
 
 
 def make_model(config: ConfigDict) -> nn.Module:
@@ -110,20 +102,13 @@ def count_clips(config: ConfigDict) -> int | None:
 
 
 def num_steps(config: ConfigDict, num_clips: int = NOMINAL_CLIPS) -> int:
-  """Returns the updates of a run.
+  """Returns `config.num_steps`, or the updates of `config.num_epochs`.
 
-  Args:
-    config: a config of `configs/`.
-    num_clips: clips of the training split.
-
-  Returns:
-    `config.num_steps`, or where that is 0 as many updates as have
-    `config.num_epochs` times as many clips in their batches.
+  An epoch's batches hold as many clips as the training split, `num_clips`.
   """
   clips_per_step = config.batch_size + config.unlabeled_batch_size
-  return config.num_steps or max(
-    1, config.num_epochs * num_clips // clips_per_step
-  )
+  epochs = config.num_epochs * num_clips // clips_per_step
+  return config.num_steps or max(1, epochs)
 
 
 def fix_length(config: ConfigDict, num_clips: int | None) -> ConfigDict:
@@ -177,7 +162,7 @@ def make_parts(
 
   Args:
     config: a config of `configs/`.
-    model: used in place of `config.model`.
+    model: replaces `config.model`.
     mesh: devices of the run, where they share the state (`config.fsdp`).
   """
   check(config)
@@ -213,11 +198,7 @@ def make_parts(
 
 
 def check(config: ConfigDict) -> None:
-  """Raises `InputError` for values that no later stage would name.
-
-  Args:
-    config: a config of `configs/`.
-  """
+  """Raises `InputError` for values that no later stage would name."""
   data_spec(config)  # It checks its values.
   for name, least in (
     ('num_steps', 0),

@@ -20,10 +20,8 @@ from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.training import build, checkpoint, steps, warm_start
 from echoforge_jax.training.validation import Validator, stack_clips
 from echoforge_jax.training.workdir import claim_workdir, workdir_path
-from echoforge_jax.training.writers import MetricWriters
+from echoforge_jax.training.writers import Console, MetricWriters
 
-# Share of the time without a batch from which on the console says so.
-MUCH_WAITING = 0.05
 # Steps that may be under way on the device before the host waits for one.
 MAX_IN_FLIGHT = 3
 
@@ -34,19 +32,12 @@ class DivergenceError(FloatingPointError):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """How a run ended.
+  """How a run ended."""
 
-  Attributes:
-    step: updates done, all of them saved.
-    signal: the signal that stopped it early, or None.
-    scores: the last validation's scores.
-    state: the final state, on the devices.
-  """
-
-  step: int
-  signal: int | None
-  scores: dict[str, float]
-  state: Any
+  step: int  # Updates done, all of them saved.
+  signal: int | None  # The signal that stopped it early.
+  scores: dict[str, float]  # Of the last validation.
+  state: Any  # The final state, on the devices.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +52,7 @@ class Run:
   checkpointer: checkpoint.Checkpointer
   validator: Validator | None
   writers: MetricWriters
-  console: '_Console'
+  console: Console
 
   @property
   def batch_sharding(self) -> NamedSharding:
@@ -75,13 +66,10 @@ class InputWait:
   An upper bound, found without waiting for the device: where the latest step is
   over by the time its successor's batch has come, the whole wait for that batch
   counts.
-
-  Attributes:
-    idle: seconds, so far.
   """
 
   def __init__(self):
-    self.idle = 0.0
+    self.idle = 0.0  # Seconds, so far.
 
   def get(self, batch: Callable[[], Any], running: Any) -> Any:
     """Returns `batch()`, and counts the wait if arrays `running` are ready."""
@@ -175,65 +163,6 @@ class _MetricLog:
     return scalars
 
 
-class _Console:
-  """Prints progress in process 0."""
-
-  def __init__(self, config: ConfigDict, *, enabled: bool):
-    self._enabled = enabled
-    self._num_steps = config.num_steps
-    self._clips = config.batch_size + config.unlabeled_batch_size
-    self._mark: tuple[int, float] | None = None
-
-  def say(self, text: str) -> None:
-    """Prints a line now."""
-    if self._enabled:
-      print(text, flush=True)
-
-  def length(self, num_clips: int | None) -> None:
-    """Prints how long the run is."""
-    text = f'length: {self._num_steps} steps'
-    if num_clips:
-      epochs = self._num_steps * self._clips / num_clips
-      text += f', {epochs:.4g} epochs of {num_clips} clips'
-    self.say(text)
-
-  def start(self, step: int) -> None:
-    """Starts the clock at `step` updates."""
-    self._mark = (step, time.perf_counter())
-
-  def progress(
-    self, step: int, scalars: Mapping[str, float], idle: float
-  ) -> None:
-    """Prints one line of progress; `idle` seconds went by without a batch."""
-    since, start = self._mark
-    elapsed = max(time.perf_counter() - start, 1e-9)
-    rate = (step - since) / elapsed
-    left = (self._num_steps - step) / max(rate, 1e-9)
-    parts = [f'step {step}/{self._num_steps} ({step / self._num_steps:.0%})']
-    for label, name in (
-      ('loss', 'loss'),
-      ('dice', 'train_dice'),
-      ('lambda', 'unsupervised_weight'),
-      ('tau', 'threshold'),
-      ('confident', 'confident_share'),
-    ):
-      if name in scalars:
-        parts.append(f'{label} {scalars[name]:.3f}')
-    parts.append(f'{rate * self._clips:.1f} clips/s')
-    if idle >= MUCH_WAITING * elapsed:
-      parts.append(f'{idle / elapsed:.0%} of the time waiting for data')
-    parts.append(f'ETA {_duration(left)}')
-    self.say('  '.join(parts))
-
-
-def _duration(seconds: float) -> str:
-  minutes, seconds = divmod(int(seconds + 0.5), 60)
-  hours, minutes = divmod(minutes, 60)
-  return (
-    f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
-  )
-
-
 def train(
   config: ConfigDict,
   workdir: epath.PathLike,
@@ -250,8 +179,7 @@ def train(
 
   Args:
     config: a config of `configs/`.
-    workdir: directory of config, checkpoints and metrics, or a bucket's
-      address (`gs://...`); created.
+    workdir: directory, or a bucket's address (`gs://...`); created.
     model: replaces `config.model`.
     iterator: replaces the pipeline's; has `get_state` and `set_state`.
     validation: clips that replace the validation split.
@@ -279,7 +207,7 @@ def train(
     config.grad_accum_steps,
   )
   primary = jax.process_index() == 0
-  console = _Console(config, enabled=verbose and primary)
+  console = Console(config, enabled=verbose and primary)
   parts = build.make_parts(config, model, mesh)
   sharding = mesh_lib.state_sharding(jax.eval_shape(parts.create_state), mesh)
   # Traced before anything is written: an option that does not fit stops here.
@@ -363,7 +291,7 @@ def _first_state(run: Run, create_state: Any) -> tuple[Any, int]:
   return state, 0
 
 
-def _describe_parameters(params: Any, workdir: epath.Path, console: _Console):
+def _describe_parameters(params: Any, workdir: epath.Path, console: Console):
   """Writes clu's table to `parameters.txt`; prints one line a module."""
 
   def count(tree: Any) -> int:

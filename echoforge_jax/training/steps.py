@@ -152,12 +152,9 @@ def make_train_step(
 
   The teacher predicts on the weak view, outside the gradient; the student
   learns on the strong view; then the teacher moves toward the updated student:
-
-    teacher <- d teacher + (1 - d) student,   d = ema(step),
-
-  for the parameters and, by the same rule, for the batch statistics: the
-  teacher's are the average of the student's running statistics and are never
-  updated by the teacher's own forward pass (ours).
+  teacher <- d teacher + (1 - d) student with d = ema(step), for the parameters
+  and for the batch statistics. The latter are never updated by the teacher's
+  own forward pass (ours).
 
   Args:
     model: called as `model.apply(variables, video, train=..., **inputs)`.
@@ -166,21 +163,19 @@ def make_train_step(
     schedule: step -> `ScheduleValues`.
     ema: step -> decay of the teacher.
     learning_rate: step -> learning rate, for the log only.
-    mesh: whose 'fsdp' axis divides the state. Both networks run on parameters
-      gathered at the start of the step, gradients are divided before the
-      optimizer sees them, and each device updates its own share. None: the
-      state is whole everywhere.
-    grad_accum_steps: A, parts of the batch that pass through both networks one
-      after the other, to save memory; gradient and loss are means over the
-      parts. What a clip takes from the rest of its batch (moments of batch
-      norm, CPR's borrowed references, means over confident pixels) it takes
-      from its part; running statistics move A times (ours).
+    mesh: whose 'fsdp' axis divides the state: both networks run on gathered
+      parameters, gradients are divided before the optimizer sees them. None:
+      the state is whole everywhere.
+    grad_accum_steps: A, parts of the batch that pass one after the other, to
+      save memory; gradient and loss are means over them. What a clip takes
+      from the rest of its batch (moments of batch norm, CPR's references, means
+      over confident pixels) it takes from its part; running statistics move A
+      times (ours).
     mixture: see `mesh.microbatches`.
 
   Returns:
-    train_step(state, batch) -> (state, metrics). Pure and jittable; batch as
-    `data.pipeline` gives it. Metrics are `clu.metrics.Average` pairs (sum,
-    count), global over all devices.
+    train_step(state, batch) -> (state, metrics), pure. Metrics are
+    `clu.metrics.Average` pairs (sum, count), global over all devices.
   """
 
   def train_step(state: TrainState, batch: Batch):
@@ -228,7 +223,7 @@ def make_train_step(
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str] | None:
-  """Compile options of a training step on these devices."""
+  """Returns the compile options of a training step on these devices."""
   if mesh.size > 1:
     return None
   return cpu.known_options(cpu.TRAINING, mesh.devices.flat[0].platform)
@@ -237,15 +232,9 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
 def jit_train_step(
   train_step: Callable, state_sharding: Any, batch_sharding: NamedSharding
 ) -> Any:
-  """The step as it is compiled, here and in plans for other machines.
+  """Jits the step as it is compiled, here and in plans for other machines.
 
-  Args:
-    train_step: of `make_train_step`.
-    state_sharding: of `mesh.state_sharding`; the state is donated.
-    batch_sharding: of `mesh.batch_sharding`.
-
-  Returns:
-    The jitted step; metrics are whole on every device.
+  The state is donated; metrics are whole on every device.
   """
   mesh = batch_sharding.mesh
   return jax.jit(
@@ -261,10 +250,6 @@ def make_eval_step(
   *, model: nn.Module, mesh: Mesh | None = None
 ) -> Callable[[TrainState, Batch], dict]:
   """Builds the validation step: hard Dice of student and teacher.
-
-  Args:
-    model: called as `model.apply(variables, video, train=False)`.
-    mesh: as in `make_train_step`.
 
   Returns:
     eval_step(state, batch) -> {'dice_student', 'dice_teacher'}, each the pair

@@ -1,14 +1,18 @@
-"""Metric writers: JSON lines always, TensorBoard where it is installed."""
+"""What a run writes and prints: JSON lines, TensorBoard, the console."""
 
 from collections.abc import Mapping
 import importlib.util
 import json
+import time
 
 from etils import epath
+from ml_collections import ConfigDict
 
 from echoforge_jax.textio import write_text
 
 METRICS_FILE = 'metrics.jsonl'
+# Share of the time without a batch from which on the console says so.
+MUCH_WAITING = 0.05
 
 
 class JsonLinesWriter:
@@ -95,3 +99,62 @@ class MetricWriters:
     """Closes all writers."""
     for writer in self._writers:
       writer.close()
+
+
+class Console:
+  """Prints progress in process 0."""
+
+  def __init__(self, config: ConfigDict, *, enabled: bool):
+    self._enabled = enabled
+    self._num_steps = config.num_steps
+    self._clips = config.batch_size + config.unlabeled_batch_size
+    self._mark: tuple[int, float] | None = None
+
+  def say(self, text: str) -> None:
+    """Prints a line now."""
+    if self._enabled:
+      print(text, flush=True)
+
+  def length(self, num_clips: int | None) -> None:
+    """Prints how long the run is."""
+    text = f'length: {self._num_steps} steps'
+    if num_clips:
+      epochs = self._num_steps * self._clips / num_clips
+      text += f', {epochs:.4g} epochs of {num_clips} clips'
+    self.say(text)
+
+  def start(self, step: int) -> None:
+    """Starts the clock at `step` updates."""
+    self._mark = (step, time.perf_counter())
+
+  def progress(
+    self, step: int, scalars: Mapping[str, float], idle: float
+  ) -> None:
+    """Prints one line of progress; `idle` seconds went by without a batch."""
+    since, start = self._mark
+    elapsed = max(time.perf_counter() - start, 1e-9)
+    rate = (step - since) / elapsed
+    left = (self._num_steps - step) / max(rate, 1e-9)
+    parts = [f'step {step}/{self._num_steps} ({step / self._num_steps:.0%})']
+    for label, name in (
+      ('loss', 'loss'),
+      ('dice', 'train_dice'),
+      ('lambda', 'unsupervised_weight'),
+      ('tau', 'threshold'),
+      ('confident', 'confident_share'),
+    ):
+      if name in scalars:
+        parts.append(f'{label} {scalars[name]:.3f}')
+    parts.append(f'{rate * self._clips:.1f} clips/s')
+    if idle >= MUCH_WAITING * elapsed:
+      parts.append(f'{idle / elapsed:.0%} of the time waiting for data')
+    parts.append(f'ETA {_duration(left)}')
+    self.say('  '.join(parts))
+
+
+def _duration(seconds: float) -> str:
+  minutes, seconds = divmod(int(seconds + 0.5), 60)
+  hours, minutes = divmod(minutes, 60)
+  return (
+    f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
+  )

@@ -12,7 +12,7 @@ from echoforge_jax.training import build, steps
 pytestmark = pytest.mark.skipif(
   jax.device_count() < 8, reason='needs eight devices'
 )
-STEPS = 50
+STEPS = 20
 
 
 def compile_step(config, model, mesh, batch, **options):

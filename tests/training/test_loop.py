@@ -222,12 +222,12 @@ from tests.configs import load_config
 from tests.training import discs
 
 if __name__ == '__main__':
-  config = load_config('tiny', eval=dict(every=0), num_steps=120,
+  config = load_config('tiny', eval=dict(every=0), num_steps=60,
                        checkpoint_every=12, data=discs.PLAIN)
   outcome = loop.train(config, sys.argv[1], model=discs.TinyModel(),
                        iterator=discs.disc_iterator(
                          example=discs.undrawn_disc))
-  assert outcome.step == 120
+  assert outcome.step == 60
 """
 
 
@@ -255,7 +255,7 @@ def test_kill_9_in_the_middle_changes_nothing(tmp_path):
     time.sleep(0.02)
   process.kill()
   process.communicate()
-  assert lines(killed)[-1]['step'] < 120  # Killed in the middle.
+  assert lines(killed)[-1]['step'] < 60  # Killed in the middle.
   for workdir in (killed, whole):
     process = start(script, workdir)
     output, _ = process.communicate(timeout=240)
