@@ -7,7 +7,7 @@ from echoforge_jax.config import parse_config
 from echoforge_jax.errors import InputError
 
 _EPILOG = """\
---config=FILE[:ARG] names a config, a file or a name such as camus_echoforge, and
+--config=FILE[:ARG] takes a file or a name such as camus_echoforge, and
 --config.optimizer.learning_rate=3e-4 sets any field of it. The same command
 continues a run that was interrupted, bit for bit. exit status: 0 done,
 1 diverged (loss not finite), 2 misuse, 3 a checkpoint could not be written,
