@@ -6,8 +6,7 @@ video stays coherent. All choices are ours; the paper names only "weak" and
 "strong" augmentation.
 
 The views of a clip depend on its frames and its seed alone, so they are the
-same on any number of devices. Changes that the config switches off are not
-computed.
+same on any number of devices.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -46,18 +45,16 @@ class AugmentConfig:
   """Ranges of all augmentations; 0 switches the single one off.
 
   Attributes:
-    rotation_deg: largest rotation, either way, in degrees of the true
-      (millimeter) geometry, at most 45.
+    rotation_deg: largest rotation, in degrees of the true (millimeter)
+      geometry, at most 45.
     scale: largest zoom, in or out, as a factor - 1.
     translation: largest shift, as a share of the side.
-    flip: probability of a left-right flip; off, because it turns the views
-      into anatomy that does not exist.
+    flip: probability of a left-right flip, of anatomy that does not exist.
     elastic: largest displacement of a smooth deformation, share of the side.
     temporal_jitter: how far frames between ED and ES move, as a share of the
-      distance between two sampled frames, at most 0.5; ED and ES stay.
+      distance between two sampled frames, at most 0.5.
     reversal: probability that the clip runs from ES to ED. Without it a model
-      with a memory can tell the phase from a frame's place in the clip, and
-      does.
+      with a memory learns the phase from a frame's place in the clip.
     gain: weak view, largest change of gain as a factor - 1.
     gamma: weak view, largest change of log2(gamma).
     strong: False makes the strong view a copy of the weak one.
@@ -113,9 +110,8 @@ class Geometry(NamedTuple):
   """One geometric transform of a clip, as two warps of one axis each.
 
   Attributes:
-    columns: float32 [S, S], for each input row and output column the input
-      column.
-    rows: float32 [S, S], for each output row and column the input row.
+    columns: float32 [S, S], input column by input row and output column.
+    rows: float32 [S, S], input row by output row and column.
     apex: float32 [2], (column, row) of the sector's apex in the output.
     scale: zoom; the output shows 1 / scale of the input's extent.
   """
@@ -137,14 +133,13 @@ def make_views(
     fields: which of `FIELDS` are wanted; others are not computed.
 
   Returns:
-    views(batch) -> batch, jitted. Takes a batch of `data.pipeline` and returns
-    video_weak, video_strong uint8 [B, T, S, S, 1]; masks uint8 [B, T, S, S]
-    with class ids, `IGNORE` on all frames that are not labeled; labeled bool
-    [B, T]; spacing_mm float32 [B, 2] of the augmented frames.
+    views(batch of `data.pipeline`) -> batch, jitted: video_weak, video_strong
+    uint8 [B, T, S, S, 1]; masks uint8 [B, T, S, S] class ids, `IGNORE` where
+    not labeled; labeled bool [B, T]; spacing_mm float32 [B, 2] of the views.
   """
 
   def draw(batch: Batch) -> dict[str, Array]:
-    views = jax.vmap(lambda clip: clip_views(config, clip))(batch)
+    views = jax.vmap(lambda clip: _clip_views(config, clip))(batch)
     return {name: views[name] for name in fields}
 
   # Mapped by hand, so that no partitioner moves clips between devices.
@@ -154,32 +149,15 @@ def make_views(
   return jax.jit(mapped, in_shardings=sharding, out_shardings=sharding)
 
 
-def clip_views(config: AugmentConfig, clip: Batch) -> dict[str, Array]:
-  """Draws the two views of one clip, and the masks that belong to both.
-
-  Args:
-    config: ranges.
-    clip: video uint8 [T, S, S, 1]; masks uint8 [N, S, S], of all frames or of
-      the first and the last (N = 2); labeled bool [T]; spacing_mm float32 [2]
-      mm per pixel (row, column), NaN where unknown; seed uint32.
-
-  Returns:
-    The fields `FIELDS` of one clip.
-  """
+def _clip_views(config: AugmentConfig, clip: Batch) -> dict[str, Array]:
+  """Draws the fields `FIELDS` of one clip."""
   frames, masks = clip['video'][..., 0], clip['masks']
   num_frames, size = frames.shape[:2]
   keys = jax.random.split(jax.random.key(clip['seed']), 3)
   spacing = clip['spacing_mm']
   apex = jnp.array([(size - 1) / 2, 0])
-  if any(
-    (
-      config.rotation_deg,
-      config.scale,
-      config.translation,
-      config.flip,
-      config.elastic,
-    )
-  ):
+  affine = config.rotation_deg, config.scale, config.translation, config.flip
+  if any(affine) or config.elastic:
     geometry = sample_geometry(keys[0], config, size, spacing)
     frames = warp(frames, geometry)
     masks = warp(masks, geometry, nearest=True)
@@ -188,7 +166,7 @@ def clip_views(config: AugmentConfig, clip: Batch) -> dict[str, Array]:
   strong = weak
   if config.strong:
     strong = _strong_view(keys[2], config, frames, apex)
-  if len(masks) < num_frames:
+  if len(masks) < num_frames:  # Those of the first and the last frame.
     between = jnp.zeros((num_frames - 2, size, size), jnp.uint8)
     masks = jnp.concatenate([masks[:1], between, masks[1:]])
   known = clip['labeled'][:, None, None]
@@ -207,7 +185,7 @@ def _axes(size: int) -> tuple[Array, Array]:
   return axis[:, None], axis[None]
 
 
-def _spread(unit: Array, largest: float) -> Array:
+def _spread(unit: Array, largest: Array | float) -> Array:
   """Maps [0, 1) to [-largest, largest)."""
   return largest * (2 * unit - 1)
 
@@ -247,18 +225,12 @@ def sample_geometry(
   # x by input row and output column: i - down = (y - across) / e.
   columns = a * (column - right) + b / e * (row - across) + center
   if config.elastic:
-    coarse = jax.random.uniform(
-      jax.random.fold_in(key, 1), (2, 5, 5), minval=-1.0, maxval=1.0
-    )
-    coarse *= config.elastic * size * bend
+    coarse = jax.random.uniform(jax.random.fold_in(key, 1), (2, 5, 5))
+    coarse = _spread(coarse, config.elastic * size * bend)
     moved = jax.image.resize(coarse, (2, size, size), 'cubic')
     columns, rows = columns + moved[0], rows + moved[1]
-  apex = jnp.stack(
-    [
-      center + right + scale * center * sin / aspect,
-      center + down - scale * center * cos,
-    ]
-  )
+  apex = scale * center * jnp.stack([sin / aspect, -cos])
+  apex += center + jnp.stack([right, down])
   return Geometry(columns, rows, apex, scale)
 
 
@@ -268,10 +240,8 @@ def warp(images: Array, geometry: Geometry, nearest: bool = False) -> Array:
   Args:
     images: uint8 [N, S, S] gray levels or labels.
     geometry: the transform.
-    nearest: True for labels: no new values arise.
-
-  Returns:
-    uint8 [N, S, S]; gray levels are interpolated linearly along either axis.
+    nearest: True for labels: no new values arise. Otherwise values are
+      interpolated linearly along either axis.
   """
 
   def resample(images, places):
@@ -338,14 +308,7 @@ def _weak_view(key: Array, config: AugmentConfig, frames: Array) -> Array:
 def _strong_view(
   key: Array, config: AugmentConfig, frames: Array, apex: Array
 ) -> Array:
-  """Blur, shadows, speckle, gray curve and haze of uint8 [T, S, S].
-
-  Args:
-    key: source of randomness.
-    config: ranges.
-    frames: uint8 [T, S, S].
-    apex: [2] place (column, row) of the sector's apex in pixels.
-  """
+  """Blurs, shades, roughens and hazes uint8 [T, S, S] below `apex`."""
   size = frames.shape[-1]
   keys = jax.random.split(key, 4)
   width, rough, gamma, contrast, light = jax.random.uniform(keys[0], (5,))
@@ -393,22 +356,18 @@ def _shading(
   # The tangent of the angle to the beam axis is constant along a scan line.
   slope = (column - apex[0]) / (depth * size)
   if config.shadow:
-    for numbers in jax.random.uniform(keys[1], (2, 5)):
-      use, center, width, loss, onset = numbers
+    for drawn in jax.random.uniform(keys[1], (2, 5)):
+      use, center, width, loss, onset = drawn
       notch = (slope - (1.4 * center - 0.7)) / (0.03 + 0.1 * width)
       begin = jnp.clip((depth - 0.5 * onset) * 8, 0, 1)
       dimmed = (0.4 + 0.6 * loss) * jnp.exp(-(notch**2)) * begin
       gain *= jnp.where(use < config.shadow, 1 - dimmed, 1)
   if config.dropout:
-    for numbers in jax.random.uniform(keys[2], (2, 6)):
-      use, top, left, height, width, loss = numbers
-
-      def within(axis, place, share):
-        begin = jnp.floor(place * size)
-        end = begin + jnp.floor(size * (0.05 + 0.2 * share))
-        return (axis >= begin) & (axis < end)
-
-      inside = within(row, top, height) & within(column, left, width)
+    for drawn in jax.random.uniform(keys[2], (2, 6)):
+      use, top, left, height, width, loss = drawn
+      inside = (row >= top * size) & (row < (top + 0.05 + 0.2 * height) * size)
+      inside &= column >= left * size
+      inside &= column < (left + 0.05 + 0.2 * width) * size
       gain *= jnp.where(inside & (use < config.dropout), 1 - loss, 1)
   return gain
 
@@ -417,11 +376,8 @@ def _speckle(key: Array, deviation: Array, num_frames: int, size: int) -> Array:
   """Draws gains [T, S, S]: one texture turns into another over the clip."""
   keys = jax.random.split(key)
   noise = jax.random.uniform(keys[0], (2, size, size), minval=-1.0)
-  noise = _filter(
-    noise,
-    _gaussian(size, max(0.7, size / 180)),
-    _gaussian(size, max(1.0, size / 110)),
-  )
+  widths = max(0.7, size / 180), max(1.0, size / 110)
+  noise = _filter(noise, *(_gaussian(size, width) for width in widths))
   noise /= noise.std()
   # Cosine and sine keep the deviation of the sum at 1.
   turn = jax.random.uniform(keys[1], maxval=np.pi / 2)
