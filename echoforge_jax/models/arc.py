@@ -14,7 +14,7 @@ import numpy as np
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.models.attention import MASKED
-from echoforge_jax.models.layers import Dtype
+from echoforge_jax.models.layers import Dtype, einsum32
 
 # anchors -> (foreground anchors per class, background anchors); ours for 3, 4:
 # the background of a sector image is more varied than the cavity.
@@ -98,9 +98,7 @@ def nearest_bias(
   pixels = jax.lax.stop_gradient(pixels)
   anchors = jax.lax.stop_gradient(anchors)
   norms = jnp.sum(jnp.square(pixels.astype(jnp.float32)), -1)
-  dots = jnp.einsum(
-    'nac,npc->nap', anchors, pixels, preferred_element_type=jnp.float32
-  )
+  dots = einsum32('nac,npc->nap', anchors, pixels)
   closeness = 2.0 * dots - norms[:, None]
   k = min(neighbours, pixels.shape[1])
   if knn == 'exact':
@@ -134,9 +132,7 @@ class AnchorUpdate(nn.Module):
 
     query = nn.LayerNorm(dtype=self.dtype, name='norm')(anchors)
     query = dense('key_transposed')(dense('query')(query))
-    logits = jnp.einsum(
-      'nac,npc->nap', query, pixels, preferred_element_type=jnp.float32
-    )
+    logits = einsum32('nac,npc->nap', query, pixels)
     weights = jax.nn.softmax(logits / np.sqrt(c) + bias, axis=-1)
     mixed = jnp.einsum('nap,npc->nac', weights.astype(self.dtype), pixels)
     return anchors + dense('value')(mixed)
@@ -235,12 +231,7 @@ class AnchorRecalibration(nn.Module):
     # A softmax over one anchor would be constant (ours).
     weights = jax.nn.sigmoid(logits) if count == 1 else jax.nn.softmax(logits)
     mass = jnp.sum(weights, axis=1)[..., None] + 1e-6
-    sums = jnp.einsum(
-      'npa,npc->nac',
-      weights.astype(self.dtype),
-      pixels,
-      preferred_element_type=jnp.float32,
-    )
+    sums = einsum32('npa,npc->nac', weights.astype(self.dtype), pixels)
     return sums / mass
 
   @nn.compact
@@ -265,12 +256,7 @@ class AnchorRecalibration(nn.Module):
     )
     wide = updated.astype(jnp.float32)
     unit = wide * jax.lax.rsqrt(jnp.sum(wide * wide, -1, keepdims=True) + 1e-6)
-    dots = jnp.einsum(
-      'npc,nac->npa',
-      pixels,
-      unit.astype(self.dtype),
-      preferred_element_type=jnp.float32,
-    )
+    dots = einsum32('npc,nac->npa', pixels, unit.astype(self.dtype))
     dots = dots.reshape(n, h, w, count)
 
     if count < len(groups):

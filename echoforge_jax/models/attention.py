@@ -6,7 +6,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from echoforge_jax.models.layers import Dtype
+from echoforge_jax.models.layers import Dtype, einsum32
 
 # Logit of a masked pair: finite, so that a row without keys is no nan.
 MASKED = -1e9
@@ -66,15 +66,11 @@ class CrossAttention(nn.Module):
     if self.few == 'queries':
       few = jnp.einsum('nqc,chd->nqhd', queries, wq)
       few = jnp.einsum('nqhd,chd->nhqc', few, wk)
-      logits = jnp.einsum(
-        'nhqc,nkc->nhqk', few, keys, preferred_element_type=jnp.float32
-      )
+      logits = einsum32('nhqc,nkc->nhqk', few, keys)
     else:
       few = jnp.einsum('nkc,chd->nkhd', keys, wk)
       few = jnp.einsum('nkhd,chd->nhkc', few, wq)
-      logits = jnp.einsum(
-        'nqc,nhkc->nhqk', queries, few, preferred_element_type=jnp.float32
-      )
+      logits = einsum32('nqc,nhkc->nhqk', queries, few)
     logits = logits / jnp.sqrt(jnp.float32(d))
     if bias is not None:
       logits = logits + bias[:, None]

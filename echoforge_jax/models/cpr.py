@@ -4,7 +4,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from echoforge_jax.models.layers import Dtype
+from echoforge_jax.models.layers import Dtype, einsum32
 
 
 def reference_features(
@@ -39,9 +39,7 @@ def reference_features(
   )
 
   known = labeled.astype(jnp.float32)
-  clip_sum = jnp.einsum(
-    'bt,bthwc->bhwc', known, features, preferred_element_type=jnp.float32
-  )
+  clip_sum = einsum32('bt,bthwc->bhwc', known, features)
   clip_count = jnp.sum(known, -1)
   rest_count = jnp.sum(clip_count) - clip_count
   rest = jnp.maximum(rest_count, 1.0)[:, None, None, None]
@@ -94,9 +92,7 @@ class PseudoLabelReforging(nn.Module):
     query = project(centred(labeled), 'query')
     key = project(centred(target), 'key')
     value = project(target, 'value')
-    gram = jnp.einsum(
-      'npc,npd->ncd', query, key, preferred_element_type=jnp.float32
-    )
+    gram = einsum32('npc,npd->ncd', query, key)
     # InstanceNorm over the one-channel image [C, C]; a shift would cancel in
     # the softmax. Scaled by the area first: independent of the image size.
     gram = gram / query.shape[1]

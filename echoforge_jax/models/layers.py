@@ -1,5 +1,6 @@
 """Small layers that every part of the model shares."""
 
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -12,6 +13,8 @@ Dtype = Any
 NORMS = ('batch', 'frozen', 'group')
 # Channels that share one mean and variance in group normalization.
 GROUP_CHANNELS = 16
+# Sums products in float32, whatever the dtype of the operands.
+einsum32 = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 class GroupNorm(nn.Module):

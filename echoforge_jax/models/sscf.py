@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.models.backbone import ResNet
-from echoforge_jax.models.layers import NORMS, Dtype, make_norm
+from echoforge_jax.models.layers import NORMS, Dtype, einsum32, make_norm
 from echoforge_jax.models.options import make_checked
 
 POOLS = (1, 3, 5, 7)
@@ -98,9 +98,7 @@ def calibrate(
   Returns:
     [N, h, w, C], same dtype.
   """
-  attention = jax.nn.sigmoid(
-    jnp.einsum('npq,npk->nqk', query, key, preferred_element_type=jnp.float32)
-  )
+  attention = jax.nn.sigmoid(einsum32('npq,npk->nqk', query, key))
   return jnp.einsum(
     'nqk,nhwk->nhwq', attention.astype(convolved.dtype), convolved
   )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from echoforge_jax.models.attention import MASKED, CrossAttention, SelfAttention
-from echoforge_jax.models.layers import Dtype, FeedForward
+from echoforge_jax.models.layers import Dtype, FeedForward, einsum32
 from echoforge_jax.models.memory import TokenMemory, windows
 
 
@@ -23,12 +23,7 @@ def semantic_tokens(features: jax.Array, masks: jax.Array) -> jax.Array:
     float32 [..., N, C].
   """
   total = jnp.sum(masks, axis=-2)[..., None] + 1e-6
-  sums = jnp.einsum(
-    '...pn,...pc->...nc',
-    masks.astype(features.dtype),
-    features,
-    preferred_element_type=jnp.float32,
-  )
+  sums = einsum32('...pn,...pc->...nc', masks.astype(features.dtype), features)
   return sums / total
 
 
@@ -159,13 +154,9 @@ class JointMasks(nn.Module):
     affinity = nn.Dense(c, use_bias=False, dtype=self.dtype, name='affinity')(
       left
     )
-    affinity = jnp.einsum(
-      'npc,nqc->npq', pixels, affinity, preferred_element_type=jnp.float32
-    )
+    affinity = einsum32('npc,nqc->npq', pixels, affinity)
     gate = nn.Dense(c, use_bias=False, dtype=self.dtype, name='gate')(left)
-    gate = jnp.einsum(
-      'nqc,nkc->nqk', gate, right, preferred_element_type=jnp.float32
-    )
+    gate = einsum32('nqc,nkc->nqk', gate, right)
     joint = jnp.einsum(
       'npq,nqk->npk',
       jax.nn.softmax(affinity / np.sqrt(c), axis=-1),
