@@ -190,7 +190,7 @@ def _regression(pairs: Sequence[tuple], ef: dict) -> Chart | None:
       *text,
     ]
   chart.points(axes, x, y, titles)
-  # The axes are square, so that their left is free.
+  # The axes are square, which leaves room beside them.
   axes.annotate(
     _minus('\n'.join(text)),
     (1.04, 0.98),
