@@ -1,8 +1,7 @@
+"""Outline distances by hand, and where SimpleITK agrees and differs."""
+
 import math
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -13,12 +12,6 @@ from echoforge_jax.metrics.surface import (
   outline,
   surface_distances,
 )
-
-SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=10)
-PAIRS = SHAPES.flatmap(
-  lambda s: st.tuples(hnp.arrays(bool, s), hnp.arrays(bool, s))
-)
-SPACINGS = st.tuples(st.floats(0.1, 3.0), st.floats(0.1, 3.0))
 
 
 def blob(seed, size=48, border=4):
@@ -35,75 +28,12 @@ def to_image(mask, spacing):
   return image
 
 
-def brute_force(a, b, spacing):
-  """All pairs of outline pixels, by the definition."""
-  points = []
-  for mask in (a, b):
-    padded = np.pad(mask, 1)
-    inside = (
-      padded[:-2, 1:-1]
-      & padded[2:, 1:-1]
-      & padded[1:-1, :-2]
-      & padded[1:-1, 2:]
-    )
-    points.append(np.argwhere(mask & ~inside) * np.asarray(spacing))
-  apart = np.linalg.norm(points[0][:, None] - points[1][None], axis=-1)
-  return apart.min(axis=1), apart.min(axis=0)
-
-
-@settings(max_examples=80, deadline=None)
-@given(PAIRS, SPACINGS)
-def test_agrees_with_all_pairs_and_is_symmetric(pair, spacing):
-  a, b = pair
-  found = surface_distances(a, b, spacing)
-  assert np.allclose(
-    [found.hd, found.hd95, found.asd],
-    [
-      getattr(surface_distances(b, a, spacing), n)
-      for n in ('hd', 'hd95', 'asd')
-    ],
-    equal_nan=True,
-  )
-  if not (a.any() or b.any()):
-    assert math.isnan(found.hd) and math.isnan(found.asd)
-  elif not (a.any() and b.any()):
-    diagonal = math.hypot(a.shape[0] * spacing[0], a.shape[1] * spacing[1])
-    assert found.hd == found.hd95 == found.asd == pytest.approx(diagonal)
-  else:
-    there, back = brute_force(a, b, spacing)
-    assert found.hd == pytest.approx(max(there.max(), back.max()))
-    assert found.hd95 == pytest.approx(
-      max(np.percentile(there, 95), np.percentile(back, 95))
-    )
-    assert found.asd == pytest.approx(np.concatenate([there, back]).mean())
-    assert found.asd <= found.hd + 1e-12 and found.hd95 <= found.hd + 1e-12
-
-
-@settings(max_examples=40, deadline=None)
-@given(PAIRS, SPACINGS, st.floats(0.2, 5.0))
-def test_identity_and_scaling_with_spacing(pair, spacing, factor):
-  a, b = pair
-  if a.any():
-    same = surface_distances(a, a, spacing)
-    assert same.hd == same.hd95 == same.asd == 0
-  scaled = surface_distances(a, b, tuple(factor * s for s in spacing))
-  plain = surface_distances(a, b, spacing)
-  for name in ('hd', 'hd95', 'asd'):
-    assert getattr(scaled, name) == pytest.approx(
-      factor * getattr(plain, name), nan_ok=True
-    )
-
-
 def test_single_pixels_and_pixels_by_default():
   a, b = np.zeros((9, 9), bool), np.zeros((9, 9), bool)
   a[1, 2] = b[4, 6] = True
   found = surface_distances(a, b, (2.0, 0.5))
-  assert (
-    found.hd
-    == found.hd95
-    == found.asd
-    == pytest.approx(math.hypot(3 * 2, 4 * 0.5))
-  )
+  apart = pytest.approx(math.hypot(3 * 2, 4 * 0.5))
+  assert found.hd == found.hd95 == found.asd == apart
   assert surface_distances(a, b).hd == 5
 
 
@@ -125,17 +55,6 @@ def test_shifted_rectangle_has_analytic_distances():
   outline_size = 2 * (rows + columns) - 4
   assert found.hd == pytest.approx(0.3)
   assert found.asd == pytest.approx(0.3 * (2 * rows - 2) / outline_size)
-
-
-@pytest.mark.parametrize('seed', range(4))
-def test_hausdorff_agrees_with_simpleitk_on_outlines(seed):
-  spacing = (0.31, 0.155)
-  a, b = blob(seed), blob(seed + 50)
-  measure = sitk.HausdorffDistanceImageFilter()
-  measure.Execute(to_image(outline(a), spacing), to_image(outline(b), spacing))
-  assert surface_distances(a, b, spacing).hd == pytest.approx(
-    measure.GetHausdorffDistance(), rel=1e-6
-  )
 
 
 def test_hausdorff_agrees_with_simpleitk_on_convex_masks():
