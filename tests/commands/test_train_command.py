@@ -175,4 +175,4 @@ def test_help_says_how(capsys):
   with pytest.raises(SystemExit) as stop:
     main(['train', '--help'])
   assert stop.value.code == 0
-  assert '--config.batch_size=8' in capsys.readouterr().out
+  assert '--config.optimizer.learning_rate=3e-4' in capsys.readouterr().out
