@@ -6,8 +6,11 @@ STAMP := $(VENV)/.installed
 # libtpu, for the tests of `plan`: out of the import path, or JAX would look for
 # a TPU at every start.
 TPU := $(VENV)/tpu
-# Test processes; files are dealt out whole, so that fixtures are made once.
+# Test processes; files are dealt out whole, so that fixtures are made once, in
+# the order of tests/conftest.py.
 TEST_JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile \
+  --no-loadscope-reorder
 
 # Torch, for the twins of `make bench`: the build without CUDA unless another index,
 # or none (TORCH_INDEX=), is given.
@@ -22,10 +25,10 @@ demo: $(STAMP)
 	$(BIN)/python -m echoforge_jax demo --out=demo
 
 test: $(STAMP) $(TPU)/.installed lint
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile --durations=15
+	$(PYTEST) --durations=15
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
