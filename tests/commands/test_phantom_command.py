@@ -7,7 +7,11 @@ import pytest
 
 from echoforge_jax.__main__ import main
 from echoforge_jax.formats import camus
+from echoforge_jax.phantom import echonet_traps
+from echoforge_jax.phantom.config import PhantomConfig
+from echoforge_jax.phantom.echonet_writer import write_echonet
 from echoforge_jax.phantom.patient import generate_patient
+from tests.phantom import beating
 
 
 @pytest.mark.slow
@@ -74,36 +78,50 @@ def test_no_patients_exits_2(tmp_path, capsys):
   assert 'num_patients is 0' in capsys.readouterr().err
 
 
-def test_echonet_with_traps(tmp_path, monkeypatch, capsys):
-  from echoforge_jax.phantom import echonet_traps, echonet_writer
-
-  calls = []
-
-  def write(out_dir, **kwargs):
-    calls.append((out_dir, kwargs))
-    return {'planted': {name: '0X0' for name in kwargs['traps']}}
-
-  monkeypatch.setattr(echonet_writer, 'write_echonet', write)
-  flags = [
-    'phantom',
-    '--layout=echonet',
-    f'--out={tmp_path}/x',
-    '--seed=3',
-    '--patients=40',
-    '--test=9',
-    '--workers=2',
-  ]
-  for text, wanted in (
+@pytest.mark.parametrize(
+  'text, traps',
+  [
     ('all', list(echonet_traps.TRAPS)),
     ('blank, row_count', ['blank', 'row_count']),
+  ],
+)
+def test_echonet_with_traps(text, traps, tmp_path, capsys):
+  """The command finds a phantom of the same flags finished, no other."""
+  size = beating.Config(height=100, width=112)
+  num_patients = len(traps) + 3
+  truth = write_echonet(
+    tmp_path / 'x',
+    num_patients=num_patients,
+    seed=3,
+    config=PhantomConfig.camus(),
+    num_test=2,
+    traps=traps,
+    progress=False,
+    generate=lambda seed, index, config: beating.generate(seed, index, size),
+  )
+  flags = {
+    '--layout': 'echonet',
+    '--out': tmp_path / 'x',
+    '--patients': num_patients,
+    '--seed': 3,
+    '--test': 2,
+    '--traps': text,
+  }
+
+  def run(**changes):
+    given = flags | {f'--{key}': value for key, value in changes.items()}
+    return main(['phantom', *(f'{key}={given[key]}' for key in given)])
+
+  assert run() == 0
+  assert f'trap blank: {truth["planted"]["blank"]}' in capsys.readouterr().out
+  for changes, field in (
+    ({'patients': num_patients + 1}, 'num_patients'),
+    ({'seed': 4}, 'seed'),
+    ({'test': 1}, 'num_test'),
+    ({'traps': 'one_frame'}, 'traps'),
   ):
-    assert main([*flags, f'--traps={text}']) == 0
-    assert 'trap blank: 0X0' in capsys.readouterr().out
-    out, kwargs = calls.pop()
-    assert out == f'{tmp_path}/x' and kwargs['traps'] == wanted
-    assert [
-      kwargs[key] for key in ('num_patients', 'seed', 'num_test', 'num_workers')
-    ] == [40, 3, 9, 2]
+    assert run(**changes) == 2
+    assert field in capsys.readouterr().err
 
 
 def test_unknown_trap_exits_2(tmp_path, capsys):

@@ -48,7 +48,7 @@ def test_it_segments_phantoms_it_has_not_seen(segmenter):
     dataset='phantom_stream',
     image_size=segmenter.image_size,
     num_frames=4,
-    stream=StreamConfig(held_out=16),
+    stream=StreamConfig(held_out=8),
   )
   clips = pipeline.eval_clips(spec, 'validation')
   dice = []

@@ -105,6 +105,7 @@ def manifest(exported):
     return json.loads(bundle.read('manifest.json'))
 
 
+@pytest.mark.slow
 def test_the_file_is_complete(exported, manifest, config):
   with zipfile.ZipFile(exported) as bundle:
     assert {i.compress_type for i in bundle.infolist()} == {zipfile.ZIP_STORED}
@@ -140,6 +141,7 @@ def test_the_file_is_complete(exported, manifest, config):
   assert manifest['model']['step'] == 3
 
 
+@pytest.mark.slow
 def test_no_path_of_this_machine_is_inside(exported, workdir):
   content = exported.read_bytes()
   for path in (ROOT, workdir, sys.prefix):
@@ -147,6 +149,7 @@ def test_no_path_of_this_machine_is_inside(exported, workdir):
   assert b'/echoforge_jax/' not in content
 
 
+@pytest.mark.slow
 def test_programs_equal_the_segmenter(manifest):
   found = manifest['parity']['largest_difference']
   assert list(found) == NAMES
@@ -159,6 +162,7 @@ def test_programs_equal_the_segmenter(manifest):
     assert 1e-5 < found[name]['probabilities'] and found[name]['pixels'] < 0.2
 
 
+@pytest.mark.slow
 def test_it_runs_with_jax_and_numpy_alone(exported, workdir, tmp_path):
   video = clip()
   np.save(tmp_path / 'clip.npy', video)
@@ -204,6 +208,7 @@ def test_the_example_is_short_and_needs_little():
   assert imported == {'json', 'sys', 'zipfile', 'jax', 'numpy'}
 
 
+@pytest.mark.slow
 def test_equal_checkpoints_give_equal_bytes(
   exported, workdir, tmp_path, capsys
 ):
@@ -228,6 +233,7 @@ def test_equal_checkpoints_give_equal_bytes(
     assert json.loads(b.read('manifest.json'))['parity'] is None
 
 
+@pytest.mark.slow
 def test_the_card_tells_scores_and_their_limits(exported, config):
   card = exported.with_name('tiny.echoforge.md').read_text()
   assert '| lv | Dice (%) | 87.65 | [86.00, 89.00] |' in card
@@ -247,6 +253,7 @@ def test_a_model_that_looks_ahead():
     assert found['probabilities'] <= 1e-5
 
 
+@pytest.mark.slow
 def test_approximate_neighbours_can_be_exported(segmenter):
   approximate = Segmenter(
     segmenter.model.clone(knn='approx'),

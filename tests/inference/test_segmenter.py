@@ -33,6 +33,7 @@ def parallel_masks(segmenter, run, video):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model', ['segmenter', 'looking_ahead'])
 @pytest.mark.parametrize('fps', [math.nan, 60.0])
 def test_masks_are_the_models_at_native_size(model, fps, request):

@@ -129,6 +129,7 @@ def test_wrong_lags(segmenter, lag):
     segmenter.stream(lag=lag)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fps,lag', [(math.nan, 0), (60.0, 0), (30.0, 3)])
 def test_frames_compile_nothing_and_hold_nothing(segmenter, fps, lag):
   video = noise(9, (40, 52))

@@ -101,6 +101,7 @@ def test_calibration_convolves_each_sample_with_its_own_kernel():
     np.testing.assert_allclose(got[i], wanted, atol=3e-5)
 
 
+@pytest.mark.slow
 def test_a_clip_is_its_windows(variables, clip_logits):
   video = _video(T)
   order = np.clip(np.arange(T)[:, None] + np.arange(-1, 2), 0, T - 1)
@@ -113,6 +114,7 @@ def test_a_clip_is_its_windows(variables, clip_logits):
   assert np.std(clip_logits, axis=1).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_streams_lag_one_frame_behind_and_equal_the_clip(
   variables, clip_logits
 ):
@@ -170,6 +172,7 @@ def test_remat_and_group_norm_by_shape(variables):
   assert group == {'params': wanted['params']}
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close(variables, clip_logits):
   rough = jax.jit(_model(clips=True, dtype='bfloat16').apply)(
     variables, _video(T)

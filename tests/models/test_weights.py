@@ -50,6 +50,7 @@ def test_residual_networks_equal_torchs(name):
     np.testing.assert_allclose(found, wanted, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_sscf_equals_the_published_modules_output():
   """Its own width; sides whose maps divide by none of the pools."""
   shapes, arrays = golden('sscf')

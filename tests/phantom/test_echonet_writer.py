@@ -287,6 +287,7 @@ def test_another_phantom_is_not_overwritten(written, tmp_path):
     _write(tmp_path)
 
 
+@pytest.mark.slow
 def test_traps_take_a_clip_each_and_change_no_other(tmp_path):
   count = len(echonet_traps.TRAPS) + 3
   kwargs = {

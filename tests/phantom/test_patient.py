@@ -166,6 +166,7 @@ def test_masks_alone_equal_those_of_the_full_patient(cohort, one):
     np.testing.assert_array_equal(clip.masks, cohort[2].clips[view].masks)
 
 
+@pytest.mark.slow
 def test_same_seed_and_index_give_the_same_bytes(one):
   again = patient.generate_patient(SEED, 3)
   other = patient.generate_patient(SEED + 1, 3)

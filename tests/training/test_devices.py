@@ -1,4 +1,4 @@
-"""One device and eight give the same numbers, and say no more than needed."""
+"""One device and eight give the same numbers."""
 
 import jax
 import numpy as np
@@ -6,35 +6,9 @@ import optax
 import pytest
 
 from echoforge_jax.parallel import mesh as mesh_lib
-from echoforge_jax.planning import collectives
-from echoforge_jax.training import build, steps
+from tests.training.compiled import compile_step
 
-pytestmark = pytest.mark.skipif(
-  jax.device_count() < 8, reason='needs eight devices'
-)
 STEPS = 20
-
-
-def compile_step(config, model, mesh, batch, **options):
-  """The step as the loop compiles it, and shapes and places of its state."""
-  parts = build.make_parts(config, model, mesh)
-  shapes = jax.eval_shape(parts.create_state)
-  state = jax.tree.map(
-    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-    shapes,
-    mesh_lib.state_sharding(shapes, mesh),
-  )
-  places = jax.tree.map(lambda x: x.sharding, state)
-  split = mesh_lib.batch_sharding(mesh)
-  batch = mesh_lib.put_batch(
-    {key: batch[key] for key in parts.batch_keys}, split
-  )
-  step = (
-    steps.jit_train_step(parts.train_step, places, split)
-    .lower(state, batch)
-    .compile(options)
-  )
-  return parts, state, step
 
 
 def run(config, model, batches, num_devices, fsdp):
@@ -105,6 +79,7 @@ def test_one_device_equals_eight(
       )
 
 
+@pytest.mark.slow
 def test_accumulated_gradients(config, tiny_model, make_iterator):
   """Parts in turn are parts side by side, and alike on every mesh."""
   batches = [next(make_iterator(batch=8))]
@@ -154,45 +129,3 @@ def test_accumulated_gradients(config, tiny_model, make_iterator):
   assert found
   for both, even, odd in found:
     np.testing.assert_allclose(both, (even + odd) / 2, atol=1e-6)
-
-
-@pytest.fixture(scope='module')
-def traffic(config, make_iterator):
-  """fsdp -> bytes of parameters, and the collectives of EchoForge's step."""
-
-  def measure(fsdp):
-    mesh = mesh_lib.make_mesh(8, fsdp)
-    _, state, step = compile_step(
-      config,
-      None,
-      mesh,
-      next(make_iterator(batch=8)),
-      xla_backend_optimization_level=0,
-    )  # Never run: half the time.
-    return (
-      sum(4 * leaf.size for leaf in jax.tree.leaves(state.params)),
-      collectives.find_exchanges(step.as_text()),
-    )
-
-  return measure
-
-
-def test_devices_exchange_gradients_and_little_else(traffic):
-  parameters, found = traffic(1)
-  # The sums of batch norm, of CPR's references and of the losses are small:
-  # nothing the size of a batch's features ever leaves a device.
-  totals = {kind: size for kind, (_, size) in found.items()}
-  assert set(totals) == {'all-reduce'}
-  assert parameters <= totals['all-reduce'] <= 1.1 * parameters
-
-
-def test_shares_are_gathered_once_a_network(traffic):
-  parameters, found = traffic(4)
-  totals = {kind: size for kind, (_, size) in found.items()}
-  assert set(totals) <= {'all-reduce', 'all-gather', 'reduce-scatter'}
-  # Student and teacher.
-  assert totals['all-gather'] <= 2 * 1.1 * parameters
-  # Whole within the group that shares a copy, a share of it across groups.
-  assert totals['all-reduce'] + totals.get('reduce-scatter', 0) <= (
-    1.1 * (1 + 1 / 4) * parameters
-  )

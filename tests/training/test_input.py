@@ -64,6 +64,7 @@ def config(data_dir):
   )
 
 
+@pytest.mark.slow
 def test_the_step_gets_the_batch_that_plans_count_on(config):
   with config.unlocked():
     config.data.supervision = 'full'
@@ -94,6 +95,7 @@ class _EndsEarly:
     return next(self._iterator)
 
 
+@pytest.mark.slow
 def test_resumes_bit_for_bit(config, tiny_model, tmp_path):
   def run(workdir, config, **options):
     outcome = loop.train(

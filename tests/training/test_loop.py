@@ -69,6 +69,7 @@ def whole_run(
   return workdir, outcome
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_its_last_step_saved(whole_run):
   workdir, outcome = whole_run
   assert outcome.step == 12 and outcome.signal is None
@@ -89,6 +90,7 @@ def test_the_same_seed_gives_the_same_metrics(whole_run, run, tmp_path):
   assert_same_run(tmp_path, whole_run[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_resumed_run_is_the_same(
   whole_run, run, tmp_path, monkeypatch, number
@@ -187,6 +189,7 @@ def test_validation_scores_student_and_teacher(
   assert 0 <= outcome.scores['dice_student'] <= 1
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_naming_the_step(
   run, tiny_config, tmp_path, monkeypatch
 ):

@@ -70,6 +70,7 @@ def test_teacher_starts_as_a_copy_of_its_own(setup):
     assert student.unsafe_buffer_pointer() != teacher.unsafe_buffer_pointer()
 
 
+@pytest.mark.slow
 def test_steps_follow_the_written_rules(setup):
   create, step, batches, traces = setup
   current = create()

@@ -119,6 +119,7 @@ def test_a_whole_sscf(load, tmp_path):
   } == {0.5}
 
 
+@pytest.mark.slow
 def test_files_that_do_not_fit(load, resnet18, tmp_path):
   path, _ = resnet18
   whole = small_sscf(tmp_path / 'sscf.npz')
