@@ -10,7 +10,7 @@ import pytest
 from echoforge_jax.data.verify_echonet import verify_echonet
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import echonet
-from echoforge_jax.formats.findings import CODES
+from echoforge_jax.formats.findings import CODES, FindingError
 from echoforge_jax.formats.video import encode_mjpg, read_video
 from echoforge_jax.phantom import echonet_traps
 from echoforge_jax.phantom.echonet_writer import write_echonet
@@ -180,8 +180,9 @@ def test_errors_are_what_the_reader_refuses_or_misreads(tmp_path, trap):
   elif trap == 'known_no_tracing':  # Left out by default, so only a warning.
     assert name in echonet.DEFAULT_EXCLUDED and not dataset.tracings.get(name)
   elif errors - misread:
-    with pytest.raises(InputError, match=f'{name}|line'):
+    with pytest.raises(FindingError, match=f'{name}|line') as caught:
       dataset.read_clip(name)
+    assert caught.value.finding in verify_echonet(tmp_path)
   else:
     assert dataset.read_clip(name).labeled.sum() == 2
 
