@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import logging
 import os
@@ -96,9 +97,11 @@ def segment_file(
   """
   if out_dir is not None:
     outputs.clear(out_dir)
-  if isinstance(checkpoint, str | os.PathLike):
-    checkpoint = load(checkpoint, which)
-  segmenter: Segmenter = checkpoint
+  segmenter = (
+    load(checkpoint, which)
+    if isinstance(checkpoint, str | os.PathLike)
+    else checkpoint
+  )
   read = read or read_clip(segmenter, path, spacing_mm, fps)
   clip = read.clip
   found = segmenter.segment_clip(
@@ -280,26 +283,30 @@ def _read_ahead(
   memory, and only one if that is large.
   """
   executor = concurrent.futures.ThreadPoolExecutor(1, 'read-ahead')
+  rest, reading = iter(paths), []
+
+  def start():
+    reading.extend(executor.submit(read, p) for p in itertools.islice(rest, 1))
+
   try:
-    future: Any = executor.submit(read, paths[0]) if paths else None
-    for index in range(len(paths)):
-      concurrent.futures.wait([future])
-      large = not future.exception() and (
-        future.result().clip.frames.nbytes > _READ_AHEAD_BYTES
+    start()
+    while reading:
+      concurrent.futures.wait(reading)
+      box = [reading.pop()]  # Emptied when taken: nothing is kept.
+      large = not box[0].exception() and (
+        box[0].result().clip.frames.nbytes > _READ_AHEAD_BYTES
       )
-      box, future = [future], None  # Emptied when taken: nothing is kept.
-      following = paths[index + 1 : index + 2]
-      if following and not large:
-        future = executor.submit(read, following[0])
-
-      def take(box: list = box) -> ReadClip:
-        return box.pop().result()
-
-      yield take
-      if following and large:
-        future = executor.submit(read, following[0])
+      if not large:
+        start()
+      yield functools.partial(_taken, box)
+      if large:
+        start()
   finally:
     executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _taken(box: list[concurrent.futures.Future]) -> ReadClip:
+  return box.pop().result()
 
 
 def _message(error: Exception, path, out_dir) -> str:

@@ -70,14 +70,13 @@ def _clips_of(path: pathlib.Path, recursive: bool, skip) -> list[pathlib.Path]:
   def stop(error):
     raise error
 
-  for folder, below, _ in os.walk(path, onerror=stop):
+  for name, below, _ in os.walk(path, onerror=stop):
+    folder = pathlib.Path(name)
     below[:] = natsorted(
       name
       for name in below
-      if not name.startswith('.')
-      and os.path.abspath(os.path.join(folder, name)) != skip
+      if not name.startswith('.') and os.path.abspath(folder / name) != skip
     )
-    folder = pathlib.Path(folder)
     clips = _clips_in(folder)
     found += clips or ([folder] if images.image_files(folder) else [])
   if not found:

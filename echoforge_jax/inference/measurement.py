@@ -179,7 +179,7 @@ def measure_clip(clip: RawClip, found: Segmentation) -> Measurement:
   flags += more
   trend = np.abs(area - smooth)[~empty].mean() / max(smooth.max(), 1e-9)
   flags += ['area_jitter'] if trend > _JITTER else []
-  beats = []
+  beats: list[Beat] = []
   for one in instants:
     # A doubt about a beat that is not used is none.
     used = not beats or one.whole
@@ -231,7 +231,7 @@ def _measure_beat(lv, one: Instants, spacing) -> tuple[Beat, list[str]]:
   ):
     flags.append('ef_out_of_range')
   if spacing is None:
-    discs = [math.nan, math.nan]
+    discs = [math.nan] * 2
   else:
     if not _EDV_RANGE[0] <= discs[0] <= _EDV_RANGE[1]:
       flags.append('implausible_volume')

@@ -52,7 +52,7 @@ def text(
     data=config['data'],
     config=config,
     scores=scores,
-    synthetic=bool(scores) and textio.is_synthetic(scores),
+    synthetic=scores is not None and textio.is_synthetic(scores),
     names=textio.NAMES,
     synthetic_note=textio.SYNTHETIC_NOTE,
     file_name=file_name,

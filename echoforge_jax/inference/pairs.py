@@ -32,7 +32,7 @@ def measure_pair(folders: dict[str, pathlib.Path]) -> dict:
     InputError: a view has no spacing, or neither ED nor ES.
   """
   results = {view: _read_result(folders[view]) for view in VIEWS}
-  cavities = {'ed': {}, 'es': {}}
+  cavities: dict[str, dict] = {'ed': {}, 'es': {}}
   for view, result in results.items():
     masks = sitk.GetArrayFromImage(
       sitk.ReadImage(str(folders[view] / 'masks.nii.gz'))

@@ -122,7 +122,7 @@ class FrameLoop:
     """
     self._step = step
     self._memories = list(memories)
-    self._last: list[Any] = [None] * len(self._memories)
+    self._last: dict[int, np.ndarray] = {}
     self._behind = delay * len(self._memories)
     self._lag = FixedLag(check_lag(lag)) if lag else None
     self.delay = self._behind + lag
@@ -214,21 +214,19 @@ class Stream:
         stream has ended.
     """
     frame = check_gray(frame, 2, '[H, W]')
-    if frame.shape != (self._shape or frame.shape):
+    shape = self._shape or frame.shape
+    if frame.shape != shape:
       raise InputError(
         f'frame {self._count} is {list(frame.shape)}; wanted '
-        f'{list(self._shape or ())} as the frames before it'
+        f'{list(shape)} as the frames before it'
       )
-    self._shape = frame.shape
-    self._count += 1
+    self._shape, self._count = shape, self._count + 1
     if self.sector is None:
       self.sector = sectors.find_sector(frame[None])
     logits = self._loop.push(
       squeeze(frame, self.sector, self._segmenter.image_size)
     )
-    return (
-      np.zeros(self._shape, np.uint8) if logits is None else self._mask(logits)
-    )
+    return np.zeros(shape, np.uint8) if logits is None else self._mask(logits)
 
   def flush(self) -> np.ndarray:
     """Ends the stream; returns the masks that `step` still owes.
@@ -242,7 +240,7 @@ class Stream:
     return np.concatenate([none, *owed])
 
   def _mask(self, logits: jax.Array) -> np.ndarray:
-    assert self.sector and self._shape  # Logits come after a frame.
+    assert self.sector and self._shape, 'a frame came before its logits'
     return native_mask(
       np.asarray(logits, np.float32),
       self.sector,
