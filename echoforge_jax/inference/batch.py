@@ -10,7 +10,6 @@ import os
 import pathlib
 import sys
 import time
-from typing import Any
 
 import numpy as np
 import tqdm
@@ -184,14 +183,7 @@ def segment_files(
   Raises:
     InputError: `out_dir` cannot be written.
   """
-  out_dir = pathlib.Path(out_dir)
-  try:
-    out_dir.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise InputError(
-      f'--out {out_dir} cannot be written ({error.strerror or error}); '
-      'choose a directory you may write to'
-    ) from error
+  out_dir = _made(pathlib.Path(out_dir))
   (out_dir / BIPLANE).unlink(missing_ok=True)
   clips, failures = _clips_of(paths, pairs_of, recursive, out_dir)
   results: dict[str, dict] = {}
@@ -231,14 +223,19 @@ def segment_files(
     names = {
       os.path.abspath(path): name for path, name in clips if name in results
     }
-    measured, problems = _measure_pairs(pairs_of, names, out_dir)
-    textio.write_json(out_dir / BIPLANE, {'pairs': measured})
-    for line in map(pairs.summary, measured):
-      report(line)
-    for message in problems.values():
-      report(f'error: {message}')
-    failures |= problems
+    failures |= _measure_pairs(pairs_of, names, out_dir, report)
   return results, failures
+
+
+def _made(out_dir: pathlib.Path) -> pathlib.Path:
+  try:
+    out_dir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise InputError(
+      f'--out {out_dir} cannot be written ({error.strerror or error}); '
+      'choose a directory you may write to'
+    ) from error
+  return out_dir
 
 
 def _clips_of(paths, pairs_of, recursive, out_dir):
@@ -254,8 +251,8 @@ def _clips_of(paths, pairs_of, recursive, out_dir):
   return list(once.values()), failures
 
 
-def _measure_pairs(pairs_of, names, out_dir) -> tuple[list[dict], dict]:
-  """Returns the contents of biplane.json, and error messages by pair."""
+def _measure_pairs(pairs_of, names, out_dir, report) -> dict[str, str]:
+  """Writes biplane.json; returns error messages by pair."""
   measured, failures = [], {}
   for pair in pairs_of:
     try:
@@ -269,9 +266,12 @@ def _measure_pairs(pairs_of, names, out_dir) -> tuple[list[dict], dict]:
         )
       folders = [out_dir / names[os.path.abspath(path)] for path in pair]
       measured.append(pairs.measure_pair(dict(zip(pairs.VIEWS, folders))))
+      report(pairs.summary(measured[-1]))
     except InputError as error:
       failures[' + '.join(map(str, pair))] = str(error)
-  return measured, failures
+      report(f'error: {error}')
+  textio.write_json(out_dir / BIPLANE, {'pairs': measured})
+  return failures
 
 
 def _read_ahead(
