@@ -153,19 +153,17 @@ def make_train_step(
   The teacher predicts on the weak view, outside the gradient; the student
   learns on the strong view; then the teacher moves toward the updated student:
   teacher <- d teacher + (1 - d) student with d = ema(step), for the parameters
-  and for the batch statistics. The latter are never updated by the teacher's
-  own forward pass (ours).
+  and for the batch statistics, which the teacher's own pass never moves (ours).
 
   Args:
     model: called as `model.apply(variables, video, train=..., **inputs)`.
     tx: optimizer.
     objective: what is minimized.
-    schedule: step -> `ScheduleValues`.
+    schedule: step -> weight and threshold.
     ema: step -> decay of the teacher.
     learning_rate: step -> learning rate, for the log only.
     mesh: whose 'fsdp' axis divides the state: both networks run on gathered
-      parameters, gradients are divided before the optimizer sees them. None:
-      the state is whole everywhere.
+      parameters, the optimizer on shares. None: the state is whole.
     grad_accum_steps: A, parts of the batch that pass one after the other, to
       save memory; gradient and loss are means over them. What a clip takes
       from the rest of its batch (moments of batch norm, CPR's references, means
