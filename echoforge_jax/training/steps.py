@@ -165,10 +165,8 @@ def make_train_step(
     mesh: whose 'fsdp' axis divides the state: both networks run on gathered
       parameters, the optimizer on shares. None: the state is whole.
     grad_accum_steps: A, parts of the batch that pass one after the other, to
-      save memory; gradient and loss are means over them. What a clip takes
-      from the rest of its batch (moments of batch norm, CPR's references, means
-      over confident pixels) it takes from its part; running statistics move A
-      times (ours).
+      save memory; gradient and loss are means over them. Batch norm, CPR and
+      means over confident pixels see a part; running statistics move A times.
     mixture: see `mesh.microbatches`.
 
   Returns:
