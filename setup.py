@@ -3,9 +3,6 @@
 from setuptools import find_packages, setup
 
 setup(
-  packages=[
-    *find_packages(include=['echoforge_jax*']),
-    'echoforge_jax.configs',
-  ],
+  packages=[*find_packages(include=['echoforge_jax*']), 'echoforge_jax.configs'],
   package_dir={'echoforge_jax.configs': 'configs'},
 )

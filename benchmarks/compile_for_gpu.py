@@ -61,9 +61,7 @@ def main() -> int:
   parser.add_argument('--config', required=True, metavar='FILE[:ARG]')
   parser.add_argument('--out', type=pathlib.Path)
   flags, fields = parser.parse_known_args()
-  config, _ = plan.with_clips(
-    parse_config([f'--config={flags.config}', *fields]), 1, flags.batch
-  )
+  config, _ = plan.with_clips(parse_config([f'--config={flags.config}', *fields]), 1, flags.batch)
   jax.devices('cpu')  # Registers the plugin.
   try:
     devices = topologies.get_topology_desc(
@@ -83,9 +81,7 @@ def main() -> int:
   start = time.perf_counter()
   memory = lowered.compile().memory_analysis()
   arguments, temporaries = (
-    memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes,
+    memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
     memory.temp_size_in_bytes,
   )
   line = json.dumps(

@@ -32,12 +32,7 @@ def make_data(folder: Path) -> Path:
   """Phantom patients, prepared at 32 pixels."""
   subprocess.run(
     echoforge(
-      'phantom',
-      '--layout=camus',
-      f'--out={folder / "raw"}',
-      '--patients=8',
-      '--test=2',
-      '--seed=0',
+      'phantom', '--layout=camus', f'--out={folder / "raw"}', '--patients=8', '--test=2', '--seed=0'
     ),
     check=True,
     stdout=subprocess.DEVNULL,
@@ -95,9 +90,7 @@ class Run:
   def is_writing(self) -> bool:
     """Whether a checkpoint is half written right now."""
     folder = self.workdir / 'checkpoints'
-    return folder.is_dir() and any(
-      'tmp' in path.name for path in folder.iterdir()
-    )
+    return folder.is_dir() and any('tmp' in path.name for path in folder.iterdir())
 
   def kill(self) -> None:
     """kill -9."""
@@ -123,9 +116,7 @@ class Run:
     )
 
 
-def interrupt(
-  run: Run, rng: random.Random, whole_seconds: float, in_save: bool
-) -> bool:
+def interrupt(run: Run, rng: random.Random, whole_seconds: float, in_save: bool) -> bool:
   """Waits for the moment and kills; False where the run ended before."""
   if in_save:
     skip = rng.randrange(STEPS // EVERY - 2)  # Which save, about.
@@ -165,10 +156,7 @@ def main() -> int:
     whole.finish()
     seconds = whole.seconds
     wanted = checkpoint.fingerprint(whole.workdir)
-    print(
-      f'uninterrupted: step {wanted[0]}, {wanted[1][:16]}, {seconds:.0f} s',
-      flush=True,
-    )
+    print(f'uninterrupted: step {wanted[0]}, {wanted[1][:16]}, {seconds:.0f} s', flush=True)
     for trial in range(flags.trials):
       attempts = 0
       while True:  # A run that ends before its moment is not a trial.
@@ -185,11 +173,7 @@ def main() -> int:
       }
       Run(workdir, data_dir, cache).finish()
       found = checkpoint.fingerprint(workdir)
-      line |= {
-        'step': found[0],
-        'sha256': found[1],
-        'identical': found == wanted,
-      }
+      line |= {'step': found[0], 'sha256': found[1], 'identical': found == wanted}
       failed += not line['identical']
       out.write(json.dumps(line) + '\n')
       out.flush()

@@ -37,23 +37,14 @@ def real_clip(segmenter, out: pathlib.Path) -> None:
     curve = pathlib.Path(folder) / 'area_curve.png'
     (out / 'default_area_curve.png').write_bytes(curve.read_bytes())
   sector = segmenter.locate(clip.frames, clip.spacing_mm, clip.region)
-  masks = segmenter.segment(
-    clip.frames, clip.spacing_mm, fps=clip.fps, sector=sector, lag=1
-  )
+  masks = segmenter.segment(clip.frames, clip.spacing_mm, fps=clip.fps, sector=sector, lag=1)
   top, left, bottom, right = sector.box
   tiles = []
   for index in range(0, len(masks), 10):
     image = outputs.draw(clip.frames[index], masks[index])
     image = image[top:bottom, left:right]
     cv2.putText(
-      image,
-      str(index),
-      (6, 18),
-      cv2.FONT_HERSHEY_SIMPLEX,
-      0.5,
-      (220, 220, 220),
-      1,
-      cv2.LINE_AA,
+      image, str(index), (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (220, 220, 220), 1, cv2.LINE_AA
     )
     tiles.append(cv2.resize(image, (330, 236), interpolation=cv2.INTER_AREA))
   rows = [np.hstack(tiles[i : i + 4]) for i in range(0, len(tiles), 4)]
@@ -73,13 +64,7 @@ def confidence(out: pathlib.Path) -> None:
     lw=2,
     label='by expected Dice',
   )
-  axes.axhline(
-    100 * found['aurc_random'],
-    color='0.5',
-    lw=1,
-    ls='--',
-    label='without a choice',
-  )
+  axes.axhline(100 * found['aurc_random'], color='0.5', lw=1, ls='--', label='without a choice')
   axes.set_xlabel('most confident clips kept (%)')
   axes.set_ylabel('their mean error, 1 - Dice (%)')
   axes.set_xlim(5, 100)
@@ -104,9 +89,7 @@ def phantoms(out: pathlib.Path) -> None:
       rows.append(
         np.hstack(
           [
-            outputs.draw(
-              _coarse(video[index]), (mask[index] == 1) * np.uint8(index != 0)
-            )
+            outputs.draw(_coarse(video[index]), (mask[index] == 1) * np.uint8(index != 0))
             for video, mask in zip(clips['video'], clips['masks'])
           ]
         )

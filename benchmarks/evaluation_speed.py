@@ -34,11 +34,7 @@ def cases(count: int):
     for t in range(10):
       a, b = size * (78 - 2 * t), size * (42 - 2 * t)
       distance.append(
-        np.where(
-          rows < 130 + 0.6 * a,
-          1 - np.hypot((rows - 130) / a, (columns - 128) / b),
-          -1,
-        )
+        np.where(rows < 130 + 0.6 * a, 1 - np.hypot((rows - 130) / a, (columns - 128) / b), -1)
       )
     distance = np.stack(distance)
     truth = (distance > 0).astype(np.uint8)
@@ -72,9 +68,7 @@ def measure(count: int) -> dict:
     'seconds': round(time.perf_counter() - start, 2),
     'cpu_seconds': round(time.process_time(), 2),
     'load_average': round(os.getloadavg()[0], 1),
-    'peak_rss_mb': round(
-      resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    ),
+    'peak_rss_mb': round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     'dice': result.metrics['classes']['lv']['dice']['mean'],
     'git_revision': git_revision(),
     'versions': versions(),
@@ -93,10 +87,7 @@ def main() -> None:
   RESULTS.parent.mkdir(exist_ok=True)
   for count in flags.patients:
     done = subprocess.run(
-      [sys.executable, __file__, f'--one={count}'],
-      check=True,
-      capture_output=True,
-      text=True,
+      [sys.executable, __file__, f'--one={count}'], check=True, capture_output=True, text=True
     )
     line = json.loads(done.stdout.splitlines()[-1])
     print(f'{count} patients: {line["seconds"]} s, {line["peak_rss_mb"]} MB')

@@ -35,11 +35,7 @@ POINTWISE = (
   (8, 512, 2048),
 )
 # What XLA's CPU compiler hands to YNNPACK; None: as it comes.
-LIBRARY = {
-  'as it comes': None,
-  'reductions only': cpu.TRAINING,
-  'nothing': cpu.INFERENCE,
-}
+LIBRARY = {'as it comes': None, 'reductions only': cpu.TRAINING, 'nothing': cpu.INFERENCE}
 MODELS = {
   'sscf, one target': ('sscf', 3, 256, {}),
   'sscf, clip of ten': ('sscf', 10, 256, {'clips': True}),
@@ -64,30 +60,20 @@ def _blocks(x: jax.Array) -> jax.Array:
   """Blocks of 2x2 pixels as channels, padded by 2 before and 1 after."""
   n, h, w, _ = x.shape
   x = x.reshape(n, h // 2, 2, w // 2, 2).transpose(0, 1, 3, 2, 4)
-  return jnp.pad(
-    x.reshape(n, h // 2, w // 2, 4), ((0, 0), (2, 1), (2, 1), (0, 0))
-  )
+  return jnp.pad(x.reshape(n, h // 2, w // 2, 4), ((0, 0), (2, 1), (2, 1), (0, 0)))
 
 
 def _block_kernel(kernel: jax.Array) -> jax.Array:
   """The stem's kernel [7, 7, 1, F] for `_blocks`, [4, 4, 4, F]."""
   features = kernel.shape[-1]
   kernel = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
-  return (
-    kernel.reshape(4, 2, 4, 2, features)
-    .transpose(0, 2, 1, 3, 4)
-    .reshape(4, 4, 4, features)
-  )
+  return kernel.reshape(4, 2, 4, 2, features).transpose(0, 2, 1, 3, 4).reshape(4, 4, 4, features)
 
 
 def stem_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """`stem` as a 4x4 convolution of blocks of 2x2 pixels."""
   return jax.lax.conv_general_dilated(
-    _blocks(x),
-    _block_kernel(kernel),
-    (1, 1),
-    'VALID',
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    _blocks(x), _block_kernel(kernel), (1, 1), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
 
 
@@ -96,12 +82,7 @@ def stem_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   n, h, w, _ = x.shape
   blocks = _blocks(x)
   patches = jnp.concatenate(
-    [
-      blocks[:, i : i + h // 2, j : j + w // 2]
-      for i in range(4)
-      for j in range(4)
-    ],
-    -1,
+    [blocks[:, i : i + h // 2, j : j + w // 2] for i in range(4) for j in range(4)], -1
   )
   y = patches.reshape(-1, 64) @ _block_kernel(kernel).reshape(64, -1)
   return y.reshape(n, h // 2, w // 2, -1)
@@ -114,9 +95,7 @@ def directions(
   inputs = (x,) if kernel is None else (x, kernel)
   ones = np.ones(jax.eval_shape(function, *inputs).shape, np.float32)
   yield 'forward', function, inputs
-  for index, name in enumerate(
-    ('input gradient', 'kernel gradient')[: len(inputs)]
-  ):
+  for index, name in enumerate(('input gradient', 'kernel gradient')[: len(inputs)]):
 
     def gradient(cotangent, *inputs, index=index):
       return jax.vjp(function, *inputs)[1](cotangent)[index]
@@ -124,16 +103,10 @@ def directions(
     yield name, gradient, (ones, *inputs)
 
 
-def cases(
-  frames: int,
-) -> Iterator[tuple[str, str, Callable, tuple, dict | None]]:
+def cases(frames: int) -> Iterator[tuple[str, str, Callable, tuple, dict | None]]:
   """What is timed: group, formulation, function, inputs, compiler options."""
   x, kernel = noise(frames, 256, 256, 1), noise(7, 7, 1, 64) / 7
-  for name, function in (
-    ('convolution', stem),
-    ('blocks', stem_blocks),
-    ('product', stem_product),
-  ):
+  for name, function in (('convolution', stem), ('blocks', stem_blocks), ('product', stem_product)):
     for part, one, given in directions(function, x, kernel):
       if part != 'input gradient':  # Of the frames: nobody asks for it.
         yield f'stem, {part}', name, one, given, None
@@ -149,13 +122,7 @@ def cases(
         return module.apply({'params': {'kernel': kernel}}, x)
 
       for part, function, given in directions(pointwise, x, kernel):
-        yield (
-          f'1x1, {side} x {side}, {inputs} to {features}, {part}',
-          name,
-          function,
-          given,
-          None,
-        )
+        yield (f'1x1, {side} x {side}, {inputs} to {features}, {part}', name, function, given, None)
   x = np.maximum(noise(frames, 128, 128, 64), 0)
   for name, pool in (
     ('reduce_window', lambda x: nn.max_pool(x, (3, 3), (2, 2), [(1, 1)] * 2)),
@@ -190,14 +157,9 @@ def main() -> None:
   )
   parser.add_argument('--repeats', type=int, default=5)
   parser.add_argument(
-    '--only',
-    default='',
-    metavar='A,B',
-    help='groups that begin with these (default: all)',
+    '--only', default='', metavar='A,B', help='groups that begin with these (default: all)'
   )
-  parser.add_argument(
-    '--clips', type=int, default=1, help='of 10 frames; whole models get one'
-  )
+  parser.add_argument('--clips', type=int, default=1, help='of 10 frames; whole models get one')
   parser.add_argument(
     '--dtype',
     default='float32',

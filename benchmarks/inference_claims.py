@@ -36,9 +36,7 @@ def digest(folder: pathlib.Path) -> str:
 
 def digests(segmenter, paths, out) -> dict[str, str]:
   """Segments clips in one call: name -> digest."""
-  results, failures = batch.segment_files(
-    segmenter, paths, out, report=lambda _: None
-  )
+  results, failures = batch.segment_files(segmenter, paths, out, report=lambda _: None)
   if failures:
     raise SystemExit(str(failures))
   return {name: digest(pathlib.Path(out) / name) for name in results}
@@ -48,9 +46,7 @@ def streamed(segmenter, path) -> int:
   """Pixels in which a stream's masks differ from the offline ones."""
   clip = readers.read_any(path)
   sector = segmenter.locate(clip.frames, clip.spacing_mm, clip.region)
-  offline = segmenter.segment(
-    clip.frames, clip.spacing_mm, fps=clip.fps, sector=sector
-  )
+  offline = segmenter.segment(clip.frames, clip.spacing_mm, fps=clip.fps, sector=sector)
   stream = segmenter.stream(fps=clip.fps, sector=sector)
   masks = [stream.step(frame) for frame in clip.frames][stream.delay :]
   masks += list(stream.flush())
@@ -68,10 +64,7 @@ def main() -> None:
     root = pathlib.Path(root)
     phantom = generate_patient(11, 1, beats=1, views=('4CH',)).clips['4CH']
     np.savez(
-      root / 'phantom.npz',
-      frames=phantom.frames,
-      spacing_mm=phantom.spacing_mm,
-      fps=phantom.fps,
+      root / 'phantom.npz', frames=phantom.frames, spacing_mm=phantom.spacing_mm, fps=phantom.fps
     )
     paths = [*map(get_testdata_file, REAL), str(root / 'phantom.npz')]
     together = digests(segmenter, paths, root / 'a')
@@ -79,9 +72,7 @@ def main() -> None:
     alone = {}
     for path in paths:
       alone |= digests(segmenter, [path], root / 'c')
-    manifest = export.export_run(
-      args.checkpoint, root / 'model.echoforge', report=lambda _: None
-    )
+    manifest = export.export_run(args.checkpoint, root / 'model.echoforge', report=lambda _: None)
     found = {
       'checkpoint': args.checkpoint,
       'stream_pixels_that_differ': {

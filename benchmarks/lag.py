@@ -63,9 +63,7 @@ def measure(segmenter, rounded, clip) -> dict[str, float]:
       f'lag {lag} dice ED': scores[0],
       f'lag {lag} dice ES': scores[-1],
       f'lag {lag} roughness': temporal.roughness(masks.sum((1, 2))),
-      f'lag {lag} dice gained': float(
-        np.mean(scores) - np.mean(over_frames(plain, truth))
-      ),
+      f'lag {lag} dice gained': float(np.mean(scores) - np.mean(over_frames(plain, truth))),
     }
   masks = lv(rounded, 0)
   against = over_frames(masks, plain)
@@ -105,21 +103,11 @@ def main() -> None:
   found = {}
   for name, values in table.items():
     estimate = statistics.estimate(values)
-    found[name] = {
-      'mean': estimate.mean,
-      'ci95': list(estimate.ci95),
-      'lowest': min(values),
-    }
-    print(
-      f'{name:<40}{estimate.mean:8.4f} '
-      f'[{estimate.ci95[0]:.4f}, {estimate.ci95[1]:.4f}]'
-    )
+    found[name] = {'mean': estimate.mean, 'ci95': list(estimate.ci95), 'lowest': min(values)}
+    print(f'{name:<40}{estimate.mean:8.4f} [{estimate.ci95[0]:.4f}, {estimate.ci95[1]:.4f}]')
   if args.json:
     args.json.write_text(
-      json.dumps(
-        {'patients': len(values), 'model': segmenter.receipt, 'found': found}
-      )
-      + '\n'
+      json.dumps({'patients': len(values), 'model': segmenter.receipt, 'found': found}) + '\n'
     )
 
 

@@ -24,15 +24,12 @@ def tile(frame, mask=None, width=210, height=176):
   scale = min(width / frame.shape[1], height / frame.shape[0])
   method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
   image = cv2.cvtColor(
-    cv2.resize(frame, None, fx=scale, fy=scale, interpolation=method),
-    cv2.COLOR_GRAY2BGR,
+    cv2.resize(frame, None, fx=scale, fy=scale, interpolation=method), cv2.COLOR_GRAY2BGR
   )
   image = image // 12 * 12  # Fewer gray levels: much smaller files.
   if mask is not None:
     for label, color in COLORS.items():
-      inside = (
-        cv2.resize((mask == label).astype(np.float32), image.shape[1::-1]) > 0.5
-      )
+      inside = cv2.resize((mask == label).astype(np.float32), image.shape[1::-1]) > 0.5
       contours, _ = cv2.findContours(
         inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
       )
@@ -47,9 +44,7 @@ def save(name, rows):
   """Writes a sheet of tiles."""
   path = OUT / f'phantom_{name}.png'
   cv2.imwrite(
-    str(path),
-    np.vstack([np.hstack(row) for row in rows]),
-    [cv2.IMWRITE_PNG_COMPRESSION, 9],
+    str(path), np.vstack([np.hstack(row) for row in rows]), [cv2.IMWRITE_PNG_COMPRESSION, 9]
   )
   print(f'{path} {path.stat().st_size // 1024} KB')
 

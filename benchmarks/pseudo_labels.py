@@ -29,24 +29,14 @@ def batches(config, data_dir: str):
   if data_dir:
     spec = dataclasses.replace(spec, data_dir=data_dir)
   source = prepared.load_split(
-    spec.data_dir,
-    data.dataset,
-    'train',
-    data.image_size,
-    split_scheme=data.split_scheme,
+    spec.data_dir, data.dataset, 'train', data.image_size, split_scheme=data.split_scheme
   )
-  known, unknown = selection.divide_clips(
-    source, data.label_fraction, data.label_seed
-  )
+  known, unknown = selection.divide_clips(source, data.label_fraction, data.label_seed)
   clips = pipeline.eval_clips(spec, 'train')
   rng = np.random.default_rng(0)
   for _ in range(BATCHES):
     chosen = [
-      clips[int(i)]
-      for i in (
-        *rng.choice(known, CLIPS, False),
-        *rng.choice(unknown, CLIPS, False),
-      )
+      clips[int(i)] for i in (*rng.choice(known, CLIPS, False), *rng.choice(unknown, CLIPS, False))
     ]
     labeled = np.zeros((2 * CLIPS, data.num_frames), bool)
     labeled[:CLIPS, [0, -1]] = True
@@ -75,9 +65,7 @@ def main() -> None:
   config, variables, step = checkpoint.restore_for_inference(args.workdir)
   model = build.make_model(config)
   predict = jax.jit(
-    lambda video, labeled: model.apply(
-      variables, video, labeled=labeled, reforge=True
-    )
+    lambda video, labeled: model.apply(variables, video, labeled=labeled, reforge=True)
   )
   rows = {}
   for video, truth, labeled in batches(config, args.data_dir):
@@ -85,9 +73,7 @@ def main() -> None:
     for kind, key in (('plain', 'logits'), ('reforged', 'reforged_logits')):
       p = 1 / (1 + np.exp(-np.asarray(outputs[key])[..., 0]))
       for b, t in np.argwhere(~labeled):
-        row = rows.setdefault(
-          (kind, 'of labeled' if b < CLIPS else 'without a label'), []
-        )
+        row = rows.setdefault((kind, 'of labeled' if b < CLIPS else 'without a label'), [])
         row.append((p[b, t], truth[b, t]))
   print(f'{args.workdir}, step {step}')
   for (kind, clips), pairs in rows.items():
@@ -102,8 +88,7 @@ def main() -> None:
       sure = np.maximum(p, 1 - p) >= tau
       inside = sure[mask].mean() if mask.any() else float('nan')
       print(
-        f'  confident at {tau}: {inside:.3f} of the inside, '
-        f'{sure[~mask].mean():.3f} of the outside'
+        f'  confident at {tau}: {inside:.3f} of the inside, {sure[~mask].mean():.3f} of the outside'
       )
 
 

@@ -34,16 +34,11 @@ SIZE = 256
 def chromium(playwright):
   """The system's Chromium, headless; 1280 pixels wide."""
   path = next(
-    filter(
-      None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))
-    ),
-    None,
+    filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None
   )
   if path is None:
     raise SystemExit('no Chromium on PATH; apt-get install chromium')
-  return playwright.chromium.launch(
-    executable_path=path, args=['--no-sandbox', '--disable-gpu']
-  )
+  return playwright.chromium.launch(executable_path=path, args=['--no-sandbox', '--disable-gpu'])
 
 
 class Cases:
@@ -51,9 +46,7 @@ class Cases:
 
   def __init__(self, count: int):
     self.count = count
-    self.patients = [
-      patient.generate_patient(0, k + 1) for k in range(min(count, RENDERED))
-    ]
+    self.patients = [patient.generate_patient(0, k + 1) for k in range(min(count, RENDERED))]
 
   def __len__(self):
     return 2 * self.count
@@ -69,10 +62,7 @@ class Cases:
     at = np.rint(np.linspace(clip.ed, clip.es, 10)).astype(int)
     frames, masks = (
       np.roll(f(a[at], SIZE), 3 * (rounds % 7 - 3), axis=2)
-      for f, a in (
-        (resize.squeeze_frames, clip.frames),
-        (resize.squeeze_masks, clip.masks),
-      )
+      for f, a in ((resize.squeeze_frames, clip.frames), (resize.squeeze_masks, clip.masks))
     )
     truth = (masks == 1).astype(np.uint8)
     middle = np.argwhere(truth[0])[:, ::-1].mean(axis=0)
@@ -82,9 +72,7 @@ class Cases:
       warp = cv2.getRotationMatrix2D(middle, rng.normal(0, 2), size)
       warp[:, 2] += rng.normal(0, 1.2, 2)
       probability.append(
-        cv2.GaussianBlur(
-          cv2.warpAffine(mask.astype(np.float32), warp, (SIZE, SIZE)), (0, 0), 2
-        )
+        cv2.GaussianBlur(cv2.warpAffine(mask.astype(np.float32), warp, (SIZE, SIZE)), (0, 0), 2)
       )
     probability = np.stack(probability)
     return Case(
@@ -142,9 +130,7 @@ def open_page(path: pathlib.Path) -> dict:
       )
     }
     found['clips_fetched_by_opening'] = sum(fetched)
-    found['heap_mb'] = round(
-      page.evaluate('performance.memory.usedJSHeapSize') / 1e6
-    )
+    found['heap_mb'] = round(page.evaluate('performance.memory.usedJSHeapSize') / 1e6)
     found['sort_seconds'] = timed(
       lambda: page.click('#cases th:nth-child(1) button'),
       "document.querySelector('#cases th[aria-sort=ascending]')",

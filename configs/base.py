@@ -29,9 +29,7 @@ def get_config(model: str = 'echoforge', lite: bool = False) -> ConfigDict:
   """
   model = model or 'echoforge'
   if model not in MODELS:
-    raise InputError(
-      f'base config {model!r}: choose one of {", ".join(MODELS)}'
-    )
+    raise InputError(f'base config {model!r}: choose one of {", ".join(MODELS)}')
   config = ConfigDict()
 
   # Seed of initialization, dropout, order of clips and augmentation.
@@ -251,10 +249,7 @@ def _evaluation() -> ConfigDict:
 def _learn_by_consistency(config: ConfigDict) -> None:
   """Replaces EchoForge's objective by the mean teacher's consistency."""
   config.objective = ConfigDict(
-    {
-      'name': 'mean_teacher',
-      'supervised_weight': config.objective.supervised_weight,
-    }
+    {'name': 'mean_teacher', 'supervised_weight': config.objective.supervised_weight}
   )
   # The ramp of the consistency's weight; it knows no thresholds.
   rise = config.semi.flame_rise

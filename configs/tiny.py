@@ -21,9 +21,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.batch_size = 2
   config.num_steps = 12
   config.num_devices = 1
-  config.model.update(
-    backbone='lite', norm='group', dim=16, decoder_dim=8, num_queries=8
-  )
+  config.model.update(backbone='lite', norm='group', dim=16, decoder_dim=8, num_queries=8)
   config.data.image_size = 32
   config.data.num_frames = 4
   config.optimizer.name = 'adamw'

@@ -37,10 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
   verb, *rest = argv
   if verb not in VERBS:
-    print(
-      f'error: unknown verb {verb!r}; choose one of {", ".join(VERBS)}',
-      file=sys.stderr,
-    )
+    print(f'error: unknown verb {verb!r}; choose one of {", ".join(VERBS)}', file=sys.stderr)
     return 2
   from absl import flags  # Grain reads absl flags; nobody else parses them.
 

@@ -46,32 +46,25 @@ def parse_config(argv: list[str]) -> ConfigDict:
   """
   path, argv = _find_config_file(argv)
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-    'config', flag_values=values, sys_argv=['train', *argv]
-  )
+  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=['train', *argv])
   try:
     rest = values(['train', *argv])[1:]
   except flags.UnrecognizedFlagError as error:
     raise InputError(
-      f'unknown flag --{error.flagname}; train takes --config, --workdir '
-      'and --config.FIELD=VALUE'
+      f'unknown flag --{error.flagname}; train takes --config, --workdir and --config.FIELD=VALUE'
     ) from error
   except (AttributeError, KeyError) as error:
     if 'get_config' in str(error):
       raise InputError(
-        f'--config={path}: no get_config() in this file; the '
-        'files in configs/ show what one holds'
+        f'--config={path}: no get_config() in this file; the files in configs/ show what one holds'
       ) from error
     raise InputError(
-      f'no such field in the config: {error.args[0]}; configs/base.py '
-      'lists every field'
+      f'no such field in the config: {error.args[0]}; configs/base.py lists every field'
     ) from error
   except (flags.Error, TypeError, ValueError) as error:
     raise InputError(_last_line(error)) from error
   if rest:
-    raise InputError(
-      f'unexpected argument {rest[0]!r}; write flags as --name=value'
-    )
+    raise InputError(f'unexpected argument {rest[0]!r}; write flags as --name=value')
   return values['config'].value
 
 
@@ -93,9 +86,7 @@ def _find_config_file(argv: list[str]) -> tuple[Path, list[str]]:
       wanted, colon, argument = value.partition(':')
       path = _resolve(Path(wanted))
       if not path.is_file():
-        shipped = ', '.join(
-          sorted(p.stem for p in config_folder().glob('[a-z]*.py'))
-        )
+        shipped = ', '.join(sorted(p.stem for p in config_folder().glob('[a-z]*.py')))
         raise InputError(
           f'--config={value}: no file {path}; give the path of one, or the '
           f'name of a config that comes with this project: {shipped}'
@@ -108,9 +99,7 @@ def _find_config_file(argv: list[str]) -> tuple[Path, list[str]]:
       found = f'--config={path}{colon}{argument}'
       # The flags' parser wants the file before the fields.
       return path, [found, *argv[:index], *argv[end:]]
-  raise InputError(
-    '--config=FILE is missing, such as --config=configs/phantom_lite.py'
-  )
+  raise InputError('--config=FILE is missing, such as --config=configs/phantom_lite.py')
 
 
 def _resolve(path: Path) -> Path:

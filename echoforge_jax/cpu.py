@@ -21,9 +21,7 @@ INFERENCE = {OPTION: ''}
 TRAINING = {OPTION: 'LIBRARY_FUSION_TYPE_REDUCE'}
 
 
-def known_options(
-  options: Mapping[str, str], platform: str
-) -> dict[str, str] | None:
+def known_options(options: Mapping[str, str], platform: str) -> dict[str, str] | None:
   """Returns compile options where `jax.jit` takes them.
 
   Args:
@@ -35,9 +33,7 @@ def known_options(
     option, and where this JAX does not know it.
   """
   if (
-    platform != 'cpu'
-    or jax.default_backend() != 'cpu'
-    or OPTION in os.environ.get('XLA_FLAGS', '')
+    platform != 'cpu' or jax.default_backend() != 'cpu' or OPTION in os.environ.get('XLA_FLAGS', '')
   ):
     return None
   return dict(options) if _compiles(tuple(options.items())) else None

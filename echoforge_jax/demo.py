@@ -83,15 +83,13 @@ def run_demo(
   }
   if num_patients < 3:
     raise InputError(
-      f'--patients={num_patients}: wanted at least 3, one for '
-      'each of training, validation and test'
+      f'--patients={num_patients}: wanted at least 3, one for each of training, validation and test'
     )
   _claim(out_dir, settings)
   clock = _Clock(say)
   data_dir, run_dir = out_dir / 'data', out_dir / 'run'
   with clock.stage(
-    'phantom',
-    f'{num_patients} synthetic patients with exact truth, as raw CAMUS files',
+    'phantom', f'{num_patients} synthetic patients with exact truth, as raw CAMUS files'
   ):
     camus_writer.write_camus(
       out_dir / 'raw',
@@ -102,12 +100,8 @@ def run_demo(
       progress=progress,
     )
   _prepare(clock, out_dir / 'raw', data_dir, image_size, progress)
-  with clock.stage(
-    'train', 'EchoForge lite, semi-supervised: only ED and ES are labeled'
-  ):
-    outcome = _train(
-      config_path, data_dir, run_dir, seed, num_steps, image_size
-    )
+  with clock.stage('train', 'EchoForge lite, semi-supervised: only ED and ES are labeled'):
+    outcome = _train(config_path, data_dir, run_dir, seed, num_steps, image_size)
   if outcome.signal:
     return Demo(out_dir, {}, None, {}, clock.seconds, interrupted=True)
   reports = _evaluate(clock, out_dir, run_dir)
@@ -136,16 +130,10 @@ def _prepare(clock, raw_dir, data_dir, image_size, progress) -> None:
         f'{first.remedy} (the first of {len(errors)} errors; `echoforge '
         f'verify --dataset=camus --raw={raw_dir}` lists all)'
       )
-  with clock.stage(
-    'prepare', f'squeezed to {image_size}x{image_size}, ArrayRecord'
-  ):
-    prepared = prepare(
-      'camus', raw_dir, data_dir, image_size, progress=progress
-    )
+  with clock.stage('prepare', f'squeezed to {image_size}x{image_size}, ArrayRecord'):
+    prepared = prepare('camus', raw_dir, data_dir, image_size, progress=progress)
     for split, (patients, clips, frames) in prepared.counts.items():
-      clock.say(
-        f'{split:<12}{patients:>4} patients {clips:>4} clips {frames:>6} frames'
-      )
+      clock.say(f'{split:<12}{patients:>4} patients {clips:>4} clips {frames:>6} frames')
 
 
 def _train(config_path, data_dir, run_dir, seed, num_steps, image_size):
@@ -199,8 +187,7 @@ def _segment(clock, out_dir, run_dir) -> tuple[pathlib.Path, dict]:
   written = folder / 'result.json'  # Written last: the stage is complete.
   with clock.stage(
     'segment',
-    f"a real apical four-chamber clip (pydicom's {path.name}), unlike anything "
-    'trained on',
+    f"a real apical four-chamber clip (pydicom's {path.name}), unlike anything trained on",
   ):
     result = (
       json.loads(written.read_text())
@@ -244,15 +231,12 @@ def _claim(out_dir: pathlib.Path, settings: dict) -> None:
       return
     if out_dir.exists() and any(out_dir.iterdir()):
       raise InputError(
-        f'{out_dir}: is not empty and holds no demo; wanted a '
-        'new folder: give another --out'
+        f'{out_dir}: is not empty and holds no demo; wanted a new folder: give another --out'
       )
     out_dir.mkdir(parents=True, exist_ok=True)
     textio.write_json(path, settings)
   except (OSError, json.JSONDecodeError) as error:
-    raise InputError(
-      f'{path}: cannot be used ({error}); give another --out'
-    ) from error
+    raise InputError(f'{path}: cannot be used ({error}); give another --out') from error
 
 
 class _Clock:

@@ -10,17 +10,13 @@ from etils import epath
 import numpy as np
 
 NAMES = {'dice': 'Dice', 'iou': 'IoU', 'hd': 'HD', 'hd95': 'HD95', 'asd': 'ASD'}
-SYNTHETIC_NOTE = (
-  'synthetic patients: these scores say nothing about real ultrasound'
-)
+SYNTHETIC_NOTE = 'synthetic patients: these scores say nothing about real ultrasound'
 
 
 def is_synthetic(metrics: dict) -> bool:
   """Returns True if the receipt of metrics.json says they are phantoms."""
   receipt = metrics['receipt']
-  return bool(
-    receipt.get('synthetic') or 'phantom' in str(receipt.get('dataset', ''))
-  )
+  return bool(receipt.get('synthetic') or 'phantom' in str(receipt.get('dataset', '')))
 
 
 @contextlib.contextmanager
@@ -103,7 +99,4 @@ def p_text(value: float | None) -> str:
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
   """Returns rows of equal length as left-aligned lines, indented by two."""
   widths = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
-  return [
-    '  ' + '  '.join(c.ljust(w) for c, w in zip(row, widths)).rstrip()
-    for row in rows
-  ]
+  return ['  ' + '  '.join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in rows]

@@ -65,16 +65,14 @@ def parse_axis(text: str) -> tuple[str, list[str]]:
     field, values = '', text.split(',')
     if not all(re.fullmatch(r':\w+', value) for value in values):
       raise InputError(
-        f'--set {text}: wanted arguments of the config, each '
-        'with its colon, such as :all,:baseline'
+        f'--set {text}: wanted arguments of the config, each with its colon, such as :all,:baseline'
       )
     values = [value[1:] for value in values]
   else:
     values = _split_values(rest)
     if not equals or not re.fullmatch(r'\w+(\.\w+)*', field):
       raise InputError(
-        f'--set {text}: wanted FIELD=VALUE,VALUE such as '
-        'seed=0,1,2, or :all,:baseline'
+        f'--set {text}: wanted FIELD=VALUE,VALUE such as seed=0,1,2, or :all,:baseline'
       )
   if '' in values or len(set(values)) < len(values):
     raise InputError(f'--set {text}: a value is empty or there twice')
@@ -82,10 +80,7 @@ def parse_axis(text: str) -> tuple[str, list[str]]:
 
 
 def make_runs(
-  config: str,
-  root: str,
-  axes: Sequence[tuple[str, list[str]]],
-  fixed: Sequence[str],
+  config: str, root: str, axes: Sequence[tuple[str, list[str]]], fixed: Sequence[str]
 ) -> list[Run]:
   """Makes all combinations, each checked against the config.
 
@@ -109,26 +104,19 @@ def make_runs(
       'out, or leave out the --set that starts with ":"'
     )
   lasts = [field.rpartition('.')[2] for field in fields]
-  labels = {
-    field: last if lasts.count(last) == 1 else field
-    for field, last in zip(fields, lasts)
-  }
+  labels = {field: last if lasts.count(last) == 1 else field for field, last in zip(fields, lasts)}
   runs = []
   for values in itertools.product(*(values for _, values in axes)):
     chosen = dict(zip(fields, values))
     name = ','.join(
-      re.sub(
-        r'[^\w.+=-]+', '-', f'{labels[field]}={value}' if field else value
-      ).strip('-')
+      re.sub(r'[^\w.+=-]+', '-', f'{labels[field]}={value}' if field else value).strip('-')
       for field, value in chosen.items()
     )
     argument = f':{chosen[""]}' if '' in chosen else ''
     flags = (
       f'--config={config}{argument}',
       *fixed,
-      *(
-        f'--config.{field}={value}' for field, value in chosen.items() if field
-      ),
+      *(f'--config.{field}={value}' for field, value in chosen.items() if field),
     )
     try:
       resolved = parse_config(list(flags))
@@ -145,9 +133,7 @@ def make_runs(
   return runs
 
 
-def cluster_commands(
-  runs: Sequence[Run], target: str, root: str
-) -> Iterator[str]:
+def cluster_commands(runs: Sequence[Run], target: str, root: str) -> Iterator[str]:
   """Yields the lines of a shell script that does the sweep on a target.
 
   Raises:

@@ -63,15 +63,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     description='Runs a verb in several processes of this machine.',
   )
   parser.add_argument('--processes', type=int, default=2, metavar='N')
+  parser.add_argument('--devices', type=int, default=1, metavar='D', help='CPU devices a process')
   parser.add_argument(
-    '--devices', type=int, default=1, metavar='D', help='CPU devices a process'
-  )
-  parser.add_argument(
-    '--port',
-    type=int,
-    default=0,
-    metavar='P',
-    help='of the coordinator; 0: a free one',
+    '--port', type=int, default=0, metavar='P', help='of the coordinator; 0: a free one'
   )
   parser.add_argument(
     '--grace',
@@ -80,9 +74,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     metavar='SECONDS',
     help='how long the others may go on after a failure',
   )
-  parser.add_argument(
-    '--dry_run', action='store_true', help='print the commands only'
-  )
+  parser.add_argument('--dry_run', action='store_true', help='print the commands only')
   if not mark and not {'-h', '--help'} & set(own):
     parser.error(_NO_VERB)
   args = parser.parse_args(own)
@@ -98,8 +90,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   for flag in rest:
     if flag.partition('=')[0] in OWN_FLAGS:
       parser.error(
-        f'{flag} is set by this launcher; use --processes, '
-        '--devices and --port before the --'
+        f'{flag} is set by this launcher; use --processes, --devices and --port before the --'
       )
   return args, rest
 
@@ -118,9 +109,7 @@ def free_port() -> int:
     return probe.getsockname()[1]
 
 
-def make_commands(
-  args: argparse.Namespace, rest: Sequence[str]
-) -> list[list[str]]:
+def make_commands(args: argparse.Namespace, rest: Sequence[str]) -> list[list[str]]:
   """The command of every process.
 
   Args:
@@ -162,9 +151,7 @@ def environment() -> dict[str, str]:
   """This environment, with the CPU as device and this code importable."""
   env = dict(os.environ, PYTHONUNBUFFERED='1')
   env.setdefault('JAX_PLATFORMS', 'cpu')
-  env['PYTHONPATH'] = os.pathsep.join(
-    [str(ROOT), *filter(None, [env.get('PYTHONPATH')])]
-  )
+  env['PYTHONPATH'] = os.pathsep.join([str(ROOT), *filter(None, [env.get('PYTHONPATH')])])
   return env
 
 
@@ -179,9 +166,7 @@ def run(commands: Sequence[list[str]], grace: float) -> int:
     The exit status of the launcher.
   """
   several = len(commands) > 1
-  pipes = (
-    {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT} if several else {}
-  )
+  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT} if several else {}
   running, readers = [], []
   with processes.StopSignals() as signals:
     try:
@@ -190,9 +175,7 @@ def run(commands: Sequence[list[str]], grace: float) -> int:
       lock = threading.Lock()
       for index, child in enumerate(running if several else ()):
         readers.append(
-          threading.Thread(
-            target=_copy_lines, args=(child, f'[{index}] ', lock), daemon=True
-          )
+          threading.Thread(target=_copy_lines, args=(child, f'[{index}] ', lock), daemon=True)
         )
         readers[-1].start()
       return _wait(running, signals, grace)
@@ -203,9 +186,7 @@ def run(commands: Sequence[list[str]], grace: float) -> int:
         reader.join(timeout=5)
 
 
-def _copy_lines(
-  child: subprocess.Popen, prefix: str, lock: threading.Lock
-) -> None:
+def _copy_lines(child: subprocess.Popen, prefix: str, lock: threading.Lock) -> None:
   for line in child.stdout:
     text = prefix + line.decode(errors='replace').rstrip('\n') + '\n'
     # A reader that went away (`| head`) must not stop the training.
@@ -218,11 +199,7 @@ def _say(text: str) -> None:
   print(f'local.py: {text}', file=sys.stderr, flush=True)
 
 
-def _wait(
-  running: Sequence[subprocess.Popen],
-  signals: processes.StopSignals,
-  grace: float,
-) -> int:
+def _wait(running: Sequence[subprocess.Popen], signals: processes.StopSignals, grace: float) -> int:
   """Waits for all; the status of the first that failed, or 0."""
   statuses: dict[int, int] = {}
   handled, failed, deadline, terminated = 0, 0, None, False
@@ -234,13 +211,8 @@ def _wait(
       if status and not failed:
         failed, deadline = status, time.monotonic() + grace
         if len(running) > 1:
-          _say(
-            f'process {index} ended with status {status}; the others have '
-            f'{grace:g} s to end'
-          )
-    left = [
-      child for index, child in enumerate(running) if index not in statuses
-    ]
+          _say(f'process {index} ended with status {status}; the others have {grace:g} s to end')
+    left = [child for index, child in enumerate(running) if index not in statuses]
     if not left:
       return failed
     for number in signals.received[handled:]:

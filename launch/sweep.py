@@ -56,11 +56,7 @@ def is_finished(run: Run) -> bool:
   # They import jax, so only where a run was begun.
   if not (epath.Path(run.workdir) / 'config.json').is_file():
     return False
-  from echoforge_jax.training.workdir import (
-    check_same_config,
-    is_complete,
-    read_config,
-  )
+  from echoforge_jax.training.workdir import check_same_config, is_complete, read_config
 
   try:
     found = read_config(run.workdir)
@@ -92,18 +88,14 @@ def run_sweep(
     State of each run by name, and the exit status.
   """
   waiting = [run for run in runs if not is_finished(run)]
-  print(
-    f'{len(runs)} runs, {len(runs) - len(waiting)} finished before', flush=True
-  )
+  print(f'{len(runs)} runs, {len(runs) - len(waiting)} finished before', flush=True)
 
   def job(run: Run) -> Job:
     log = logs / f'{run.name}.log' if logs else Path(run.workdir) / 'train.log'
     command = ('train', *run.flags, f'--workdir={run.workdir}')
     return Job(run.name, ((command, log),))
 
-  states, status = run_jobs(
-    [job(run) for run in waiting], at_once=jobs, gpus_each=gpus_each
-  )
+  states, status = run_jobs([job(run) for run in waiting], at_once=jobs, gpus_each=gpus_each)
   return {run.name: states.get(run.name, 'done') for run in runs}, status
 
 
@@ -127,22 +119,14 @@ def read_scores(workdir: str) -> dict[str, float]:
   return scores
 
 
-def summarize(
-  runs: Sequence[Run], states: Mapping[str, str], root: str
-) -> list[list[str]]:
+def summarize(runs: Sequence[Run], states: Mapping[str, str], root: str) -> list[list[str]]:
   """Returns rows of states and scores, and writes them to ROOT/summary.csv."""
   scores = [read_scores(run.workdir) for run in runs]
   columns = list(dict.fromkeys(name for entry in scores for name in entry))
   rows = [['run', 'state', *columns]]
   for run, entry in zip(runs, scores):
     cells = (
-      (
-        ''
-        if name not in entry
-        else str(entry[name])
-        if name == 'step'
-        else f'{entry[name]:.4f}'
-      )
+      ('' if name not in entry else str(entry[name]) if name == 'step' else f'{entry[name]:.4f}')
       for name in columns
     )
     rows.append([run.name, states[run.name].partition(';')[0], *cells])
@@ -164,10 +148,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   )
   parser.add_argument('--config', required=True, metavar='FILE[:ARG]')
   parser.add_argument(
-    '--workdir',
-    required=True,
-    metavar='DIR',
-    help='gets a workdir a run; may be gs://...',
+    '--workdir', required=True, metavar='DIR', help='gets a workdir a run; may be gs://...'
   )
   parser.add_argument(
     '--set',
@@ -177,27 +158,17 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     metavar='FIELD=VALUE,VALUE',
     help='repeat for more',
   )
+  parser.add_argument('--jobs', type=int, default=1, metavar='N', help='runs at a time')
   parser.add_argument(
-    '--jobs', type=int, default=1, metavar='N', help='runs at a time'
-  )
-  parser.add_argument(
-    '--gpus_each',
-    type=int,
-    default=0,
-    metavar='N',
-    help='GPUs a run sees; 0: all',
+    '--gpus_each', type=int, default=0, metavar='N', help='GPUs a run sees; 0: all'
   )
   parser.add_argument(
     '--logs',
     metavar='DIR',
-    help='folder of the output; '
-    'default: train.log in a local workdir, else sweep_logs/',
+    help='folder of the output; default: train.log in a local workdir, else sweep_logs/',
   )
   parser.add_argument(
-    '--print',
-    choices=TARGETS,
-    dest='target',
-    help='print the commands and start nothing',
+    '--print', choices=TARGETS, dest='target', help='print the commands and start nothing'
   )
   args, rest = parser.parse_known_args(argv)
   for flag in rest:
@@ -214,18 +185,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs or prints a sweep; returns the exit status."""
   args, fixed = _parse(sys.argv[1:] if argv is None else argv)
   try:
-    runs = make_runs(
-      args.config, args.workdir, [parse_axis(text) for text in args.axes], fixed
-    )
+    runs = make_runs(args.config, args.workdir, [parse_axis(text) for text in args.axes], fixed)
     if args.target:
       print('\n'.join(cluster_commands(runs, args.target, args.workdir)))
       return 0
     logs = args.logs or ('sweep_logs' if '://' in args.workdir else None)
     states, status = run_sweep(
-      runs,
-      jobs=args.jobs,
-      gpus_each=args.gpus_each,
-      logs=Path(logs) if logs else None,
+      runs, jobs=args.jobs, gpus_each=args.gpus_each, logs=Path(logs) if logs else None
     )
     print()
     rows = summarize(runs, states, args.workdir)

@@ -20,9 +20,7 @@ print(*dir(echoforge_jax))
 
 
 def test_the_import_is_quick_and_leaves_jax_alone():
-  done = subprocess.run(
-    [sys.executable, '-c', IMPORT], capture_output=True, text=True, check=True
-  )
+  done = subprocess.run([sys.executable, '-c', IMPORT], capture_output=True, text=True, check=True)
   seconds, loaded, names = done.stdout.splitlines()
   assert float(seconds) < 0.1
   assert loaded == ''

@@ -11,9 +11,7 @@ import pytest
 
 from echoforge_jax import cpu
 
-pytestmark = pytest.mark.skipif(
-  jax.default_backend() != 'cpu', reason='it is for CPUs'
-)
+pytestmark = pytest.mark.skipif(jax.default_backend() != 'cpu', reason='it is for CPUs')
 
 
 @pytest.mark.parametrize('options', [cpu.INFERENCE, cpu.TRAINING])
@@ -27,9 +25,7 @@ def test_this_jax_knows_the_options(options, monkeypatch):
   assert cpu.known_options(options, 'cpu') is None
 
 
-@pytest.mark.parametrize(
-  'options', [{'xla_cpu_no_such_option': '1'}, {cpu.OPTION: 'NO_SUCH_TYPE'}]
-)
+@pytest.mark.parametrize('options', [{'xla_cpu_no_such_option': '1'}, {cpu.OPTION: 'NO_SUCH_TYPE'}])
 def test_what_this_jax_lacks_is_left_out(options):
   assert cpu.known_options(options, 'cpu') is None
 

@@ -16,12 +16,7 @@ CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'tiny.py:baseline'
 def test_demo_runs_and_continues(tmp_path):
   lines = []
   settings = dict(
-    num_patients=3,
-    num_steps=2,
-    image_size=32,
-    config_path=CONFIG,
-    say=lines.append,
-    progress=False,
+    num_patients=3, num_steps=2, image_size=32, config_path=CONFIG, say=lines.append, progress=False
   )
   done = demo.run_demo(tmp_path / 'demo', **settings)
   assert list(done.seconds) == [

@@ -10,11 +10,7 @@ from echoforge_jax.config import base_config, flatten
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / 'echoforge_jax'
-PAGES = [
-  *ROOT.glob('*.md'),
-  *(ROOT / 'docs').rglob('*.md'),
-  ROOT / 'launch' / 'README.md',
-]
+PAGES = [*ROOT.glob('*.md'), *(ROOT / 'docs').rglob('*.md'), ROOT / 'launch' / 'README.md']
 PAGES = [page for page in PAGES if page.name != 'CHANGELOG.md']
 # What the docs name as outputs, as examples or as other projects'.
 OTHERS = {
@@ -52,10 +48,7 @@ def test_paths(text):
   assert not _lacking(found, lambda name: any(ROOT.glob(name)))
   found = re.findall(r'`((?:\w+/)*\w+\.py)`', text)
   assert not _lacking(
-    found,
-    lambda name: (
-      any(str(p).endswith(f'/{name}') for p in FILES) or (ROOT / name).exists()
-    ),
+    found, lambda name: any(str(p).endswith(f'/{name}') for p in FILES) or (ROOT / name).exists()
   )
 
 
@@ -69,15 +62,11 @@ def test_verbs_and_options(text):
     and not re.search('xpk|docker', line)
   ]
   found = re.findall(r'(?<![\w=-])--([a-z_]+)\b(?![.-])', '\n'.join(lines))
-  assert not _lacking(
-    found, lambda name: re.search(rf"--{name}\b|'{name}'", SOURCE)
-  )
+  assert not _lacking(found, lambda name: re.search(rf"--{name}\b|'{name}'", SOURCE))
 
 
 def test_config_fields(text):
-  fields = flatten(base_config().to_dict()) | flatten(
-    base_config('sscf').to_dict()
-  )
+  fields = flatten(base_config().to_dict()) | flatten(base_config('sscf').to_dict())
   known = {f'config.{name}' for name in fields}
   known |= {name.rpartition('.')[0] for name in known}
   found = re.findall(r'(?<![\w.])(config(?:\.[a-z_]+)+)', text)
@@ -102,6 +91,5 @@ def test_names_of_modules(text):
   files = ('.json', '.jsonl', '.npy', '.npz', '.py', '.csv')
   found = [name for name in found if not name.endswith(files)]
   assert not _lacking(
-    [name for name in found if name.split('.')[0] in ROOMS - {'config'}],
-    _is_defined,
+    [name for name in found if name.split('.')[0] in ROOMS - {'config'}], _is_defined
   )

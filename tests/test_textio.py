@@ -41,9 +41,6 @@ def test_numbers_as_people_read_them():
   assert textio.interval((math.nan, 1), 1) == ''
   assert textio.p_text(0.04) == '.0400'
   assert textio.p_text(1e-6) == '<.0001'
-  assert textio.columns([('a', 'bb'), ('ccc', 'd')]) == [
-    '  a    bb',
-    '  ccc  d',
-  ]
+  assert textio.columns([('a', 'bb'), ('ccc', 'd')]) == ['  a    bb', '  ccc  d']
   assert textio.first_line(ValueError('x\ny')) == 'x'
   assert textio.first_line(ValueError()) == 'ValueError'

@@ -22,11 +22,7 @@ class Lines:
   def part(self, case: str, part: str) -> Mapping | None:
     """Returns a measurement; None where it was not made."""
     return next(
-      (
-        x
-        for x in self.lines
-        if x['case'] == case and x.get('part') == part and x.get('median')
-      ),
+      (x for x in self.lines if x['case'] == case and x.get('part') == part and x.get('median')),
       None,
     )
 
@@ -47,9 +43,7 @@ class Lines:
     found = line and line['values'].get(name)
     return None if found is None else (found,)
 
-  def best(
-    self, prefix: str, part: str, of: Callable[[str], Measured]
-  ) -> Measured:
+  def best(self, prefix: str, part: str, of: Callable[[str], Measured]) -> Measured:
     """Returns the largest over the batch sizes."""
     cases = [f'{prefix}_{batch}' for batch in BATCHES]
     found = [of(case) for case in cases if self.part(case, part)]
@@ -67,9 +61,7 @@ class Lines:
     """Returns the share of the matmul ceiling that a training step reaches."""
     step = self.part(case, 'train')
     # Of the same machine, where the case itself has none.
-    ceiling = self.part(case, 'ceiling') or self.part(
-      f'model_{MIDDLE}', 'ceiling'
-    )
+    ceiling = self.part(case, 'ceiling') or self.part(f'model_{MIDDLE}', 'ceiling')
     if not ceiling or not step:
       return None
     key = f'matmul {step["dtype"]}'
@@ -90,26 +82,17 @@ def goals(found: Lines, machine: str) -> Iterator[Goal]:
     1.25,
     True,
   )
-  ours, torch = (
-    found.median(model, 'forward'),
-    found.median(model, 'torch_trunk'),
-  )
+  ours, torch = (found.median(model, 'forward'), found.median(model, 'torch_trunk'))
   yield (
     'paper forward over torch trunk alone',
     ours and torch and (torch[0] / ours[0],),
     1.0,
     True,
   )
-  yield from _steps_over_forward(
-    found, 'paper', train, 'forward' if gpu else 'forward_plain'
-  )
+  yield from _steps_over_forward(found, 'paper', train, 'forward' if gpu else 'forward_plain')
   yield (
     "trunk's gradients over the same in torch",
-    found.value(
-      'trunk_train' if gpu else model,
-      'torch_trunk_train',
-      'trunk_train_time_over_this',
-    ),
+    found.value('trunk_train' if gpu else model, 'torch_trunk_train', 'trunk_train_time_over_this'),
     None,
     True,
   )
@@ -125,19 +108,12 @@ def goals(found: Lines, machine: str) -> Iterator[Goal]:
     yield f'input, 10 x {side} x {side}, clips/s', rate, limit, False
     first = found.value(case, 'input', 'first_batch_s')
     yield f'first batch, {side}, s', first, 2, True
-  idle = found.value(
-    'starvation' if gpu else 'lite', 'starvation', 'idle_share'
-  )
+  idle = found.value('starvation' if gpu else 'lite', 'starvation', 'idle_share')
   yield 'device waits for data, share of the step', idle, 0.05, True
 
 
 def _cpu_goals(found: Lines) -> Iterator[Goal]:
-  yield (
-    'paper forward, s a clip',
-    found.median('paper', 'forward', 10),
-    1.3,
-    True,
-  )
+  yield ('paper forward, s a clip', found.median('paper', 'forward', 10), 1.3, True)
   yield (
     'lite forward over trunk and decoder',
     found.value('lite', 'trunk_decoder', 'forward_time_over_this'),
@@ -161,12 +137,7 @@ def _gpu_goals(found: Lines) -> Iterator[Goal]:
     0.4,
     False,
   )
-  yield (
-    'whole training on phantoms, LV Dice (and 95 % interval)',
-    found.dice(),
-    None,
-    False,
-  )
+  yield ('whole training on phantoms, LV Dice (and 95 % interval)', found.dice(), None, False)
   for name in ('trunk_train', 'torch_trunk_train'):
     title = f'{name.replace("_", " ")}, batch {MIDDLE}, frames/s'
     yield title, found.median('trunk_train', name), None, False
@@ -175,9 +146,7 @@ def _gpu_goals(found: Lines) -> Iterator[Goal]:
     yield f'training step, batch {batch}, memory, MB', memory, None, True
 
 
-def _steps_over_forward(
-  found: Lines, name: str, case: str, goal_for: str
-) -> Iterator[Goal]:
+def _steps_over_forward(found: Lines, name: str, case: str, goal_for: str) -> Iterator[Goal]:
   """Yields a training step's time over the forward's.
 
   The goal is for the forward compiled as the step is; inference on CPUs has
@@ -206,9 +175,7 @@ def table(found: Lines, machine: str) -> str:
 
   first = next((x for x in found.lines if 'device' in x), {})
   # Several where --only measured some cases again.
-  revisions = dict.fromkeys(
-    x['git_revision'] for x in found.lines if x.get('git_revision')
-  )
+  revisions = dict.fromkeys(x['git_revision'] for x in found.lines if x.get('git_revision'))
   rows = [
     f'{first.get("device")}, {first.get("cpus")} cores, revision '
     f'{", ".join(revisions)}; medians of repeats after warm-up.',
@@ -228,14 +195,8 @@ def table(found: Lines, machine: str) -> str:
         ratio = measured[0] / goal if less else goal / measured[0]
         cells[4] = 'met' if ratio <= 1 else f'**missed, {ratio:.2f} x**'
     rows.append(f'| {" | ".join(cells)} |')
-  bad = [
-    f'- {x["case"]}: {x["failed"]}' for x in found.lines if x.get('failed')
-  ]
-  bad += [
-    f'- {x["case"]}, {x["part"]}: {x["skipped"]}'
-    for x in found.lines
-    if x.get('skipped')
-  ]
+  bad = [f'- {x["case"]}: {x["failed"]}' for x in found.lines if x.get('failed')]
+  bad += [f'- {x["case"]}, {x["part"]}: {x["skipped"]}' for x in found.lines if x.get('skipped')]
   if bad:
     rows += ['', 'Failed or skipped:', '', *bad]
   return '\n'.join(rows) + '\n'

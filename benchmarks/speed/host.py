@@ -52,8 +52,7 @@ def ellipses(side: int, count: int, shift: float = 0.0) -> np.ndarray:
 def phantom(bench: Bench) -> Found:
   """Phantom clips as training draws them, and a patient as files hold them."""
   style = PhantomConfig.named(
-    bench.config.data.get('stream', {}).get('style')
-    or phantom_stream.StreamConfig().style
+    bench.config.data.get('stream', {}).get('style') or phantom_stream.StreamConfig().style
   )
   clips = phantom_stream.GROUP
   draw = stream.jitted(clips, bench.frames, bench.image_size, style)
@@ -86,18 +85,14 @@ def phantom(bench: Bench) -> Found:
 def metrics(bench: Bench) -> Found:
   """Scores of a frame on the host, as evaluation computes them."""
   truth, other = (
-    ellipses(bench.image_size, CLIP_FRAMES, shift) == LABELS['lv']
-    for shift in (0.0, 0.02)
+    ellipses(bench.image_size, CLIP_FRAMES, shift) == LABELS['lv'] for shift in (0.0, 0.02)
   )
 
   def dice():
     return list(map(overlap.dice, truth, other))
 
   def distances():
-    return [
-      surface.surface_distances(*pair, (0.5, 0.5)).hd95
-      for pair in zip(truth, other)
-    ]
+    return [surface.surface_distances(*pair, (0.5, 0.5)).hd95 for pair in zip(truth, other)]
 
   def timed(call):
     return timing.rate(call, bench.repeats, CLIP_FRAMES, 'frames/s')
@@ -125,9 +120,7 @@ def checkpoints(bench: Bench) -> Found:
   parts = build.make_parts(bench.config, bench.model, bench.mesh)
   state, sharding = make_state(bench.config, parts, bench.mesh)
   abstract = jax.tree.map(
-    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-    state,
-    sharding,
+    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, sharding
   )
   saved, held, restored = [], [], []
   with tempfile.TemporaryDirectory() as folder:
@@ -150,19 +143,10 @@ def checkpoints(bench: Bench) -> Found:
   def series(seconds):
     return Series('s', tuple(seconds[1:]))  # The first one warms up.
 
-  state_size = sum(
-    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(abstract)
-  )
+  state_size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(abstract))
   return Found(
     main=series(saved),
     seconds=float(np.median(saved[1:])),
-    others={
-      'restore': series(restored),
-      'until the step may go on': series(held),
-    },
-    values={
-      'quantity': 'save',
-      'state_mb': state_size / 1e6,
-      'files_mb': size / 1e6,
-    },
+    others={'restore': series(restored), 'until the step may go on': series(held)},
+    values={'quantity': 'save', 'state_mb': state_size / 1e6, 'files_mb': size / 1e6},
   )

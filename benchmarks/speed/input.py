@@ -40,14 +40,8 @@ def _prepare(bench: Bench, folder: pathlib.Path) -> dict:
   masks = ellipses(side, CLIP_FRAMES)
 
   def list_clips(raw_dir, split, scheme):
-    names = {
-      'train': range(patients),
-      'validation': [patients],
-      'test': [patients + 1],
-    }
-    return [
-      (f'patient{n:04d}', view) for n in names[split] for view in ('2CH', '4CH')
-    ]
+    names = {'train': range(patients), 'validation': [patients], 'test': [patients + 1]}
+    return [(f'patient{n:04d}', view) for n in names[split] for view in ('2CH', '4CH')]
 
   def read_clip(raw_dir, name, view):
     return Clip(
@@ -63,9 +57,7 @@ def _prepare(bench: Bench, folder: pathlib.Path) -> dict:
     )
 
   (folder / 'raw').mkdir()
-  reader = datasets.RawReader(
-    list_clips, read_clip, is_synthetic=lambda raw_dir: True
-  )
+  reader = datasets.RawReader(list_clips, read_clip, is_synthetic=lambda raw_dir: True)
   prepare.prepare('camus', folder / 'raw', folder / 'data', side, reader=reader)
   unlabeled = bench.config.unlabeled_batch_size
   return {
@@ -121,9 +113,7 @@ def data_input(bench: Bench) -> Found:
       period = _shrink_pool(config, bench.clips)
     series, first, seconds = _measure(bench, config, period)
     if data.cache_mb and not drawn:
-      others['every clip read anew'], _, _ = _measure(
-        bench, _with_data(config, cache_mb=0), period
-      )
+      others['every clip read anew'], _, _ = _measure(bench, _with_data(config, cache_mb=0), period)
     others['views on the device'] = _views(bench, config)
   return Found(
     main=series,
@@ -133,9 +123,7 @@ def data_input(bench: Bench) -> Found:
   )
 
 
-def _measure(
-  bench: Bench, config: ConfigDict, period: int
-) -> tuple[Series, float, float]:
+def _measure(bench: Bench, config: ConfigDict, period: int) -> tuple[Series, float, float]:
   """Times one iterator in repeats of a multiple of `period` batches.
 
   Returns:
@@ -163,11 +151,7 @@ def _measure(
     seconds = [seconds_of(calls) / calls for _ in range(bench.repeats)]
     compile_s = compilations.seconds
   rates = tuple(bench.clips / one for one in seconds)
-  return (
-    Series('clips/s', rates, compile_s, calls),
-    first,
-    float(np.median(seconds)),
-  )
+  return (Series('clips/s', rates, compile_s, calls), first, float(np.median(seconds)))
 
 
 def _views(bench: Bench, config: ConfigDict) -> Series:
@@ -176,17 +160,11 @@ def _views(bench: Bench, config: ConfigDict) -> Series:
   with contextlib.closing(_iterator(config)) as iterator:
     batch = mesh_lib.put_batch(next(iterator), sharding)
   views = augment.make_views(
-    build.data_spec(config).augmentation,
-    sharding,
-    build.make_objective(config).batch_keys,
+    build.data_spec(config).augmentation, sharding, build.make_objective(config).batch_keys
   )
   program = timing.compile_ahead(views, batch)
   return timing.rate(
-    functools.partial(program.run, batch),
-    bench.repeats,
-    bench.clips,
-    'clips/s',
-    program.compile_s,
+    functools.partial(program.run, batch), bench.repeats, bench.clips, 'clips/s', program.compile_s
   )[0]
 
 
@@ -223,9 +201,7 @@ def starvation(bench: Bench) -> Found:
     load = build.make_loader(config, parts.batch_keys, batch_sharding)
     batch = load(next(iterator))
     program = timing.compile_ahead(
-      steps.jit_train_step(parts.train_step, sharding, batch_sharding),
-      state,
-      batch,
+      steps.jit_train_step(parts.train_step, sharding, batch_sharding), state, batch
     )
 
     def run(count: int, get: Callable[[], Any]) -> tuple[float, float]:

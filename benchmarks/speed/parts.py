@@ -46,10 +46,7 @@ class Bench:
     self.found: dict[str, Found] = {}
     self.mesh = mesh_lib.make_mesh(config.num_devices, config.fsdp)
     mesh_lib.check_batch(
-      config.batch_size,
-      self.mesh,
-      config.unlabeled_batch_size,
-      config.grad_accum_steps,
+      config.batch_size, self.mesh, config.unlabeled_batch_size, config.grad_accum_steps
     )
     checked = config.copy_and_resolve_references()
     if config.data.num_frames == 1:  # It is a clip, if not to training.
@@ -87,8 +84,7 @@ class Bench:
     )
     rng = np.random.default_rng(0)
     return jax.device_put(
-      jax.tree.map(lambda x: random_weights(x, rng), shapes),
-      mesh_lib.replicated(self.mesh),
+      jax.tree.map(lambda x: random_weights(x, rng), shapes), mesh_lib.replicated(self.mesh)
     )
 
   def times(self, part: str, seconds: float) -> float | None:
@@ -105,9 +101,7 @@ def random_weights(leaf: Any, rng: np.random.Generator) -> np.ndarray:
   if len(leaf.shape) < 2:
     return np.ones(leaf.shape, leaf.dtype)
   fan_in = math.prod(leaf.shape[:-1])
-  return (
-    rng.standard_normal(leaf.shape, np.float32) / math.sqrt(fan_in)
-  ).astype(leaf.dtype)
+  return (rng.standard_normal(leaf.shape, np.float32) / math.sqrt(fan_in)).astype(leaf.dtype)
 
 
 def ceiling(bench: Bench) -> Found:
@@ -122,11 +116,7 @@ def ceiling(bench: Bench) -> Found:
       left, right = (
         jax.device_put(x.astype(registry.DTYPES[dtype]), sharding)
         for x, sharding in zip(
-          inputs,
-          (
-            mesh_lib.batch_sharding(bench.mesh),
-            mesh_lib.replicated(bench.mesh),
-          ),
+          inputs, (mesh_lib.batch_sharding(bench.mesh), mesh_lib.replicated(bench.mesh))
         )
       )
       program = timing.compile_ahead(jax.jit(function), left, right)
@@ -138,9 +128,7 @@ def ceiling(bench: Bench) -> Found:
         program.compile_s,
       )
   return Found(
-    main=others.pop('matmul float32'),
-    others=others,
-    values={'quantity': 'matmul float32'},
+    main=others.pop('matmul float32'), others=others, values={'quantity': 'matmul float32'}
   )
 
 
@@ -154,9 +142,7 @@ def _matmul(devices: int) -> tuple[Callable, Any, Any]:
 
 
 def _convolution(devices: int) -> tuple[Callable, Any, Any]:
-  images, side, channels = (
-    _CPU_CONVOLUTION if jax.default_backend() == 'cpu' else _CONVOLUTION
-  )
+  images, side, channels = _CPU_CONVOLUTION if jax.default_backend() == 'cpu' else _CONVOLUTION
   convolve = functools.partial(
     jax.lax.conv_general_dilated,
     window_strides=(1, 1),
@@ -173,11 +159,7 @@ def _share(bench: Bench, rate: float) -> float | None:
     return None
   found = bench.found['ceiling']
   series = {'matmul float32': found.main} | dict(found.others)
-  return rate / max(
-    one.median
-    for name, one in series.items()
-    if name.endswith(bench.config.dtype)
-  )
+  return rate / max(one.median for name, one in series.items() if name.endswith(bench.config.dtype))
 
 
 def _forward(
@@ -218,9 +200,7 @@ def _of_model(bench: Bench, model: nn.Module, **options) -> Found:
   def apply(variables, video):
     return model.apply(variables, video, train=False)['logits']
 
-  return _forward(
-    bench, apply, bench.variables(model, bench.video, train=False), **options
-  )
+  return _forward(bench, apply, bench.variables(model, bench.video, train=False), **options)
 
 
 def forward(bench: Bench) -> Found:
@@ -233,27 +213,20 @@ def forward_plain(bench: Bench) -> Found:
   if jax.default_backend() != 'cpu':
     raise NotMeasuredError('it differs from forward on CPUs only')
   return _of_model(
-    bench,
-    bench.model,
-    as_training=True,
-    compared={'forward': 'forward_time_over_this'},
+    bench, bench.model, as_training=True, compared={'forward': 'forward_time_over_this'}
   )
 
 
 def _echoforge(bench: Bench) -> EchoForge:
   if not isinstance(bench.model, EchoForge):
-    raise NotMeasuredError(
-      f'the model {bench.config.model.name} has no backbone that stands alone'
-    )
+    raise NotMeasuredError(f'the model {bench.config.model.name} has no backbone that stands alone')
   return bench.model
 
 
 def _trunk(bench: Bench) -> tuple[nn.Module, Any, Callable]:
   """The backbone, its weights, and what turns clips into its frames."""
   model = _echoforge(bench)
-  encoder = make_backbone(
-    model.backbone, norm=model.norm, remat=model.remat, dtype=model.dtype
-  )
+  encoder = make_backbone(model.backbone, norm=model.norm, remat=model.remat, dtype=model.dtype)
 
   def frames_of(video):
     frames = video.reshape(-1, *video.shape[2:])
@@ -273,9 +246,7 @@ def trunk(bench: Bench) -> Found:
   def apply(variables, video):
     return encoder.apply(variables, frames_of(video), False)
 
-  return _forward(
-    bench, apply, variables, {'forward': 'forward_time_over_this'}
-  )
+  return _forward(bench, apply, variables, {'forward': 'forward_time_over_this'})
 
 
 def trunk_train(bench: Bench) -> Found:
@@ -288,23 +259,14 @@ def trunk_train(bench: Bench) -> Found:
   def gradients(variables, video):
     def loss(params):
       maps, updates = encoder.apply(
-        variables | {'params': params},
-        frames_of(video),
-        True,
-        mutable=['batch_stats'],
+        variables | {'params': params}, frames_of(video), True, mutable=['batch_stats']
       )
       squares = (jnp.mean(jnp.square(x.astype(jnp.float32))) for x in maps)
       return sum(squares), updates
 
     return jax.grad(loss, has_aux=True)(variables['params'])
 
-  return _forward(
-    bench,
-    gradients,
-    variables,
-    {'train': 'train_time_over_this'},
-    as_training=True,
-  )
+  return _forward(bench, gradients, variables, {'train': 'train_time_over_this'}, as_training=True)
 
 
 def trunk_decoder(bench: Bench) -> Found:
@@ -319,16 +281,10 @@ def stream(bench: Bench) -> Found:
 
   model, side = bench.model, bench.image_size
   here = SingleDeviceSharding(bench.mesh.devices.flat[0])
-  variables = jax.device_put(
-    bench.variables(model, bench.video[:1], train=False), here
-  )
-  frame = jax.device_put(
-    np.random.default_rng(0).integers(0, 256, (side, side), np.uint8), here
-  )
+  variables = jax.device_put(bench.variables(model, bench.video[:1], train=False), here)
+  frame = jax.device_put(np.random.default_rng(0).integers(0, 256, (side, side), np.uint8), here)
   memory = jax.device_put(model.init_memory(1, (side, side)), here)
-  program = timing.compile_ahead(
-    segmenter.jit_frame_step(), model, variables, frame, memory
-  )
+  program = timing.compile_ahead(segmenter.jit_frame_step(), model, variables, frame, memory)
   milliseconds = []
   for _ in range(timing.WARM_UP + STEPS_A_REPEAT * bench.repeats):
     start = time.perf_counter()

@@ -16,15 +16,7 @@ _SAME = ('part', 'config', 'batch', 'device')
 _NAMED = ('frames', 'image_size', 'dtype', 'devices', 'cpus', 'overrides')
 # Medians this close are the same.
 _EQUAL = 0.005
-_HEAD = (
-  'part',
-  'median',
-  'unit',
-  'min to max',
-  'middle half',
-  'repeats',
-  'compile s',
-)
+_HEAD = ('part', 'median', 'unit', 'min to max', 'middle half', 'repeats', 'compile s')
 
 
 def check_output(path: pathlib.Path) -> None:
@@ -35,8 +27,7 @@ def check_output(path: pathlib.Path) -> None:
     path.open('a').close()
   except OSError as error:
     raise InputError(
-      f'--json={path}: cannot be written ({error.strerror}); '
-      'choose a file that may be'
+      f'--json={path}: cannot be written ({error.strerror}); choose a file that may be'
     ) from error
 
 
@@ -63,13 +54,9 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     try:
       lines.append(json.loads(row))
     except json.JSONDecodeError as error:
-      raise InputError(
-        f'--compare={path}: line {number} is not JSON; {remedy}'
-      ) from error
+      raise InputError(f'--compare={path}: line {number} is not JSON; {remedy}') from error
     if not _is_line(lines[-1]):
-      raise InputError(
-        f'--compare={path}: line {number} is no measurement; {remedy}'
-      )
+      raise InputError(f'--compare={path}: line {number} is no measurement; {remedy}')
   if not lines:
     raise InputError(f'--compare={path}: no measurement in it; {remedy}')
   return lines
@@ -78,8 +65,7 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 def _is_line(line: Any) -> bool:
   try:
     return all(name in line for name in _SAME) and (
-      line['median'] is None
-      or all(one['median'] > 0 for _, one in _series(line))
+      line['median'] is None or all(one['median'] > 0 for _, one in _series(line))
     )
   except (TypeError, KeyError, AttributeError):
     return False
@@ -119,8 +105,7 @@ def table(lines: Sequence[Line]) -> str:
       for name, one in _series(line)
     ]
     values = ', '.join(
-      f'{name.replace("_", " ")} {_text(value)}'
-      for name, value in line['values'].items()
+      f'{name.replace("_", " ")} {_text(value)}' for name, value in line['values'].items()
     )
     notes += [f'{line["part"]}: {values}'] * bool(values)
   side = first['image_size']
@@ -184,9 +169,7 @@ def compare(new: Sequence[Line], old: Sequence[Line], name: str) -> str:
   if len(rows) > 1:
     text += textio.columns(rows)
   if lacking:
-    text.append(
-      '  not there for this config, batch and device: ' + ', '.join(lacking)
-    )
+    text.append('  not there for this config, batch and device: ' + ', '.join(lacking))
   return '\n'.join(text)
 
 

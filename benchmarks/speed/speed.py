@@ -48,9 +48,7 @@ PARTS: dict[str, Callable[[parts.Bench], Found]] = {
 def check_parts(names: Sequence[str]) -> tuple[str, ...]:
   """Returns keys of `PARTS` in the order they run, all where none is given."""
   if unknown := sorted(set(names) - set(PARTS)):
-    raise InputError(
-      f'--parts: found {unknown[0]!r}; choose from {", ".join(PARTS)}'
-    )
+    raise InputError(f'--parts: found {unknown[0]!r}; choose from {", ".join(PARTS)}')
   return tuple(name for name in PARTS if name in names or not names)
 
 

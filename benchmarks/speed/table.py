@@ -28,8 +28,7 @@ from benchmarks.speed.goals import BATCHES, MIDDLE
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAPER, LITE, SSCF = (
-  f'configs/{name}.py'
-  for name in ('camus_echoforge', 'phantom_lite', 'camus_sscf')
+  f'configs/{name}.py' for name in ('camus_echoforge', 'phantom_lite', 'camus_sscf')
 )
 MODEL = 'forward,trunk,trunk_decoder'
 # On CPUs, where inference is compiled otherwise than training is.
@@ -57,9 +56,7 @@ class Case:
   limit_s: float = 600
 
 
-def _case(
-  name: str, config: str, parts: str, repeats: int, *flags: str
-) -> Case:
+def _case(name: str, config: str, parts: str, repeats: int, *flags: str) -> Case:
   flags = (f'--parts={parts}', f'--repeats={repeats}', *flags)
   return Case(name, (f'--config={config}', *flags))
 
@@ -76,8 +73,7 @@ def cpu_cases() -> Iterator[Case]:
   yield _case(
     'paper',
     PAPER,
-    f'ceiling,{CPU_MODEL},stream,train,'
-    'train_supervised,trunk_train,torch_trunk,torch_trunk_train',
+    f'ceiling,{CPU_MODEL},stream,train,train_supervised,trunk_train,torch_trunk,torch_trunk_train',
     3,
     '--batch=1',
   )
@@ -104,18 +100,11 @@ def gpu_cases() -> Iterator[Case]:
     flags = f'--batch={batch}', half
     middle = batch == MIDDLE
     model = f'ceiling,{MODEL},torch_trunk' if middle else 'ceiling,forward'
-    step = (
-      'ceiling,forward,train,train_supervised' if middle else ('ceiling,train')
-    )
+    step = 'ceiling,forward,train,train_supervised' if middle else ('ceiling,train')
     yield _case(f'model_{batch}', PAPER, model, 10, *flags)
     yield _case(f'train_{batch}', PAPER, step, 5, *flags)
   yield _case(
-    'trunk_train',
-    PAPER,
-    'ceiling,trunk_train,torch_trunk_train',
-    5,
-    f'--batch={MIDDLE}',
-    half,
+    'trunk_train', PAPER, 'ceiling,trunk_train,torch_trunk_train', 5, f'--batch={MIDDLE}', half
   )
   yield _case('stream', PAPER, 'stream', 50, half)
   yield _case('frames', PAPER, 'latency', 150, half)
@@ -143,10 +132,7 @@ def environment(machine: str) -> dict[str, str]:
   paths.append(os.environ.get('PYTHONPATH', ''))
   return (
     os.environ
-    | {
-      'PYTHONPATH': os.pathsep.join(filter(None, paths)),
-      'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
-    }
+    | {'PYTHONPATH': os.pathsep.join(filter(None, paths)), 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
     | ({} if machine == 'gpu' else {'JAX_PLATFORMS': 'cpu'})
   )
 
@@ -176,8 +162,7 @@ def run(case: Case, machine: str) -> list[dict]:
   if failed:
     lines.append({'case': case.name, 'failed': failed})
   print(
-    f'{case.name}: {time.perf_counter() - start:.0f} s'
-    + (f', FAILED: {failed}' if failed else ''),
+    f'{case.name}: {time.perf_counter() - start:.0f} s' + (f', FAILED: {failed}' if failed else ''),
     flush=True,
   )
   return lines
@@ -186,9 +171,7 @@ def run(case: Case, machine: str) -> list[dict]:
 def _verbs(flags: argparse.Namespace) -> dict[str, tuple[str, ...]]:
   """The commands of the whole training, by verb."""
   patients = 4 if flags.smoke else flags.patients
-  raw, data, workdir, report = (
-    str(flags.work / name) for name in ('raw', 'data', 'run', 'report')
-  )
+  raw, data, workdir, report = (str(flags.work / name) for name in ('raw', 'data', 'run', 'report'))
   # Patients are drawn by processes, which cannot share an accelerator.
   workers = min(max((os.cpu_count() or 1) - 2, 0), patients)
   return {
@@ -302,8 +285,7 @@ def _parse() -> argparse.Namespace:
     'patients': {
       'type': int,
       'default': PATIENTS,
-      'help': 'of the whole training, a fifth of them for the test '
-      '(default: %(default)s)',
+      'help': 'of the whole training, a fifth of them for the test (default: %(default)s)',
     },
     'limit_s': {
       'type': float,
@@ -313,9 +295,7 @@ def _parse() -> argparse.Namespace:
     },
   }.items():
     parser.add_argument(f'--{name}', **options)
-  parser.add_argument(
-    '--smoke', action='store_true', help='tiny sizes: does everything run?'
-  )
+  parser.add_argument('--smoke', action='store_true', help='tiny sizes: does everything run?')
   flags, overrides = parser.parse_known_args()
   flags.overrides = overrides
   for one in overrides:
@@ -332,10 +312,7 @@ def main() -> int:
   only = tuple(name for name in flags.only.split(',') if name)
   names = [*cases, *['training'] * (machine == 'gpu')]
   if unknown := [o for o in only if not any(n.startswith(o) for n in names)]:
-    print(
-      f'error: --only: found {unknown[0]!r}; choose from {", ".join(names)}',
-      file=sys.stderr,
-    )
+    print(f'error: --only: found {unknown[0]!r}; choose from {", ".join(names)}', file=sys.stderr)
     return 2
   chosen = [name for name in names if not only or name.startswith(only)]
   flags.out.mkdir(parents=True, exist_ok=True)
@@ -353,15 +330,12 @@ def main() -> int:
       lines += run(dataclasses.replace(case, limit_s=limit), machine)
     # After every case: what is measured stays when the rest is interrupted.
     path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
-  text = (
-    'SMOKE: tiny sizes, these are no measurements.\n\n' * flags.smoke
-    + goals.table(goals.Lines(lines), machine)
+  text = 'SMOKE: tiny sizes, these are no measurements.\n\n' * flags.smoke + goals.table(
+    goals.Lines(lines), machine
   )
   path.with_suffix('.md').write_text(text)
   print(text)
-  return int(
-    any(line.get('failed') for line in lines if line['case'] in chosen)
-  )
+  return int(any(line.get('failed') for line in lines if line['case'] in chosen))
 
 
 if __name__ == '__main__':

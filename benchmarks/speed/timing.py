@@ -48,9 +48,7 @@ class Series:
 
   def summary(self) -> dict[str, Any]:
     """Returns unit, compile_s, repeats, calls, median, range and quartiles."""
-    low, p25, median, p75, high = np.percentile(
-      self.values, [0, 25, 50, 75, 100]
-    ).tolist()
+    low, p25, median, p75, high = np.percentile(self.values, [0, 25, 50, 75, 100]).tolist()
     return {
       'unit': self.unit,
       'compile_s': self.compile_s,
@@ -78,9 +76,7 @@ class Found:
 
   main: Series
   others: Mapping[str, Series] = dataclasses.field(default_factory=dict)
-  values: Mapping[str, float | str | None] = dataclasses.field(
-    default_factory=dict
-  )
+  values: Mapping[str, float | str | None] = dataclasses.field(default_factory=dict)
   seconds: float = math.nan
 
 
@@ -148,11 +144,7 @@ def calls_of(seconds: float) -> int:
 
 
 def rate(
-  call: Callable[[], Any],
-  repeats: int,
-  amount: float,
-  unit: str,
-  compile_s: float = 0.0,
+  call: Callable[[], Any], repeats: int, amount: float, unit: str, compile_s: float = 0.0
 ) -> tuple[Series, float]:
   """Times something as a rate.
 
@@ -196,8 +188,5 @@ def compile_ahead(jitted: Any, *arguments: Any) -> Executable:
   seconds = time.perf_counter() - start
   memory = compiled.memory_of(done)
   return Executable(
-    done,
-    seconds,
-    count_flops(lowered) / 1e9,
-    memory.total / 1e6 if memory else math.nan,
+    done, seconds, count_flops(lowered) / 1e9, memory.total / 1e6 if memory else math.nan
   )

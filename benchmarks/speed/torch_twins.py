@@ -35,16 +35,13 @@ def _block(torch, inputs: int, features: int, stride: int, bottleneck=False):
       super().__init__()
       for n, size in enumerate(sizes, start=1):
         step = stride if n == len(sizes) - 1 else 1
-        conv = nn.Conv2d(
-          channels[n - 1], channels[n], size, step, size // 2, bias=False
-        )
+        conv = nn.Conv2d(channels[n - 1], channels[n], size, step, size // 2, bias=False)
         setattr(self, f'conv{n}', conv)
         setattr(self, f'bn{n}', nn.BatchNorm2d(channels[n]))
       self.downsample = None
       if stride != 1 or inputs != outputs:
         self.downsample = nn.Sequential(
-          nn.Conv2d(inputs, outputs, 1, stride, bias=False),
-          nn.BatchNorm2d(outputs),
+          nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
         )
 
     def forward(self, x):
@@ -97,9 +94,7 @@ def resnet(torch, variant: str):
   """Makes the trunk of a `models.backbone.RESNETS` key, grayscale stem."""
   depths, bottleneck = RESNETS[variant]
   widths = [64 * 2**stage for stage in range(len(depths))]
-  return _encoder(
-    torch, widths, depths, pool=True, bottleneck=bottleneck
-  ).eval()
+  return _encoder(torch, widths, depths, pool=True, bottleneck=bottleneck).eval()
 
 
 def _fusion(torch, channels: int):
@@ -107,10 +102,7 @@ def _fusion(torch, channels: int):
   nn, functional = torch.nn, torch.nn.functional
 
   def summary(x):
-    return torch.cat(
-      [functional.adaptive_max_pool2d(x, side).flatten(2) for side in POOLS],
-      dim=2,
-    )
+    return torch.cat([functional.adaptive_max_pool2d(x, side).flatten(2) for side in POOLS], dim=2)
 
   class Calibration(nn.Module):
     """A neighbour, convolved with the kernel of its pair."""
@@ -126,14 +118,9 @@ def _fusion(torch, channels: int):
         summary(self.Tq(neighbour)) @ summary(self.Tk(target)).transpose(1, 2)
       )
       count, c, height, width = neighbour.shape
-      kernels = (attention @ self.condition.flatten(1)).reshape(
-        count * c, c, 3, 3
-      )
+      kernels = (attention @ self.condition.flatten(1)).reshape(count * c, c, 3, 3)
       found = functional.conv2d(
-        neighbour.reshape(1, count * c, height, width),
-        kernels,
-        padding=1,
-        groups=count,
+        neighbour.reshape(1, count * c, height, width), kernels, padding=1, groups=count
       )
       return found.reshape(neighbour.shape)
 
@@ -145,8 +132,7 @@ def _fusion(torch, channels: int):
       self.forward_calibration = Calibration()
       self.backward_calibration = Calibration()
       self.out_conv = nn.Sequential(
-        nn.Conv2d(3 * channels, channels, 1, bias=False),
-        nn.BatchNorm2d(channels),
+        nn.Conv2d(3 * channels, channels, 1, bias=False), nn.BatchNorm2d(channels)
       )
 
     def forward(self, previous, target, following):
@@ -212,12 +198,7 @@ def sscf(torch, *, width: int = 64, num_classes: int = 1):
       self.finalconv3 = nn.Conv2d(width // 2, num_classes, 3, padding=1)
 
     def forward(self, windows):
-      maps = zip(
-        *(
-          encoder(windows[:, [place]])
-          for place, encoder in enumerate(self.TCE.FE)
-        )
-      )
+      maps = zip(*(encoder(windows[:, [place]]) for place, encoder in enumerate(self.TCE.FE)))
       fused = [stage(*three) for stage, three in zip(self.STFT.stages, maps)]
       x = fused.pop()
       while fused:
@@ -319,9 +300,7 @@ def torch_sscf(bench: Bench) -> Found:
   """SSCF as published, in eager torch: one window for each target frame."""
   config = bench.config.model
   if config.name != 'sscf':
-    raise NotMeasuredError(
-      f'the model is {config.name}, not sscf; choose configs/camus_sscf.py'
-    )
+    raise NotMeasuredError(f'the model is {config.name}, not sscf; choose configs/camus_sscf.py')
   classes = len(bench.config.data.classes)
   count = bench.clips * (bench.frames if config.clips else 1)
   return _timed(

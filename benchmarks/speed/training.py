@@ -16,9 +16,7 @@ from echoforge_jax.planning import plan
 from echoforge_jax.training import build, steps
 
 
-def make_state(
-  config: ConfigDict, parts: build.Parts, mesh: Any
-) -> tuple[Any, Any]:
+def make_state(config: ConfigDict, parts: build.Parts, mesh: Any) -> tuple[Any, Any]:
   """A training state of random numbers, and its shardings.
 
   Args:
@@ -72,13 +70,10 @@ def host_batch(config: ConfigDict) -> dict[str, np.ndarray]:
     labeled[rows] = True
   else:
     labeled[rows, 0] = labeled[rows, -1] = True
-  masks = rng.integers(
-    0, len(config.data.classes) + 1, shapes['masks'][0], np.uint8
-  )
+  masks = rng.integers(0, len(config.data.classes) + 1, shapes['masks'][0], np.uint8)
   masks[~labeled] = IGNORE
   videos = {
-    name: rng.integers(0, 256, shapes[name][0], np.uint8)
-    for name in ('video_weak', 'video_strong')
+    name: rng.integers(0, 256, shapes[name][0], np.uint8) for name in ('video_weak', 'video_strong')
   }
   spacing = np.full(shapes['spacing_mm'][0], 0.5, np.float32)
   return videos | {'masks': masks, 'labeled': labeled, 'spacing_mm': spacing}
@@ -89,13 +84,9 @@ def _train(bench: Bench, config: ConfigDict) -> Found:
   state, sharding = make_state(config, parts, bench.mesh)
   batch_sharding = mesh_lib.batch_sharding(bench.mesh)
   batch = host_batch(config)
-  batch = mesh_lib.put_batch(
-    {key: batch[key] for key in parts.batch_keys}, batch_sharding
-  )
+  batch = mesh_lib.put_batch({key: batch[key] for key in parts.batch_keys}, batch_sharding)
   program = timing.compile_ahead(
-    steps.jit_train_step(parts.train_step, sharding, batch_sharding),
-    state,
-    batch,
+    steps.jit_train_step(parts.train_step, sharding, batch_sharding), state, batch
   )
 
   def call():
@@ -104,9 +95,7 @@ def _train(bench: Bench, config: ConfigDict) -> Found:
     return state, metrics
 
   metrics = None
-  series, seconds = timing.rate(
-    call, bench.repeats, bench.clips, 'clips/s', program.compile_s
-  )
+  series, seconds = timing.rate(call, bench.repeats, bench.clips, 'clips/s', program.compile_s)
   weight = metrics['unsupervised_weight']
   return Found(
     main=series,
@@ -131,20 +120,14 @@ def train(bench: Bench) -> Found:
 def train_supervised(bench: Bench) -> Found:
   """The same model's step on labeled frames alone, without a teacher."""
   if bench.config.objective.name == 'supervised':
-    raise NotMeasuredError(
-      "the config's own objective is supervised: see train"
-    )
+    raise NotMeasuredError("the config's own objective is supervised: see train")
   config = bench.config.copy_and_resolve_references()
   old = config.objective
   with config.unlocked():
     config.objective = ConfigDict(
       {
         'name': 'supervised',
-        **{
-          name: old[name]
-          for name in ('supervised_weight', 'coarse_weight')
-          if name in old
-        },
+        **{name: old[name] for name in ('supervised_weight', 'coarse_weight') if name in old},
       }
     )
   return _train(bench, config)

@@ -16,9 +16,7 @@ step = jax.jit(jax.export.deserialize(program).call)
 
 video = np.load(clip)  # uint8 [T, H, W], cropped to the ultrasound sector.
 count, size = len(video), about['image_size']
-small = jax.image.resize(
-  video.astype(np.float32), (count, size, size), 'linear'
-)
+small = jax.image.resize(video.astype(np.float32), (count, size, size), 'linear')
 frames = list(np.rint(small).clip(0, 255).astype(np.uint8))
 memory = [np.zeros(m['shape'], m['dtype']) for m in about['memory']]
 logits = []
@@ -27,9 +25,7 @@ for frame in frames + frames[-1:] * about['delay']:
   logits.append(np.asarray(scores))
 logits = np.stack(logits[about['delay'] :])
 native = np.asarray(
-  jax.image.resize(
-    logits, (*video.shape, logits.shape[-1]), 'linear', antialias=False
-  )
+  jax.image.resize(logits, (*video.shape, logits.shape[-1]), 'linear', antialias=False)
 )
 labels = np.asarray([c['label'] for c in about['classes']], np.uint8)
 np.save(out, np.where(native.max(-1) > 0, labels[native.argmax(-1)], 0))

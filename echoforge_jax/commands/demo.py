@@ -18,22 +18,13 @@ def main(argv: list[str]) -> int:
     'The same command continues an interrupted demo.',
   )
   parser.add_argument(
-    '--out',
-    default='demo',
-    metavar='DIR',
-    help="a new folder, or an earlier demo's (demo)",
+    '--out', default='demo', metavar='DIR', help="a new folder, or an earlier demo's (demo)"
   )
   parser.add_argument(
-    '--patients',
-    type=int,
-    default=demo.NUM_PATIENTS,
-    metavar='N',
-    help=f'({demo.NUM_PATIENTS})',
+    '--patients', type=int, default=demo.NUM_PATIENTS, metavar='N', help=f'({demo.NUM_PATIENTS})'
   )
   parser.add_argument('--seed', type=int, default=0)
-  parser.add_argument(
-    '--steps', type=int, metavar='N', help="training steps (the config's)"
-  )
+  parser.add_argument('--steps', type=int, metavar='N', help="training steps (the config's)")
   args = parser.parse_args(argv)
   if args.steps is not None and args.steps < 1:
     parser.error(f'--steps={args.steps}: wanted at least 1')

@@ -25,22 +25,16 @@ def _parser() -> argparse.ArgumentParser:
   )
   add = parser.add_argument
   text = (
-    'training runs: config.json and checkpoints/; several are aggregated as '
-    'seeds of one experiment'
+    'training runs: config.json and checkpoints/; several are aggregated as seeds of one experiment'
   )
   add('--workdir', required=True, nargs='+', metavar='RUN', help=text)
   text = 'train, validation or test (default: test)'
   add('--split', default='test', help=text)
-  text = (
-    f'one of: {", ".join(PROTOCOLS)}; or a .json file with the fields of one'
-  )
+  text = f'one of: {", ".join(PROTOCOLS)}; or a .json file with the fields of one'
   add('--protocol', required=True, help=text)
   text = 'folder for metrics.json, per_case.csv, report/'
   add('--out', required=True, help=text)
-  text = (
-    "another run's workdir, or the folder of its evaluation under the same "
-    'protocol'
-  )
+  text = "another run's workdir, or the folder of its evaluation under the same protocol"
   add('--compare', metavar='OTHER', help=text)
   add('--data_dir', help='prepared data (default: the one trained on)')
   add('--which', default='teacher', choices=('teacher', 'student'))
@@ -59,8 +53,7 @@ def main(argv: list[str]) -> int:
     parser.error(f'--seed={flags.seed}: wanted zero or more')
   if len(flags.workdir) > 1 and flags.compare:
     parser.error(
-      '--compare: wanted a single --workdir, found '
-      f'{len(flags.workdir)}; compare one run at a time'
+      f'--compare: wanted a single --workdir, found {len(flags.workdir)}; compare one run at a time'
     )
   # Matplotlib, JAX and orbax are slow to import; --help needs none of them.
   from echoforge_jax.evaluation import evaluate
@@ -85,11 +78,7 @@ def main(argv: list[str]) -> int:
 
   def receipt(workdir):
     return evaluate.predict_split(
-      workdir,
-      flags.split,
-      get_protocol(flags.protocol),
-      data_dir=flags.data_dir,
-      which=flags.which,
+      workdir, flags.split, get_protocol(flags.protocol), data_dir=flags.data_dir, which=flags.which
     ).receipt
 
   out = pathlib.Path(flags.out)

@@ -24,17 +24,10 @@ def main(argv: list[str]) -> int:
   )
   parser.add_argument('--out', required=True, metavar='FILE')
   parser.add_argument(
-    '--which',
-    choices=('teacher', 'student'),
-    default='teacher',
-    help='which parameters to use',
+    '--which', choices=('teacher', 'student'), default='teacher', help='which parameters to use'
   )
   parser.add_argument(
-    '--frames',
-    type=int,
-    default=10,
-    metavar='T',
-    help='of the clip programs (default: 10)',
+    '--frames', type=int, default=10, metavar='T', help='of the clip programs (default: 10)'
   )
   parser.add_argument(
     '--metrics',
@@ -48,9 +41,7 @@ def main(argv: list[str]) -> int:
     '(phantoms drawn anew, or the prepared split)',
   )
   parser.add_argument(
-    '--no_check',
-    action='store_true',
-    help='do not run the programs once to compare them',
+    '--no_check', action='store_true', help='do not run the programs once to compare them'
   )
   args = parser.parse_args(argv)
   if args.calibrate and not args.out.endswith('.safetensors'):
@@ -60,11 +51,7 @@ def main(argv: list[str]) -> int:
   print(receipt.DISCLAIMER)
   if args.out.endswith('.safetensors'):
     export.export_network(
-      args.checkpoint,
-      args.out,
-      which=args.which,
-      metrics=args.metrics,
-      calibrate=args.calibrate,
+      args.checkpoint, args.out, which=args.which, metrics=args.metrics, calibrate=args.calibrate
     )
     return 0
   export.export_run(

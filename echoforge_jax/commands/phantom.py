@@ -13,17 +13,12 @@ def _parser() -> argparse.ArgumentParser:
     'same flags stopped.',
   )
   parser.add_argument(
-    '--layout',
-    choices=['camus', 'echonet'],
-    default='camus',
-    help="the provider's layout to write",
+    '--layout', choices=['camus', 'echonet'], default='camus', help="the provider's layout to write"
   )
   parser.add_argument('--out', metavar='DIR', help='a new or empty folder')
   parser.add_argument('--patients', type=int, default=20, metavar='N')
   parser.add_argument('--seed', type=int, default=0)
-  parser.add_argument(
-    '--test', type=int, metavar='N', help='test patients (default: a tenth)'
-  )
+  parser.add_argument('--test', type=int, metavar='N', help='test patients (default: a tenth)')
   parser.add_argument(
     '--style',
     choices=['camus', 'randomized'],
@@ -44,17 +39,12 @@ def _parser() -> argparse.ArgumentParser:
     'names separated by commas (docs/phantom.md)',
   )
   parser.add_argument(
-    '--workers',
-    type=int,
-    default=0,
-    metavar='N',
-    help='processes beside this one (default 0)',
+    '--workers', type=int, default=0, metavar='N', help='processes beside this one (default 0)'
   )
   parser.add_argument(
     '--calibrate',
     action='store_true',
-    help='write nothing; print measured image statistics '
-    'beside those of real CAMUS frames',
+    help='write nothing; print measured image statistics beside those of real CAMUS frames',
   )
   return parser
 

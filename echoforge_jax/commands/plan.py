@@ -43,14 +43,10 @@ def _parser() -> argparse.ArgumentParser:
     help="clips a chip (default: the config's batch if it divides, else 1)",
   )
   parser.add_argument(
-    '--scaling',
-    action='store_true',
-    help='smaller slices of the same chips as well',
+    '--scaling', action='store_true', help='smaller slices of the same chips as well'
   )
   parser.add_argument(
-    '--no_suggest',
-    action='store_true',
-    help='try nothing else where a step does not fit',
+    '--no_suggest', action='store_true', help='try nothing else where a step does not fit'
   )
   parser.add_argument('--json', metavar='FILE', type=Path)
   return parser
@@ -66,9 +62,7 @@ def main(argv: list[str]) -> int:
     raise InputError(f'--json={args.json}: no such folder; make it first')
   names = [name for name in args.topology.split(',') if name]
   if names != ['local'] and ('local' in names or not names):
-    raise InputError(
-      f'--topology={args.topology}: wanted slices, or local alone'
-    )
+    raise InputError(f'--topology={args.topology}: wanted slices, or local alone')
   import jax
 
   from echoforge_jax import textio
@@ -82,14 +76,10 @@ def main(argv: list[str]) -> int:
     # What is traced here runs nowhere; another backend would only start.
     jax.config.update('jax_platforms', 'cpu')
   mesh.split_cpu(config.cpu_devices)
-  places = [
-    topology.get_slice(name) for name in topology.ladder(names, args.scaling)
-  ]
+  places = [topology.get_slice(name) for name in topology.ladder(names, args.scaling)]
   plans, start = [], time.perf_counter()
   for place in places:
-    found = plan.make_plan(
-      config, place, per_chip=args.per_chip, suggest=not args.no_suggest
-    )
+    found = plan.make_plan(config, place, per_chip=args.per_chip, suggest=not args.no_suggest)
     plans.append(found)
     print(report.text(found), flush=True)
     if args.json:

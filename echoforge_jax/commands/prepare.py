@@ -22,18 +22,10 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument('--dataset', required=True, help='camus or echonet')
   parser.add_argument(
-    '--raw',
-    required=True,
-    metavar='DIR',
-    type=pathlib.Path,
-    help='root of the raw dataset',
+    '--raw', required=True, metavar='DIR', type=pathlib.Path, help='root of the raw dataset'
   )
   parser.add_argument(
-    '--data_dir',
-    required=True,
-    metavar='DIR',
-    type=pathlib.Path,
-    help='root of all prepared data',
+    '--data_dir', required=True, metavar='DIR', type=pathlib.Path, help='root of all prepared data'
   )
   parser.add_argument(
     '--image_size',
@@ -44,19 +36,13 @@ def _parser() -> argparse.ArgumentParser:
     "multiple of 32 (256; EchoNet's configs take 128)",
   )
   parser.add_argument(
-    '--split_scheme',
-    default='official',
-    help='official (400/50/50) or memsam (350/50/100)',
+    '--split_scheme', default='official', help='official (400/50/50) or memsam (350/50/100)'
   )
   parser.add_argument(
-    '--overwrite',
-    action='store_true',
-    help='replace data prepared from other raw files',
+    '--overwrite', action='store_true', help='replace data prepared from other raw files'
   )
   parser.add_argument(
-    '--allow_skips',
-    action='store_true',
-    help='go on without clips that cannot be read',
+    '--allow_skips', action='store_true', help='go on without clips that cannot be read'
   )
   parser.add_argument(
     '--exclude',
@@ -85,9 +71,7 @@ def _excluded(flag: str | None) -> list[str] | None:
 def _print_skipped(skipped) -> None:
   print(f'{len(skipped)} clips left out:')
   for skip in skipped:
-    print(
-      f'  {skip["split"]} {skip["patient"]} {skip["view"]}: {skip["reason"]}'
-    )
+    print(f'  {skip["split"]} {skip["patient"]} {skip["view"]}: {skip["reason"]}')
 
 
 def main(argv: list[str]) -> int:

@@ -24,31 +24,18 @@ def _parser() -> argparse.ArgumentParser:
     help='workdir of a training run, or a .safetensors of export '
     '(default: the model shipped with the package)',
   )
+  parser.add_argument('--out', required=True, metavar='DIR', help='gets one folder per clip')
   parser.add_argument(
-    '--out', required=True, metavar='DIR', help='gets one folder per clip'
+    '--which', choices=('teacher', 'student'), default='teacher', help='which parameters to use'
   )
   parser.add_argument(
-    '--which',
-    choices=('teacher', 'student'),
-    default='teacher',
-    help='which parameters to use',
+    '--spacing_mm', type=_spacing, metavar='ROW,COL', help="mm per pixel, instead of the files' own"
   )
   parser.add_argument(
-    '--spacing_mm',
-    type=_spacing,
-    metavar='ROW,COL',
-    help="mm per pixel, instead of the files' own",
+    '--fps', type=_positive, metavar='N', help="frames per second, instead of the files' own"
   )
   parser.add_argument(
-    '--fps',
-    type=_positive,
-    metavar='N',
-    help="frames per second, instead of the files' own",
-  )
-  parser.add_argument(
-    '--recursive',
-    action='store_true',
-    help='look through folders, and all below them, for clips',
+    '--recursive', action='store_true', help='look through folders, and all below them, for clips'
   )
   parser.add_argument(
     '--pair',
@@ -56,8 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     action='append',
     default=[],
     metavar=('4CH', '2CH'),
-    help='two views of one patient: biplane volumes and EF '
-    'go to biplane.json; may be given again',
+    help='two views of one patient: biplane volumes and EF go to biplane.json; may be given again',
   )
   parser.add_argument(
     '--lag',
@@ -76,8 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     'inputs',
     nargs='*',
     metavar='INPUT',
-    help='a clip, a folder of PNG frames, or with '
-    '--recursive a folder of clips',
+    help='a clip, a folder of PNG frames, or with --recursive a folder of clips',
   )
   return parser
 
@@ -97,8 +82,7 @@ def main(argv: list[str]) -> int:
   for pair in args.pair:
     if os.path.abspath(pair[0]) == os.path.abspath(pair[1]):
       raise InputError(
-        f'--pair {pair[0]} {pair[1]}: one clip twice; wanted a '
-        'four-chamber and a two-chamber view'
+        f'--pair {pair[0]} {pair[1]}: one clip twice; wanted a four-chamber and a two-chamber view'
       )
   segmenter = inference.load(args.checkpoint, args.which)
   print(receipt.DISCLAIMER)

@@ -28,15 +28,8 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument('--out', required=True, metavar='DIR', type=Path)
   for name, options in {
-    'study': {
-      'default': 'rows',
-      'help': 'rows, labels, methods, anchors, supervision or cost',
-    },
-    'rows': {
-      'default': '',
-      'metavar': 'A,B',
-      'help': 'only these rows, and the reference',
-    },
+    'study': {'default': 'rows', 'help': 'rows, labels, methods, anchors, supervision or cost'},
+    'rows': {'default': '', 'metavar': 'A,B', 'help': 'only these rows, and the reference'},
     'seeds': {'type': int, 'default': 3, 'metavar': 'N'},
     'jobs': {'type': int, 'default': 1, 'help': 'runs at a time'},
     'config': {
@@ -44,11 +37,7 @@ def _parser() -> argparse.ArgumentParser:
       'help': 'of all rows; cost: several FILE[:ARG],... '
       '(default: phantom_lite; cost: the four of docs/ablation.md)',
     },
-    'data_dir': {
-      'type': Path,
-      'metavar': 'DIR',
-      'help': 'prepared data (default: makes phantoms)',
-    },
+    'data_dir': {'type': Path, 'metavar': 'DIR', 'help': 'prepared data (default: makes phantoms)'},
     'style': {
       'choices': ['camus', 'randomized'],
       'default': 'randomized',
@@ -58,9 +47,7 @@ def _parser() -> argparse.ArgumentParser:
   }.items():
     parser.add_argument(f'--{name}', **options)
   parser.add_argument(
-    '--no_cost',
-    action='store_true',
-    help='leave parameters, GFLOP and frames/s out of the table',
+    '--no_cost', action='store_true', help='leave parameters, GFLOP and frames/s out of the table'
   )
   return parser
 
@@ -70,9 +57,7 @@ def main(argv: list[str]) -> int:
   fields = [flag for flag in argv if flag.startswith('--config.')]
   args = _parser().parse_args([flag for flag in argv if flag not in fields])
   if args.seeds < 1 or args.jobs < 1:
-    raise InputError(
-      f'--seeds={args.seeds} --jobs={args.jobs}: wanted at least 1 of each'
-    )
+    raise InputError(f'--seeds={args.seeds} --jobs={args.jobs}: wanted at least 1 of each')
   if args.study == 'cost':
     return _cost(args, fields)
   from echoforge_jax.experiments import runner
@@ -89,9 +74,7 @@ def _cost(args, fields: list[str]) -> int:
   from echoforge_jax.experiments import cost
 
   names = args.config.split(',') if args.config else cost.CONFIGS
-  found = cost.of_configs(
-    {name: parse_config([f'--config={name}', *fields]) for name in names}
-  )
+  found = cost.of_configs({name: parse_config([f'--config={name}', *fields]) for name in names})
   print(cost.markdown(found), end='')
   print('\n'.join(map(str, cost.write(found, args.out))))
   return 0
@@ -102,9 +85,7 @@ def _compare(args, fields: list[str]) -> int:
 
   rows = [name for name in args.rows.split(',') if name]
   chosen = study.get_study(args.study, rows)
-  overrides = tuple(
-    tuple(flag.removeprefix('--config.').split('=', 1)) for flag in fields
-  )
+  overrides = tuple(tuple(flag.removeprefix('--config.').split('=', 1)) for flag in fields)
   if args.data_dir is None:
     overrides = (('data.image_size', IMAGE_SIZE), *overrides)
   settings = runner.Settings(
@@ -143,6 +124,4 @@ def _make_phantoms(out_dir: Path, style: str) -> None:
     num_workers=1,
     progress=progress,
   )
-  prepare.prepare(
-    'camus', out_dir / 'raw', out_dir / 'data', IMAGE_SIZE, progress=progress
-  )
+  prepare.prepare('camus', out_dir / 'raw', out_dir / 'data', IMAGE_SIZE, progress=progress)

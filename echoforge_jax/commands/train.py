@@ -20,16 +20,12 @@ def _parser() -> argparse.ArgumentParser:
     prog='echoforge train',
     allow_abbrev=False,
     epilog=_EPILOG,
-    usage='echoforge train --config=FILE[:ARG] --workdir=DIR '
-    '[--config.FIELD=VALUE ...]',
+    usage='echoforge train --config=FILE[:ARG] --workdir=DIR [--config.FIELD=VALUE ...]',
     description='Trains a config; resumes from its workdir.',
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument(
-    '--workdir',
-    required=True,
-    metavar='DIR',
-    help='config, checkpoints and metrics of the run',
+    '--workdir', required=True, metavar='DIR', help='config, checkpoints and metrics of the run'
   )
   parser.add_argument(
     '--multihost',
@@ -37,20 +33,12 @@ def _parser() -> argparse.ArgumentParser:
     help='one of several processes that train together; '
     'finds the others on Cloud TPU, GKE and Slurm',
   )
+  parser.add_argument('--coordinator_address', metavar='HOST:PORT', help='elsewhere: of process 0')
   parser.add_argument(
-    '--coordinator_address', metavar='HOST:PORT', help='elsewhere: of process 0'
+    '--num_processes', type=int, metavar='N', help='elsewhere: how many there are'
   )
   parser.add_argument(
-    '--num_processes',
-    type=int,
-    metavar='N',
-    help='elsewhere: how many there are',
-  )
-  parser.add_argument(
-    '--process_id',
-    type=int,
-    metavar='I',
-    help='elsewhere: which of them this is, from 0',
+    '--process_id', type=int, metavar='I', help='elsewhere: which of them this is, from 0'
   )
   return parser
 
@@ -59,11 +47,7 @@ def main(argv: list[str]) -> int:
   """Trains; 0 done, 1 diverged, 3 not saved, 128 + n stopped by signal n."""
   arguments, rest = _parser().parse_known_args(argv)
   config = parse_config(rest)
-  place = (
-    arguments.coordinator_address,
-    arguments.num_processes,
-    arguments.process_id,
-  )
+  place = (arguments.coordinator_address, arguments.num_processes, arguments.process_id)
   if not arguments.multihost and place != (None, None, None):
     raise InputError(
       '--coordinator_address, --num_processes and --process_id '
@@ -81,8 +65,7 @@ def main(argv: list[str]) -> int:
     multihost.start(*place)
   if config.compilation_cache:
     jax.config.update(
-      'jax_compilation_cache_dir',
-      str(workdir_path(arguments.workdir) / 'compilation_cache'),
+      'jax_compilation_cache_dir', str(workdir_path(arguments.workdir) / 'compilation_cache')
     )
   try:
     outcome = loop.train(config, arguments.workdir)

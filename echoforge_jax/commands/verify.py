@@ -13,9 +13,7 @@ def _verify_camus(raw_dir, progress):
   from echoforge_jax.data import verify
   from echoforge_jax.formats import camus
 
-  return len(camus.list_patients(raw_dir)), verify.verify_camus(
-    raw_dir, progress=progress
-  )
+  return len(camus.list_patients(raw_dir)), verify.verify_camus(raw_dir, progress=progress)
 
 
 def _verify_echonet(raw_dir, progress):
@@ -41,28 +39,18 @@ def main(argv: list[str]) -> int:
   )
   parser.add_argument('--dataset', required=True, choices=sorted(_VERIFIERS))
   parser.add_argument(
-    '--raw',
-    required=True,
-    metavar='DIR',
-    help='root of the download, as the provider ships it',
+    '--raw', required=True, metavar='DIR', help='root of the download, as the provider ships it'
   )
-  parser.add_argument(
-    '--json', metavar='FILE', help='write all findings to FILE as well'
-  )
+  parser.add_argument('--json', metavar='FILE', help='write all findings to FILE as well')
   args = parser.parse_args(argv)
-  num_patients, findings = _VERIFIERS[args.dataset](
-    args.raw, sys.stderr.isatty()
-  )
+  num_patients, findings = _VERIFIERS[args.dataset](args.raw, sys.stderr.isatty())
   print(summary(findings, num_patients))
-  report = as_json(
-    findings, dataset=args.dataset, raw_dir=args.raw, num_patients=num_patients
-  )
+  report = as_json(findings, dataset=args.dataset, raw_dir=args.raw, num_patients=num_patients)
   if args.json:
     try:
       textio.write_json(args.json, report)
     except OSError as error:
       raise InputError(
-        f'{args.json}: cannot be written ({error.strerror}); '
-        'remedy: choose another --json'
+        f'{args.json}: cannot be written ({error.strerror}); remedy: choose another --json'
       ) from error
   return 1 if report['errors'] else 0

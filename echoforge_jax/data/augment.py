@@ -92,18 +92,14 @@ class AugmentConfig:
   @classmethod
   def none(cls) -> 'AugmentConfig':
     """Returns the config whose views are the prepared frames."""
-    return cls(
-      rotation_deg=0, scale=0, translation=0, gain=0, gamma=0, strong=False
-    )
+    return cls(rotation_deg=0, scale=0, translation=0, gain=0, gamma=0, strong=False)
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value, most = getattr(self, field.name), _LARGEST.get(field.name, np.inf)
       if not 0 <= value <= most:
         wanted = '0 or more' if value < 0 else f'at most {most}'
-        raise InputError(
-          f'augmentation.{field.name}: found {value}, wanted {wanted}'
-        )
+        raise InputError(f'augmentation.{field.name}: found {value}, wanted {wanted}')
 
 
 class Geometry(NamedTuple):
@@ -143,9 +139,7 @@ def make_views(
     return {name: views[name] for name in fields}
 
   # Mapped by hand, so that no partitioner moves clips between devices.
-  mapped = jax.shard_map(
-    draw, mesh=sharding.mesh, in_specs=sharding.spec, out_specs=sharding.spec
-  )
+  mapped = jax.shard_map(draw, mesh=sharding.mesh, in_specs=sharding.spec, out_specs=sharding.spec)
   return jax.jit(mapped, in_shardings=sharding, out_shardings=sharding)
 
 
@@ -190,9 +184,7 @@ def _spread(unit: Array, largest: Array | float) -> Array:
   return largest * (2 * unit - 1)
 
 
-def sample_geometry(
-  key: Array, config: AugmentConfig, size: int, spacing_mm: Array
-) -> Geometry:
+def sample_geometry(key: Array, config: AugmentConfig, size: int, spacing_mm: Array) -> Geometry:
   """Draws one geometric transform about the center of the frame.
 
   The rotation turns millimeters, not pixels: on a squeezed grid, whose pixels
@@ -305,9 +297,7 @@ def _weak_view(key: Array, config: AugmentConfig, frames: Array) -> Array:
   return _to_gray(255 * (1 + _spread(gain, config.gain)) * gray)
 
 
-def _strong_view(
-  key: Array, config: AugmentConfig, frames: Array, apex: Array
-) -> Array:
+def _strong_view(key: Array, config: AugmentConfig, frames: Array, apex: Array) -> Array:
   """Blurs, shades, roughens and hazes uint8 [T, S, S] below `apex`."""
   size = frames.shape[-1]
   keys = jax.random.split(key, 4)
@@ -344,9 +334,7 @@ def _filter(images: Array, rows: Array, columns: Array) -> Array:
   return jnp.einsum('iy,nyx,jx->nij', rows, images, columns)
 
 
-def _shading(
-  key: Array, config: AugmentConfig, size: int, apex: Array
-) -> Array:
+def _shading(key: Array, config: AugmentConfig, size: int, apex: Array) -> Array:
   """Draws gains [S, S]: attenuation, sector shadows, dimmed rectangles."""
   keys = jax.random.split(key, 3)
   row, column = _axes(size)

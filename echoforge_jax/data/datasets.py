@@ -11,17 +11,7 @@ from echoforge_jax.clip import Clip
 from echoforge_jax.errors import InputError
 
 SPLIT_SCHEMES = ('official', 'memsam')
-_SUFFIXES = (
-  '.nii',
-  '.gz',
-  '.mhd',
-  '.raw',
-  '.zraw',
-  '.cfg',
-  '.txt',
-  '.csv',
-  '.avi',
-)
+_SUFFIXES = ('.nii', '.gz', '.mhd', '.raw', '.zraw', '.cfg', '.txt', '.csv', '.avi')
 _SAMPLE = 16 * 1024
 
 
@@ -72,18 +62,13 @@ def _echonet_reader() -> RawReader:
   )
 
 
-DATASETS: dict[str, Callable[[], RawReader]] = {
-  'camus': _camus_reader,
-  'echonet': _echonet_reader,
-}
+DATASETS: dict[str, Callable[[], RawReader]] = {'camus': _camus_reader, 'echonet': _echonet_reader}
 
 
 def reader_of(dataset: str) -> RawReader:
   """Returns the reader of a raw dataset; the error lists the choices."""
   if dataset not in DATASETS:
-    raise InputError(
-      f'dataset: found {dataset!r}, wanted one of {sorted(DATASETS)}'
-    )
+    raise InputError(f'dataset: found {dataset!r}, wanted one of {sorted(DATASETS)}')
   return DATASETS[dataset]()
 
 

@@ -82,9 +82,7 @@ class TrainingClips:
   between threads.
   """
 
-  def __init__(
-    self, source: Source, spec: DataSpec, hidden: Collection[int] | None = ()
-  ):
+  def __init__(self, source: Source, spec: DataSpec, hidden: Collection[int] | None = ()):
     """Reads nothing yet.
 
     Args:
@@ -146,9 +144,7 @@ class Examples:
   def __call__(self, number: int, rng: np.random.Generator) -> Example:
     """Returns one row of a batch of `pipeline.make_train_dataset`."""
     clip = self._clips[number]
-    rows = frame_indices(
-      clip.ed, clip.es, self._num_frames, jitter=self._jitter, rng=rng
-    )
+    rows = frame_indices(clip.ed, clip.es, self._num_frames, jitter=self._jitter, rng=rng)
     if self._reversal and rng.random() < self._reversal:
       rows = rows[::-1]
     masks_at = clip.mask_of[rows[self._masked]]

@@ -44,9 +44,7 @@ class StreamConfig:
   def __post_init__(self):
     for name in ('pool', 'uses', 'held_out'):
       if getattr(self, name) < 1:
-        raise InputError(
-          f'stream.{name} is {getattr(self, name)}; wanted at least 1'
-        )
+        raise InputError(f'stream.{name} is {getattr(self, name)}; wanted at least 1')
     try:
       PhantomConfig.named(self.style)
     except ValueError as error:
@@ -61,13 +59,7 @@ class PhantomSource:
   """
 
   def __init__(
-    self,
-    config: StreamConfig,
-    *,
-    num_frames: int,
-    image_size: int,
-    seed: int,
-    split: str = 'train',
+    self, config: StreamConfig, *, num_frames: int, image_size: int, seed: int, split: str = 'train'
   ):
     """Draws nothing yet.
 
@@ -124,15 +116,10 @@ class PhantomSource:
 
   def _draw(self, group: int) -> dict[str, np.ndarray]:
     draw = stream.jitted(
-      GROUP,
-      self._num_frames,
-      self._image_size,
-      PhantomConfig.named(self._config.style),
+      GROUP, self._num_frames, self._image_size, PhantomConfig.named(self._config.style)
     )
     clips = draw(jax.random.fold_in(jax.random.key(self._key), group))
-    return jax.device_get(
-      {'frames': _gray_levels(clips['video']), 'masks': clips['masks']}
-    )
+    return jax.device_get({'frames': _gray_levels(clips['video']), 'masks': clips['masks']})
 
 
 @jax.jit

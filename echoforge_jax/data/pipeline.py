@@ -19,11 +19,7 @@ import numpy as np
 from echoforge_jax.clip import IGNORE
 from echoforge_jax.data import examples, phantom_stream
 from echoforge_jax.data.prepared import ClipSource, load_split
-from echoforge_jax.data.selection import (
-  class_table,
-  divide_clips,
-  frame_indices,
-)
+from echoforge_jax.data.selection import class_table, divide_clips, frame_indices
 from echoforge_jax.data.spec import DataSpec
 from echoforge_jax.errors import InputError
 from echoforge_jax.parallel.mesh import local_batch_size
@@ -41,10 +37,7 @@ def _interleave(batches: tuple[Batch, ...]) -> Batch:
   groups = math.gcd(*(len(batch['labeled']) for batch in batches))
   joined = {}
   for name in batches[0]:
-    parts = [
-      batch[name].reshape(groups, -1, *batch[name].shape[1:])
-      for batch in batches
-    ]
+    parts = [batch[name].reshape(groups, -1, *batch[name].shape[1:]) for batch in batches]
     mixed = np.concatenate(parts, axis=1)
     joined[name] = mixed.reshape(-1, *mixed.shape[2:])
   return joined
@@ -58,11 +51,7 @@ def _stream_seed(seed: int, number: int) -> int:
 
 def _phantoms(spec: DataSpec, seed: int, split: str):
   return phantom_stream.PhantomSource(
-    spec.stream,
-    num_frames=spec.num_frames,
-    image_size=spec.image_size,
-    seed=seed,
-    split=split,
+    spec.stream, num_frames=spec.num_frames, image_size=spec.image_size, seed=seed, split=split
   )
 
 
@@ -85,9 +74,7 @@ def _streams(spec: DataSpec, local_sizes: list[int], process_count: int):
     split_scheme=spec.split_scheme,
     features=examples.FIELDS,
   )
-  labeled, unlabeled = divide_clips(
-    source, spec.label_fraction, spec.label_seed
-  )
+  labeled, unlabeled = divide_clips(source, spec.label_fraction, spec.label_seed)
   clips = examples.TrainingClips(source, spec, unlabeled)
   for numbers, name, size, seed in zip(
     (labeled, unlabeled), ('labeled', 'unlabeled'), local_sizes, seeds
@@ -135,18 +122,14 @@ def make_train_dataset(
       than a batch or the processes need.
   """
   if not 0 <= process_index < process_count:
-    raise InputError(
-      f'process_index: found {process_index} of {process_count} processes'
-    )
+    raise InputError(f'process_index: found {process_index} of {process_count} processes')
   sizes = [
     local_batch_size(name, getattr(spec, name), process_count)
     for name in ('batch_size', 'unlabeled_batch_size')
   ]
   if num_threads is None:
     num_threads = min(4, os.cpu_count() or 1)
-  options = grain.ReadOptions(
-    num_threads=num_threads, prefetch_buffer_size=max(2, num_threads)
-  )
+  options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(2, num_threads))
   streams = _streams(spec, sizes, process_count)
   parts = []
   for number, (size, (clips, order)) in enumerate(zip(sizes, streams)):
@@ -220,17 +203,13 @@ def make_train_iterator(spec: DataSpec, **options) -> TrainIterator:
     spec: clips and batches.
     **options: of `make_train_dataset`, but `first_batch`.
   """
-  return TrainIterator(
-    lambda first: make_train_dataset(spec, first_batch=first, **options)
-  )
+  return TrainIterator(lambda first: make_train_dataset(spec, first_batch=first, **options))
 
 
 class EvalClips:
   """Clips of a split with their truth, in the order of the records."""
 
-  def __init__(
-    self, source: ClipSource, table: np.ndarray, num_frames: int, sampler: str
-  ):
+  def __init__(self, source: ClipSource, table: np.ndarray, num_frames: int, sampler: str):
     self._source = source
     self._table = table
     self._num_frames = num_frames
@@ -251,9 +230,7 @@ class EvalClips:
     if self._sampler == 'all':
       rows = np.arange(len(frames))
     else:
-      rows = frame_indices(
-        ed, es, self._num_frames, truncate=self._sampler == 'truncate'
-      )
+      rows = frame_indices(ed, es, self._num_frames, truncate=self._sampler == 'truncate')
     truth = self._table[masks[rows]]
     truth[~labeled[rows]] = IGNORE
     return clip | {
@@ -266,9 +243,7 @@ class EvalClips:
     }
 
 
-def eval_clips(
-  spec: DataSpec, split: str, sampler: str = 'linspace'
-) -> EvalClips:
+def eval_clips(spec: DataSpec, split: str, sampler: str = 'linspace') -> EvalClips:
   """Opens a split for evaluation: no augmentation, all the truth there is.
 
   Args:
@@ -289,17 +264,11 @@ def eval_clips(
     InputError: when the sampler is unknown or the split not prepared.
   """
   if sampler not in SAMPLERS:
-    raise InputError(
-      f'sampler: found {sampler!r}, wanted one of {list(SAMPLERS)}'
-    )
+    raise InputError(f'sampler: found {sampler!r}, wanted one of {list(SAMPLERS)}')
   if spec.dataset == phantom_stream.DATASET:
     source = _phantoms(spec, 0, split)
   else:
     source = load_split(
-      spec.data_dir,
-      spec.dataset,
-      split,
-      spec.image_size,
-      split_scheme=spec.split_scheme,
+      spec.data_dir, spec.dataset, split, spec.image_size, split_scheme=spec.split_scheme
     )
   return EvalClips(source, class_table(spec.classes), spec.num_frames, sampler)

@@ -20,12 +20,7 @@ import shutil
 from tqdm import tqdm
 
 from echoforge_jax.data import datasets as raw
-from echoforge_jax.data.prepared import (
-  SPLITS,
-  VERSION,
-  prepared_path,
-  read_index,
-)
+from echoforge_jax.data.prepared import SPLITS, VERSION, prepared_path, read_index
 from echoforge_jax.data.shards import ShardWriter, cut_into_shards
 from echoforge_jax.errors import InputError
 
@@ -86,22 +81,15 @@ def _summary(path: pathlib.Path, reused: bool) -> Prepared:
 
 
 def _list_splits(
-  reader: raw.RawReader,
-  raw_dir: pathlib.Path,
-  scheme: str,
-  excluded: frozenset[str],
+  reader: raw.RawReader, raw_dir: pathlib.Path, scheme: str, excluded: frozenset[str]
 ) -> dict[str, list[tuple[str, str]]]:
   """Lists all clips of every split; a patient may be in one split only."""
   if scheme not in reader.schemes:
-    raise InputError(
-      f'split_scheme: found {scheme!r}, wanted one of {list(reader.schemes)}'
-    )
+    raise InputError(f'split_scheme: found {scheme!r}, wanted one of {list(reader.schemes)}')
   listed = {s: reader.list_clips(raw_dir, s, scheme) for s in SPLITS}
   # A misspelt name would leave the clip in.
   unknown = sorted(
-    excluded
-    - set(reader.excluded)
-    - {patient for clips in listed.values() for patient, _ in clips}
+    excluded - set(reader.excluded) - {patient for clips in listed.values() for patient, _ in clips}
   )
   if unknown:
     raise InputError(
@@ -111,8 +99,7 @@ def _list_splits(
     )
   if not any(patient not in excluded for patient, _ in listed['train']):
     raise InputError(
-      f"{raw_dir}: no patient in the split 'train' of the "
-      f'scheme {scheme!r}; wanted at least one'
+      f"{raw_dir}: no patient in the split 'train' of the scheme {scheme!r}; wanted at least one"
     )
   owner = {}
   for split, clips in listed.items():
@@ -139,16 +126,14 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
     lock = open(folder / 'lock', 'w')  # noqa: SIM115
   except OSError as error:
     raise InputError(
-      f'{folder}: cannot write ({error.strerror}); choose a data_dir that '
-      'you may write to'
+      f'{folder}: cannot write ({error.strerror}); choose a data_dir that you may write to'
     ) from error
   with lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
       raise InputError(
-        f'{folder}: another preparation is running here; wait '
-        'until it has finished'
+        f'{folder}: another preparation is running here; wait until it has finished'
       ) from error
     yield
 
@@ -221,9 +206,7 @@ def prepare(
   name = f'{VERSION}-{index["fingerprint"][:16]}-{clips_per_shard}'
   with _locked(partial):
     try:
-      writer = ShardWriter(
-        reader, raw_dir, image_size, partial / name, partial / f'{name}.journal'
-      )
+      writer = ShardWriter(reader, raw_dir, image_size, partial / name, partial / f'{name}.journal')
       shards = cut_into_shards(dataset, splits, excluded, clips_per_shard)
       _write(writer, shards, index, path, allow_skips, progress)
     except OSError as error:
@@ -250,9 +233,7 @@ def _is_complete(path, index, raw_dir, *, allow_skips, overwrite) -> bool:
   return same and (allow_skips or not found.get('skipped'))
 
 
-def _write(
-  writer: ShardWriter, shards, index: dict, path, allow_skips, progress
-) -> None:
+def _write(writer: ShardWriter, shards, index: dict, path, allow_skips, progress) -> None:
   """Writes all shards and, unless clips fail that must not, the folder."""
   writer.folder.mkdir(exist_ok=True)
   writer.journal.mkdir(exist_ok=True)

@@ -33,10 +33,7 @@ def prepared_path(
 ) -> pathlib.Path:
   """Returns the folder of one prepared grid, whether it exists or not."""
   return (
-    pathlib.Path(data_dir).expanduser()
-    / dataset
-    / config_name(split_scheme, image_size)
-    / VERSION
+    pathlib.Path(data_dir).expanduser() / dataset / config_name(split_scheme, image_size) / VERSION
   )
 
 
@@ -79,12 +76,7 @@ class ClipSource:
     features: what is decoded of a clip; None: everything.
   """
 
-  def __init__(
-    self,
-    path: pathlib.Path,
-    split: str,
-    features: Collection[str] | None = None,
-  ):
+  def __init__(self, path: pathlib.Path, split: str, features: Collection[str] | None = None):
     self.features = features
     index = read_index(path)
     self.path = path
@@ -125,9 +117,7 @@ class ClipSource:
     features = builder.info.features
     if self.features is not None:
       # Each of the sixteen costs as much Python as a frame costs reading.
-      features = tfds.features.FeaturesDict(
-        {name: features[name] for name in self.features}
-      )
+      features = tfds.features.FeaturesDict({name: features[name] for name in self.features})
     return records, features
 
   def __getstate__(self):
@@ -149,11 +139,7 @@ def _find_size(data_dir, dataset, split_scheme) -> int:
   )
   if len(found) == 1:
     return found[0]
-  wanted = (
-    'give image_size'
-    if found
-    else _remedy(data_dir, dataset, split_scheme, 256)
-  )
+  wanted = 'give image_size' if found else _remedy(data_dir, dataset, split_scheme, 256)
   raise InputError(
     f'{root}: found the image sizes {found} of the split scheme '
     f'{split_scheme!r}, wanted exactly one; {wanted}'
@@ -200,8 +186,7 @@ def load_split(
   path = prepared_path(data_dir, dataset, split_scheme, image_size)
   if not path.is_dir():
     raise InputError(
-      f'{path}: no prepared data; '
-      + _remedy(data_dir, dataset, split_scheme, image_size)
+      f'{path}: no prepared data; ' + _remedy(data_dir, dataset, split_scheme, image_size)
     )
   source = ClipSource(path, split, features)
   if not len(source):

@@ -57,15 +57,8 @@ def class_table(classes: Sequence[str]) -> np.ndarray:
     InputError: on an unknown, repeated or missing name.
   """
   unknown = [name for name in classes if name not in LABELS]
-  if (
-    isinstance(classes, str)
-    or unknown
-    or not classes
-    or (len(set(classes)) < len(classes))
-  ):
-    raise InputError(
-      f'classes: found {classes!r}, wanted some of {list(LABELS)}, each once'
-    )
+  if isinstance(classes, str) or unknown or not classes or (len(set(classes)) < len(classes)):
+    raise InputError(f'classes: found {classes!r}, wanted some of {list(LABELS)}, each once')
   table = np.zeros(256, np.uint8)
   for number, name in enumerate(classes, start=1):
     table[LABELS[name]] = number
@@ -113,8 +106,7 @@ def divide_clips(
   usable = [clip['patient'] for clip in source.clips if clip['labeled']]
   if not usable:
     raise InputError(
-      f'{source.path}: none of the {len(source)} clips of '
-      f'{source.split!r} has a label at ED and ES'
+      f'{source.path}: none of the {len(source)} clips of {source.split!r} has a label at ED and ES'
     )
   chosen = labeled_patients(usable, label_fraction, label_seed)
   labeled, unlabeled = [], []

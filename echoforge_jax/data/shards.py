@@ -36,10 +36,7 @@ def example_features(image_size: int) -> tfds.features.FeaturesDict:
   """
   tensor = tfds.features.Tensor
   video = functools.partial(
-    tensor,
-    shape=(None, image_size, image_size),
-    dtype=np.uint8,
-    encoding='bytes',
+    tensor, shape=(None, image_size, image_size), dtype=np.uint8, encoding='bytes'
   )
   number = functools.partial(tensor, shape=(), dtype=np.float32)
   return tfds.features.FeaturesDict(
@@ -104,10 +101,7 @@ class Shard:
 
 
 def cut_into_shards(
-  dataset: str,
-  splits: dict[str, list[tuple[str, str]]],
-  excluded: frozenset[str],
-  size: int,
+  dataset: str, splits: dict[str, list[tuple[str, str]]], excluded: frozenset[str], size: int
 ) -> list[Shard]:
   """Cuts every split into shards of `size` listed clips.
 
@@ -145,9 +139,7 @@ class ShardWriter:
     except InputError:
       raise
     except (OSError, RuntimeError, ValueError) as error:
-      raise InputError(
-        f'{self.raw_dir}: cannot read {patient} {view} ({error})'
-      ) from error
+      raise InputError(f'{self.raw_dir}: cannot read {patient} {view} ({error})') from error
     if self.reader.whole_clips and split == 'train':
       clip = cut_to_ends(clip)
     return _serialize(_example(clip, self.image_size), self.image_size), {
@@ -169,10 +161,7 @@ class ShardWriter:
   def write(self, shard: Shard, pool, bar) -> dict:
     """Writes one shard and its note; a bad clip does not stop the others."""
     note = {'asked': shard.clips, 'clips': [], 'skipped': []}
-    futures = [
-      pool.submit(self.read, patient, view, shard.split)
-      for patient, view in shard.clips
-    ]
+    futures = [pool.submit(self.read, patient, view, shard.split) for patient, view in shard.clips]
     with replacing(self.folder / shard.name) as temporary:
       writer = ArrayRecordWriter(os.fspath(temporary), _WRITER_OPTIONS)
       for (patient, view), future in zip(shard.clips, futures):
@@ -182,12 +171,7 @@ class ShardWriter:
           note['clips'].append(entry)
         except InputError as error:
           note['skipped'].append(
-            {
-              'patient': patient,
-              'view': view,
-              'split': shard.split,
-              'reason': str(error),
-            }
+            {'patient': patient, 'view': view, 'split': shard.split, 'reason': str(error)}
           )
         bar.update()
       writer.close()
@@ -214,9 +198,7 @@ class ShardWriter:
   def finish(self, shards, notes, index: dict, path: pathlib.Path) -> None:
     """Adds the metadata, and gives the folder its name."""
     template = tfds.core.ShardedFileTemplate(
-      data_dir=self.folder,
-      dataset_name=index['dataset'],
-      filetype_suffix='array_record',
+      data_dir=self.folder, dataset_name=index['dataset'], filetype_suffix='array_record'
     )
     wanted, infos = set(), []
     for split, clips in index['clips'].items():

@@ -59,13 +59,11 @@ class DataSpec:
     class_table(self.classes)
     if self.supervision not in SUPERVISION:
       raise InputError(
-        f'supervision: found {self.supervision!r}, wanted one of '
-        f'{list(SUPERVISION)}'
+        f'supervision: found {self.supervision!r}, wanted one of {list(SUPERVISION)}'
       )
     if not 0 < self.label_fraction <= 1:
       raise InputError(
-        f'label_fraction: found {self.label_fraction}, wanted more than 0 and '
-        'at most 1'
+        f'label_fraction: found {self.label_fraction}, wanted more than 0 and at most 1'
       )
     for name, least in (
       ('image_size', 1),
@@ -75,6 +73,4 @@ class DataSpec:
       ('cache_mb', 0),
     ):
       if not getattr(self, name) >= least:
-        raise InputError(
-          f'{name} is {getattr(self, name)}; wanted at least {least}'
-        )
+        raise InputError(f'{name} is {getattr(self, name)}; wanted at least {least}')

@@ -17,14 +17,7 @@ from tqdm import tqdm
 
 from echoforge_jax.clip import LABELS
 from echoforge_jax.formats import camus
-from echoforge_jax.formats.camus_view import (
-  ENDINGS,
-  QUALITIES,
-  VIEWS,
-  VOLUMES,
-  View,
-  info_number,
-)
+from echoforge_jax.formats.camus_view import ENDINGS, QUALITIES, VIEWS, VOLUMES, View, info_number
 from echoforge_jax.formats.findings import Finding, FindingError, make_finding
 
 # Depth and width of the field of view that CAMUS can have, in mm.
@@ -53,25 +46,16 @@ def verify_camus(
   first_file = {}
   threads = num_threads or min(4, os.cpu_count() or 1)
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-    checks = pool.map(
-      lambda folder: _check_patient(layout.form, folder),
-      layout.folders.values(),
-    )
+    checks = pool.map(lambda folder: _check_patient(layout.form, folder), layout.folders.values())
     for found, digests in tqdm(
-      checks,
-      total=len(layout.folders),
-      unit='patient',
-      desc='verify',
-      disable=not progress,
+      checks, total=len(layout.folders), unit='patient', desc='verify', disable=not progress
     ):
       findings += found
       for digest, path in digests:
         original = first_file.setdefault(digest, path)
         if original != path:
           found = f'the same frames as {original}'
-          findings.append(
-            make_finding('duplicate-images', path, found, 'others')
-          )
+          findings.append(make_finding('duplicate-images', path, found, 'others'))
   findings += _check_splits(layout)
   return findings
 
@@ -82,14 +66,10 @@ def _strays(layout: camus.Layout) -> Iterator[Finding]:
       continue  # A bare folder of patients: its neighbours are not ours.
     known = {f.name for f in layout.folders.values() if f.parent == parent}
     for name in sorted(set(os.listdir(parent)) - known - _HARMLESS):
-      yield make_finding(
-        'stray-file', parent / name, name, 'patientXXXX folders'
-      )
+      yield make_finding('stray-file', parent / name, name, 'patientXXXX folders')
 
 
-def _check_patient(
-  form: str, folder: Path
-) -> tuple[list[Finding], list[tuple[bytes, Path]]]:
+def _check_patient(form: str, folder: Path) -> tuple[list[Finding], list[tuple[bytes, Path]]]:
   """Findings of one patient and a digest of each of its sequences."""
   views = [View(form, folder, view) for view in VIEWS]
   findings = list(_stray_files(folder, views))
@@ -181,8 +161,7 @@ def _judge_spacing(view: View) -> Iterator[Finding]:
         yield make_finding(
           'spacing-implausible',
           path,
-          f'{spacing[0]:g} x {spacing[1]:g} mm, an image of {size[0]:.0f}'
-          f' x {size[1]:.0f} mm',
+          f'{spacing[0]:g} x {spacing[1]:g} mm, an image of {size[0]:.0f} x {size[1]:.0f} mm',
           'an image 50 to 250 mm deep',
         )
     reference = reference or key
@@ -253,10 +232,7 @@ def _judge_masks(view: View) -> Iterator[Finding]:
   cut = [
     name
     for name, (mask, _) in masks.items()
-    if any(
-      (edge == LABELS['la']).any()
-      for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1])
-    )
+    if any((edge == LABELS['la']).any() for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
   ]
   if cut:
     yield make_finding(
@@ -285,9 +261,7 @@ def _check_splits(layout: camus.Layout) -> Iterable[Finding]:
       yield make_finding('split-empty', path, 'no id', 'at least one')
     for patient, times in collections.Counter(patients).items():
       if times > 1:
-        yield make_finding(
-          'split-duplicate', path, f'{patient} {times} times', 'once'
-        )
+        yield make_finding('split-duplicate', path, f'{patient} {times} times', 'once')
       if patient not in layout.folders:
         yield make_finding(
           'split-absent',
@@ -307,8 +281,5 @@ def _check_splits(layout: camus.Layout) -> Iterable[Finding]:
     for patient, folder in layout.folders.items():
       if not owners[patient]:
         yield make_finding(
-          'split-unlisted',
-          folder,
-          f'{patient} in no list',
-          'a line in one of database_split',
+          'split-unlisted', folder, f'{patient} in no list', 'a line in one of database_split'
         )

@@ -61,11 +61,7 @@ def verify_echonet(
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     checks = pool.map(lambda name: _check_clip(dataset, name), rows)
     for name, (found, digest) in tqdm(
-      zip(rows, checks),
-      total=len(rows),
-      unit='clip',
-      desc='verify',
-      disable=not progress,
+      zip(rows, checks), total=len(rows), unit='clip', desc='verify', disable=not progress
     ):
       findings += found
       other = first.setdefault(digest, name) if digest else name
@@ -75,8 +71,7 @@ def verify_echonet(
           make_finding(
             'duplicate-images' if same else 'split-leak',
             echonet.video_path(root, name),
-            f'the frames of {other} ({rows[other].split}) in '
-            f'{rows[name].split}',
+            f'the frames of {other} ({rows[other].split}) in {rows[name].split}',
             'a clip of its own',
           )
         )

@@ -10,12 +10,7 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation import blocks, ef_scores
 from echoforge_jax.evaluation.blocks import pool
 from echoforge_jax.evaluation.protocols import Protocol
-from echoforge_jax.evaluation.scoring import (
-  METRICS,
-  Case,
-  ClipScore,
-  score_clip,
-)
+from echoforge_jax.evaluation.scoring import METRICS, Case, ClipScore, score_clip
 from echoforge_jax.evaluation.whole_clip import WholeScore, score_whole
 from echoforge_jax.metrics import calibration, statistics, temporal
 
@@ -78,13 +73,9 @@ def score_predictions(
     if on_clip:
       on_clip(case, clips[-1])
   unit = _common_unit(clips)
-  wholes = {
-    (w.patient, w.view): w for w in score_whole(whole, protocol, classes)
-  }
+  wholes = {(w.patient, w.view): w for w in score_whole(whole, protocol, classes)}
   ejections = ef_scores.by_patient(clips, wholes, protocol, unit == 'mm')
-  ranges = temporal.attribute_ranges(
-    [c.truth_attributes for c in clips if c.truth_attributes]
-  )
+  ranges = temporal.attribute_ranges([c.truth_attributes for c in clips if c.truth_attributes])
   over_time = [blocks.over_time(clip, ranges) for clip in clips]
   options = {'seed': seed, 'resamples': resamples}
   found = list(ejections.values())
@@ -96,8 +87,7 @@ def score_predictions(
     'n_frames': len({_frame(r) for r in rows if r['scored']}),
     'unit': unit,
     'classes': {
-      name: {m: _metric(clips, name, m, protocol, options) for m in METRICS}
-      for name in classes
+      name: {m: _metric(clips, name, m, protocol, options) for m in METRICS} for name in classes
     },
     **ef_scores.ejection_block(found, options),
     'whole_clip': blocks.whole_block(wholes.values(), found, classes, options),
@@ -109,18 +99,11 @@ def score_predictions(
     'not_applicable': _empty_frames(rows, classes, masks=2),
     'one_empty': _empty_frames(rows, classes, masks=1),
     'flags': ef_scores.flag_counts([e.predicted for e in found]),
-    'receipt': {
-      **options,
-      'protocol': dataclasses.asdict(protocol),
-      **(receipt or {}),
-    },
+    'receipt': {**options, 'protocol': dataclasses.asdict(protocol), **(receipt or {})},
   }
   per_case = [
     _case_row(
-      clip,
-      series,
-      ejections[clip.case.patient],
-      wholes.get((clip.case.patient, clip.case.view)),
+      clip, series, ejections[clip.case.patient], wholes.get((clip.case.patient, clip.case.view))
     )
     for clip, series in zip(clips, over_time)
   ]
@@ -151,9 +134,7 @@ def _common_unit(clips: list[ClipScore]) -> str:
 def _metric(clips, name: str, metric: str, protocol: Protocol, options) -> dict:
   """One metric of one class, pooled as the protocol says."""
   if protocol.pooling == 'clip_patient':
-    return pool(
-      ((c.case.patient, c.means[name][metric]) for c in clips), options
-    )
+    return pool(((c.case.patient, c.means[name][metric]) for c in clips), options)
   frames: dict[str, list[float]] = {}
   for clip in clips:
     for row in clip.frames:
@@ -194,10 +175,7 @@ def _case_row(
   """One row of per_case.csv; EF and volumes are the patient's."""
   case = clip.case
   ed_found, es_found = (whole and whole.found) or (math.nan, math.nan)
-  whole_flags = (
-    *(found.whole.flags if found.whole else ()),
-    *(whole.flags if whole else ()),
-  )
+  whole_flags = (*(found.whole.flags if found.whole else ()), *(whole.flags if whole else ()))
   return {
     'patient': case.patient,
     'view': case.view,
@@ -220,10 +198,7 @@ def _case_row(
     'ef_reference_source': found.source,
     'ef_masks': found.from_masks.ef_percent,
     'ef_predicted': found.predicted.ef_percent,
-    **{
-      name: series[name][0]
-      for name in ('area_roughness', 'inconsistent_share', 'valid_share')
-    },
+    **{name: series[name][0] for name in ('area_roughness', 'inconsistent_share', 'valid_share')},
     'confidence': clip.confidence,
     'ece': calibration.ece(clip.reliability) if clip.reliability else math.nan,
     'flags': ' '.join(found.predicted.flags),

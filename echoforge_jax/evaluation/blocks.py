@@ -31,9 +31,7 @@ def pool(pairs: Iterable[tuple[str, float]], options: Mapping) -> dict:
   return {**dataclasses.asdict(found), 'ci95': list(found.ci95)}
 
 
-def over_time(
-  clip: ClipScore, ranges: Mapping[str, float]
-) -> dict[str, tuple[float, float]]:
+def over_time(clip: ClipScore, ranges: Mapping[str, float]) -> dict[str, tuple[float, float]]:
   """Measures how smoothly a clip moves, as (prediction, truth).
 
   Args:
@@ -47,18 +45,10 @@ def over_time(
   both = clip.attributes, clip.complete_truth
   deviations = [temporal.attribute_deviations(a, ranges) for a in both]
   return {
-    'area_roughness': (
-      temporal.roughness(clip.areas),
-      temporal.roughness(clip.truth_areas),
-    ),
-    'inconsistent_share': tuple(
-      temporal.inconsistent_share(a, ranges) for a in both
-    ),
+    'area_roughness': (temporal.roughness(clip.areas), temporal.roughness(clip.truth_areas)),
+    'inconsistent_share': tuple(temporal.inconsistent_share(a, ranges) for a in both),
     'valid_share': (clip.valid, clip.truth_valid),
-    **{
-      name: tuple(d.get(name, math.nan) for d in deviations)
-      for name in temporal.THRESHOLDS
-    },
+    **{name: tuple(d.get(name, math.nan) for d in deviations) for name in temporal.THRESHOLDS},
   }
 
 
@@ -72,22 +62,14 @@ def temporal_block(
 
   def both(name):
     predicted, truth = (
-      pool(
-        ((c.case.patient, s[name][k]) for c, s in zip(clips, series)), options
-      )
-      for k in (0, 1)
+      pool(((c.case.patient, s[name][k]) for c, s in zip(clips, series)), options) for k in (0, 1)
     )
     return {**predicted, 'truth': truth}
 
   return {
     'area_roughness': both('area_roughness'),
-    'inconsistent_share': {
-      **both('inconsistent_share'),
-      'thresholds': dict(temporal.THRESHOLDS),
-    },
-    'attributes': {
-      name: both(name) for name in temporal.THRESHOLDS if name in ranges
-    },
+    'inconsistent_share': {**both('inconsistent_share'), 'thresholds': dict(temporal.THRESHOLDS)},
+    'attributes': {name: both(name) for name in temporal.THRESHOLDS if name in ranges},
     'valid_share': both('valid_share'),
   }
 
@@ -121,9 +103,7 @@ def whole_block(
     'n_frames_scored': sum(w.num_scored for w in wholes),
     'classes': {
       name: {
-        metric: pool(
-          ((w.patient, w.means[name][metric]) for w in wholes), options
-        )
+        metric: pool(((w.patient, w.means[name][metric]) for w in wholes), options)
         for metric in METRICS
       }
       for name in classes
@@ -157,9 +137,7 @@ def positions(
   }
 
 
-def calibration_block(
-  clips: Iterable[ClipScore], options: Mapping
-) -> dict | None:
+def calibration_block(clips: Iterable[ClipScore], options: Mapping) -> dict | None:
   """Pools the reliability of the first class's probability near outlines."""
   known = [c for c in clips if c.reliability is not None]
   if not known:
@@ -171,9 +149,7 @@ def calibration_block(
     accuracy = pooled.correct_sum / pooled.count
   return {
     'region': calibration.REGION,
-    'ece': pool(
-      ((c.case.patient, calibration.ece(c.reliability)) for c in known), options
-    ),
+    'ece': pool(((c.case.patient, calibration.ece(c.reliability)) for c in known), options),
     'ece_pooled': calibration.ece(pooled),
     'bins': [
       {
@@ -188,13 +164,9 @@ def calibration_block(
   }
 
 
-def risk_block(
-  found: Iterable[ef_scores.PatientEjection], options: Mapping
-) -> dict | None:
+def risk_block(found: Iterable[ef_scores.PatientEjection], options: Mapping) -> dict | None:
   """EF error of the most confident share of the patients."""
-  pairs = [
-    (e.confidence, abs(e.predicted.ef_percent - e.reference)) for e in found
-  ]
+  pairs = [(e.confidence, abs(e.predicted.ef_percent - e.reference)) for e in found]
   pairs = [p for p in pairs if all(map(math.isfinite, p))]
   if len(pairs) < 2:
     return None
@@ -204,17 +176,13 @@ def risk_block(
   }
 
 
-def groups(
-  clips: Sequence[ClipScore], classes: Sequence[str], options: Mapping
-) -> dict:
+def groups(clips: Sequence[ClipScore], classes: Sequence[str], options: Mapping) -> dict:
   """Pools Dice and HD by view, image quality and phase."""
   rows = [r for clip in clips for r in clip.frames if r['scored']]
 
   def entries(pairs):
     return {
-      name: {
-        metric: pool(pairs(name, metric), options) for metric in ('dice', 'hd')
-      }
+      name: {metric: pool(pairs(name, metric), options) for metric in ('dice', 'hd')}
       for name in classes
     }
 
@@ -223,9 +191,7 @@ def groups(
     return {
       key: entries(
         lambda name, metric, key=key: (
-          (c.case.patient, c.means[name][metric])
-          for c in clips
-          if getattr(c.case, kind) == key
+          (c.case.patient, c.means[name][metric]) for c in clips if getattr(c.case, kind) == key
         )
       )
       for key in keys
@@ -238,9 +204,7 @@ def groups(
     'phase': {
       phase: entries(
         lambda name, metric, phase=phase: (
-          (r['patient'], r[metric])
-          for r in rows
-          if r['phase'] == phase and r['class'] == name
+          (r['patient'], r[metric]) for r in rows if r['phase'] == phase and r['class'] == name
         )
       )
       for phase in ('ED', 'ES')

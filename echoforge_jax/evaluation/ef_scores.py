@@ -58,27 +58,19 @@ def by_patient(
     patients.setdefault(clip.case.patient, []).append(clip)
   return {
     patient: _patient_ejection(
-      own,
-      [w for c in own if (w := wholes.get((patient, c.case.view)))],
-      protocol,
-      metric,
+      own, [w for c in own if (w := wholes.get((patient, c.case.view)))], protocol, metric
     )
     for patient, own in patients.items()
   }
 
 
 def _patient_ejection(
-  clips: Sequence[ClipScore],
-  whole: Sequence[WholeScore],
-  protocol: Protocol,
-  metric: bool,
+  clips: Sequence[ClipScore], whole: Sequence[WholeScore], protocol: Protocol, metric: bool
 ) -> PatientEjection:
   """One patient's EF from its clips' ED and ES cavities."""
 
   def measure(ends_by_view, method=protocol.ef_method):
-    ed, es = (
-      {view: pair[t] for view, pair in ends_by_view.items()} for t in (0, 1)
-    )
+    ed, es = ({view: pair[t] for view, pair in ends_by_view.items()} for t in (0, 1))
     found = ejection.measure_ejection(ed, es, method)
     if metric:
       return found
@@ -110,9 +102,7 @@ def _patient_ejection(
 
 def agreement(reference, prediction, options) -> dict:
   """Returns `statistics.agreement` as a dict, with lists instead of tuples."""
-  found = dataclasses.asdict(
-    statistics.agreement(reference, prediction, **options)
-  )
+  found = dataclasses.asdict(statistics.agreement(reference, prediction, **options))
   return {
     **found,
     'loa': list(found['loa']),
@@ -132,9 +122,7 @@ def ef_entry(
   """
   values = [measured(e) for e in found]
   return {
-    **agreement(
-      [e.reference for e in found], [v.ef_percent for v in values], options
-    ),
+    **agreement([e.reference for e in found], [v.ef_percent for v in values], options),
     'unit': 'percent',
     'reference': sorted({e.source for e in found if e.source}),
     'not_measurable': sum(not math.isfinite(v.ef_percent) for v in values),
@@ -160,18 +148,14 @@ def ejection_block(found: Sequence[PatientEjection], options) -> dict:
   ef_masks = [e.ef_percent for e in masks]
   return {
     'ef': ef_entry(found, lambda e: e.predicted, options),
-    'ef_from_masks': agreement(
-      ef_masks, [e.ef_percent for e in predicted], options
-    ),
+    'ef_from_masks': agreement(ef_masks, [e.ef_percent for e in predicted], options),
     'ef_single_plane': {
       view: {method: single_plane(view, method) for method in _SINGLE_PLANE}
       for view in sorted({view for e in found for view in e.by_view})
     },
     'volumes_from_masks': {n: volumes(n) for n in ('edv_ml', 'esv_ml')},
     # The method's own error: true masks against the dataset's EF.
-    'ef_masks_against_dataset': agreement(
-      [e.dataset[2] for e in found], ef_masks, options
-    ),
+    'ef_masks_against_dataset': agreement([e.dataset[2] for e in found], ef_masks, options),
   }
 
 

@@ -86,12 +86,7 @@ def evaluate(
   chosen = get_protocol(protocol)
   _check_writable(out_dir)
   predicted = predict_split(
-    workdir,
-    split,
-    chosen,
-    data_dir=data_dir,
-    which=which,
-    batch_size=batch_size,
+    workdir, split, chosen, data_dir=data_dir, which=which, batch_size=batch_size
   )
   return write_evaluation(
     predicted.cases,
@@ -149,9 +144,7 @@ def write_evaluation(
       whole=bar(whole, 'whole clips') if whole else (),
     )
     paths = write_result(result, out_dir)
-    paths['report'] = write_report(
-      result, cases, report_dir, log_path=log_path, case_files=files
-    )
+    paths['report'] = write_report(result, cases, report_dir, log_path=log_path, case_files=files)
   except OSError as error:
     raise InputError(
       f'--out {out_dir} cannot be written ({error.strerror or error}); '
@@ -166,10 +159,7 @@ def write_result(result: Result, out_dir) -> dict[str, pathlib.Path]:
   out_dir.mkdir(parents=True, exist_ok=True)
   paths = {'metrics': out_dir / 'metrics.json'}
   textio.write_json(paths['metrics'], result.metrics)
-  for name, rows in (
-    ('per_case', result.per_case),
-    ('per_frame', result.per_frame),
-  ):
+  for name, rows in (('per_case', result.per_case), ('per_frame', result.per_frame)):
     paths[name] = out_dir / f'{name}.csv'
     _write_csv(paths[name], rows)
   return paths
@@ -231,15 +221,11 @@ def predict_split(
     threshold=protocol.threshold,
   )
   source = prepared.load_split(**where, split=split)
-  receipt = make_receipt(
-    config, source, protocol, step=step, which=which, workdir=workdir
-  )
+  receipt = make_receipt(config, source, protocol, step=step, which=which, workdir=workdir)
   return PredictedSplit(cases, whole, classes, receipt)
 
 
-def make_receipt(
-  config, source, protocol: Protocol, *, step: int, which: str, workdir
-) -> dict:
+def make_receipt(config, source, protocol: Protocol, *, step: int, which: str, workdir) -> dict:
   """Returns what identifies an evaluated model and its data, ready for JSON.
 
   Args:
@@ -278,10 +264,7 @@ def folders_of_runs(workdirs: Sequence, out_dir) -> dict[str, pathlib.Path]:
   Raises:
     InputError: if two runs have the same name.
   """
-  folders = {
-    str(w): pathlib.Path(out_dir) / pathlib.Path(w).resolve().name
-    for w in workdirs
-  }
+  folders = {str(w): pathlib.Path(out_dir) / pathlib.Path(w).resolve().name for w in workdirs}
   if len(set(folders.values())) < len(workdirs):
     raise InputError(
       f'--workdir: found {", ".join(map(str, workdirs))}, wanted runs with '

@@ -19,9 +19,7 @@ from echoforge_jax.inference.segmenter import Segmenter
 Clips = Sequence[Mapping[str, Any]]
 
 
-def decide(
-  logits: np.ndarray, threshold: float = 0.5
-) -> tuple[np.ndarray, np.ndarray]:
+def decide(logits: np.ndarray, threshold: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
   """Turns logits [..., K] into masks and a probability.
 
   Args:
@@ -100,9 +98,7 @@ class WholeClips:
   later than the model's `delay`, and nothing knows of ED or ES.
   """
 
-  def __init__(
-    self, segmenter: Segmenter, clips: Clips, *, threshold: float = 0.5
-  ):
+  def __init__(self, segmenter: Segmenter, clips: Clips, *, threshold: float = 0.5):
     """Predicts nothing yet.
 
     Args:
@@ -123,16 +119,12 @@ class WholeClips:
       logits = self._segmenter.frame_loop(fps=fps).run(frames)
       masks, likely = zip(*(decide(one, self._threshold) for one in logits))
       yield dataclasses.replace(
-        make_case(clip, np.stack(masks), np.stack(likely)),
-        ed=int(clip['ed']),
-        es=int(clip['es']),
+        make_case(clip, np.stack(masks), np.stack(likely)), ed=int(clip['ed']), es=int(clip['es'])
       )
 
 
 def make_case(
-  clip: Mapping[str, Any],
-  prediction: np.ndarray,
-  probability: np.ndarray | None = None,
+  clip: Mapping[str, Any], prediction: np.ndarray, probability: np.ndarray | None = None
 ) -> Case:
   """Makes a case from an evaluation clip and its predicted masks.
 

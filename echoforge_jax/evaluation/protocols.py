@@ -61,9 +61,7 @@ class Protocol:
 
 
 _CAMUS = (
-  Protocol(
-    'camus_semi', 'ends', '10 frames from ED to ES, scored at ED and ES'
-  ),
+  Protocol('camus_semi', 'ends', '10 frames from ED to ES, scored at ED and ES'),
   Protocol('camus_full', 'all', '10 frames from ED to ES, all scored'),
 )
 _BY_ID = tuple(
@@ -78,8 +76,7 @@ _BY_ID = tuple(
 _ECHONET = Protocol(
   'echonet',
   'ends',
-  '10 frames from ED to ES, scored at the two traced frames, distances in '
-  'pixels',
+  '10 frames from ED to ES, scored at the two traced frames, distances in pixels',
   dataset='echonet',
   ef_method='discs',
   metric_spacing=False,
@@ -114,13 +111,11 @@ def _read_protocol(path: pathlib.Path) -> Protocol:
   except (OSError, ValueError, TypeError) as error:
     known = ', '.join(f.name for f in dataclasses.fields(Protocol))
     raise InputError(
-      f'{path}: not a protocol ({error}); wanted a JSON object '
-      f'with fields of: {known}'
+      f'{path}: not a protocol ({error}); wanted a JSON object with fields of: {known}'
     ) from error
   if protocol.name in PROTOCOLS:
     raise InputError(
-      f'{path}: the name {protocol.name!r} belongs to a '
-      'built-in protocol; give yours another'
+      f'{path}: the name {protocol.name!r} belongs to a built-in protocol; give yours another'
     )
   kinds = {'name': str, 'description': str, 'metric_spacing': bool}
   for field, kind in kinds.items():
@@ -130,8 +125,7 @@ def _read_protocol(path: pathlib.Path) -> Protocol:
   for field, choices in {**_CHOICES, 'dataset': ('', *DATASETS)}.items():
     if (value := getattr(protocol, field)) not in choices:
       raise InputError(
-        f'{path}: {field} is {value!r}, wanted one of '
-        f'{", ".join(c or repr(c) for c in choices)}'
+        f'{path}: {field} is {value!r}, wanted one of {", ".join(c or repr(c) for c in choices)}'
       )
   if not (
     isinstance(protocol.num_frames, int)

@@ -8,14 +8,7 @@ import numpy as np
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation.protocols import Protocol
-from echoforge_jax.metrics import (
-  calibration,
-  ejection,
-  overlap,
-  surface,
-  temporal,
-  validity,
-)
+from echoforge_jax.metrics import calibration, ejection, overlap, surface, temporal, validity
 
 METRICS = ('dice', 'iou', 'hd', 'hd95', 'asd')
 
@@ -120,9 +113,7 @@ class ClipScore:
   truth_ends: tuple = (None, None)
   predicted_ends: tuple = (None, None)
   attributes: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-  truth_attributes: dict[str, np.ndarray] = dataclasses.field(
-    default_factory=dict
-  )
+  truth_attributes: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
   reliability: calibration.Bins | None = None
   confidence: float = math.nan
 
@@ -133,9 +124,7 @@ class ClipScore:
     return self.truth_attributes if complete else {}
 
 
-def score_clip(
-  case: Case, protocol: Protocol, classes: Sequence[str] = ('lv',)
-) -> ClipScore:
+def score_clip(case: Case, protocol: Protocol, classes: Sequence[str] = ('lv',)) -> ClipScore:
   """Scores one clip under a protocol.
 
   Args:
@@ -157,9 +146,7 @@ def score_clip(
   frames = protocol.scored_frames(len(known))
   rows = frame_rows(case, frames, classes, known, spacing)
   return ClipScore(
-    case=dataclasses.replace(
-      case, truth=None, prediction=None, frames=None, probability=None
-    ),
+    case=dataclasses.replace(case, truth=None, prediction=None, frames=None, probability=None),
     unit=case.unit if metric else 'px',
     frames=rows,
     means=class_means(rows, classes),
@@ -175,8 +162,7 @@ def class_means(rows: Iterable[dict], classes: Sequence[str]) -> dict:
   scored = [r for r in rows if r['scored']]
   return {
     name: {
-      metric: finite_mean(r[metric] for r in scored if r['class'] == name)
-      for metric in METRICS
+      metric: finite_mean(r[metric] for r in scored if r['class'] == name) for metric in METRICS
     }
     for name in classes
   }
@@ -244,8 +230,7 @@ def _ventricle(case: Case, classes, known: np.ndarray, spacing) -> dict:
     return {'areas': empty, 'truth_areas': empty}
   lv, pixel = classes.index('lv') + 1, spacing[0] * spacing[1]
   areas, truth_areas = (
-    (masks == lv).sum(axis=(1, 2)) * pixel
-    for masks in (case.prediction, case.truth)
+    (masks == lv).sum(axis=(1, 2)) * pixel for masks in (case.prediction, case.truth)
   )
   predicted, attributes = _follow(case.prediction, classes, spacing)
   truth, truth_attributes = _follow(case.truth, classes, spacing)
@@ -256,8 +241,7 @@ def _ventricle(case: Case, classes, known: np.ndarray, spacing) -> dict:
     'predicted_ends': (predicted[0], predicted[-1]),
     'attributes': attributes,
     'truth_attributes': {
-      name: np.where(known, series, math.nan)
-      for name, series in truth_attributes.items()
+      name: np.where(known, series, math.nan) for name, series in truth_attributes.items()
     },
   }
 
@@ -277,15 +261,11 @@ def _trust(case: Case, known: np.ndarray) -> dict:
   truth, prediction = case.truth == 1, case.prediction == 1
   band = calibration.boundary_band(truth[known], prediction[known])
   return {
-    'reliability': calibration.count_bins(
-      case.probability[known], truth[known], where=band
-    ),
+    'reliability': calibration.count_bins(case.probability[known], truth[known], where=band),
     'confidence': calibration.clip_confidence(case.probability, prediction),
   }
 
 
 def _valid_share(masks, classes) -> float:
   """Share of frames on which the anatomy is valid."""
-  return float(
-    np.mean([validity.all_valid(frame, tuple(classes)) for frame in masks])
-  )
+  return float(np.mean([validity.all_valid(frame, tuple(classes)) for frame in masks]))

@@ -76,9 +76,7 @@ def _score(case: Case, protocol: Protocol, classes) -> WholeScore:
     int(use.sum()),
     class_means(rows, classes),
     fps=case.fps,
-    **(
-      _beat(case, classes.index('lv') + 1, spacing) if 'lv' in classes else {}
-    ),
+    **(_beat(case, classes.index('lv') + 1, spacing) if 'lv' in classes else {}),
   )
 
 
@@ -89,14 +87,10 @@ def _beat(case: Case, label: int, spacing) -> dict:
   empty = area < ejection.MIN_PIXELS
   if empty.all():
     return {'flags': ('no_cavity',)}
-  _, beats, flags = read_curve(
-    area, empty, case.fps if case.fps > 0 else math.nan
-  )
+  _, beats, flags = read_curve(area, empty, case.fps if case.fps > 0 else math.nan)
   return {
     'found': beats[0].nearest,
-    'ends': tuple(
-      ejection.measure_cavity(lv[t], spacing) for t in beats[0].nearest
-    ),
+    'ends': tuple(ejection.measure_cavity(lv[t], spacing) for t in beats[0].nearest),
     'errors': (
       float(min(abs(beat.ed - case.ed) for beat in beats)),
       float(min(abs(beat.es - case.es) for beat in beats)),

@@ -84,9 +84,7 @@ def count_flops(lowered: Any) -> float:
   return float((costs or {}).get('flops', math.nan))
 
 
-def measure_model(
-  model: nn.Module, *, frames: int, image_size: int, repeats: int = 5
-) -> Cost:
+def measure_model(model: nn.Module, *, frames: int, image_size: int, repeats: int = 5) -> Cost:
   """Counts and times the forward pass of one clip on the default device.
 
   Args:
@@ -109,9 +107,7 @@ def measure_model(
   compile_seconds = time.perf_counter() - start
   rates = []
   if repeats:
-    variables = jax.tree.map(
-      lambda x: jnp.full(x.shape, 0.01, x.dtype), abstract
-    )
+    variables = jax.tree.map(lambda x: jnp.full(x.shape, 0.01, x.dtype), abstract)
     clip = jnp.asarray(np.random.default_rng(0).random(shape, np.float32))
     compiled(variables, clip).block_until_ready()
     for _ in range(repeats):
@@ -136,9 +132,7 @@ def measure_model(
 def of_configs(configs: Mapping[str, ConfigDict]) -> dict[str, Cost]:
   """Measures the model of each config on clips of ten frames of its size."""
   return {
-    name: measure_model(
-      build.make_model(config), frames=FRAMES, image_size=config.data.image_size
-    )
+    name: measure_model(build.make_model(config), frames=FRAMES, image_size=config.data.image_size)
     for name, config in configs.items()
   }
 
@@ -146,8 +140,7 @@ def of_configs(configs: Mapping[str, ConfigDict]) -> dict[str, Cost]:
 def markdown(costs: Mapping[str, Cost]) -> str:
   """Returns the costs as a Markdown table, with a trailing newline."""
   lines = [
-    '| config | M parameters | GFLOP per clip | per frame | clip | frames/s '
-    '| compile (s) |',
+    '| config | M parameters | GFLOP per clip | per frame | clip | frames/s | compile (s) |',
     '|---|---:|---:|---:|---|---:|---:|',
   ]
   for name, cost in costs.items():
@@ -160,8 +153,7 @@ def markdown(costs: Mapping[str, Cost]) -> str:
       f'| {cost.compile_seconds:.0f} |'
     )
   return (
-    '\n'.join(lines)
-    + '\n\nA multiply-add counts two; frames/s: median [smallest, largest] on '
+    '\n'.join(lines) + '\n\nA multiply-add counts two; frames/s: median [smallest, largest] on '
     f'{provenance.device_kind()}.\n'
   )
 

@@ -83,9 +83,7 @@ def _environment(slot: int, at_once: int, gpus_each: int) -> dict[str, str]:
     [str(_PACKAGE_PARENT), *filter(None, [env.get('PYTHONPATH')])]
   )
   if gpus_each:
-    all_gpus = env.get('CUDA_VISIBLE_DEVICES') or ','.join(
-      map(str, range(gpus_each * at_once))
-    )
+    all_gpus = env.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(gpus_each * at_once)))
     own = all_gpus.split(',')[slot * gpus_each : (slot + 1) * gpus_each]
     env['CUDA_VISIBLE_DEVICES'] = ','.join(own)
   return env

@@ -27,10 +27,7 @@ def spawn(command: list[str], **options: Any) -> subprocess.Popen:
   # A stepping stone in place of `preexec_fn`, which is unsafe beside threads.
   stone = [sys.executable, '-I', '-S', __file__, str(os.getpid())]
   return subprocess.Popen(
-    [*stone, *command],
-    stdin=subprocess.DEVNULL,
-    start_new_session=True,
-    **options,
+    [*stone, *command], stdin=subprocess.DEVNULL, start_new_session=True, **options
   )
 
 
@@ -75,9 +72,7 @@ class StopSignals:
 
   def __enter__(self) -> 'StopSignals':
     for number in (signal.SIGTERM, signal.SIGINT):
-      self._previous[number] = signal.signal(
-        number, lambda number, _: self.received.append(number)
-      )
+      self._previous[number] = signal.signal(number, lambda number, _: self.received.append(number))
     return self
 
   def __exit__(self, *unused) -> None:

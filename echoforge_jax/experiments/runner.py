@@ -237,11 +237,7 @@ def run_study(
 
 
 def make_line(
-  run: Run,
-  settings: Settings,
-  report: pathlib.Path,
-  seconds: float,
-  revision: str | None,
+  run: Run, settings: Settings, report: pathlib.Path, seconds: float, revision: str | None
 ) -> dict:
   """Makes the line of an evaluated run.
 

@@ -83,9 +83,7 @@ def _row(
 
 
 _SSCF = dataclasses.replace(
-  _row(
-    'mean_teacher', name='sscf', label='SSCF, mean teacher with consistency'
-  ),
+  _row('mean_teacher', name='sscf', label='SSCF, mean teacher with consistency'),
   variant='',
   config='phantom_sscf_lite',
 )
@@ -94,20 +92,7 @@ _ALL_STUDIES = (
   Study(
     'rows',
     'Parts of EchoForge and baselines, labels of 10 % of the patients',
-    tuple(
-      map(
-        _row,
-        (
-          'baseline',
-          'mean_teacher',
-          'fixmatch',
-          'tsf',
-          'tsf_arc',
-          'plain',
-          'all',
-        ),
-      )
-    ),
+    tuple(map(_row, ('baseline', 'mean_teacher', 'fixmatch', 'tsf', 'tsf_arc', 'plain', 'all'))),
     reference='baseline',
   ),
   Study(
@@ -120,12 +105,7 @@ _ALL_STUDIES = (
     'anchors',
     'Number of ARC anchors, labels of 10 % of the patients',
     tuple(
-      _row(
-        'all',
-        name=f'anchors{n}',
-        label=f'{n} anchor{"s"[: n > 1]}',
-        model__anchors=n,
-      )
+      _row('all', name=f'anchors{n}', label=f'{n} anchor{"s"[: n > 1]}', model__anchors=n)
       for n in (1, 2, 3, 4)
     ),
     reference='anchors2',
@@ -134,12 +114,7 @@ _ALL_STUDIES = (
     'labels',
     'Share of the patients whose labels are used',
     tuple(
-      _row(
-        variant,
-        percent / 100,
-        name=f'{variant}_{percent}',
-        label=f'{text}, {percent} %',
-      )
+      _row(variant, percent / 100, name=f'{variant}_{percent}', label=f'{text}, {percent} %')
       for percent in (5, 10, 20, 40, 100)
       for variant, text in _TWO
     ),
@@ -176,19 +151,13 @@ def get_study(name: str, rows: Sequence[str] = ()) -> Study:
     InputError: for an unknown study or row.
   """
   if name not in STUDIES:
-    raise InputError(
-      f'--study={name}: choose one of {", ".join(STUDIES)}, cost'
-    )
+    raise InputError(f'--study={name}: choose one of {", ".join(STUDIES)}, cost')
   study = STUDIES[name]
   if not rows:
     return study
   known = [row.name for row in study.rows]
   unknown = [row for row in rows if row not in known]
   if unknown:
-    raise InputError(
-      f'--rows: found {unknown[0]!r}, wanted some of {", ".join(known)}'
-    )
+    raise InputError(f'--rows: found {unknown[0]!r}, wanted some of {", ".join(known)}')
   kept = {*rows, study.reference}
-  return dataclasses.replace(
-    study, rows=tuple(row for row in study.rows if row.name in kept)
-  )
+  return dataclasses.replace(study, rows=tuple(row for row in study.rows if row.name in kept))

@@ -53,11 +53,7 @@ COLUMNS = (
 
 
 def summarise(
-  study: Study,
-  lines: Sequence[Mapping],
-  *,
-  seed: int = 0,
-  resamples: int = 2000,
+  study: Study, lines: Sequence[Mapping], *, seed: int = 0, resamples: int = 2000
 ) -> dict:
   """Aggregates the runs of a study.
 
@@ -87,10 +83,7 @@ def summarise(
         'label': row.label,
         'n_seeds': len(seeds),
         'train_seconds': float(np.median([x['train_seconds'] for x in own])),
-        **{
-          column.name: _entry(column.name, own, reference, options)
-          for column in COLUMNS
-        },
+        **{column.name: _entry(column.name, own, reference, options) for column in COLUMNS},
         **_ef_entries(own),
       }
     )
@@ -142,15 +135,11 @@ def _entry(name: str, own, reference, options: Mapping) -> dict:
   """One quantity of a row, on patients that it and the reference measured."""
   patients = set.intersection(
     *(
-      {p for p, values in line['patients'].items() if name in values}
-      for line in (*own, *reference)
+      {p for p, values in line['patients'].items() if name in values} for line in (*own, *reference)
     )
   )
   ours, theirs = (
-    np.array(
-      [[line['patients'][p][name] for p in sorted(patients)] for line in lines],
-      np.float64,
-    )
+    np.array([[line['patients'][p][name] for p in sorted(patients)] for line in lines], np.float64)
     for lines in (own, reference)
   )
   nan = [math.nan] * 2
@@ -178,10 +167,7 @@ def _ef_entries(lines: Sequence[Mapping]) -> dict[str, dict]:
     for line in lines
   ]
   # A network that finds no cavity in any patient has neither r nor bias.
-  agreements = [
-    statistics.agreement(*np.array(p).reshape(-1, 2).T, resamples=1)
-    for p in pairs
-  ]
+  agreements = [statistics.agreement(*np.array(p).reshape(-1, 2).T, resamples=1) for p in pairs]
   found = {}
   for name in ('pearson_r', 'bias'):
     values = np.array([getattr(a, name) for a in agreements])
@@ -253,9 +239,8 @@ def _seeds(summary: Mapping) -> str:
 
 
 def _with_interval(entry: Mapping, column: Column) -> str:
-  return (
-    f'{textio.number(entry["mean"], column.digits, column.scale)} '
-    + textio.interval(entry['ci95'], column.digits, column.scale)
+  return f'{textio.number(entry["mean"], column.digits, column.scale)} ' + textio.interval(
+    entry['ci95'], column.digits, column.scale
   )
 
 
@@ -293,9 +278,7 @@ def plot(summary: Mapping, path: pathlib.Path) -> None:
 
 
 def write(
-  summary: Mapping,
-  out_dir: pathlib.Path,
-  costs: Mapping[str, Cost] | None = None,
+  summary: Mapping, out_dir: pathlib.Path, costs: Mapping[str, Cost] | None = None
 ) -> list[pathlib.Path]:
   """Writes STUDY.json, STUDY.md and STUDY.png; returns these files.
 
@@ -304,9 +287,7 @@ def write(
     out_dir: an existing folder.
     costs: as in `markdown`.
   """
-  files = [
-    out_dir / f'{summary["study"]}.{suffix}' for suffix in ('json', 'md', 'png')
-  ]
+  files = [out_dir / f'{summary["study"]}.{suffix}' for suffix in ('json', 'md', 'png')]
   found = dict(summary)
   if costs:
     found['costs'] = {name: dataclasses.asdict(c) for name, c in costs.items()}

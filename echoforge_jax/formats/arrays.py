@@ -77,10 +77,7 @@ def read_numpy(path: pathlib.Path) -> raw_clip.RawClip:
 def _npz_fields(path: pathlib.Path) -> dict[str, np.ndarray]:
   """The arrays of `_FIELDS` in an NPZ, or its only one as `frames`."""
   with zipfile.ZipFile(path) as archive:
-    sizes = {
-      entry.filename.removesuffix('.npy'): entry.file_size
-      for entry in archive.infolist()
-    }
+    sizes = {entry.filename.removesuffix('.npy'): entry.file_size for entry in archive.infolist()}
   if 'frames' not in sizes and len(sizes) != 1:
     raise InputError(
       f'{path}: found arrays {str(sorted(sizes))[:200]}; wanted one named '

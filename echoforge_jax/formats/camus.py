@@ -69,9 +69,7 @@ def find_layout(raw_dir) -> Layout:
     InputError: `raw_dir` is no folder, or holds no CAMUS patients.
   """
   raw_dir = Path(raw_dir)
-  wanted = (
-    'database_nifti/patient0001/... (NIfTI) or training/patient0001/... (.mhd)'
-  )
+  wanted = 'database_nifti/patient0001/... (NIfTI) or training/patient0001/... (.mhd)'
   if not raw_dir.is_dir():
     raise InputError(
       f'{raw_dir}: folder not found; wanted the CAMUS root, '
@@ -101,11 +99,7 @@ def _patient_folders(folder: Path) -> dict[str, Path]:
   if not folder.is_dir():
     return {}
   with os.scandir(folder) as entries:
-    names = [
-      entry.name
-      for entry in entries
-      if _PATIENT.fullmatch(entry.name) and entry.is_dir()
-    ]
+    names = [entry.name for entry in entries if _PATIENT.fullmatch(entry.name) and entry.is_dir()]
   return {name: folder / name for name in sorted(names, key=patient_number)}
 
 
@@ -116,8 +110,7 @@ def _training_and_testing(root: Path) -> dict[str, Path]:
     return {}
   testing = _patient_folders(root / 'testing')
   return folders | {
-    f'testing-{name}' if name in folders else name: folder
-    for name, folder in testing.items()
+    f'testing-{name}' if name in folders else name: folder for name, folder in testing.items()
   }
 
 
@@ -202,13 +195,9 @@ def read_split(raw_dir, split: str, scheme: str = 'official') -> list[str]:
   """
   layout = find_layout(raw_dir)
   if split not in _SPLIT_NAMES:
-    raise InputError(
-      f'unknown split {split!r}; wanted one of {sorted(_SPLIT_NAMES)}'
-    )
+    raise InputError(f'unknown split {split!r}; wanted one of {sorted(_SPLIT_NAMES)}')
   if scheme not in SCHEMES:
-    raise InputError(
-      f'unknown split scheme {scheme!r}; wanted one of {SCHEMES}'
-    )
+    raise InputError(f'unknown split scheme {scheme!r}; wanted one of {SCHEMES}')
   name = _SPLIT_NAMES[split]
   if scheme == 'memsam':
     patients = _memsam(layout)[name]
@@ -240,9 +229,7 @@ def read_split_file(path) -> list[str]:
   try:
     lines = path.read_text(encoding='utf-8-sig').split('\n')
   except UnicodeDecodeError as error:
-    raise fault(
-      'split-unreadable', path, f'no text ({error.reason})', 'patient ids'
-    ) from error
+    raise fault('split-unreadable', path, f'no text ({error.reason})', 'patient ids') from error
   patients = []
   for number, line in enumerate(lines, start=1):
     if not line.strip():
@@ -262,9 +249,7 @@ def _memsam(layout: Layout) -> dict[str, list[str]]:
   patients = sorted(layout.folders, key=patient_number)
   numbers = [patient_number(patient) for patient in patients]
   if len(set(numbers)) == len(numbers) and 400 < max(numbers) <= 500:
-    cuts = [
-      sum(number <= last for number in numbers) for last in _MEMSAM_LAST[:2]
-    ]
+    cuts = [sum(number <= last for number in numbers) for last in _MEMSAM_LAST[:2]]
   else:
     count = len(patients)
     test = max(1, round(0.2 * count))
@@ -279,13 +264,9 @@ def _memsam(layout: Layout) -> dict[str, list[str]]:
 
 def _folder_split(layout: Layout) -> dict[str, list[str]]:
   training = [
-    patient
-    for patient, folder in layout.folders.items()
-    if folder.parent.name != 'testing'
+    patient for patient, folder in layout.folders.items() if folder.parent.name != 'testing'
   ]
-  testing = [
-    patient for patient in layout.folders if patient not in set(training)
-  ]
+  testing = [patient for patient in layout.folders if patient not in set(training)]
   validation = max(1, round(len(training) / 9))
   return {
     'training': training[:-validation],

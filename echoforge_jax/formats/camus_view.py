@@ -7,12 +7,7 @@ import numpy as np
 
 from echoforge_jax.clip import LABELS, Clip
 from echoforge_jax.errors import InputError
-from echoforge_jax.formats.findings import (
-  Finding,
-  FindingError,
-  fault,
-  make_finding,
-)
+from echoforge_jax.formats.findings import Finding, FindingError, fault, make_finding
 from echoforge_jax.formats.volumes import as_uint8, read_volume
 
 VIEWS = ('2CH', '4CH')
@@ -24,10 +19,7 @@ VOLUMES = {
   'nifti': ('sequence', 'sequence_gt', 'ED', 'ED_gt', 'ES', 'ES_gt'),
   'mhd': ('sequence', 'ED', 'ED_gt', 'ES', 'ES_gt'),
 }
-_NEEDED = {
-  'nifti': ('sequence', 'sequence_gt'),
-  'mhd': ('sequence', 'ED_gt', 'ES_gt'),
-}
+_NEEDED = {'nifti': ('sequence', 'sequence_gt'), 'mhd': ('sequence', 'ED_gt', 'ES_gt')}
 
 
 def read_info(path) -> dict[str, str]:
@@ -46,10 +38,7 @@ def read_info(path) -> dict[str, str]:
     raise fault('missing-file', path, 'nothing', 'a cfg file') from error
   except UnicodeDecodeError as error:
     raise fault(
-      'cfg-unreadable',
-      path,
-      f'no text file ({error.reason})',
-      'lines such as "ED: 1"',
+      'cfg-unreadable', path, f'no text file ({error.reason})', 'lines such as "ED: 1"'
     ) from error
   info = {}
   for line in text.splitlines():
@@ -121,10 +110,7 @@ class View:
       self.withheld = True
       keys = [key for key in keys if key not in masks]
       yield make_finding(
-        'labels-withheld',
-        self.folder,
-        f'no _gt file for {self.view}',
-        'masks at ED and ES',
+        'labels-withheld', self.folder, f'no _gt file for {self.view}', 'masks at ED and ES'
       )
     for key in keys:
       yield from self._read_volume(key)
@@ -167,10 +153,7 @@ class View:
       length = len(self.arrays['sequence'])
       if 'nbframe' in info and count != length:
         yield make_finding(
-          'cfg-count',
-          path,
-          f'NbFrame: {info["nbframe"]}',
-          f'{length}, the frames of the sequence',
+          'cfg-count', path, f'NbFrame: {info["nbframe"]}', f'{length}, the frames of the sequence'
         )
       count = length
     numbers = {key: info_number(info, key) for key in ('ED', 'ES')}
@@ -221,10 +204,7 @@ class View:
     for name, (mask, key) in self.masks_at_ends().items():
       if not (mask == LABELS['lv']).any():
         yield make_finding(
-          'lv-empty',
-          self.path(key),
-          f'no label {LABELS["lv"]} at {name}',
-          'a left ventricle',
+          'lv-empty', self.path(key), f'no label {LABELS["lv"]} at {name}', 'a left ventricle'
         )
 
   def clip(self, patient: str) -> Clip:

@@ -50,9 +50,7 @@ class ColorSeen:
     is_warm = (red >= blue) & (frame[..., 0] == high)
     self.warm |= saturated & is_warm
     self.cold |= saturated & ~is_warm
-    self.gray |= (
-      (spread < _GRAY) & (high >= _BRIGHTNESS[0]) & (high <= _BRIGHTNESS[1])
-    )
+    self.gray |= (spread < _GRAY) & (high >= _BRIGHTNESS[0]) & (high <= _BRIGHTNESS[1])
 
 
 def painted_share(color: ColorSeen | None, inside: np.ndarray) -> float:
@@ -69,12 +67,9 @@ def painted_share(color: ColorSeen | None, inside: np.ndarray) -> float:
     return 0.0
   total = max(int(inside.sum()), 1)
   warm, cold, gray = (
-    float((seen & inside).sum()) / total
-    for seen in (color.warm, color.cold, color.gray)
+    float((seen & inside).sum()) / total for seen in (color.warm, color.cold, color.gray)
   )
   painted = float(((color.warm | color.cold) & inside).sum()) / total
   over_gray = gray >= _MIN_GRAY
   both_ways = min(warm, cold) >= _MIN_PAINTED
-  return (
-    painted if painted >= _MIN_PAINTED and (over_gray or both_ways) else (0.0)
-  )
+  return painted if painted >= _MIN_PAINTED and (over_gray or both_ways) else (0.0)

@@ -54,22 +54,14 @@ def read_dicom(path: pathlib.Path) -> raw_clip.RawClip:
     ) from error
   modality = str(dataset.get('Modality', '') or '')
   if modality not in _MODALITIES:
-    raise InputError(
-      f'{path}: found modality {modality[:16]}; wanted an ultrasound clip (US)'
-    )
+    raise InputError(f'{path}: found modality {modality[:16]}; wanted an ultrasound clip (US)')
   try:
     _check_regions(path, dataset)
     frames, color, decoded_flags = _frames(path, dataset)
     fps, time_flags = _frame_rate(dataset)
     region, spacing, notes, flags = _calibration(dataset, frames)
     return raw_clip.RawClip(
-      frames,
-      spacing,
-      fps,
-      region,
-      tuple(notes),
-      (*decoded_flags, *time_flags, *flags),
-      color,
+      frames, spacing, fps, region, tuple(notes), (*decoded_flags, *time_flags, *flags), color
     )
   except InputError:
     raise
@@ -89,8 +81,7 @@ def read_dicom(path: pathlib.Path) -> raw_clip.RawClip:
 def _check_regions(path: pathlib.Path, dataset: pydicom.Dataset) -> None:
   """Refuses what shows a trace over time instead of an image."""
   formats = {
-    item.get('RegionSpatialFormat')
-    for item in dataset.get('SequenceOfUltrasoundRegions') or []
+    item.get('RegionSpatialFormat') for item in dataset.get('SequenceOfUltrasoundRegions') or []
   }
   if formats & set(_NO_IMAGE) and _TWO_DIMENSIONAL not in formats:
     raise InputError(
@@ -113,11 +104,7 @@ def _frames(path: pathlib.Path, dataset: pydicom.Dataset):
       encaps.generate_frames(dataset.PixelData, number_of_frames=1)
     )
     found = video.read_video(path, io.BytesIO(stream))
-    return (
-      found.frames,
-      found.color,
-      ('fewer_frames',) if len(found.frames) < count else (),
-    )
+    return (found.frames, found.color, ('fewer_frames',) if len(found.frames) < count else ())
   count = raw_clip.known(dataset.get('NumberOfFrames'))
   count = 1 if math.isnan(count) else int(count)
   shape = (count, int(dataset.Rows), int(dataset.Columns))
@@ -178,8 +165,7 @@ def _frame_rate(dataset: pydicom.Dataset) -> tuple[float, tuple[str, ...]]:
     flags = ('uneven_frames',) if uneven or len(good) < len(steps) else ()
   rates = [1000 / t for t in times if not math.isnan(t)]
   rates += [
-    raw_clip.known(dataset.get(name))
-    for name in ('CineRate', 'RecommendedDisplayFrameRate')
+    raw_clip.known(dataset.get(name)) for name in ('CineRate', 'RecommendedDisplayFrameRate')
   ]
   rate = next((rate for rate in rates if not math.isnan(rate)), math.nan)
   return rate, flags
@@ -210,10 +196,7 @@ def _calibration(dataset, frames):
     return (
       None,
       raw_clip.UNKNOWN_SPACING,
-      [
-        f'{what} and matches the moving sector at no whole factor: '
-        'region ignored, spacing unknown'
-      ],
+      [f'{what} and matches the moving sector at no whole factor: region ignored, spacing unknown'],
       ['region_unusable'],
     )
   return (
@@ -243,16 +226,9 @@ def _largest_region(dataset):
       )
     except (AttributeError, TypeError, ValueError):
       continue
-    if (
-      min(bounds) < 0
-      or bounds[2] - bounds[0] < 16
-      or bounds[3] - bounds[1] < 16
-    ):
+    if min(bounds) < 0 or bounds[2] - bounds[0] < 16 or bounds[3] - bounds[1] < 16:
       continue
-    units = (
-      item.get('PhysicalUnitsYDirection'),
-      item.get('PhysicalUnitsXDirection'),
-    )
+    units = (item.get('PhysicalUnitsYDirection'), item.get('PhysicalUnitsXDirection'))
     spacing = raw_clip.UNKNOWN_SPACING
     if units == (_CENTIMETERS, _CENTIMETERS):
       spacing = tuple(
@@ -269,9 +245,7 @@ def _largest_region(dataset):
 
 def _pixel_spacing(dataset) -> tuple[float, float]:
   """Spacing from Pixel Spacing (mm, row then column), or unknown."""
-  values = np.atleast_1d(
-    dataset.get('PixelSpacing') or raw_clip.UNKNOWN_SPACING
-  )
+  values = np.atleast_1d(dataset.get('PixelSpacing') or raw_clip.UNKNOWN_SPACING)
   spacing = tuple(raw_clip.known(value) for value in values)
   return spacing if len(spacing) == 2 else raw_clip.UNKNOWN_SPACING
 
@@ -305,12 +279,7 @@ def matching_factor(bounds, frames: np.ndarray) -> int | None:
 
 def _divided(bounds, factor: int):
   top, left, bottom, right = bounds
-  return (
-    top // factor,
-    left // factor,
-    -(-bottom // factor),
-    -(-right // factor),
-  )
+  return (top // factor, left // factor, -(-bottom // factor), -(-right // factor))
 
 
 def _overlap(a, b) -> float:

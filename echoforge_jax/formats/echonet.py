@@ -21,18 +21,8 @@ import numpy as np
 
 from echoforge_jax.clip import Clip
 from echoforge_jax.errors import InputError
-from echoforge_jax.formats.echonet_clip import (
-  NEVER_TRACED,
-  VIEW,
-  FileRow,
-  Recording,
-)
-from echoforge_jax.formats.findings import (
-  Finding,
-  FindingError,
-  fault,
-  raise_first,
-)
+from echoforge_jax.formats.echonet_clip import NEVER_TRACED, VIEW, FileRow, Recording
+from echoforge_jax.formats.findings import Finding, FindingError, fault, raise_first
 
 FILE_LIST = 'FileList.csv'
 TRACINGS = 'VolumeTracings.csv'
@@ -135,9 +125,7 @@ def _file_row(line: _Line) -> FileRow:
   """One line of FileList.csv; raises `FindingError` where it is wrong."""
   name, extra = line.name, line.row.get(None)
   if not name or '/' in name or '\\' in name:
-    raise line.fault(
-      f'FileName is {name!r}', f'the name of a clip in {VIDEOS}/'
-    )
+    raise line.fault(f'FileName is {name!r}', f'the name of a clip in {VIDEOS}/')
   if extra is not None:  # A decimal comma moves every later column.
     raise line.fault(f'{len(extra)} fields more than columns', 'one per column')
   return FileRow(
@@ -185,9 +173,7 @@ class Dataset:
     found = {}
     for line in _lines(self.raw_dir / TRACINGS, TRACING_COLUMNS):
       try:
-        rows = found.setdefault(line.name, {}).setdefault(
-          line.whole('Frame'), []
-        )
+        rows = found.setdefault(line.name, {}).setdefault(line.whole('Frame'), [])
         rows.append([line.number(c) for c in ('X1', 'Y1', 'X2', 'Y2')])
       except FindingError as error:
         self._refuse(line.name, error.finding)
@@ -216,11 +202,7 @@ class Dataset:
 
   def clips_of(self, split: str) -> list[tuple[str, str]]:
     """Returns (name, view) of the clips of 'train', 'validation' or 'test'."""
-    return sorted(
-      (name, VIEW)
-      for name, found in self._split.items()
-      if found == SPLITS[split]
-    )
+    return sorted((name, VIEW) for name, found in self._split.items() if found == SPLITS[split])
 
   def recording(self, name: str) -> Recording:
     """Returns a listed clip, not read yet."""
@@ -253,9 +235,7 @@ class Dataset:
     return recording.clip()
 
 
-def read_clip(
-  raw_dir: str | os.PathLike, patient: str, view: str = VIEW
-) -> Clip:
+def read_clip(raw_dir: str | os.PathLike, patient: str, view: str = VIEW) -> Clip:
   """Reads one clip; `Dataset` reads many without parsing the tables again."""
   dataset = Dataset(raw_dir)
   if all((patient, VIEW) not in dataset.clips_of(split) for split in SPLITS):

@@ -82,8 +82,7 @@ def tracing_mask(rows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
   if len(rows) < MIN_ROWS:
     raise ValueError(
-      f'found {len(rows)} tracing rows, wanted {MIN_ROWS} or '
-      'more: the long axis and its chords'
+      f'found {len(rows)} tracing rows, wanted {MIN_ROWS} or more: the long axis and its chords'
     )
   # Points far outside would overflow; the border cuts the polygon anyhow.
   rows = np.clip(rows, -_FAR, _FAR)

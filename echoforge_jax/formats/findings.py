@@ -14,8 +14,7 @@ ERROR, WARNING = 'error', 'warning'
 _FETCH = 'fetch the file again from the provider'
 _CORRECT = 'correct the line, or fetch the file again'
 _EXCLUDE = (
-  'fetch the files again, or leave the clip out with '
-  '`prepare --exclude` or `--allow_skips`'
+  'fetch the files again, or leave the clip out with `prepare --exclude` or `--allow_skips`'
 )
 _NONE = 'none needed: '
 # Code -> (what it means, the remedy). Errors make the reader refuse the clip
@@ -30,14 +29,10 @@ _ERRORS = {
     'fetch all files of this view again',
   ),
   'frame-order': (
-    'the ED or ES file is another frame of the sequence: images, masks or '
-    'cfg run the other way',
+    'the ED or ES file is another frame of the sequence: images, masks or cfg run the other way',
     'fetch all files of this view again',
   ),
-  'voxel-values': (
-    'NaN, fractions or values outside 0..255',
-    'store uint8 gray levels and labels',
-  ),
+  'voxel-values': ('NaN, fractions or values outside 0..255', 'store uint8 gray levels and labels'),
   'image-blank': ('every pixel of a frame has the same value', _FETCH),
   'image-is-mask': (
     'an image holds nothing but label values',
@@ -48,19 +43,13 @@ _ERRORS = {
     'no left-ventricle pixel at ED or ES',
     'fetch the _gt file again, or leave the patient out',
   ),
-  'ed-es-swapped': (
-    'the ventricle at ED is smaller than at ES',
-    'swap ED and ES in the cfg file',
-  ),
+  'ed-es-swapped': ('the ventricle at ED is smaller than at ES', 'swap ED and ES in the cfg file'),
   'spacing-missing': ('the header gives no millimetres per pixel', _FETCH),
   'spacing-implausible': (
     'the image would be no 50 to 250 mm deep',
     'check the unit of the spacing',
   ),
-  'spacing-mismatch': (
-    'files of one view differ in spacing',
-    'fetch all files of this view again',
-  ),
+  'spacing-mismatch': ('files of one view differ in spacing', 'fetch all files of this view again'),
   'cfg-unreadable': ('no "Key: value" text', _FETCH),
   'cfg-frame': ('ED or ES is no frame number of the sequence', _CORRECT),
   'cfg-count': ('NbFrame is not the number of frames', _CORRECT),
@@ -68,8 +57,7 @@ _ERRORS = {
   'ef-range': ('the EF is no number in 0..100', _CORRECT),
   'split-missing': (
     'a patient list is absent',
-    'copy database_split out of the download, or prepare with the split '
-    "scheme 'memsam'",
+    "copy database_split out of the download, or prepare with the split scheme 'memsam'",
   ),
   'split-unreadable': ('a line is no patient id', _CORRECT),
   'split-empty': ('a list names nobody', _FETCH),
@@ -79,10 +67,7 @@ _ERRORS = {
     'a list names a patient that is not on disk',
     'fetch the patient, or delete the line',
   ),
-  'duplicate-images': (
-    'two sequences are identical',
-    'delete one patient, or fetch both again',
-  ),
+  'duplicate-images': ('two sequences are identical', 'delete one patient, or fetch both again'),
   'csv-line': ('a line of a table cannot be read', _CORRECT),
   'listed-twice': ('a clip is listed twice', 'delete one of the lines'),
   'tracing-frames': ('not two traced frames', _EXCLUDE),
@@ -90,21 +75,14 @@ _ERRORS = {
   'tracing-beyond': ('the traced frame does not exist', _EXCLUDE),
   'split-unknown': (
     'the split is none of TRAIN, VAL, TEST',
-    'correct the line, or leave the clip out with `prepare --exclude` or '
-    '`--allow_skips`',
+    'correct the line, or leave the clip out with `prepare --exclude` or `--allow_skips`',
   ),
   'video-undecodable': ('no frame can be decoded', _EXCLUDE),
   'video-damaged': ('the video breaks off', _EXCLUDE),
-  'video-resized': (
-    'frames have another size than is listed: the tracing may not fit',
-    _EXCLUDE,
-  ),
+  'video-resized': ('frames have another size than is listed: the tracing may not fit', _EXCLUDE),
 }
 _WARNINGS = {
-  'stray-file': (
-    'not part of the layout; nothing reads it',
-    'move it elsewhere',
-  ),
+  'stray-file': ('not part of the layout; nothing reads it', 'move it elsewhere'),
   'frame-mismatch': (
     'the ED or ES file is not that frame of the sequence',
     'check ED and ES in the cfg file',
@@ -117,18 +95,12 @@ _WARNINGS = {
     'masks without a left ventricle between ED and ES',
     _NONE + 'the reader marks them unlabeled',
   ),
-  'labels-withheld': (
-    'a test patient without labels',
-    _NONE + 'it cannot be scored',
-  ),
+  'labels-withheld': ('a test patient without labels', _NONE + 'it cannot be scored'),
   'ed-es-close': (
     'the ventricle at ED is up to 5 % smaller than at ES',
     'look at the masks; such an EF is unreliable',
   ),
-  'es-before-ed': (
-    'the sequence is stored from ES to ED',
-    _NONE + 'the reader puts ED first',
-  ),
+  'es-before-ed': ('the sequence is stored from ES to ED', _NONE + 'the reader puts ED first'),
   'atrium-cut': (
     'the left atrium touches the image border',
     _NONE + 'its area and length are lower bounds',
@@ -139,44 +111,26 @@ _WARNINGS = {
     'both views belong to one patient, but their cfg files differ',
     'check that the folder holds one patient',
   ),
-  'split-unlisted': (
-    'a patient on disk is in no split',
-    _NONE + 'nothing will use it',
-  ),
+  'split-unlisted': ('a patient on disk is in no split', _NONE + 'nothing will use it'),
   'clip-unlisted': ('a video is not listed', _NONE + 'nothing will use it'),
-  'tracing-unlisted': (
-    'a tracing without a listed clip',
-    _NONE + 'nothing will use it',
-  ),
+  'tracing-unlisted': ('a tracing without a listed clip', _NONE + 'nothing will use it'),
   'tracing-known-missing': (
     'the release never traced this clip',
     _NONE + '`prepare` excludes it by default',
   ),
-  'tracing-rows': (
-    'a tracing of other than 21 rows',
-    _NONE + 'its polygon is used as it is',
-  ),
+  'tracing-rows': ('a tracing of other than 21 rows', _NONE + 'its polygon is used as it is'),
   'tracing-outside': (
     'traced points lie outside the frame',
     _NONE + 'the polygon is cut at the border; look at the clip',
   ),
   'split-case': ('a split in lower case', _NONE + 'the reader ignores case'),
-  'ef-volumes': (
-    'EF and the volumes beside it disagree',
-    _NONE + 'the EF is used as it is',
-  ),
+  'ef-volumes': ('EF and the volumes beside it disagree', _NONE + 'the EF is used as it is'),
   'frame-count': (
     'more or fewer frames decode than are listed',
     _NONE + 'the decoded frames count',
   ),
-  'video-size': (
-    'frames are not 112 x 112',
-    _NONE + 'frames are squeezed to the grid asked for',
-  ),
-  'interval-short': (
-    'fewer than ten frames from ED to ES',
-    _NONE + 'sampling repeats frames',
-  ),
+  'video-size': ('frames are not 112 x 112', _NONE + 'frames are squeezed to the grid asked for'),
+  'interval-short': ('fewer than ten frames from ED to ES', _NONE + 'sampling repeats frames'),
 }
 # Code -> (severity, what it means, the remedy).
 CODES = {code: (ERROR, *entry) for code, entry in _ERRORS.items()} | {
@@ -210,8 +164,7 @@ class FindingError(InputError):
 
   def __init__(self, finding: Finding):
     super().__init__(
-      f'{finding.file}: found {finding.found}, wanted {finding.wanted}; '
-      f'remedy: {finding.remedy}'
+      f'{finding.file}: found {finding.found}, wanted {finding.wanted}; remedy: {finding.remedy}'
     )
     self.finding = finding
 
@@ -234,9 +187,7 @@ def raise_first(findings: Iterable[Finding], also: str = '') -> None:
       raise FindingError(finding)
 
 
-def summary(
-  findings: list[Finding], num_patients: int, examples: int = 3
-) -> str:
+def summary(findings: list[Finding], num_patients: int, examples: int = 3) -> str:
   """Returns findings by code, errors first, as lines for a terminal.
 
   Args:
@@ -258,15 +209,12 @@ def summary(
     lines.append(f'  remedy: {CODES[code][2]}')
   errors = sum(finding.severity == ERROR for finding in findings)
   lines.append(
-    f'{num_patients} patients verified: {errors} errors, '
-    f'{len(findings) - errors} warnings'
+    f'{num_patients} patients verified: {errors} errors, {len(findings) - errors} warnings'
   )
   return '\n'.join(lines)
 
 
-def as_json(
-  findings: list[Finding], *, dataset: str, raw_dir, num_patients: int
-) -> dict:
+def as_json(findings: list[Finding], *, dataset: str, raw_dir, num_patients: int) -> dict:
   """Returns findings and their counts as plain values.
 
   Args:

@@ -23,9 +23,7 @@ def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
   found = [
     path
     for path in folder.iterdir()
-    if path.suffix.lower() in SUFFIXES
-    and not path.name.startswith('.')
-    and path.is_file()
+    if path.suffix.lower() in SUFFIXES and not path.name.startswith('.') and path.is_file()
   ]
   return natsorted(found, key=lambda path: path.name)
 
@@ -65,15 +63,10 @@ def read_folder(folder: pathlib.Path) -> raw_clip.RawClip:
       )
     frames[index], color = _gray(path, frame, index, color)
   others = sorted(
-    path.name
-    for path in folder.iterdir()
-    if path not in paths and not path.name.startswith('.')
+    path.name for path in folder.iterdir() if path not in paths and not path.name.startswith('.')
   )
   notes = (
-    (
-      f'{len(others)} other entries in the folder were left out '
-      f'(the first is {others[0]})',
-    )
+    (f'{len(others)} other entries in the folder were left out (the first is {others[0]})',)
     if others
     else ()
   )

@@ -42,9 +42,7 @@ class RawClip:
   color: ColorSeen | None = None
 
 
-def checked_size(
-  path: pathlib.Path, frames: int, height: int, width: int
-) -> None:
+def checked_size(path: pathlib.Path, frames: int, height: int, width: int) -> None:
   """Refuses what is no clip by its size, before its pixels are read.
 
   Args:
@@ -73,9 +71,7 @@ def checked_size(
     )
 
 
-def to_gray(
-  path: pathlib.Path, array: np.ndarray
-) -> tuple[np.ndarray, ColorSeen | None]:
+def to_gray(path: pathlib.Path, array: np.ndarray) -> tuple[np.ndarray, ColorSeen | None]:
   """Converts an array of a known or safely guessed range to gray levels.
 
   Args:
@@ -104,11 +100,7 @@ def to_gray(
   if array.dtype == np.uint8 and array.shape[-1] == 1:
     gray = array[..., 0]
     # What is only mapped from its file is read now.
-    return (
-      np.array(gray)
-      if isinstance(gray, np.memmap)
-      else np.ascontiguousarray(gray)
-    ), None
+    return (np.array(gray) if isinstance(gray, np.memmap) else np.ascontiguousarray(gray)), None
   gray = np.empty(array.shape[:3], np.uint8)
   color = ColorSeen(gray.shape[1:]) if array.shape[-1] > 1 else None
   for index, frame in enumerate(array):  # One frame's floats at a time.
@@ -125,8 +117,7 @@ def _scale(path: pathlib.Path, array: np.ndarray) -> float:
   kind = array.dtype.kind
   if kind not in 'buif':
     raise InputError(
-      f'{path}: found values of type {array.dtype}; wanted '
-      'gray levels: save them as uint8'
+      f'{path}: found values of type {array.dtype}; wanted gray levels: save them as uint8'
     )
   if array.dtype == np.uint8:
     return 1.0
@@ -159,9 +150,7 @@ def known(value, limits: tuple[float, float] = (0, math.inf)) -> float:
   except (TypeError, ValueError):
     return math.nan
   believed = limits[0] <= number <= limits[1]
-  return (
-    number if math.isfinite(number) and number > 0 and believed else (math.nan)
-  )
+  return number if math.isfinite(number) and number > 0 and believed else (math.nan)
 
 
 def plausible(clip: RawClip) -> RawClip:
@@ -171,16 +160,12 @@ def plausible(clip: RawClip) -> RawClip:
     changes['spacing_mm'] = UNKNOWN_SPACING
     flags.append('spacing_implausible')
     notes.append(
-      'the file states {:g} x {:g} mm a pixel: taken as unknown'.format(
-        *clip.spacing_mm
-      )
+      'the file states {:g} x {:g} mm a pixel: taken as unknown'.format(*clip.spacing_mm)
     )
   if not low_high(clip.fps, FPS_RANGE):
     changes['fps'] = math.nan
     flags.append('fps_implausible')
-    notes.append(
-      f'the file states {clip.fps:g} frames a second: taken as unknown'
-    )
+    notes.append(f'the file states {clip.fps:g} frames a second: taken as unknown')
   if math.isnan(sum(changes.get('spacing_mm', clip.spacing_mm))):
     changes['spacing_mm'] = UNKNOWN_SPACING  # One of two is of no use.
   return dataclasses.replace(

@@ -16,16 +16,7 @@ from echoforge_jax.formats.raw_clip import RawClip
 _READERS = {
   arrays.read_medical: ('.nii', '.nii.gz', '.mha', '.mhd', '.nrrd'),
   arrays.read_numpy: ('.npy', '.npz'),
-  video.read_video: (
-    '.avi',
-    '.mp4',
-    '.m4v',
-    '.mov',
-    '.mkv',
-    '.webm',
-    '.wmv',
-    '.gif',
-  ),
+  video.read_video: ('.avi', '.mp4', '.m4v', '.mov', '.mkv', '.webm', '.wmv', '.gif'),
   dicom.read_dicom: ('.dcm', '.dicom'),
   images.read_image: images.SUFFIXES,
 }
@@ -53,9 +44,7 @@ def read_any(path) -> RawClip:
   check_exists(path)
   try:
     if not path.is_dir() and path.stat().st_size == 0:
-      raise InputError(
-        f'{path}: found an empty file (0 bytes); wanted a clip: fetch it again'
-      )
+      raise InputError(f'{path}: found an empty file (0 bytes); wanted a clip: fetch it again')
     clip = _reader_of(path)(path)
   except OSError as error:
     raise InputError(
@@ -76,8 +65,7 @@ def check_exists(path: pathlib.Path) -> None:
     )
   if os.path.lexists(path):
     raise InputError(
-      f'{path}: found a device or a pipe; wanted a file: copy the clip to '
-      'disk first'
+      f'{path}: found a device or a pipe; wanted a file: copy the clip to disk first'
     )
   raise InputError(f'{path}: no such file; check the spelling')
 
@@ -114,16 +102,13 @@ def _described(clip: RawClip) -> RawClip:
   count = len(clip.frames)
   notes, flags = list(clip.notes), list(clip.flags)
   repeats = [
-    index
-    for index in range(1, count)
-    if (clip.frames[index] == clip.frames[index - 1]).all()
+    index for index in range(1, count) if (clip.frames[index] == clip.frames[index - 1]).all()
   ]
   if len(repeats) == count - 1:  # One frame, or one frame many times.
     flags.append('still_image')
   elif repeats:
     notes.append(
-      f'{len(repeats)} of {count} frames repeat the one before '
-      f'(the first is frame {repeats[0]})'
+      f'{len(repeats)} of {count} frames repeat the one before (the first is frame {repeats[0]})'
     )
     flags.append('duplicate_frames')
   if 1 < count < _FEW_FRAMES:
@@ -141,6 +126,5 @@ def _reader_of(path: pathlib.Path):
     if name.endswith(suffixes):
       return reader
   raise InputError(
-    f'{path}: not a clip that can be read; wanted a DICOM file or one of '
-    f'{", ".join(SUFFIXES)}'
+    f'{path}: not a clip that can be read; wanted a DICOM file or one of {", ".join(SUFFIXES)}'
   )

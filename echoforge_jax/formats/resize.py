@@ -47,9 +47,7 @@ def squeeze_masks(masks: np.ndarray, size: int) -> np.ndarray:
   return squeezed
 
 
-def squeezed_spacing(
-  spacing_mm: np.ndarray, native_size: tuple[int, int], size: int
-) -> np.ndarray:
+def squeezed_spacing(spacing_mm: np.ndarray, native_size: tuple[int, int], size: int) -> np.ndarray:
   """Returns the pixel spacing after squeezing (H, W) to a square of side S.
 
   The field of view keeps its millimeters: float32 [2] (row * H / S, column * W

@@ -64,10 +64,9 @@ class Sector:
     height, width = frame.shape
     out = np.zeros((bottom - top, right - left), frame.dtype)
     rows, columns = _common(top, bottom, height), _common(left, right, width)
-    out[
-      rows.start - top : rows.stop - top,
-      columns.start - left : columns.stop - left,
-    ] = frame[rows, columns]
+    out[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = frame[
+      rows, columns
+    ]
     return out
 
   def paste(self, cropped: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -77,8 +76,7 @@ class Sector:
     columns = _common(left, right, shape[1])
     out = np.zeros(shape, cropped.dtype)
     out[rows, columns] = cropped[
-      rows.start - top : rows.stop - top,
-      columns.start - left : columns.stop - left,
+      rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
     ]
     return out
 
@@ -89,9 +87,7 @@ def whole_image(shape: tuple[int, int], found: bool = True) -> Sector:
   return Sector(box, box, None, found)
 
 
-def limit_depth(
-  sector: Sector, row_mm: float, max_depth_mm: float = MAX_DEPTH_MM
-) -> Sector:
+def limit_depth(sector: Sector, row_mm: float, max_depth_mm: float = MAX_DEPTH_MM) -> Sector:
   """Narrows a deep view to what a shallower depth setting would have shown.
 
   Args:
@@ -117,9 +113,7 @@ def limit_depth(
   return dataclasses.replace(sector, box=box)
 
 
-def find_sector(
-  frames: np.ndarray, region: tuple[int, int, int, int] | None = None
-) -> Sector:
+def find_sector(frames: np.ndarray, region: tuple[int, int, int, int] | None = None) -> Sector:
   """Finds the sector of a clip.
 
   Args:
@@ -141,9 +135,7 @@ def find_sector(
     return whole_image(shape, found=False)
   # Blood as black as the border tears the sector into pieces: all of them are
   # taken together where that looks more like a sector.
-  hull, fitted, fit = max(
-    ((hull, *_fit(hull)) for hull in hulls), key=lambda found: found[-1]
-  )
+  hull, fitted, fit = max(((hull, *_fit(hull)) for hull in hulls), key=lambda found: found[-1])
   if fit < _FULL_FIT and region is None and _is_crop(active, hull, shape):
     return dataclasses.replace(whole_image(shape), fit=fit, doubted=True)
   pixels = hull
@@ -153,11 +145,7 @@ def find_sector(
 
   def to_native(box, grid):
     return _native_box(
-      box,
-      (bottom - top) / grid.shape[0],
-      (right - left) / grid.shape[1],
-      top,
-      left,
+      box, (bottom - top) / grid.shape[0], (right - left) / grid.shape[1], top, left
     )
 
   extent = _clipped(to_native(_bounds(hull), hull), shape)
@@ -167,13 +155,10 @@ def find_sector(
 
 def _activity(window: np.ndarray, scale: float) -> np.ndarray:
   """uint8 {0, 1} [h, w]: what moves, or what is lit in a still clip."""
-  size = (
-    max(8, round(window.shape[2] * scale)),
-    max(8, round(window.shape[1] * scale)),
+  size = (max(8, round(window.shape[2] * scale)), max(8, round(window.shape[1] * scale)))
+  small = np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in window]).astype(
+    np.float32
   )
-  small = np.stack(
-    [cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in window]
-  ).astype(np.float32)
   spread = small.std(axis=0)
   # Borders of a clean clip stand still exactly; a lossy codec lets them
   # flicker, which the quietest pixels show.
@@ -218,9 +203,7 @@ def _hulls(active: np.ndarray) -> list[np.ndarray]:
   return hulls
 
 
-def _is_crop(
-  active: np.ndarray, hull: np.ndarray, shape: tuple[int, int]
-) -> bool:
+def _is_crop(active: np.ndarray, hull: np.ndarray, shape: tuple[int, int]) -> bool:
   """Whether an image is a crop already, whatever sector was seen in it.
 
   Datasets distribute small images (EchoNet: 112 x 112), or larger ones without
@@ -231,10 +214,7 @@ def _is_crop(
   top, left, bottom, right = _bounds(hull)
   near = cv2.dilate(hull.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
   outside = (active > 0) & ~near
-  return (
-    outside.sum() < 0.01 * active.sum()
-    and (bottom - top) * (right - left) > 0.5 * hull.size
-  )
+  return outside.sum() < 0.01 * active.sum() and (bottom - top) * (right - left) > 0.5 * hull.size
 
 
 def sector_pixels(shape, apex, radius, angles) -> np.ndarray:
@@ -250,10 +230,7 @@ def sector_pixels(shape, apex, radius, angles) -> np.ndarray:
   down, across = rows - apex[0], columns - apex[1]
   angle = np.arctan2(across, down)
   return (
-    (np.hypot(down, across) <= radius)
-    & (angle >= -angles[0])
-    & (angle <= angles[1])
-    & (down >= 0)
+    (np.hypot(down, across) <= radius) & (angle >= -angles[0]) & (angle <= angles[1]) & (down >= 0)
   )
 
 
@@ -281,9 +258,7 @@ def _fit(hull: np.ndarray) -> tuple[np.ndarray, float]:
     return (total - both + (float(soft.sum()) - both) / 3) / total
 
   start = np.asarray([top, np.flatnonzero(hull[top]).mean(), bottom - top, 0.7])
-  steps = np.diag(
-    [0.1 * (bottom - top), 0.1 * (right - left), 0.1 * (bottom - top), -0.15]
-  )
+  steps = np.diag([0.1 * (bottom - top), 0.1 * (right - left), 0.1 * (bottom - top), -0.15])
   result = optimize.minimize(
     loss,
     start,
@@ -298,9 +273,7 @@ def _fit(hull: np.ndarray) -> tuple[np.ndarray, float]:
   row, column, radius, half_angle = result.x
   if not (0.2 < half_angle < 1.2 and radius > 0.5 * (bottom - top)):
     return hull, 0.0
-  fitted = sector_pixels(
-    hull.shape, (row, column), radius, (half_angle, half_angle)
-  )
+  fitted = sector_pixels(hull.shape, (row, column), radius, (half_angle, half_angle))
   return fitted, float((fitted & hull).sum() / (fitted | hull).sum())
 
 
@@ -314,9 +287,7 @@ def _finish(box, extent, pixels, shape, window, fit) -> Sector:
   top, left, bottom, right = window
   inside = np.zeros(shape, bool)
   native = cv2.resize(
-    pixels.astype(np.uint8),
-    (right - left, bottom - top),
-    interpolation=cv2.INTER_LINEAR,
+    pixels.astype(np.uint8), (right - left, bottom - top), interpolation=cv2.INTER_LINEAR
   )
   grow = 1 + 2 * max(1, round(0.008 * max(native.shape)))
   native = cv2.dilate(native, np.ones((grow, grow), np.uint8))

@@ -16,9 +16,7 @@ _GRAY_FORMATS = ('gray', 'gray10le', 'gray12le', 'gray16le', 'monob', 'monow')
 _FINEST = 2
 
 
-def read_video(
-  path: pathlib.Path, stream: io.BytesIO | None = None
-) -> raw_clip.RawClip:
+def read_video(path: pathlib.Path, stream: io.BytesIO | None = None) -> raw_clip.RawClip:
   """Reads a video to its end, as `decode` does.
 
   Raises:
@@ -31,10 +29,7 @@ def read_video(
 
 
 def decode(
-  path: pathlib.Path,
-  stream: io.BytesIO | None = None,
-  *,
-  look_for_color: bool = True,
+  path: pathlib.Path, stream: io.BytesIO | None = None, *, look_for_color: bool = True
 ) -> tuple[raw_clip.RawClip, Exception | None]:
   """Decodes a video's first video stream to gray frames as far as it goes.
 
@@ -94,9 +89,7 @@ def decode(
   if announced > count:
     notes = (f'the file announces {announced} frames, {count} decode',)
     flags = ('fewer_frames',)
-  clip = raw_clip.RawClip(
-    frames, fps=fps, notes=notes, flags=flags, color=color
-  )
+  clip = raw_clip.RawClip(frames, fps=fps, notes=notes, flags=flags, color=color)
   return clip, ended
 
 
@@ -124,9 +117,7 @@ def encode_mjpg(frames: np.ndarray, fps: float) -> bytes:
     stream.pix_fmt = 'yuvj420p'
     stream.codec_context.qmin = stream.codec_context.qmax = _FINEST
     for gray in frames:
-      frame = av.VideoFrame.from_ndarray(
-        np.repeat(gray[..., None], 3, axis=-1), format='rgb24'
-      )
+      frame = av.VideoFrame.from_ndarray(np.repeat(gray[..., None], 3, axis=-1), format='rgb24')
       container.mux(stream.encode(frame))
     container.mux(stream.encode())
   return buffer.getvalue()

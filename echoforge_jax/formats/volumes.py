@@ -130,12 +130,7 @@ def as_uint8(array: np.ndarray, path: Path) -> np.ndarray:
     raise fault('voxel-values', path, 'NaN or infinite values', _LEVELS)
   low, high = float(array.min()), float(array.max())
   if low < 0 or high > 255 or not (array == np.rint(array)).all():
-    raise fault(
-      'voxel-values',
-      path,
-      f'{array.dtype} values from {low:g} to {high:g}',
-      _LEVELS,
-    )
+    raise fault('voxel-values', path, f'{array.dtype} values from {low:g} to {high:g}', _LEVELS)
   return array.astype(np.uint8)
 
 
@@ -147,13 +142,9 @@ def _check_nifti(path: Path) -> np.ndarray:
     with (gzip.open if packed else open)(path, 'rb') as file:
       return _check_nifti_stream(path, file)
   except EOFError as error:
-    raise fault(
-      'truncated-file', path, 'a gzip stream that ends early', 'a whole file'
-    ) from error
+    raise fault('truncated-file', path, 'a gzip stream that ends early', 'a whole file') from error
   except (gzip.BadGzipFile, zlib.error) as error:
-    raise fault(
-      'damaged-file', path, f'a damaged gzip stream ({error})', 'a whole file'
-    ) from error
+    raise fault('damaged-file', path, f'a damaged gzip stream ({error})', 'a whole file') from error
 
 
 def _check_nifti_stream(path: Path, file: BinaryIO) -> np.ndarray:
@@ -202,12 +193,7 @@ def _check_nifti_stream(path: Path, file: BinaryIO) -> np.ndarray:
   if len(file.read(_MAX_SURPLUS + 1)) > _MAX_SURPLUS:  # To the checksum.
     found = f'more than {int(offset) + voxels + _MAX_SURPLUS} bytes'
     raise fault('truncated-file', path, found, wanted)
-  if (
-    floats
-    and not np.isfinite(
-      np.frombuffer(payload, order + floats, math.prod(sizes))
-    ).all()
-  ):
+  if floats and not np.isfinite(np.frombuffer(payload, order + floats, math.prod(sizes))).all():
     raise fault('voxel-values', path, 'NaN or infinite values', _LEVELS)
   return _spacing(pixdim[2], pixdim[1])
 
@@ -228,10 +214,7 @@ def _check_metaimage(path: Path) -> np.ndarray:
     sizes = [int(size) for size in header['DimSize'].split()]
     element, data_name = header['ElementType'], header['ElementDataFile']
     steps = [
-      float(step)
-      for step in header.get(
-        'ElementSpacing', header.get('ElementSize', '')
-      ).split()
+      float(step) for step in header.get('ElementSpacing', header.get('ElementSize', '')).split()
     ]
     channels = int(header.get('ElementNumberOfChannels', '1'))
   except (KeyError, ValueError) as error:
@@ -246,9 +229,7 @@ def _check_metaimage(path: Path) -> np.ndarray:
   else:
     data_file = path.parent / data_name
     if not data_file.is_file():
-      raise fault(
-        'missing-file', data_file, 'nothing', f'the voxels of {path.name}'
-      )
+      raise fault('missing-file', data_file, 'nothing', f'the voxels of {path.name}')
     found = data_file.stat().st_size
   packed = header.get('CompressedData', 'False').lower() == 'true'
   if not packed and element in _META_BYTES:

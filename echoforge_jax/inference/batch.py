@@ -96,11 +96,7 @@ def segment_file(
   """
   if out_dir is not None:
     outputs.clear(out_dir)
-  segmenter = (
-    load(checkpoint, which)
-    if isinstance(checkpoint, str | os.PathLike)
-    else checkpoint
-  )
+  segmenter = load(checkpoint, which) if isinstance(checkpoint, str | os.PathLike) else checkpoint
   read = read or read_clip(segmenter, path, spacing_mm, fps)
   clip = read.clip
   found = segmenter.segment_clip(
@@ -128,9 +124,7 @@ def segment_file(
   return Result(measured, content)
 
 
-def read_clip(
-  segmenter: Segmenter, path, spacing_mm=None, fps=None
-) -> ReadClip:
+def read_clip(segmenter: Segmenter, path, spacing_mm=None, fps=None) -> ReadClip:
   """Reads a clip, finds its sector and checks what it shows.
 
   Arguments and errors are those of `segment_file`.
@@ -143,9 +137,7 @@ def read_clip(
     clip = dataclasses.replace(clip, fps=float(fps))
   sector = segmenter.locate(clip.frames, clip.spacing_mm, clip.region)
   flags = checks.check_content(path, clip, sector)
-  return ReadClip(
-    dataclasses.replace(clip, flags=(*clip.flags, *flags)), sector
-  )
+  return ReadClip(dataclasses.replace(clip, flags=(*clip.flags, *flags)), sector)
 
 
 def segment_files(
@@ -220,9 +212,7 @@ def segment_files(
         say(f'error: {failures[str(path)]}')
       bar.update()
   if pairs_of:
-    names = {
-      os.path.abspath(path): name for path, name in clips if name in results
-    }
+    names = {os.path.abspath(path): name for path, name in clips if name in results}
     failures |= _measure_pairs(pairs_of, names, out_dir, report)
   return results, failures
 
@@ -256,9 +246,7 @@ def _measure_pairs(pairs_of, names, out_dir, report) -> dict[str, str]:
   measured, failures = [], {}
   for pair in pairs_of:
     try:
-      lacking = [
-        str(path) for path in pair if os.path.abspath(path) not in names
-      ]
+      lacking = [str(path) for path in pair if os.path.abspath(path) not in names]
       if lacking:
         raise InputError(
           f'{" and ".join(lacking)}: not segmented as one clip, so no '
@@ -274,9 +262,7 @@ def _measure_pairs(pairs_of, names, out_dir, report) -> dict[str, str]:
   return failures
 
 
-def _read_ahead(
-  read: Callable, paths: Sequence
-) -> Iterator[Callable[[], ReadClip]]:
+def _read_ahead(read: Callable, paths: Sequence) -> Iterator[Callable[[], ReadClip]]:
   """Yields, in order, what waits for each clip and returns or raises.
 
   The next clip is read as soon as the one before is: at most two are in
@@ -293,9 +279,7 @@ def _read_ahead(
     while reading:
       concurrent.futures.wait(reading)
       box = [reading.pop()]  # Emptied when taken: nothing is kept.
-      large = not box[0].exception() and (
-        box[0].result().clip.frames.nbytes > _READ_AHEAD_BYTES
-      )
+      large = not box[0].exception() and (box[0].result().clip.frames.nbytes > _READ_AHEAD_BYTES)
       if not large:
         start()
       yield functools.partial(_taken, box)
@@ -316,27 +300,19 @@ def _message(error: Exception, path, out_dir) -> str:
     message = message if str(path) in message else f'{path}: {message}'
     return ' '.join(message.splitlines())
   if isinstance(error, MemoryError):
-    return (
-      f'{path}: found a clip that does not fit into memory; wanted a '
-      'shorter one: cut it'
-    )
+    return f'{path}: found a clip that does not fit into memory; wanted a shorter one: cut it'
   if isinstance(error, OSError):
     return (
-      f'{path}: cannot be read, or {out_dir} not be written '
-      f'({error.strerror or error}); check both'
+      f'{path}: cannot be read, or {out_dir} not be written ({error.strerror or error}); check both'
     )
   logging.getLogger(__name__).debug('%s', path, exc_info=error)
   reason = ' '.join(f'{error.__class__.__name__}: {error}'.split())[:200]
-  return (
-    f'{path}: failed for a reason this program did not foresee '
-    f'({reason}); please report it'
-  )
+  return f'{path}: failed for a reason this program did not foresee ({reason}); please report it'
 
 
 def summary(name: str, result: dict) -> str:
   """Returns one line about a clip from the content of its result.json."""
   count = result['frames']
   return (
-    f'{" ".join(name.splitlines())}: {count} frame{"s" * (count != 1)}, EF '
-    f'{pairs.numbers(result)}'
+    f'{" ".join(name.splitlines())}: {count} frame{"s" * (count != 1)}, EF {pairs.numbers(result)}'
   )

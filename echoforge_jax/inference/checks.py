@@ -17,9 +17,7 @@ _BRIGHT = 128
 _FRAMES = 16  # Looked at, spread over the clip.
 
 
-def check_content(
-  path: pathlib.Path, clip: RawClip, sector: Sector
-) -> tuple[str, ...]:
+def check_content(path: pathlib.Path, clip: RawClip, sector: Sector) -> tuple[str, ...]:
   """Refuses what the networks cannot take, and names what is doubtful.
 
   Args:
@@ -38,8 +36,7 @@ def check_content(
   low, high = int(clip.frames.min()), int(clip.frames.max())
   if low == high:
     raise InputError(
-      f'{path}: every pixel has the gray level {low}; wanted an ultrasound '
-      'clip: export it again'
+      f'{path}: every pixel has the gray level {low}; wanted an ultrasound clip: export it again'
     )
   inside = _inside(sector, frames.shape[1:])
   painted = painted_share(clip.color, inside)

@@ -76,9 +76,7 @@ def expected_dice(probability: np.ndarray) -> np.ndarray:
   return np.where(size > 0, overlap / np.maximum(both, 1e-9), 0.0)
 
 
-def fit(
-  clips: Iterable[tuple[np.ndarray, np.ndarray]], *, seed: int = 0
-) -> dict:
+def fit(clips: Iterable[tuple[np.ndarray, np.ndarray]], *, seed: int = 0) -> dict:
   """Fits a temperature and a threshold on clips with truth.
 
   Every second clip is fitted on; the figures are of the others.
@@ -143,28 +141,20 @@ def _band(logits, masks) -> np.ndarray:
 def _fit_temperature(clips) -> float:
   """Returns the temperature of the smallest cross-entropy near outlines."""
   bands = [_band(*clip) for clip in clips]
-  logits = np.concatenate(
-    [z[band].astype(np.float64) for (z, _), band in zip(clips, bands)]
-  )
-  truth = np.concatenate(
-    [(masks[band] == 1) * 1.0 for (_, masks), band in zip(clips, bands)]
-  )
+  logits = np.concatenate([z[band].astype(np.float64) for (z, _), band in zip(clips, bands)])
+  truth = np.concatenate([(masks[band] == 1) * 1.0 for (_, masks), band in zip(clips, bands)])
 
   def cost(log_temperature):
     z = logits / np.exp(log_temperature)
     return float(np.mean(np.logaddexp(0, z) - truth * z))
 
-  found = optimize.minimize_scalar(
-    cost, bounds=np.log(_TEMPERATURES), method='bounded'
-  )
+  found = optimize.minimize_scalar(cost, bounds=np.log(_TEMPERATURES), method='bounded')
   return float(np.exp(found.x))
 
 
 def _ece(clips, scaling: Scaling):
   bins = [
-    reliability.count_bins(
-      scaling.probability(z), masks == 1, where=_band(z, masks)
-    )
+    reliability.count_bins(scaling.probability(z), masks == 1, where=_band(z, masks))
     for z, masks in clips
   ]
   return reliability.ece(sum(bins[1:], bins[0]))

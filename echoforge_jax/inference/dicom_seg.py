@@ -75,8 +75,7 @@ def write_if_dicom(path, source, measured: Measurement) -> str:
   except Exception as error:  # A header may lack or break any of many fields.
     reason = ' '.join(str(error).split())[:160]
     return (
-      'no DICOM segmentation was written: the header of the clip does '
-      f'not allow one ({reason})'
+      f'no DICOM segmentation was written: the header of the clip does not allow one ({reason})'
     )
   pathlib.Path(path).write_bytes(encoded.getbuffer())
   return ''
@@ -102,9 +101,7 @@ def segmentation(source: Dataset, measured: Measurement) -> Dataset:
   result.walk(lambda item, element: _restore_class(item, element, source))
   items = [
     _frame_item(derivation, source, segment, frame)
-    for segment, frame in itertools.product(
-      range(1, len(classes) + 1), range(1, len(masks) + 1)
-    )
+    for segment, frame in itertools.product(range(1, len(classes) + 1), range(1, len(masks) + 1))
   ]
   result.PerFrameFunctionalGroupsSequence = items
   organization = result.DimensionOrganizationSequence[0]
@@ -116,9 +113,7 @@ def segmentation(source: Dataset, measured: Measurement) -> Dataset:
   ]
   result.NumberOfFrames = len(items)
   labels = [LABELS[name] for name in classes]
-  result.PixelData = b''.join(
-    _packed(mask == label for label in labels for mask in masks)
-  )
+  result.PixelData = b''.join(_packed(mask == label for label in labels for mask in masks))
   if len(result.PixelData) % 2:
     result.PixelData += b'\0'
   return result
@@ -130,11 +125,7 @@ def _of_one_frame(source: Dataset, measured: Measurement) -> Dataset:
 
   still = Dataset()
   still.update(
-    {
-      element.tag: source[element.tag]
-      for element in source
-      if element.keyword not in _LEFT_OUT
-    }
+    {element.tag: source[element.tag] for element in source if element.keyword not in _LEFT_OUT}
   )
   still.file_meta = source.file_meta
   still.SOPClassUID = uid.UltrasoundImageStorage
@@ -155,8 +146,7 @@ def _of_one_frame(source: Dataset, measured: Measurement) -> Dataset:
     pixel_array=np.ones((1, *measured.masks.shape[1:]), np.uint8),
     segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
     segment_descriptions=[
-      _description(hd, number, name, model)
-      for number, name in enumerate(measured.found.classes, 1)
+      _description(hd, number, name, model) for number, name in enumerate(measured.found.classes, 1)
     ],
     series_instance_uid=hd.UID(),
     sop_instance_uid=hd.UID(),
@@ -190,18 +180,13 @@ def _description(hd, number: int, name: str, model):
       version=str(model.get('sha256', 'unknown'))[:64],
     ),
   )
-  found.RecommendedDisplayCIELabValue = list(
-    hd.color.CIELabColor.from_rgb(*COLORS[name]).value
-  )
+  found.RecommendedDisplayCIELabValue = list(hd.color.CIELabColor.from_rgb(*COLORS[name]).value)
   return found
 
 
 def _restore_class(item: Dataset, element, source: Dataset) -> None:
   """Makes references name the clip's own class, not that of one image."""
-  if (
-    element.keyword == 'ReferencedSOPInstanceUID'
-    and element.value == source.SOPInstanceUID
-  ):
+  if element.keyword == 'ReferencedSOPInstanceUID' and element.value == source.SOPInstanceUID:
     item.ReferencedSOPClassUID = source.SOPClassUID
 
 
@@ -222,12 +207,9 @@ def _frame_item(derivation, source, segment: int, frame: int) -> Dataset:
     SpatialLocationsPreserved='YES',
     PurposeOfReferenceCodeSequence=purpose,
   )
-  content = _item(
-    DimensionIndexValues=[segment, frame], TemporalPositionIndex=frame
-  )
+  content = _item(DimensionIndexValues=[segment, frame], TemporalPositionIndex=frame)
   derived = _item(
-    DerivationCodeSequence=derivation.DerivationCodeSequence,
-    SourceImageSequence=[image],
+    DerivationCodeSequence=derivation.DerivationCodeSequence, SourceImageSequence=[image]
   )
   return _item(
     FrameContentSequence=[content],

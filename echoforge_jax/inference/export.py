@@ -80,9 +80,7 @@ def export_run(
       line += f', probabilities within {most:.1e} of the segmenter'
     report(line)
   manifest = to_json(_manifest(segmenter, config, made, frames, parity))
-  card = model_card.text(
-    manifest, model_card.public_config(config), scores, out.name
-  )
+  card = model_card.text(manifest, model_card.public_config(config), scores, out.name)
   _write(out, made, manifest, card)
   report(f'{out} ({out.stat().st_size / 1e6:.1f} MB) and {out.name}.md')
   return manifest
@@ -111,12 +109,8 @@ def export_network(
   """
   out = _checked_out(out)
   segmenter = load(checkpoint_dir, which)  # It fits the model as it is now.
-  config, variables, step = checkpoint.restore_for_inference(
-    checkpoint_dir, which
-  )
-  facts = {
-    name: segmenter.receipt[name] for name in ('versions', 'git_revision')
-  }
+  config, variables, step = checkpoint.restore_for_inference(checkpoint_dir, which)
+  facts = {name: segmenter.receipt[name] for name in ('versions', 'git_revision')}
   scores = _read_metrics(metrics, config, segmenter.receipt)
   if scores:
     facts['metrics'] = {name: scores.get(name) for name in _KEPT}
@@ -127,12 +121,7 @@ def export_network(
   if fitted:
     facts['confidence'] = fitted
   size = network_file.write(
-    out,
-    model_card.public_config(config),
-    variables,
-    step,
-    which,
-    **to_json(facts),
+    out, model_card.public_config(config), variables, step, which, **to_json(facts)
   )
   report(f'{out} ({size / 1e6:.1f} MB)')
 
@@ -141,9 +130,7 @@ def _without_curve(fitted: dict) -> dict:
   """Returns the numbers of `confidence.fit`, without the curve."""
   risk = fitted['risk_coverage']
   numbers = {k: v for k, v in fitted.items() if k != 'risk_coverage'}
-  return numbers | {
-    name: risk[name] for name in ('aurc', 'aurc_random', 'aurc_oracle')
-  }
+  return numbers | {name: risk[name] for name in ('aurc', 'aurc_random', 'aurc_oracle')}
 
 
 def _fit_confidence(segmenter: Segmenter, config) -> dict:
@@ -166,8 +153,7 @@ def _checked_out(out) -> pathlib.Path:
   out = pathlib.Path(out)
   if out.is_dir() or not out.name:
     raise InputError(
-      f'--out={out}: this is a folder; wanted a file, such as '
-      f'{out / "model.echoforge"}'
+      f'--out={out}: this is a folder; wanted a file, such as {out / "model.echoforge"}'
     )
   if not out.resolve().parent.is_dir():
     raise InputError(f'--out={out}: no folder {out.parent}; make it first')
@@ -186,13 +172,11 @@ def _read_metrics(path, config, receipt: dict) -> dict | None:
     scores['classes'], scores['protocol']  # noqa: B018
   except OSError as error:
     raise InputError(
-      f'--metrics={path}: {error.strerror or error}; wanted '
-      'the metrics.json of an evaluation'
+      f'--metrics={path}: {error.strerror or error}; wanted the metrics.json of an evaluation'
     ) from error
   except (ValueError, KeyError, TypeError) as error:
     raise InputError(
-      f'--metrics={path}: not the metrics.json of an evaluation '
-      f'({type(error).__name__}: {error})'
+      f'--metrics={path}: not the metrics.json of an evaluation ({type(error).__name__}: {error})'
     ) from error
   wanted = {
     'config_digest': config_digest(config),
@@ -209,9 +193,7 @@ def _read_metrics(path, config, receipt: dict) -> dict | None:
   return scores
 
 
-def _manifest(
-  segmenter: Segmenter, config, made, frames: int, parity: dict
-) -> dict:
+def _manifest(segmenter: Segmenter, config, made, frames: int, parity: dict) -> dict:
   size = segmenter.image_size
   memory = programs.memory_fields(segmenter.model, size)
   assert not any(value.any() for _, value in memory), 'memory begins as zeros'
@@ -222,23 +204,15 @@ def _manifest(
     'platforms': list(programs.PLATFORMS),
     'image_size': size,
     'frames': frames,
-    'classes': [
-      {'name': name, 'label': LABELS[name]} for name in segmenter.classes
-    ],
+    'classes': [{'name': name, 'label': LABELS[name]} for name in segmenter.classes],
     'delay': segmenter.model.delay,
     'memory': [
-      {
-        'name': name,
-        'shape': list(value.shape),
-        'dtype': value.dtype.name,
-        'initial': 'zeros',
-      }
+      {'name': name, 'shape': list(value.shape), 'dtype': value.dtype.name, 'initial': 'zeros'}
       for name, value in memory
     ],
     'preprocess': {
       'gray': 'uint8, one channel, 0 black',
-      'crop': 'to the ultrasound sector: apex at the top center, sides '
-      'touching; black outside',
+      'crop': 'to the ultrasound sector: apex at the top center, sides touching; black outside',
       'squeeze': f'each frame to {size}x{size}, whatever its proportions: '
       'area average where an axis shrinks, linear where it '
       'grows, rounded to uint8',
@@ -275,6 +249,4 @@ def _write(out: pathlib.Path, made, manifest: dict, card: str) -> None:
         archive.writestr(zipfile.ZipInfo(name), content)  # Without a date.
     write_text(out.with_name(out.name + '.md'), card)
   except OSError as error:
-    raise InputError(
-      f'--out={out}: cannot be written ({error.strerror or error})'
-    ) from error
+    raise InputError(f'--out={out}: cannot be written ({error.strerror or error})') from error

@@ -73,9 +73,7 @@ def _clips_of(path: pathlib.Path, recursive: bool, skip) -> list[pathlib.Path]:
   for name, below, _ in os.walk(path, onerror=stop):
     folder = pathlib.Path(name)
     below[:] = natsorted(
-      name
-      for name in below
-      if not name.startswith('.') and os.path.abspath(folder / name) != skip
+      name for name in below if not name.startswith('.') and os.path.abspath(folder / name) != skip
     )
     clips = _clips_in(folder)
     found += clips or ([folder] if images.image_files(folder) else [])

@@ -24,16 +24,13 @@ FLAGS = {
   'sideways or at the bottom: its area is too small',
   'no_full_cycle': 'the area curve does not show a fall and a rise: ED and '
   'ES may lie outside the clip',
-  'es_before_ed': 'no contraction follows the largest area: ES was taken '
-  'before ED',
+  'es_before_ed': 'no contraction follows the largest area: ES was taken before ED',
   'no_contraction': 'the area hardly changes: ED and ES are guesses',
-  'area_jitter': 'the area jumps from frame to frame: the masks are '
-  'inconsistent in time',
+  'area_jitter': 'the area jumps from frame to frame: the masks are inconsistent in time',
   'beat_unmeasured': 'ED or ES of a beat shows no ventricle that could be '
   'measured; the beat is left out',
   'beats_differ': 'EF differs between the beats by more than 10 points (SD)',
-  'low_confidence': 'the network is unsure of the outline at ED, at ES or in '
-  'most frames',
+  'low_confidence': 'the network is unsure of the outline at ED, at ES or in most frames',
   'spacing_unknown': 'mm per pixel unknown: no volumes; EF by area-length '
   'ratio, which assumes square pixels',
   'fps_unknown': 'frame rate unknown: every frame feeds the memory',
@@ -43,27 +40,22 @@ FLAGS = {
   'long_axes_differ': 'the long axes of both views differ by more than 20 %: '
   'one may be foreshortened',
   'es_larger_than_ed': 'the ventricle is larger at ES than at ED',
-  'methods_disagree': 'EF by discs and by area-length differ by more than '
-  '15 points',
-  'sector_not_found': 'no ultrasound sector was found; the whole image was '
-  'taken',
+  'methods_disagree': 'EF by discs and by area-length differ by more than 15 points',
+  'sector_not_found': 'no ultrasound sector was found; the whole image was taken',
   'region_rescaled': 'the calibrated region belongs to a larger original; '
   'region and spacing were rescaled',
   'region_unusable': 'the calibrated region exceeds the image; ignored',
   'fewer_frames': 'fewer frames decode than the file announces',
   'duplicate_frames': 'some frames repeat the one before',
-  'still_image': 'nothing moves: one frame, or one frame many times; no ED, '
-  'ES or EF',
-  'few_frames': 'fewer than 10 frames: hardly a beat; training saw 10 from '
-  'ED to ES',
+  'still_image': 'nothing moves: one frame, or one frame many times; no ED, ES or EF',
+  'few_frames': 'fewer than 10 frames: hardly a beat; training saw 10 from ED to ES',
   'uneven_frames': 'the frames are unevenly spaced in time, or their times '
   'go backwards; an even rate was taken',
   'spacing_implausible': 'the stated mm per pixel cannot be; taken as unknown',
   'fps_implausible': 'the stated frame rate cannot be; taken as unknown',
   'not_a_sector': 'what moves is not shaped like a sector: perhaps a linear '
   'probe or another view; wanted an apical view',
-  'bright_background': 'the image is bright around the sector: perhaps '
-  'inverted; wanted black',
+  'bright_background': 'the image is bright around the sector: perhaps inverted; wanted black',
   'low_contrast': 'the sector is almost black, white or of one gray',
 }
 _JITTER = 0.06
@@ -226,18 +218,14 @@ def _measure_beat(lv, one: Instants, spacing) -> tuple[Beat, list[str]]:
   if abs(by_discs - by_area_length) > 15:
     flags.append('methods_disagree')
   ef = by_area_length if spacing is None else by_discs
-  if math.isfinite(ef) and not (
-    ejection.EF_RANGE[0] <= ef <= ejection.EF_RANGE[1]
-  ):
+  if math.isfinite(ef) and not (ejection.EF_RANGE[0] <= ef <= ejection.EF_RANGE[1]):
     flags.append('ef_out_of_range')
   if spacing is None:
     discs = [math.nan] * 2
   else:
     if not _EDV_RANGE[0] <= discs[0] <= _EDV_RANGE[1]:
       flags.append('implausible_volume')
-    if cavities[0] and not (
-      _LENGTH_RANGE[0] <= cavities[0].length <= _LENGTH_RANGE[1]
-    ):
+    if cavities[0] and not (_LENGTH_RANGE[0] <= cavities[0].length <= _LENGTH_RANGE[1]):
       flags.append('implausible_length')
   return Beat(ed, es, *discs, ef, by_area_length, one.whole), flags
 

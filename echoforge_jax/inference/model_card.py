@@ -22,9 +22,7 @@ def public_config(config) -> dict:
   return kept('', config.to_dict())
 
 
-def text(
-  manifest: dict, config: dict, scores: dict | None, file_name: str
-) -> str:
+def text(manifest: dict, config: dict, scores: dict | None, file_name: str) -> str:
   """Returns the card, Markdown with a trailing newline.
 
   Args:

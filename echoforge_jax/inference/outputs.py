@@ -77,9 +77,7 @@ def draw(frame: np.ndarray, mask: np.ndarray, scale: int = 1) -> np.ndarray:
     color = np.asarray(COLORS[name], np.float32)
     inside = region > 0
     image[inside] = (0.78 * image[inside] + 0.22 * color).astype(np.uint8)
-    contours, _ = cv2.findContours(
-      region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
-    )
+    contours, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(image, contours, -1, COLORS[name], 1, cv2.LINE_AA)
   return image
 
@@ -122,9 +120,7 @@ def write_gif(path, measured: Measurement) -> None:
   for index in range(0, count, step):
     frame = cv2.resize(frames[index], size, interpolation=cv2.INTER_AREA)
     mask = cv2.resize(masks[index], size, interpolation=cv2.INTER_NEAREST)
-    image = Image.fromarray(
-      _with_footer(draw(frame, mask), _caption(measured, index))
-    )
+    image = Image.fromarray(_with_footer(draw(frame, mask), _caption(measured, index)))
     pictures.append(image.quantize(_GIF_COLORS, dither=Image.Dither.NONE))
   pictures[0].save(
     path,
@@ -148,10 +144,7 @@ def write_sheet(path, measured: Measurement) -> None:
   scale = 2 if min(measured.masks.shape[1:]) < 300 else 1
   tiles = [_tile(measured, index, scale) for index in sorted(chosen)]
   tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _COLUMNS)
-  rows = [
-    np.concatenate(tiles[i : i + _COLUMNS], axis=1)
-    for i in range(0, len(tiles), _COLUMNS)
-  ]
+  rows = [np.concatenate(tiles[i : i + _COLUMNS], axis=1) for i in range(0, len(tiles), _COLUMNS)]
   encoded = cv2.imencode('.png', np.concatenate(rows)[..., ::-1])[1]
   pathlib.Path(path).write_bytes(encoded.tobytes())
 
@@ -165,9 +158,7 @@ def write_probability(path, measured: Measurement) -> None:
   top, left, bottom, right = found.sector.box
   native = np.stack(
     [
-      found.sector.paste(
-        cv2.resize(small, (right - left, bottom - top)), found.masks.shape[1:]
-      )
+      found.sector.paste(cv2.resize(small, (right - left, bottom - top)), found.masks.shape[1:])
       for small in found.probability
     ]
   )
@@ -260,11 +251,7 @@ def result_of(source: str, measured: Measurement) -> dict:
         'calibrated': bool(found.scaling.facts),
         'frames': found.confidence,
       },
-      'sector': {
-        'box': list(sector.box),
-        'found': sector.found,
-        'fit': sector.fit,
-      },
+      'sector': {'box': list(sector.box), 'found': sector.found, 'fit': sector.fit},
       'notes': list(clip.notes),
       'model': dict(found.receipt),
       'disclaimer': DISCLAIMER,
@@ -295,7 +282,5 @@ def _with_footer(image: np.ndarray, text: str) -> np.ndarray:
   (width, _), _ = cv2.getTextSize(notice, font, size, 1)
   notice_left = max(100, image.shape[1] - width - 4)
   for left, words in ((4, text), (notice_left, notice)):
-    cv2.putText(
-      footer, words, (left, 15), font, size, (190,) * 3, 1, cv2.LINE_AA
-    )
+    cv2.putText(footer, words, (left, 15), font, size, (190,) * 3, 1, cv2.LINE_AA)
   return np.concatenate([image, footer], axis=0)

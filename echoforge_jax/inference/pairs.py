@@ -34,13 +34,10 @@ def measure_pair(folders: dict[str, pathlib.Path]) -> dict:
   results = {view: _read_result(folders[view]) for view in VIEWS}
   cavities: dict[str, dict] = {'ed': {}, 'es': {}}
   for view, result in results.items():
-    masks = sitk.GetArrayFromImage(
-      sitk.ReadImage(str(folders[view] / 'masks.nii.gz'))
-    )
+    masks = sitk.GetArrayFromImage(sitk.ReadImage(str(folders[view] / 'masks.nii.gz')))
     for phase, found in cavities.items():
       found[view] = ejection.measure_cavity(
-        masks[result[f'{phase}_frame']] == LABELS['lv'],
-        tuple(result['spacing_mm']),
+        masks[result[f'{phase}_frame']] == LABELS['lv'], tuple(result['spacing_mm'])
       )
   pair = ejection.measure_ejection(cavities['ed'], cavities['es'])
   flags = [*pair.flags, *(f for view in VIEWS for f in results[view]['flags'])]
@@ -48,20 +45,12 @@ def measure_pair(folders: dict[str, pathlib.Path]) -> dict:
   return {
     'views': {view: results[view]['source'] for view in VIEWS},
     **to_json(
-      {
-        'edv_ml': pair.edv_ml,
-        'esv_ml': pair.esv_ml,
-        'ef_percent': pair.ef_percent,
-      },
-      digits=6,
+      {'edv_ml': pair.edv_ml, 'esv_ml': pair.esv_ml, 'ef_percent': pair.ef_percent}, digits=6
     ),
     'ef_method': 'biplane',
     'ef_single_plane': {view: results[view]['ef_percent'] for view in VIEWS},
     'long_axis_mm': {
-      phase: {
-        view: round(cavity.length, 3) if cavity else None
-        for view, cavity in views.items()
-      }
+      phase: {view: round(cavity.length, 3) if cavity else None for view, cavity in views.items()}
       for phase, views in cavities.items()
     },
     'flags': flags,
@@ -93,10 +82,7 @@ def numbers(result: dict) -> str:
     return '?' if value is None else f'{value:.0f} {unit}'
 
   flags = f'  [{", ".join(result["flags"])}]' if result['flags'] else ''
-  return (
-    f'{show("ef_percent", "%")}, EDV {show("edv_ml", "ml")}, '
-    f'ESV {show("esv_ml", "ml")}{flags}'
-  )
+  return f'{show("ef_percent", "%")}, EDV {show("edv_ml", "ml")}, ESV {show("esv_ml", "ml")}{flags}'
 
 
 def summary(result: dict) -> str:

@@ -67,15 +67,10 @@ def memory_fields(model, image_size: int) -> list[tuple[str, np.ndarray]]:
   """
   memory = model.init_memory(1, (image_size,) * 2)
   leaves, _ = jax.tree_util.tree_flatten_with_path(memory)
-  return [
-    (jax.tree_util.keystr(path).strip('.'), np.asarray(leaf))
-    for path, leaf in leaves
-  ]
+  return [(jax.tree_util.keystr(path).strip('.'), np.asarray(leaf)) for path, leaf in leaves]
 
 
-def make_programs(
-  segmenter: Segmenter, frames: int
-) -> Iterator[ExportedProgram]:
+def make_programs(segmenter: Segmenter, frames: int) -> Iterator[ExportedProgram]:
   """Yields clip (of so many frames) and step, in float32, then in bfloat16.
 
   Raises:
@@ -120,17 +115,13 @@ def _step_function(model, variables, image_size: int) -> Callable[..., Any]:
   structure = jax.tree.structure(model.init_memory(1, (image_size,) * 2))
 
   def step(frame, *memory):
-    logits, memory = frame_step(
-      model, variables, frame, jax.tree.unflatten(structure, memory)
-    )
+    logits, memory = frame_step(model, variables, frame, jax.tree.unflatten(structure, memory))
     return logits.astype(jnp.float32), *jax.tree.leaves(memory)
 
   return step
 
 
-def export_program(
-  name: str, function: Callable, arguments, results
-) -> ExportedProgram:
+def export_program(name: str, function: Callable, arguments, results) -> ExportedProgram:
   """Serializes a function of arrays for all platforms.
 
   Args:
@@ -150,15 +141,13 @@ def export_program(
     serialized = bytes(exported.serialize())
   except ImportError as error:  # JAX's own reader and writer need it.
     raise InputError(
-      'export: the package flatbuffers is missing; run '
-      '`pip install flatbuffers`'
+      'export: the package flatbuffers is missing; run `pip install flatbuffers`'
     ) from error
   # Such as custom calls without a guarantee, or none for some platform.
   except (ValueError, NotImplementedError) as error:
     reason = ' '.join(str(error).split())[:_MAX_REASON]
     raise InputError(
-      f'export: {name} has no serializable form ({reason}); '
-      'another model option may have one'
+      f'export: {name} has no serializable form ({reason}); another model option may have one'
     ) from error
 
   def fields(names, avals):
@@ -188,9 +177,7 @@ def _without_locations():
     jax.config.update(name, before)
 
 
-def parity(
-  segmenter: Segmenter, program: ExportedProgram, video: np.ndarray
-) -> dict:
+def parity(segmenter: Segmenter, program: ExportedProgram, video: np.ndarray) -> dict:
   """Runs a program from its bytes and compares it with the segmenter.
 
   Args:
@@ -213,9 +200,7 @@ def parity(
       return logits, memory
 
     memory = memory_fields(segmenter.model, segmenter.image_size)
-    loop = FrameLoop(
-      step, [[array for _, array in memory]], delay=segmenter.model.delay
-    )
+    loop = FrameLoop(step, [[array for _, array in memory]], delay=segmenter.model.delay)
     found = np.stack(list(loop.run(video)))
   likely = [special.expit(x.astype(np.float64)) for x in (found, wanted)]
   return {
@@ -233,10 +218,6 @@ def reference_logits(segmenter: Segmenter, video: np.ndarray) -> np.ndarray:
 
 def frames_of(size: tuple[int, int], seed: int = 0) -> np.ndarray:
   """Makes speckle in a sector, black around it: uint8 [32, H, W]."""
-  noise = np.random.default_rng(seed).integers(
-    20, 200, (32, *size), dtype=np.uint8
-  )
-  sector = sectors.sector_pixels(
-    size, (0, size[1] / 2), 0.97 * size[0], (0.65, 0.65)
-  )
+  noise = np.random.default_rng(seed).integers(20, 200, (32, *size), dtype=np.uint8)
+  sector = sectors.sector_pixels(size, (0, size[1] / 2), 0.97 * size[0], (0.65, 0.65))
   return np.where(sector, noise, np.uint8(0))

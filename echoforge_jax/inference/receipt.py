@@ -33,9 +33,7 @@ def model_receipt(config, variables, step: int, which: str) -> dict:
     'classes': list(config.data.classes),
     'image_size': int(config.data.image_size),
     'dataset': config.data.dataset,
-    'parameters': sum(
-      int(np.size(leaf)) for leaf in jax.tree.leaves(variables['params'])
-    ),
+    'parameters': sum(int(np.size(leaf)) for leaf in jax.tree.leaves(variables['params'])),
     'sha256': digest.hexdigest(),
     'training_seed': int(config.seed),
     'git_revision': git_revision(),

@@ -17,13 +17,7 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.formats import sector as sectors
 from echoforge_jax.inference import confidence as confidences
 from echoforge_jax.inference.receipt import model_receipt
-from echoforge_jax.inference.stream import (
-  FrameLoop,
-  Stream,
-  check_gray,
-  native_mask,
-  squeeze,
-)
+from echoforge_jax.inference.stream import FrameLoop, Stream, check_gray, native_mask, squeeze
 from echoforge_jax.models import network_file
 from echoforge_jax.models.memory import stride_of
 
@@ -54,9 +48,7 @@ def load(checkpoint_dir, which: str = 'teacher') -> 'Segmenter':
       f'{checkpoint_dir}: no such directory; wanted the workdir of a training '
       'run, a .safetensors of `echoforge export`, or default'
     )
-  config, variables, step = checkpoint.restore_for_inference(
-    checkpoint_dir, which
-  )
+  config, variables, step = checkpoint.restore_for_inference(checkpoint_dir, which)
   if network_file.is_network_path(checkpoint_dir):
     which = meta['which']
   segmenter = Segmenter(
@@ -216,9 +208,7 @@ class Segmenter:
     Raises:
       InputError: the video is not uint8 [T, H, W], or the lag is none.
     """
-    return self.segment_clip(
-      video, spacing_mm, fps=fps, sector=sector, lag=lag
-    ).masks
+    return self.segment_clip(video, spacing_mm, fps=fps, sector=sector, lag=lag).masks
 
   def segment_clip(
     self,
@@ -246,14 +236,7 @@ class Segmenter:
       confidence[index] = confidences.expected_dice(likely)
       probability[index] = np.rint(255 * likely)
     return Segmentation(
-      masks,
-      confidence,
-      probability,
-      sector,
-      lag,
-      self.scaling,
-      self.classes,
-      self.receipt,
+      masks, confidence, probability, sector, lag, self.scaling, self.classes, self.receipt
     )
 
   def locate(self, video, spacing_mm=None, region=None) -> sectors.Sector:
@@ -268,11 +251,7 @@ class Segmenter:
     return sectors.limit_depth(sectors.find_sector(video, region), row_mm)
 
   def stream(
-    self,
-    *,
-    fps: float = math.nan,
-    sector: sectors.Sector | None = None,
-    lag: int = 0,
+    self, *, fps: float = math.nan, sector: sectors.Sector | None = None, lag: int = 0
   ) -> Stream:
     """Starts a stream with an empty memory; see `Stream.step`.
 

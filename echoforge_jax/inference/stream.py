@@ -33,9 +33,7 @@ def check_lag(lag: Any) -> int:
   """Returns the lag; raises InputError if it is none."""
   whole = isinstance(lag, int | np.integer) and not isinstance(lag, bool)
   if not whole or not 0 <= lag <= MAX_LAG:
-    raise InputError(
-      f'lag: found {lag!r}, wanted a whole number of frames from 0 to {MAX_LAG}'
-    )
+    raise InputError(f'lag: found {lag!r}, wanted a whole number of frames from 0 to {MAX_LAG}')
   return int(lag)
 
 
@@ -79,16 +77,13 @@ class FixedLag:
 
   def _mean(self, center: int) -> jax.Array:
     first = self._count - len(self._frames)
-    window = range(
-      max(center - self._lag, first), min(center + self._lag + 1, self._count)
-    )
+    window = range(max(center - self._lag, first), min(center + self._lag + 1, self._count))
     # Of weight zero: one length compiles once.
     filler = 2 * self._lag + 1 - len(window)
     weights = [self._lag + 1 - abs(index - center) for index in window]
     frames = [self._frames[index - first] for index in window]
     return _average(
-      (*frames, *[frames[-1]] * filler),
-      np.asarray([*weights, *[0] * filler], np.float32),
+      (*frames, *[frames[-1]] * filler), np.asarray([*weights, *[0] * filler], np.float32)
     )
 
 
@@ -172,9 +167,7 @@ class FrameLoop:
       yield np.asarray(logits, np.float32)
 
   def _run(self, turn: int) -> jax.Array:
-    logits, self._memories[turn] = self._step(
-      self._last[turn], self._memories[turn]
-    )
+    logits, self._memories[turn] = self._step(self._last[turn], self._memories[turn])
     return logits
 
   def _smooth(self, logits: jax.Array) -> jax.Array | None:
@@ -189,9 +182,7 @@ class Stream:
     delay: frames that masks lag behind, see `FrameLoop`.
   """
 
-  def __init__(
-    self, segmenter: Segmenter, loop: FrameLoop, sector: sectors.Sector | None
-  ):
+  def __init__(self, segmenter: Segmenter, loop: FrameLoop, sector: sectors.Sector | None):
     self.sector = sector
     self.delay = loop.delay
     self._segmenter = segmenter
@@ -217,15 +208,12 @@ class Stream:
     shape = self._shape or frame.shape
     if frame.shape != shape:
       raise InputError(
-        f'frame {self._count} is {list(frame.shape)}; wanted '
-        f'{list(shape)} as the frames before it'
+        f'frame {self._count} is {list(frame.shape)}; wanted {list(shape)} as the frames before it'
       )
     self._shape, self._count = shape, self._count + 1
     if self.sector is None:
       self.sector = sectors.find_sector(frame[None])
-    logits = self._loop.push(
-      squeeze(frame, self.sector, self._segmenter.image_size)
-    )
+    logits = self._loop.push(squeeze(frame, self.sector, self._segmenter.image_size))
     return np.zeros(shape, np.uint8) if logits is None else self._mask(logits)
 
   def flush(self) -> np.ndarray:
@@ -242,10 +230,7 @@ class Stream:
   def _mask(self, logits: jax.Array) -> np.ndarray:
     assert self.sector and self._shape, 'a frame came before its logits'
     return native_mask(
-      np.asarray(logits, np.float32),
-      self.sector,
-      self._shape,
-      self._segmenter.labels,
+      np.asarray(logits, np.float32), self.sector, self._shape, self._segmenter.labels
     )
 
 
@@ -266,10 +251,7 @@ def squeeze(frame: np.ndarray, sector: sectors.Sector, size: int) -> np.ndarray:
 
 
 def native_mask(
-  logits: np.ndarray,
-  sector: sectors.Sector,
-  shape: tuple[int, int],
-  labels: np.ndarray,
+  logits: np.ndarray, sector: sectors.Sector, shape: tuple[int, int], labels: np.ndarray
 ) -> np.ndarray:
   """Returns the mask of a native frame.
 
@@ -287,10 +269,7 @@ def native_mask(
   top, left, bottom, right = sector.box
   size = (right - left, bottom - top)
   planes = np.stack(
-    [
-      cv2.resize(np.ascontiguousarray(plane), size)
-      for plane in np.moveaxis(logits, -1, 0)
-    ]
+    [cv2.resize(np.ascontiguousarray(plane), size) for plane in np.moveaxis(logits, -1, 0)]
   )
   best = labels[planes.argmax(axis=0)]
   return sector.paste(np.where(planes.max(axis=0) > 0, best, 0), shape)

@@ -60,9 +60,7 @@ def read_curve(
   return smooth, beats, flags
 
 
-def smooth_curve(
-  area: np.ndarray, empty: np.ndarray, fps: float = math.nan
-) -> np.ndarray:
+def smooth_curve(area: np.ndarray, empty: np.ndarray, fps: float = math.nan) -> np.ndarray:
   """Returns the area curve without jitter, bridged where there is no cavity.
 
   It is a median of three, then a Gaussian of half 80 ms (1.5 frames where the
@@ -74,11 +72,7 @@ def smooth_curve(
   sigma = min(sigma, len(area) / 12)
   if len(area) >= 5:
     curve = ndimage.median_filter(curve, 3, mode='nearest')
-  return (
-    ndimage.gaussian_filter1d(curve, sigma, mode='nearest')
-    if sigma > 0.3
-    else curve
-  )
+  return ndimage.gaussian_filter1d(curve, sigma, mode='nearest') if sigma > 0.3 else curve
 
 
 def find_beats(smooth: np.ndarray, fps: float = math.nan):
@@ -119,11 +113,7 @@ def find_beats(smooth: np.ndarray, fps: float = math.nan):
 def _is_cut(beat: tuple[int, int], smooth: np.ndarray) -> bool:
   """Returns whether the clip's start or end cuts a beat's contraction."""
   ed, es = beat
-  return (
-    es == len(smooth) - 1
-    or es < ed
-    or (ed == 0 and smooth[0] < _WHOLE_ED * smooth.max())
-  )
+  return es == len(smooth) - 1 or es < ed or (ed == 0 and smooth[0] < _WHOLE_ED * smooth.max())
 
 
 def _extrema(curve: np.ndarray, spread: float, fps: float) -> list[int]:
@@ -132,8 +122,6 @@ def _extrema(curve: np.ndarray, spread: float, fps: float) -> list[int]:
   low = curve.min() - spread
   distance = max(1, round(_MIN_BEAT_S * fps)) if math.isfinite(fps) else 1
   found, _ = signal.find_peaks(
-    np.concatenate([[low], curve, [low]]),
-    prominence=_MIN_PROMINENCE * spread,
-    distance=distance,
+    np.concatenate([[low], curve, [low]]), prominence=_MIN_PROMINENCE * spread, distance=distance
   )
   return [int(index) - 1 for index in found]

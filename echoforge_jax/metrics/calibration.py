@@ -15,10 +15,7 @@ from scipy import ndimage
 
 BINS = 15
 BAND_PIXELS = 8
-REGION = (
-  f'labeled frames, pixels within {BAND_PIXELS} of the outline of '
-  'truth or prediction'
-)
+REGION = f'labeled frames, pixels within {BAND_PIXELS} of the outline of truth or prediction'
 _CROSS = ndimage.generate_binary_structure(2, 1)[None]
 
 
@@ -100,9 +97,7 @@ def boundary_band(
   band = np.zeros(truth.shape, bool)
   for masks in (truth, prediction):
     grown = ndimage.binary_dilation(masks, _CROSS, iterations=width_px)
-    shrunk = ndimage.binary_erosion(
-      masks, _CROSS, iterations=width_px, border_value=1
-    )
+    shrunk = ndimage.binary_erosion(masks, _CROSS, iterations=width_px, border_value=1)
     band |= grown & ~shrunk
   return band
 
@@ -159,10 +154,7 @@ def risk_coverage(
     'aurc_ci95': [float(v) for v in np.percentile(drawn, [2.5, 97.5])],
     'aurc_random': float(pairs[:, 1].mean()),
     'aurc_oracle': float(_risks(oracle[None]).mean()),
-    'curve': [
-      {'coverage': (k + 1) / count, 'risk': float(v)}
-      for k, v in enumerate(risk)
-    ],
+    'curve': [{'coverage': (k + 1) / count, 'risk': float(v)} for k, v in enumerate(risk)],
   }
 
 

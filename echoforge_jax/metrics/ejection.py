@@ -124,9 +124,7 @@ def measure_cavity(
   )
 
 
-def biplane_volume(
-  two_chamber: Cavity | None, four_chamber: Cavity | None
-) -> float:
+def biplane_volume(two_chamber: Cavity | None, four_chamber: Cavity | None) -> float:
   """Returns Simpson's biplane volume in ml: sum over 20 discs of pi/4 d1 d2 h.
 
   The cavities are of one instant and in mm; h is the longer of both long axes
@@ -162,9 +160,7 @@ def ejection_fraction(edv_ml: float, esv_ml: float) -> float:
 
 
 def measure_ejection(
-  ed: dict[str, Cavity | None],
-  es: dict[str, Cavity | None],
-  method: str = 'biplane',
+  ed: dict[str, Cavity | None], es: dict[str, Cavity | None], method: str = 'biplane'
 ) -> Ejection:
   """Measures volumes and EF of one patient.
 
@@ -188,12 +184,8 @@ def measure_ejection(
     for cavity in found:
       flags += ['no_cavity'] if cavity is None else cavity.flags
     if method != 'biplane':
-      one = {'discs': single_plane_volume, 'area_length': area_length_volume}[
-        method
-      ]
-      volumes.append(
-        float(np.mean([one(c) for c in found])) if found else math.nan
-      )
+      one = {'discs': single_plane_volume, 'area_length': area_length_volume}[method]
+      volumes.append(float(np.mean([one(c) for c in found])) if found else math.nan)
     elif '2CH' in cavities and '4CH' in cavities:
       volumes.append(biplane_volume(cavities['2CH'], cavities['4CH']))
       lengths = [c.length for c in found if c is not None]
@@ -227,9 +219,7 @@ def _clean(mask: np.ndarray) -> tuple[np.ndarray | None, tuple[str, ...]]:
   return filled, flags
 
 
-def _outline(
-  box: np.ndarray, corner: np.ndarray, spacing: np.ndarray
-) -> np.ndarray | None:
+def _outline(box: np.ndarray, corner: np.ndarray, spacing: np.ndarray) -> np.ndarray | None:
   """Closed outline [160, 2] (row, column) in mm, equally spaced."""
   margin = 4
   soft = ndimage.gaussian_filter(np.pad(box, margin).astype(np.float64), _BLUR)
@@ -297,11 +287,7 @@ def _find_base(
     length = np.linalg.norm(chord, axis=1)
     tilt = np.abs(chord @ across) / np.maximum(length, 1e-9)
     score = length * tilt**2
-    keep = (
-      ((middle - centroid) @ axis < 0)
-      & (tilt > math.cos(_MAX_TILT))
-      & (score > best)
-    )
+    keep = ((middle - centroid) @ axis < 0) & (tilt > math.cos(_MAX_TILT)) & (score > best)
     normal = np.stack([-chord[:, 1], chord[:, 0]], axis=1)
     normal /= np.maximum(length, 1e-9)[:, None]
     # The middle alone rules out nearly all of them.
@@ -311,9 +297,7 @@ def _find_base(
       continue
     between = (starts[:, None] + np.arange(1, span)) % count
     offset = np.abs(
-      np.einsum(
-        'sbk,sk->sb', contour[between] - contour[starts][:, None], normal[keep]
-      )
+      np.einsum('sbk,sk->sb', contour[between] - contour[starts][:, None], normal[keep])
     )
     score = np.where(offset.max(axis=1) <= tolerance, score[keep], 0.0)
     if score.max() > best:
@@ -325,8 +309,7 @@ def _find_base(
   start, span = found
   half = span / 2
   middle = (
-    contour[(start + math.floor(half)) % count]
-    + contour[(start + math.ceil(half)) % count]
+    contour[(start + math.floor(half)) % count] + contour[(start + math.ceil(half)) % count]
   ) / 2
   return middle, contour[[start, (start + span) % count]]
 

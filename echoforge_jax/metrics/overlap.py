@@ -13,9 +13,7 @@ BOTH_EMPTY = math.nan  # Not applicable: left out of means, and counted.
 ONE_EMPTY = 0.0  # A structure that was missed, or made up.
 
 
-def dice(
-  truth: Bool[np.ndarray, 'h w'], prediction: Bool[np.ndarray, 'h w']
-) -> float:
+def dice(truth: Bool[np.ndarray, 'h w'], prediction: Bool[np.ndarray, 'h w']) -> float:
   """Returns 2 |A & B| / (|A| + |B|), with no smoothing term.
 
   It is a share in [0, 1]; see `ONE_EMPTY` and `BOTH_EMPTY`.
@@ -26,9 +24,7 @@ def dice(
   return 2 * int((truth & prediction).sum()) / sum(sizes)
 
 
-def iou(
-  truth: Bool[np.ndarray, 'h w'], prediction: Bool[np.ndarray, 'h w']
-) -> float:
+def iou(truth: Bool[np.ndarray, 'h w'], prediction: Bool[np.ndarray, 'h w']) -> float:
   """Returns |A & B| / |A | B|, with no smoothing term.
 
   It is a share in [0, 1]; see `ONE_EMPTY` and `BOTH_EMPTY`.

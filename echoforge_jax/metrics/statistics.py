@@ -177,9 +177,7 @@ def estimate(values, *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
     return Estimate(math.nan, (math.nan, math.nan), math.nan, math.nan, 0)
   return Estimate(
     mean=float(values.mean()),
-    ci95=bootstrap_ci(
-      values, lambda x: x.mean(axis=1), seed=seed, resamples=resamples
-    ),
+    ci95=bootstrap_ci(values, lambda x: x.mean(axis=1), seed=seed, resamples=resamples),
     sd=_sd(values),
     median=float(np.median(values)),
     n=int(values.size),
@@ -190,9 +188,7 @@ def _sd(values: np.ndarray) -> float:
   return float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
 
-def agreement(
-  reference, prediction, *, seed: int = 0, resamples: int = RESAMPLES
-) -> Agreement:
+def agreement(reference, prediction, *, seed: int = 0, resamples: int = RESAMPLES) -> Agreement:
   """Measures correlation, bias and limits of agreement of paired values.
 
   Args:
@@ -219,10 +215,7 @@ def agreement(
     loa=(point['bias'] - 1.96 * sd, point['bias'] + 1.96 * sd),
     slope=slope,
     intercept=intercept,
-    ci95={
-      k: bootstrap_ci(pairs, f, seed=seed, resamples=resamples)
-      for k, f in _AGREEMENT.items()
-    },
+    ci95={k: bootstrap_ci(pairs, f, seed=seed, resamples=resamples) for k, f in _AGREEMENT.items()},
     **point,
   )
 
@@ -291,9 +284,7 @@ def over_seeds(
     'mean': mean,
     'sd': sd,
     't_ci95': [mean - half, mean + half],
-    'ci95': list(
-      two_level_ci(table, statistic, seed=seed, resamples=resamples)
-    ),
+    'ci95': list(two_level_ci(table, statistic, seed=seed, resamples=resamples)),
     'n_patients': table.shape[1],
   }
 
@@ -389,8 +380,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
   """
   adjusted = [math.nan] * len(p_values)
   order = sorted(
-    (k for k, p in enumerate(p_values) if not math.isnan(p)),
-    key=lambda k: p_values[k],
+    (k for k, p in enumerate(p_values) if not math.isnan(p)), key=lambda k: p_values[k]
   )
   largest = 0.0
   for rank, k in enumerate(order):

@@ -74,17 +74,12 @@ def attributes(
         values.append(math.nan)
       continue
     rows['area'].append(cavity.area)
-    rows['base_width'].append(
-      float(np.linalg.norm(cavity.base_ends[1] - cavity.base_ends[0]))
-    )
+    rows['base_width'].append(float(np.linalg.norm(cavity.base_ends[1] - cavity.base_ends[0])))
     rows['length'].append(cavity.length)
     rows['orientation'].append(_orientation(mask, spacing))
   if myo is not None:
     rows['myo_area'] = myo.sum(axis=(1, 2)) * spacing[0] * spacing[1]
-    centres = [
-      ndimage.center_of_mass(m) if m.any() else (math.nan,) * 2
-      for m in (myo | lv)
-    ]
+    centres = [ndimage.center_of_mass(m) if m.any() else (math.nan,) * 2 for m in (myo | lv)]
     size = np.asarray(lv.shape[1:], np.float64)
     centre = np.asarray(centres) / size
     rows['centre_y'], rows['centre_x'] = centre[:, 0], centre[:, 1]
@@ -99,14 +94,10 @@ def _orientation(mask: np.ndarray, spacing: tuple[float, float]) -> float:
   """
   points = np.argwhere(mask) * np.asarray(spacing)
   rows, columns = (points - points.mean(axis=0)).T
-  return 0.5 * math.atan2(
-    -2 * float(rows @ columns), float(rows @ rows - columns @ columns)
-  )
+  return 0.5 * math.atan2(-2 * float(rows @ columns), float(rows @ rows - columns @ columns))
 
 
-def attribute_ranges(
-  clips: Sequence[Mapping[str, np.ndarray]],
-) -> dict[str, float]:
+def attribute_ranges(clips: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
   """Returns each attribute's largest minus smallest value over the clips.
 
   It is NaN where an attribute was never measured.
@@ -119,9 +110,7 @@ def attribute_ranges(
   return ranges
 
 
-def inconsistent_frames(
-  clip: Mapping[str, np.ndarray], ranges: Mapping[str, float]
-) -> np.ndarray:
+def inconsistent_frames(clip: Mapping[str, np.ndarray], ranges: Mapping[str, float]) -> np.ndarray:
   """Finds inner frames on which an attribute deviates beyond its threshold.
 
   Args:
@@ -140,9 +129,7 @@ def inconsistent_frames(
   return bad
 
 
-def inconsistent_share(
-  clip: Mapping[str, np.ndarray], ranges: Mapping[str, float]
-) -> float:
+def inconsistent_share(clip: Mapping[str, np.ndarray], ranges: Mapping[str, float]) -> float:
   """Returns the share of a clip's inner frames that are inconsistent.
 
   It is NaN without attributes, ranges or three frames.

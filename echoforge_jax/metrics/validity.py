@@ -9,9 +9,7 @@ from echoforge_jax.metrics.surface import crop
 _OPEN_SHARE = 0.5
 
 
-def is_anatomically_valid(
-  mask: np.ndarray, classes: tuple[str, ...]
-) -> dict[str, bool]:
+def is_anatomically_valid(mask: np.ndarray, classes: tuple[str, ...]) -> dict[str, bool]:
   """Checks one frame.
 
   Args:

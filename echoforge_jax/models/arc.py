@@ -57,9 +57,7 @@ def anchor_groups(anchors: int, num_classes: int) -> tuple[int, ...]:
   return tuple(foreground + [0] * max(back, 1))
 
 
-def group_scores(
-  similarities: jax.Array, groups: tuple[int, ...], num_classes: int
-) -> jax.Array:
+def group_scores(similarities: jax.Array, groups: tuple[int, ...], num_classes: int) -> jax.Array:
   """Takes the log-sum-exp of the similarities of each group's anchors.
 
   Args:
@@ -77,9 +75,7 @@ def group_scores(
   return jnp.stack(columns, -1)
 
 
-def nearest_bias(
-  pixels: jax.Array, anchors: jax.Array, neighbours: int, knn: str
-) -> jax.Array:
+def nearest_bias(pixels: jax.Array, anchors: jax.Array, neighbours: int, knn: str) -> jax.Array:
   """Returns the attention bias that leaves each anchor its K nearest pixels.
 
   Masking attention over all pixels equals gathering K of them and needs no
@@ -171,12 +167,8 @@ def pull_ambiguous(
   """
   n, h, w, c = x.shape
   rows, columns = h // patch, w // patch
-  probabilities = jax.nn.softmax(
-    group_scores(similarities, groups, num_classes), axis=-1
-  )
-  top = jax.nn.one_hot(
-    jnp.argmax(probabilities, -1), num_classes + 1, dtype=jnp.bool
-  )
+  probabilities = jax.nn.softmax(group_scores(similarities, groups, num_classes), axis=-1)
+  top = jax.nn.one_hot(jnp.argmax(probabilities, -1), num_classes + 1, dtype=jnp.bool)
   first = jnp.max(probabilities, -1)
   second = jnp.max(jnp.where(top, 0.0, probabilities), -1)
   confidence = first / (first + second)
@@ -186,9 +178,7 @@ def pull_ambiguous(
   count = anchors.shape[1]
   # Without a background anchor there is nothing to be pulled to.
   ambiguous = (confidence <= 0.5 + band) & (chosen < count)
-  target = jnp.einsum(
-    'nrca,nad->nrcd', jax.nn.one_hot(chosen, count, dtype=x.dtype), anchors
-  )
+  target = jnp.einsum('nrca,nad->nrcd', jax.nn.one_hot(chosen, count, dtype=x.dtype), anchors)
   weight = (pull * (2.0 * confidence - 1.0) / (2.0 * band)).astype(x.dtype)
 
   tiled = x.reshape(n, rows, patch, columns, patch, c)
@@ -251,8 +241,7 @@ class AnchorRecalibration(nn.Module):
     updated = update(initial, pixels)
 
     log_temperature = self.param(
-      'log_temperature',
-      lambda _: jnp.full((1,), np.log(TEMPERATURE), jnp.float32),
+      'log_temperature', lambda _: jnp.full((1,), np.log(TEMPERATURE), jnp.float32)
     )
     wide = updated.astype(jnp.float32)
     unit = wide * jax.lax.rsqrt(jnp.sum(wide * wide, -1, keepdims=True) + 1e-6)
@@ -260,26 +249,20 @@ class AnchorRecalibration(nn.Module):
     dots = dots.reshape(n, h, w, count)
 
     if count < len(groups):
-      constant = self.param(
-        'background', nn.initializers.zeros, (1,), jnp.float32
-      )[0]
+      constant = self.param('background', nn.initializers.zeros, (1,), jnp.float32)[0]
 
     def similarity(dots, vectors):
       """Cosines over the temperature; the constant column where needed."""
       square = jnp.sum(jnp.square(vectors.astype(jnp.float32)), -1)
       cosine = dots * jax.lax.rsqrt(square + 1e-6)[..., None]
       if count < len(groups):
-        cosine = jnp.concatenate(
-          [cosine, jnp.broadcast_to(constant, (*cosine.shape[:-1], 1))], -1
-        )
+        cosine = jnp.concatenate([cosine, jnp.broadcast_to(constant, (*cosine.shape[:-1], 1))], -1)
       return cosine * jnp.exp(-log_temperature[0])
 
     # The mean of dots is the dot of the mean: one product serves both.
     def pooled(v):
       side = self.patch
-      return jnp.mean(
-        v.reshape(n, h // side, side, w // side, side, -1), axis=(2, 4)
-      )
+      return jnp.mean(v.reshape(n, h // side, side, w // side, side, -1), axis=(2, 4))
 
     scores = group_scores(similarity(dots, x), groups, self.num_classes)
     features, ambiguous = pull_ambiguous(

@@ -12,9 +12,7 @@ from echoforge_jax.models.layers import Dtype, einsum32
 MASKED = -1e9
 
 
-_lecun = functools.partial(
-  nn.initializers.variance_scaling, 1.0, 'fan_in', 'truncated_normal'
-)
+_lecun = functools.partial(nn.initializers.variance_scaling, 1.0, 'fan_in', 'truncated_normal')
 
 
 class CrossAttention(nn.Module):
@@ -52,17 +50,11 @@ class CrossAttention(nn.Module):
     c = queries.shape[-1]
     d = c // self.heads
     wq, wk, wv = (
-      self.param(
-        name, _lecun(in_axis=(0,), out_axis=(1, 2)), (c, self.heads, d)
-      )
+      self.param(name, _lecun(in_axis=(0,), out_axis=(1, 2)), (c, self.heads, d))
       for name in ('query', 'key', 'value')
     )
-    wo = self.param(
-      'out', _lecun(in_axis=(0, 1), out_axis=(2,)), (self.heads, d, c)
-    )
-    wq, wk, wv, wo, queries, keys = (
-      x.astype(self.dtype) for x in (wq, wk, wv, wo, queries, keys)
-    )
+    wo = self.param('out', _lecun(in_axis=(0, 1), out_axis=(2,)), (self.heads, d, c))
+    wq, wk, wv, wo, queries, keys = (x.astype(self.dtype) for x in (wq, wk, wv, wo, queries, keys))
     if self.few == 'queries':
       few = jnp.einsum('nqc,chd->nqhd', queries, wq)
       few = jnp.einsum('nqhd,chd->nhqc', few, wk)
@@ -94,6 +86,4 @@ class SelfAttention(nn.Module):
   def __call__(self, x: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """Maps x [N, L, C] to [N, L, C]; bias as in `CrossAttention`."""
     x = nn.LayerNorm(dtype=self.dtype, name='norm')(x)
-    return CrossAttention(self.heads, dtype=self.dtype, name='attention')(
-      x, x, bias
-    )
+    return CrossAttention(self.heads, dtype=self.dtype, name='attention')(x, x, bias)

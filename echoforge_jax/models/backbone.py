@@ -12,12 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.models.layers import (
-  Dtype,
-  PointwiseConv,
-  make_norm,
-  max_pool,
-)
+from echoforge_jax.models.layers import Dtype, PointwiseConv, make_norm, max_pool
 
 # Name -> (blocks per stage, bottleneck).
 RESNETS = {
@@ -44,9 +39,7 @@ def _conv_norm(
   `module` gives `norm` and `dtype`, `names` are of the two submodules.
   """
   init = nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
-  options = dict(
-    use_bias=False, dtype=module.dtype, kernel_init=init, name=names[0]
-  )
+  options = dict(use_bias=False, dtype=module.dtype, kernel_init=init, name=names[0])
   conv: nn.Module
   if size == 1:
     conv = PointwiseConv(features, stride, **options)
@@ -190,9 +183,7 @@ class LiteEncoder(nn.Module):
     outputs = []
     for stage, features in enumerate(self.widths[1:], start=1):
       x = down(x, features, 2, f'down{stage}')
-      x = block(
-        features, 1, self.norm, train, self.dtype, name=f'layer{stage}_0'
-      )(x)
+      x = block(features, 1, self.norm, train, self.dtype, name=f'layer{stage}_0')(x)
       outputs.append(x)
     return tuple(outputs)
 
@@ -212,7 +203,4 @@ def make_backbone(
     return LiteEncoder(norm=norm, remat=remat, dtype=dtype, name=name)
   if kind in RESNETS:
     return ResNet(variant=kind, norm=norm, remat=remat, dtype=dtype, name=name)
-  raise InputError(
-    f'model option backbone: found {kind!r}, wanted one of '
-    f'{", ".join(BACKBONES)}'
-  )
+  raise InputError(f'model option backbone: found {kind!r}, wanted one of {", ".join(BACKBONES)}')

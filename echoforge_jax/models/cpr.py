@@ -33,9 +33,7 @@ def reference_features(
   own_count = jnp.sum(own, -1)
   dtype = features.dtype
   near = jnp.einsum(
-    'bft,bthwc->bfhwc',
-    (own / jnp.maximum(own_count, 1.0)[..., None]).astype(dtype),
-    features,
+    'bft,bthwc->bfhwc', (own / jnp.maximum(own_count, 1.0)[..., None]).astype(dtype), features
   )
 
   known = labeled.astype(jnp.float32)
@@ -80,14 +78,10 @@ class PseudoLabelReforging(nn.Module):
     c = target.shape[-1]
 
     def project(x, name):
-      return nn.Dense(
-        c, use_bias=False, dtype=self.dtype, name=name, kernel_init=_identity
-      )(x)
+      return nn.Dense(c, use_bias=False, dtype=self.dtype, name=name, kernel_init=_identity)(x)
 
     def centred(x):
-      return x - jnp.mean(x, axis=1, keepdims=True, dtype=jnp.float32).astype(
-        x.dtype
-      )
+      return x - jnp.mean(x, axis=1, keepdims=True, dtype=jnp.float32).astype(x.dtype)
 
     query = project(centred(labeled), 'query')
     key = project(centred(target), 'key')

@@ -4,13 +4,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from echoforge_jax.models.layers import (
-  Dtype,
-  GroupNorm,
-  PointwiseConv,
-  upsample2,
-  upsample_logits,
-)
+from echoforge_jax.models.layers import Dtype, GroupNorm, PointwiseConv, upsample2, upsample_logits
 
 
 class Decoder(nn.Module):
@@ -35,13 +29,9 @@ class Decoder(nn.Module):
   @nn.compact
   def __call__(self, features: jax.Array, skip: jax.Array) -> jax.Array:
     """Decodes [N, h, w, C] and skips [N, 2h, 2w, dim] to [N, 8h, 8w, K]."""
-    x = PointwiseConv(
-      self.dim, use_bias=False, dtype=self.dtype, name='narrow'
-    )(features)
+    x = PointwiseConv(self.dim, use_bias=False, dtype=self.dtype, name='narrow')(features)
     x = GroupNorm(dtype=self.dtype, name='join_norm')(upsample2(x) + skip)
-    x = nn.Conv(self.dim, (3, 3), use_bias=False, dtype=self.dtype, name='mix')(
-      nn.relu(x)
-    )
+    x = nn.Conv(self.dim, (3, 3), use_bias=False, dtype=self.dtype, name='mix')(nn.relu(x))
     x = nn.relu(GroupNorm(dtype=self.dtype, name='mix_norm')(x))
     k = self.num_classes
     logits = PointwiseConv(k, dtype=jnp.float32, name='logits')(x)

@@ -93,11 +93,7 @@ class EchoForge(nn.Module):
   def setup(self):
     """Makes the parts that are switched on."""
     self.encoder = make_backbone(
-      self.backbone,
-      norm=self.norm,
-      remat=self.remat,
-      dtype=self.dtype,
-      name='backbone',
+      self.backbone, norm=self.norm, remat=self.remat, dtype=self.dtype, name='backbone'
     )
     self.neck = Neck(self.dim, self.decoder_dim, self.dtype)
     if self.use_arc:
@@ -114,9 +110,7 @@ class EchoForge(nn.Module):
     elif self.use_tsf:
       self.coarse_head = nn.Dense(self.num_classes + 1, dtype=jnp.float32)
     if self.use_tsf:
-      self.tsf = TemporalSemanticFusion(
-        self.num_queries, self.heads, self.dropout, self.dtype
-      )
+      self.tsf = TemporalSemanticFusion(self.num_queries, self.heads, self.dropout, self.dtype)
     if self.use_cpr:
       self.cpr = PseudoLabelReforging(dtype=self.dtype)
     self.decoder = Decoder(self.num_classes, self.decoder_dim, self.dtype)
@@ -130,9 +124,7 @@ class EchoForge(nn.Module):
   def init_memory(self, batch: int, image_size: tuple[int, int]) -> TokenMemory:
     """Returns the memory of `batch` streams before their first frame."""
     del image_size  # Other models' memories hold frames.
-    return TokenMemory.empty(
-      batch, self.memory_frames, self.num_classes + 1, self.dim
-    )
+    return TokenMemory.empty(batch, self.memory_frames, self.num_classes + 1, self.dim)
 
   def _trunk(
     self, video: jax.Array, memory: TokenMemory, train: bool
@@ -169,23 +161,18 @@ class EchoForge(nn.Module):
     """Decodes [B, F, h, w, C] with skips [B, F, 2h, 2w, D] to logits."""
     b, f = features.shape[:2]
     logits = self.decoder(
-      features.reshape(b * f, *features.shape[2:]),
-      skip.reshape(b * f, *skip.shape[2:]),
+      features.reshape(b * f, *features.shape[2:]), skip.reshape(b * f, *skip.shape[2:])
     )
     return logits.reshape(b, f, *logits.shape[1:])
 
-  def _reforge(
-    self, features: jax.Array, labeled: jax.Array, frames: jax.Array
-  ) -> jax.Array:
+  def _reforge(self, features: jax.Array, labeled: jax.Array, frames: jax.Array) -> jax.Array:
     """Returns F_hat [B, F, h, w, C] of the frames [B, F]."""
     h, w, c = features.shape[2:]
     reference, found = reference_features(features, labeled, frames)
     target = _take_frames(features, frames)
     flat = (-1, h * w, c)
     reforged = self.cpr(reference.reshape(flat), target.reshape(flat))
-    return jnp.where(
-      found[..., None, None, None], reforged.reshape(target.shape), target
-    )
+    return jnp.where(found[..., None, None, None], reforged.reshape(target.shape), target)
 
   def __call__(
     self,
@@ -226,13 +213,10 @@ class EchoForge(nn.Module):
       return outputs
     if not self.use_cpr:
       raise InputError(
-        'model call: found reforge=True with use_cpr=False; '
-        'set use_cpr=True or leave reforging out'
+        'model call: found reforge=True with use_cpr=False; set use_cpr=True or leave reforging out'
       )
     if labeled is None:
-      raise InputError(
-        'model call: found reforge=True without labeled, wanted bool [B, T]'
-      )
+      raise InputError('model call: found reforge=True without labeled, wanted bool [B, T]')
     if reforge_frames is None:
       reforge_frames = jnp.broadcast_to(jnp.arange(t)[None], (b, t))
     else:
@@ -257,9 +241,7 @@ class EchoForge(nn.Module):
     outputs['logits'] = self._decode(outputs['features'], skip)
     return outputs, memory
 
-  def step(
-    self, frame: jax.Array, memory: TokenMemory
-  ) -> tuple[dict[str, jax.Array], TokenMemory]:
+  def step(self, frame: jax.Array, memory: TokenMemory) -> tuple[dict[str, jax.Array], TokenMemory]:
     """Resumes with one frame [B, H, W, 1]; outputs lack the time axis."""
     outputs, memory = self.resume(frame[:, None], memory)
     return {k: v[:, 0] for k, v in outputs.items()}, memory
@@ -267,12 +249,7 @@ class EchoForge(nn.Module):
 
 # Options that follow from the small encoder unless they are given.
 LITE = {'norm': 'group', 'dim': 64, 'decoder_dim': 32, 'num_queries': 8}
-CHOICES = {
-  'backbone': BACKBONES,
-  'norm': NORMS,
-  'anchors': tuple(LAYOUTS),
-  'knn': KNN,
-}
+CHOICES = {'backbone': BACKBONES, 'norm': NORMS, 'anchors': tuple(LAYOUTS), 'knn': KNN}
 # Least and largest value of numbers, both allowed.
 RANGES = {
   'num_classes': (1, None),
@@ -302,8 +279,7 @@ def make_echoforge(**options: Any) -> EchoForge:
   model = make_checked('echoforge', EchoForge, options, CHOICES, RANGES)
   if model.dim % model.heads:
     raise InputError(
-      f'model option heads: found {model.heads}, wanted a '
-      f'divisor of dim, {model.dim}'
+      f'model option heads: found {model.heads}, wanted a divisor of dim, {model.dim}'
     )
   if model.num_queries <= model.num_classes:
     raise InputError(

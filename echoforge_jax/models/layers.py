@@ -46,9 +46,7 @@ class GroupNorm(nn.Module):
     inverse = jax.lax.rsqrt(variance + 1e-5)
     gain = jnp.repeat(inverse, c // groups, axis=1) * scale[None]
     shift = bias[None] - jnp.repeat(mean, c // groups, axis=1) * gain
-    return (wide * gain[:, None, None] + shift[:, None, None]).astype(
-      self.dtype
-    )
+    return (wide * gain[:, None, None] + shift[:, None, None]).astype(self.dtype)
 
 
 def make_norm(kind: str, *, train: bool, dtype: Dtype, name: str) -> nn.Module:
@@ -74,9 +72,7 @@ def make_norm(kind: str, *, train: bool, dtype: Dtype, name: str) -> nn.Module:
       dtype=dtype,
       name=name,
     )
-  raise InputError(
-    f'model option norm: found {kind!r}, wanted one of {", ".join(NORMS)}'
-  )
+  raise InputError(f'model option norm: found {kind!r}, wanted one of {", ".join(NORMS)}')
 
 
 class PointwiseConv(nn.Module):
@@ -95,34 +91,25 @@ class PointwiseConv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps x [N, h, w, C] to [N, h / stride, w / stride, features]."""
-    kernel = self.param(
-      'kernel',
-      self.kernel_init,
-      (1, 1, x.shape[-1], self.features),
-      jnp.float32,
-    )
+    kernel = self.param('kernel', self.kernel_init, (1, 1, x.shape[-1], self.features), jnp.float32)
     if self.stride > 1:
       # Not x[:, ::stride, ::stride]: XLA's GPU compiler aborts on a product of
       # a strided slice (seen in JAX 0.10.2 and 0.11.2; openxla/xla#47381).
       n, h, w, c = x.shape
-      x = x.reshape(
-        n, h // self.stride, self.stride, w // self.stride, self.stride, c
-      )[:, :, 0, :, 0]
+      x = x.reshape(n, h // self.stride, self.stride, w // self.stride, self.stride, c)[
+        :, :, 0, :, 0
+      ]
     pixels = x.astype(self.dtype).reshape(-1, x.shape[-1])
     y = pixels @ kernel[0, 0].astype(self.dtype)
     if self.use_bias:
-      bias = self.param(
-        'bias', nn.initializers.zeros, (self.features,), jnp.float32
-      )
+      bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
       y = y + bias.astype(self.dtype)[None]
     return y.reshape(*x.shape[:-1], self.features)
 
 
 def _halve_max(x: jax.Array, axis: int) -> jax.Array:
   """Maxima of elements 2i - 1, 2i and 2i + 1 along one axis."""
-  pairs = x.reshape(
-    *x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :]
-  )
+  pairs = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
   even = jax.lax.index_in_dim(pairs, 0, axis + 1, keepdims=False)
   odd = jax.lax.index_in_dim(pairs, 1, axis + 1, keepdims=False)
   shift = [(0, 0, 0)] * x.ndim
@@ -192,9 +179,7 @@ def upsample_logits(x: jax.Array, factor: int) -> jax.Array:
   _, h, w, _ = x.shape
 
   def weights(size):
-    return jax.image.resize(
-      jnp.eye(size, dtype=x.dtype), (factor * size, size), 'linear'
-    )
+    return jax.image.resize(jnp.eye(size, dtype=x.dtype), (factor * size, size), 'linear')
 
   x = jnp.einsum('Hh,nhwk->nkHw', weights(h), x)
   return jnp.einsum('nkHw,Ww->nHWk', x, weights(w))

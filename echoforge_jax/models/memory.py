@@ -33,9 +33,7 @@ class TokenMemory:
     )
 
 
-def windows(
-  memory: TokenMemory, tokens: jax.Array
-) -> tuple[jax.Array, jax.Array, TokenMemory]:
+def windows(memory: TokenMemory, tokens: jax.Array) -> tuple[jax.Array, jax.Array, TokenMemory]:
   """Gives each of T new frames what it may see: itself and M frames before.
 
   Static slices of one padded array: a whole clip at once and frame by frame
@@ -52,9 +50,7 @@ def windows(
   size = memory.valid.shape[1]
   frames = tokens.shape[1]
   track = jnp.concatenate([memory.tokens, tokens], axis=1)
-  known = jnp.concatenate(
-    [memory.valid, jnp.ones(tokens.shape[:2], bool)], axis=1
-  )
+  known = jnp.concatenate([memory.valid, jnp.ones(tokens.shape[:2], bool)], axis=1)
 
   def seen(x):
     return jnp.stack([x[:, i : i + frames] for i in range(size + 1)], axis=2)

@@ -4,12 +4,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from echoforge_jax.models.layers import (
-  Dtype,
-  GroupNorm,
-  PointwiseConv,
-  upsample2,
-)
+from echoforge_jax.models.layers import Dtype, GroupNorm, PointwiseConv, upsample2
 
 
 class Neck(nn.Module):
@@ -32,9 +27,7 @@ class Neck(nn.Module):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(
-    self, maps: tuple[jax.Array, ...]
-  ) -> tuple[jax.Array, jax.Array]:
+  def __call__(self, maps: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
     """Maps four maps [N, H / s, W / s, C_s] to tokens and skip.
 
     Returns:
@@ -42,9 +35,7 @@ class Neck(nn.Module):
     """
 
     def conv(features, name, use_bias=True):
-      return PointwiseConv(
-        features, use_bias=use_bias, dtype=self.dtype, name=name
-      )
+      return PointwiseConv(features, use_bias=use_bias, dtype=self.dtype, name=name)
 
     skip, *rest = maps
     x = conv(self.dim, 'lateral32')(rest[2])
@@ -52,9 +43,7 @@ class Neck(nn.Module):
     x = conv(self.dim, 'lateral8')(rest[0]) + upsample2(x)
     y = conv(self.dim // 4, 'refine_in', use_bias=False)(nn.relu(x))
     y = nn.relu(GroupNorm(dtype=self.dtype, name='refine_norm1')(y))
-    y = nn.Conv(
-      self.dim // 4, (3, 3), use_bias=False, dtype=self.dtype, name='refine_mid'
-    )(y)
+    y = nn.Conv(self.dim // 4, (3, 3), use_bias=False, dtype=self.dtype, name='refine_mid')(y)
     y = nn.relu(GroupNorm(dtype=self.dtype, name='refine_norm2')(y))
     x = x + conv(self.dim, 'refine_out')(y)
     tokens = nn.LayerNorm(dtype=self.dtype, name='token_norm')(x)

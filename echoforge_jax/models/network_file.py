@@ -28,9 +28,7 @@ _KEY = 'echoforge_network'
 
 def is_network_path(path: Any) -> bool:
   """Returns whether a path names one network: 'default' or a .safetensors."""
-  return str(path) == DEFAULT or (
-    str(path).endswith(SUFFIX) and not pathlib.Path(path).is_dir()
-  )
+  return str(path) == DEFAULT or (str(path).endswith(SUFFIX) and not pathlib.Path(path).is_dir())
 
 
 def holds_network(path: Any) -> bool:
@@ -48,9 +46,7 @@ def default_path() -> pathlib.Path:
   return pathlib.Path(str(folder / f'default_model{SUFFIX}'))
 
 
-def write(
-  path: Any, config: dict, variables: dict, step: int, which: str, **facts: Any
-) -> int:
+def write(path: Any, config: dict, variables: dict, step: int, which: str, **facts: Any) -> int:
   """Writes a network into one file, which is replaced.
 
   Args:
@@ -77,9 +73,7 @@ def write(
     with replacing(path) as temporary:
       temporary.write_bytes(content)
   except OSError as error:
-    raise InputError(
-      f'{path}: cannot be written ({error.strerror or error})'
-    ) from error
+    raise InputError(f'{path}: cannot be written ({error.strerror or error})') from error
   return len(content)
 
 
@@ -106,13 +100,7 @@ def read(path: Any) -> tuple[dict, dict[str, Any]]:
     variables = traverse_util.unflatten_dict(arrays, sep='/')
     meta['config'], meta['step'], meta['which']  # noqa: B018
     variables['params']  # noqa: B018
-  except (
-    safetensors.SafetensorError,
-    OSError,
-    KeyError,
-    ValueError,
-    TypeError,
-  ) as error:
+  except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
     raise InputError(
       f'{path}: found no network of this project '
       f'({type(error).__name__}: {error}); wanted the workdir of a training '

@@ -37,15 +37,12 @@ def make_checked(
   unknown = sorted(set(options) - set(known))
   if unknown:
     raise InputError(
-      f'model {name}: unknown option {", ".join(unknown)}; choose from '
-      f'{", ".join(known)}'
+      f'model {name}: unknown option {", ".join(unknown)}; choose from {", ".join(known)}'
     )
   for option, value in options.items():
     wanted = _wanted(fields[option].type, value, choices, ranges, option)
     if wanted:
-      raise InputError(
-        f'model option {option}: found {value!r}, wanted {wanted}'
-      )
+      raise InputError(f'model option {option}: found {value!r}, wanted {wanted}')
   return kind(**options)
 
 
@@ -61,8 +58,7 @@ def _wanted(
     allowed = choices[option]
     return '' if value in allowed else f'one of {", ".join(map(str, allowed))}'
   if kind in _TYPES and (
-    not isinstance(value, _TYPES[kind])
-    or (kind is not bool and isinstance(value, bool))
+    not isinstance(value, _TYPES[kind]) or (kind is not bool and isinstance(value, bool))
   ):
     return f'a value of type {kind.__name__}'
   low, high = ranges.get(option, (None, None))

@@ -29,15 +29,10 @@ def build_model(name: str, **options: Any) -> nn.Module:
       the message lists the choices.
   """
   if name not in MODELS:
-    raise InputError(
-      f'model name: found {name!r}, wanted one of {", ".join(MODELS)}'
-    )
+    raise InputError(f'model name: found {name!r}, wanted one of {", ".join(MODELS)}')
   dtype = options.get('dtype')
   if isinstance(dtype, str):
     if dtype not in DTYPES:
-      raise InputError(
-        f'model option dtype: found {dtype!r}, wanted one of '
-        f'{", ".join(DTYPES)}'
-      )
+      raise InputError(f'model option dtype: found {dtype!r}, wanted one of {", ".join(DTYPES)}')
     options['dtype'] = DTYPES[dtype]
   return MODELS[name](**options)

@@ -34,11 +34,7 @@ def _windows_max(x: jax.Array, axis: int, sizes: tuple[int, ...]) -> jax.Array:
   maxima read x once, and windows are joined from them.
   """
   n = x.shape[axis]
-  windows = [
-    (i * n // size, -(-(i + 1) * n // size))
-    for size in sizes
-    for i in range(size)
-  ]
+  windows = [(i * n // size, -(-(i + 1) * n // size)) for size in sizes for i in range(size)]
   cuts = sorted({cut for window in windows for cut in window})
   pieces = [
     jnp.max(jax.lax.slice_in_dim(x, start, end, axis=axis), axis=axis)
@@ -80,9 +76,7 @@ def pyramid_pool(x: jax.Array, sizes: tuple[int, ...] = POOLS) -> jax.Array:
   )
 
 
-def calibrate(
-  query: jax.Array, key: jax.Array, convolved: jax.Array
-) -> jax.Array:
+def calibrate(query: jax.Array, key: jax.Array, convolved: jax.Array) -> jax.Array:
   """Convolves a neighbour with the kernel of its own pair of frames (ASSC).
 
   The paper's kernel of output channel q is sum_k A[q, k] condition[k] with
@@ -99,9 +93,7 @@ def calibrate(
     [N, h, w, C], same dtype.
   """
   attention = jax.nn.sigmoid(einsum32('npq,npk->nqk', query, key))
-  return jnp.einsum(
-    'nqk,nhwk->nhwq', attention.astype(convolved.dtype), convolved
-  )
+  return jnp.einsum('nqk,nhwk->nhwq', attention.astype(convolved.dtype), convolved)
 
 
 class Fusion(nn.Module):
@@ -112,9 +104,7 @@ class Fusion(nn.Module):
   dtype: Dtype
 
   @nn.compact
-  def __call__(
-    self, previous: jax.Array, target: jax.Array, following: jax.Array
-  ) -> jax.Array:
+  def __call__(self, previous: jax.Array, target: jax.Array, following: jax.Array) -> jax.Array:
     """Fuses three maps [N, h, w, C] into one of that shape."""
     c = target.shape[-1]
     conv = functools.partial(nn.Conv, c, dtype=self.dtype)
@@ -125,27 +115,17 @@ class Fusion(nn.Module):
 
     def calibrated(x, direction):
       condition = conv(
-        (3, 3),
-        use_bias=False,
-        kernel_init=nn.initializers.ones,
-        name=f'{direction}_condition',
+        (3, 3), use_bias=False, kernel_init=nn.initializers.ones, name=f'{direction}_condition'
       )
       query = summarized(x, f'{direction}_query')
       key = summarized(target, f'{direction}_key')
       return calibrate(query, key, condition(x))
 
     x = jnp.concatenate(
-      [
-        calibrated(previous, 'forward'),
-        target,
-        calibrated(following, 'backward'),
-      ],
-      axis=-1,
+      [calibrated(previous, 'forward'), target, calibrated(following, 'backward')], axis=-1
     )
     x = conv((1, 1), use_bias=False, kernel_init=_INIT, name='out')(x)
-    return make_norm(
-      self.norm, train=self.train, dtype=self.dtype, name='out_norm'
-    )(x)
+    return make_norm(self.norm, train=self.train, dtype=self.dtype, name='out_norm')(x)
 
 
 class DecoderBlock(nn.Module):
@@ -162,15 +142,11 @@ class DecoderBlock(nn.Module):
     options = {'kernel_init': _INIT, 'dtype': self.dtype}
 
     def normed(x, name):
-      return nn.relu(
-        make_norm(self.norm, train=self.train, dtype=self.dtype, name=name)(x)
-      )
+      return nn.relu(make_norm(self.norm, train=self.train, dtype=self.dtype, name=name)(x))
 
     x = normed(nn.Conv(c // 4, (1, 1), name='conv1', **options)(x), 'norm1')
     # torch's padding 1 and output padding 1, as padding of the dilated map.
-    x = nn.ConvTranspose(
-      c // 4, (3, 3), (2, 2), [(1, 2)] * 2, name='deconv2', **options
-    )(x)
+    x = nn.ConvTranspose(c // 4, (3, 3), (2, 2), [(1, 2)] * 2, name='deconv2', **options)(x)
     x = normed(x, 'norm2')
     return normed(nn.Conv(c // 2, (1, 1), name='conv3', **options)(x), 'norm3')
 
@@ -250,8 +226,7 @@ class SSCF(nn.Module):
       return kind(self.norm, train, self.dtype, name=name)
 
     fused = [
-      block(Fusion, f'fusion{level + 1}')(*(m[level] for m in maps))
-      for level in range(LEVELS)
+      block(Fusion, f'fusion{level + 1}')(*(m[level] for m in maps)) for level in range(LEVELS)
     ]
     x = fused.pop()
     while fused:
@@ -259,17 +234,13 @@ class SSCF(nn.Module):
     x = block(DecoderBlock, 'decoder1')(x)
 
     def final(x, features, dtype, name):
-      return nn.Conv(
-        features, (3, 3), dtype=dtype, kernel_init=_INIT, name=name
-      )(x)
+      return nn.Conv(features, (3, 3), dtype=dtype, kernel_init=_INIT, name=name)(x)
 
     x = nn.relu(final(x, x.shape[-1], self.dtype, 'final2'))
     x = final(x, self.num_classes, jnp.float32, 'final3')
     return x.reshape(b, t, *x.shape[1:])
 
-  def __call__(
-    self, video: jax.Array, train: bool = False
-  ) -> dict[str, jax.Array]:
+  def __call__(self, video: jax.Array, train: bool = False) -> dict[str, jax.Array]:
     """Segments the middle frame of windows, or every frame of clips.
 
     Args:
@@ -320,9 +291,7 @@ class SSCF(nn.Module):
     memory = FrameMemory(track[:, -2:], jnp.ones_like(memory.begun))
     return {'logits': self._segment(track, False)}, memory
 
-  def step(
-    self, frame: jax.Array, memory: FrameMemory
-  ) -> tuple[dict[str, jax.Array], FrameMemory]:
+  def step(self, frame: jax.Array, memory: FrameMemory) -> tuple[dict[str, jax.Array], FrameMemory]:
     """Resumes with one frame [B, H, W, 1]; outputs lack the time axis."""
     outputs, memory = self.resume(frame[:, None], memory)
     return {k: v[:, 0] for k, v in outputs.items()}, memory
@@ -338,7 +307,5 @@ def make_sscf(**options: Any) -> SSCF:
   choices = {'norm': NORMS, 'backbone': ENCODERS}
   model = make_checked('sscf', SSCF, options, choices, ranges)
   if model.width % 4:
-    raise InputError(
-      f'model option width: found {model.width}, wanted a multiple of 4'
-    )
+    raise InputError(f'model option width: found {model.width}, wanted a multiple of 4')
   return model

@@ -49,9 +49,7 @@ class InContextFusion(nn.Module):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(
-    self, pixels: jax.Array, context: jax.Array, valid: jax.Array, train: bool
-  ) -> Fused:
+  def __call__(self, pixels: jax.Array, context: jax.Array, valid: jax.Array, train: bool) -> Fused:
     """Fuses.
 
     Args:
@@ -69,16 +67,12 @@ class InContextFusion(nn.Module):
     seen = jnp.repeat(valid, classes, axis=1)
     bias = jnp.where(seen, 0.0, MASKED)[:, None]
 
-    tokens = tokens + SelfAttention(
-      self.heads, self.dtype, name='self_attention'
-    )(tokens, bias)
+    tokens = tokens + SelfAttention(self.heads, self.dtype, name='self_attention')(tokens, bias)
     query = nn.LayerNorm(dtype=self.dtype, name='cross_norm')(tokens)
-    tokens = tokens + CrossAttention(
-      self.heads, 'queries', self.dtype, name='cross_attention'
-    )(query, pixels)
-    tokens = tokens + FeedForward(self.dropout, self.dtype, name='ffn')(
-      tokens, train
+    tokens = tokens + CrossAttention(self.heads, 'queries', self.dtype, name='cross_attention')(
+      query, pixels
     )
+    tokens = tokens + FeedForward(self.dropout, self.dtype, name='ffn')(tokens, train)
 
     score = nn.Dense(1, use_bias=False, dtype=self.dtype, name='age_score')(
       nn.LayerNorm(dtype=self.dtype, name='age_norm')(tokens)
@@ -86,14 +80,12 @@ class InContextFusion(nn.Module):
     score = score.astype(jnp.float32).reshape(n, ages, classes)
     score = score + jnp.where(valid, 0.0, MASKED)[..., None]
     weights = jax.nn.softmax(score, axis=1).astype(self.dtype)
-    prototypes = jnp.einsum(
-      'nak,nakc->nkc', weights, tokens.reshape(n, ages, classes, c)
-    )
+    prototypes = jnp.einsum('nak,nakc->nkc', weights, tokens.reshape(n, ages, classes, c))
 
     keys = nn.LayerNorm(dtype=self.dtype, name='target_norm')(tokens)
-    features = pixels + CrossAttention(
-      self.heads, 'keys', self.dtype, name='target_attention'
-    )(pixels, keys, bias)
+    features = pixels + CrossAttention(self.heads, 'keys', self.dtype, name='target_attention')(
+      pixels, keys, bias
+    )
     return Fused(prototypes, features)
 
 
@@ -128,32 +120,24 @@ class JointMasks(nn.Module):
 
     # One module, called twice: the paper's shared weights.
     shared = SelfAttention(self.heads, self.dtype, name='shared_attention')
-    start = self.param(
-      'queries', nn.initializers.normal(1.0), (self.num_queries, c), jnp.float32
-    )
+    start = self.param('queries', nn.initializers.normal(1.0), (self.num_queries, c), jnp.float32)
     queries = start.astype(self.dtype)[None]
     # The queries' self-attention sees no image: once for all frames.
-    queries = jnp.broadcast_to(
-      queries + shared(queries), (n, self.num_queries, c)
-    )
+    queries = jnp.broadcast_to(queries + shared(queries), (n, self.num_queries, c))
     own = np.arange(self.num_queries) % classes
     # Weights times the mask and renormalized, as a bias: soft, so a class
     # that is nowhere to be seen leaves plain attention and no nan (ours).
     mask = jnp.stack([masks[..., k] for k in own], axis=1)
     query = nn.LayerNorm(dtype=self.dtype, name='query_norm')(queries)
-    queries = queries + CrossAttention(
-      self.heads, 'queries', self.dtype, name='masked_attention'
-    )(query, pixels, jnp.log(mask + 1e-4))
+    queries = queries + CrossAttention(self.heads, 'queries', self.dtype, name='masked_attention')(
+      query, pixels, jnp.log(mask + 1e-4)
+    )
     queries = ffn(queries, 'query_ffn')
     prototypes = ffn(prototypes + shared(prototypes), 'prototype_ffn')
 
     left = nn.LayerNorm(dtype=self.dtype, name='final_query_norm')(queries)
-    right = nn.LayerNorm(dtype=self.dtype, name='final_prototype_norm')(
-      prototypes
-    )
-    affinity = nn.Dense(c, use_bias=False, dtype=self.dtype, name='affinity')(
-      left
-    )
+    right = nn.LayerNorm(dtype=self.dtype, name='final_prototype_norm')(prototypes)
+    affinity = nn.Dense(c, use_bias=False, dtype=self.dtype, name='affinity')(left)
     affinity = einsum32('npc,nqc->npq', pixels, affinity)
     gate = nn.Dense(c, use_bias=False, dtype=self.dtype, name='gate')(left)
     gate = einsum32('nqc,nkc->nqk', gate, right)
@@ -194,15 +178,10 @@ class TemporalSemanticFusion(nn.Module):
     masks = masks.reshape(b * t, h * w, -1)
     tokens = semantic_tokens(pixels, masks).reshape(b, t, -1, c)
     context, valid, after = windows(memory, tokens)
-    fused = InContextFusion(
-      self.heads, self.dropout, self.dtype, name='in_context'
-    )(
-      pixels,
-      context.reshape(b * t, *context.shape[2:]),
-      valid.reshape(b * t, -1),
-      train,
+    fused = InContextFusion(self.heads, self.dropout, self.dtype, name='in_context')(
+      pixels, context.reshape(b * t, *context.shape[2:]), valid.reshape(b * t, -1), train
     )
-    out = JointMasks(
-      self.num_queries, self.heads, self.dropout, self.dtype, name='joint'
-    )(fused, masks, train)
+    out = JointMasks(self.num_queries, self.heads, self.dropout, self.dtype, name='joint')(
+      fused, masks, train
+    )
     return out.reshape(x.shape), after

@@ -45,15 +45,10 @@ def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
   """
   path = pathlib.Path(path)
   if path.suffix not in SUFFIXES:
-    raise InputError(
-      f'{path}: found suffix {path.suffix!r}, wanted one of '
-      f'{", ".join(SUFFIXES)}'
-    )
+    raise InputError(f'{path}: found suffix {path.suffix!r}, wanted one of {", ".join(SUFFIXES)}')
   if not path.is_file():
     raise InputError(f'{path}: no such file; wanted a file of weights')
-  read = {'.safetensors': _read_safetensors, '.npz': _read_npz}.get(
-    path.suffix, _read_torch
-  )
+  read = {'.safetensors': _read_safetensors, '.npz': _read_npz}.get(path.suffix, _read_torch)
   return read(path)
 
 
@@ -98,13 +93,8 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     ) from error
   if isinstance(state, dict) and isinstance(state.get('state_dict'), dict):
     state = state['state_dict']
-  if not isinstance(state, dict) or not all(
-    hasattr(value, 'numpy') for value in state.values()
-  ):
+  if not isinstance(state, dict) or not all(hasattr(value, 'numpy') for value in state.values()):
     raise InputError(
-      f'{path}: found {type(state).__name__} that is not a '
-      'state dict; wanted names and tensors'
+      f'{path}: found {type(state).__name__} that is not a state dict; wanted names and tensors'
     )
-  return {
-    str(name): value.detach().float().numpy() for name, value in state.items()
-  }
+  return {str(name): value.detach().float().numpy() for name, value in state.items()}

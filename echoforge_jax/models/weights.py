@@ -62,9 +62,7 @@ def torch_name(name: str, path: tuple[str, ...]) -> str:
   return f'{module}.{_LEAVES[leaf]}'
 
 
-def _torch_shape(
-  path: tuple[str, ...], shape: tuple[int, ...]
-) -> tuple[int, ...]:
+def _torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
   if path[-1] != 'kernel':
     return shape
   h, w, inputs, outputs = shape
@@ -84,9 +82,7 @@ def _from_torch_layout(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _wanted(
-  name: str, width: int, num_classes: int
-) -> dict[tuple[str, ...], tuple[int, ...]]:
+def _wanted(name: str, width: int, num_classes: int) -> dict[tuple[str, ...], tuple[int, ...]]:
   """Shapes of the variables: ('params' or 'batch_stats', ...) -> shape."""
   is_sscf = name == 'sscf'
   model = SSCF(num_classes, width) if is_sscf else ResNet(name)
@@ -117,18 +113,13 @@ def from_torch(name: str, state_dict: Mapping[str, np.ndarray]) -> dict:
     InputError: names or shapes differ; the message lists every difference.
   """
   if name not in NAMES:
-    raise InputError(
-      f'from_torch: found name {name!r}, wanted one of {", ".join(NAMES)}'
-    )
+    raise InputError(f'from_torch: found name {name!r}, wanted one of {", ".join(NAMES)}')
   if state_dict and all(key.startswith('module.') for key in state_dict):
-    state_dict = {
-      key.removeprefix('module.'): value for key, value in state_dict.items()
-    }
+    state_dict = {key.removeprefix('module.'): value for key, value in state_dict.items()}
   found = {
     key: np.asarray(value)
     for key, value in state_dict.items()
-    if not key.endswith('num_batches_tracked')
-    and not (name in RESNETS and key.startswith('fc.'))
+    if not key.endswith('num_batches_tracked') and not (name in RESNETS and key.startswith('fc.'))
   }
   width = _first_side(found, 'TCE.FE.0.first.0.weight', 64)
   wanted = _wanted(name, width, _first_side(found, 'finalconv3.weight', 1))
@@ -148,10 +139,7 @@ def from_torch(name: str, state_dict: Mapping[str, np.ndarray]) -> dict:
       continue
     value = _from_torch_layout(path, value.astype(np.float32))
     flat[path] = np.ascontiguousarray(value)
-  problems += [
-    f'{key}: wanted nothing, found {value.shape}'
-    for key, value in found.items()
-  ]
+  problems += [f'{key}: wanted nothing, found {value.shape}' for key, value in found.items()]
   if problems:
     raise InputError(
       f'these are not the weights of {name}; {len(problems)} of their names '

@@ -31,12 +31,9 @@ def split_cpu(num_devices: int) -> None:
   """
   if num_devices < 1:
     raise InputError(
-      f'config.cpu_devices is {num_devices}; wanted 1 (the CPU '
-      'as one device) or more'
+      f'config.cpu_devices is {num_devices}; wanted 1 (the CPU as one device) or more'
     )
-  if '--xla_force_host_platform_device_count' in os.environ.get(
-    'XLA_FLAGS', ''
-  ):
+  if '--xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', ''):
     return
   try:
     jax.config.update('jax_num_cpu_devices', num_devices)
@@ -45,10 +42,7 @@ def split_cpu(num_devices: int) -> None:
 
 
 def make_mesh(
-  num_devices: int = 0,
-  fsdp: int = 1,
-  *,
-  devices: Sequence[jax.Device] | None = None,
+  num_devices: int = 0, fsdp: int = 1, *, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
   """Makes a mesh for data parallelism, with the axes 'data' and 'fsdp'.
 
@@ -117,10 +111,7 @@ def state_sharding(state: Any, mesh: Mesh) -> Any:
       return replicated(mesh)
     longest = max(dividing, key=lambda axis: shape[axis])
     return NamedSharding(
-      mesh,
-      PartitionSpec(
-        *(FSDP_AXIS if axis == longest else None for axis in range(longest + 1))
-      ),
+      mesh, PartitionSpec(*(FSDP_AXIS if axis == longest else None for axis in range(longest + 1)))
     )
 
   return jax.tree.map(leaf_sharding, state)
@@ -136,9 +127,7 @@ def scatter(tree: Any, mesh: Mesh) -> Any:
   return jax.lax.with_sharding_constraint(tree, state_sharding(tree, mesh))
 
 
-def microbatches(
-  batch: Any, parts: int, mixture: int, mesh: Mesh | None
-) -> Any:
+def microbatches(batch: Any, parts: int, mixture: int, mesh: Mesh | None) -> Any:
   """Cuts a batch into parts on the devices where its rows are, inside jit.
 
   Args:
@@ -179,9 +168,7 @@ def local_batch_size(name: str, size: int, process_count: int) -> int:
   return size // process_count
 
 
-def check_batch(
-  labeled: int, mesh: Mesh, unlabeled: int = 0, parts: int = 1
-) -> None:
+def check_batch(labeled: int, mesh: Mesh, unlabeled: int = 0, parts: int = 1) -> None:
   """Checks that a batch divides over the mesh's devices.
 
   Args:
@@ -225,9 +212,7 @@ def process_place(mesh: Mesh) -> tuple[int, int]:
   return order.index(jax.process_index()), len(order)
 
 
-def put_batch(
-  batch: Mapping[str, np.ndarray], sharding: NamedSharding
-) -> dict[str, jax.Array]:
+def put_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
   """Puts each process's clips on its devices, as one global batch."""
   with jax.transfer_guard('allow'):  # Meant, and asked for here.
     return {
@@ -236,15 +221,11 @@ def put_batch(
     }
 
 
-def put_same(
-  batch: Mapping[str, np.ndarray], sharding: NamedSharding
-) -> dict[str, jax.Array]:
+def put_same(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
   """Puts a batch that every process holds whole on the devices."""
 
   def put(value: np.ndarray) -> jax.Array:
-    return jax.make_array_from_callback(
-      value.shape, sharding, lambda index: value[index]
-    )
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
   with jax.transfer_guard('allow'):  # Meant, and asked for here.
     return {key: put(np.asarray(value)) for key, value in batch.items()}

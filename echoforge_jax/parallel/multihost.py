@@ -40,20 +40,15 @@ def start(
       )
     if ':' not in coordinator_address:
       raise InputError(
-        f'--coordinator_address={coordinator_address}: wanted '
-        'HOST:PORT of process 0'
+        f'--coordinator_address={coordinator_address}: wanted HOST:PORT of process 0'
       )
     if not 0 <= process_id < num_processes:
       raise InputError(
-        f'--process_id={process_id}: wanted 0 to '
-        f'{num_processes - 1} of {num_processes} processes'
+        f'--process_id={process_id}: wanted 0 to {num_processes - 1} of {num_processes} processes'
       )
   try:
     jax.distributed.initialize(
-      coordinator_address,
-      num_processes,
-      process_id,
-      initialization_timeout=timeout_seconds,
+      coordinator_address, num_processes, process_id, initialization_timeout=timeout_seconds
     )
   except (RuntimeError, ValueError) as error:
     if given[0] is None:

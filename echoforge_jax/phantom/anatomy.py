@@ -95,9 +95,7 @@ def sample_heart(key, config: PhantomConfig) -> dict:
   male = d.chance(0.66)
   heart_rate = d.uniform(config.heart_rate)
   # Electromechanical systole shortens with the square root of the beat.
-  systole = jnp.clip(
-    0.34 * jnp.sqrt(heart_rate / 60.0) * d.uniform((0.9, 1.1)), 0.25, 0.5
-  )
+  systole = jnp.clip(0.34 * jnp.sqrt(heart_rate / 60.0) * d.uniform((0.9, 1.1)), 0.25, 0.5)
   return motion.complete(
     {
       'group': group,
@@ -142,11 +140,7 @@ def contours(heart, view, state) -> dict:
     heart, view, state['widths'], state['length']
   )
   endo = jnp.stack(
-    [
-      jnp.concatenate([x_left[::-1], x_right[1:]]),
-      jnp.concatenate([z_left[::-1], z_right[1:]]),
-    ],
-    -1,
+    [jnp.concatenate([x_left[::-1], x_right[1:]]), jnp.concatenate([z_left[::-1], z_right[1:]])], -1
   )
   thick = state['wall'] * jnp.concatenate(
     [heart['thickness'][2 * view][::-1], heart['thickness'][2 * view + 1][1:]]
@@ -155,18 +149,12 @@ def contours(heart, view, state) -> dict:
   tangent = tangent / (jnp.linalg.norm(tangent, axis=-1, keepdims=True) + 1e-6)
   outward = jnp.stack([tangent[:, 1], -tangent[:, 0]], -1)
   kernel = jnp.array([0.25, 0.5, 0.25])
-  smooth = jax.vmap(
-    lambda v: jnp.convolve(jnp.pad(v, 1, mode='edge'), kernel, mode='valid'),
-    1,
-    1,
-  )
+  smooth = jax.vmap(lambda v: jnp.convolve(jnp.pad(v, 1, mode='edge'), kernel, mode='valid'), 1, 1)
   outward = smooth(smooth(outward))
   epi = endo + thick[:, None] * outward
   # The muscle ends at the mitral plane.
   tilt = heart['tilt'][view]
-  epi = jnp.stack(
-    [epi[:, 0], jnp.minimum(epi[:, 1], state['length'] + tilt * epi[:, 0])], -1
-  )
+  epi = jnp.stack([epi[:, 0], jnp.minimum(epi[:, 1], state['length'] + tilt * epi[:, 0])], -1)
   return {
     'endo': endo,
     'epi': epi,
@@ -195,18 +183,14 @@ def polar_tables(shape) -> jax.Array:
     left = path[middle::-1]
     right = path[: middle - 1 : -1]
     bottom = jnp.array([[0.0, 1.4]]) * length
-    ring = jnp.concatenate(
-      [left, left[-1:] + drop, bottom, (right[:1] + drop)[::-1], right]
-    )
+    ring = jnp.concatenate([left, left[-1:] + drop, bottom, (right[:1] + drop)[::-1], right])
     offset = ring - jnp.array([[0.0, CENTRE]]) * length
     angle = jnp.arctan2(offset[:, 0], offset[:, 1])
     angle = angle.at[0].set(-jnp.pi).at[-1].set(jnp.pi)
     # Monotone even where undulation folds the contour a little.
     angle = jax.lax.cummax(angle)
     radius = jnp.interp(grid, angle, jnp.linalg.norm(offset, axis=-1))
-    slope = (jnp.roll(radius, -1) - jnp.roll(radius, 1)) * (
-      NUM_ANGLES / (4.0 * jnp.pi)
-    )
+    slope = (jnp.roll(radius, -1) - jnp.roll(radius, 1)) * (NUM_ANGLES / (4.0 * jnp.pi))
     return radius, radius / jnp.sqrt(radius**2 + slope**2)
 
   endo, endo_cos = table(shape['endo'])
@@ -219,9 +203,7 @@ def to_world(points, place, g):
   tilt = place['axis_tilt'] + place['rocking'] * g
   c, s = jnp.cos(tilt), jnp.sin(tilt)
   x, z = points[..., 0], points[..., 1]
-  return jnp.stack(
-    [place['apex_x'] + c * x + s * z, place['apex_y'] - s * x + c * z], -1
-  )
+  return jnp.stack([place['apex_x'] + c * x + s * z, place['apex_y'] - s * x + c * z], -1)
 
 
 def sample_view(key, config: PhantomConfig, heart, view) -> dict:
@@ -244,9 +226,7 @@ def sample_view(key, config: PhantomConfig, heart, view) -> dict:
   place = _place(d, config, heart, ed)
   la_length = d.uniform(config.la_length)
   base = place['apex_y'] + heart['length_ed'] * jnp.cos(place['axis_tilt'])
-  depth = jnp.clip(
-    base + la_length * d.uniform(config.depth_margin), *config.depth
-  )
+  depth = jnp.clip(base + la_length * d.uniform(config.depth_margin), *config.depth)
   out = dict(
     place,
     depth=depth,
@@ -286,12 +266,7 @@ def _place(d, config, heart, ed) -> dict:
   tilt = jnp.deg2rad(mean + sd * jnp.clip(d.normal(), -2.0, 2.0))
   apex = d.uniform(config.apex_depth)
   if config.sector_margin < 0:
-    return {
-      'half': half,
-      'axis_tilt': tilt,
-      'apex_y': apex,
-      'apex_x': apex * jnp.tan(direction),
-    }
+    return {'half': half, 'axis_tilt': tilt, 'apex_y': apex, 'apex_x': apex * jnp.tan(direction)}
   # Deeper until the contour's opening fits, then turned into the sector.
   room = half - jnp.deg2rad(config.sector_margin)
   rock = jnp.abs(heart['rocking'])
@@ -323,9 +298,7 @@ def _place(d, config, heart, ed) -> dict:
 
 def _sample_echo(d, config) -> dict:
   """Draws the brightness of each structure and the place of small ones."""
-  quality = jnp.searchsorted(
-    jnp.cumsum(jnp.array(config.quality_share)), d.unit()
-  ).clip(0, 2)
+  quality = jnp.searchsorted(jnp.cumsum(jnp.array(config.quality_share)), d.unit()).clip(0, 2)
   graded = lambda ranges: d.uniform(  # noqa: E731
     tuple(jnp.array(ranges, jnp.float32)[quality])
   )
@@ -359,8 +332,7 @@ def _sample_echo(d, config) -> dict:
     'roof_db': d.uniform(config.roof_db),
     'roof_width': d.uniform((3.0, 9.0)),
     'heterogeneity_db': d.uniform(config.heterogeneity_db),
-    'shadow_db': shadows
-    * jnp.stack([graded(config.shadow_db) for _ in range(config.max_shadows)]),
+    'shadow_db': shadows * jnp.stack([graded(config.shadow_db) for _ in range(config.max_shadows)]),
     'shadow_theta': d.uniform((-1.1, 1.1), (config.max_shadows,)),
     'shadow_width': d.uniform((0.03, 0.2), (config.max_shadows,)),
     'shadow_start': d.uniform((0.0, 50.0), (config.max_shadows,)),

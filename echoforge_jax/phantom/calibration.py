@@ -73,16 +73,11 @@ def speckle_size(frame, mm) -> tuple[float, float]:
   spectrum = np.abs(np.fft.rfft2(patch, size)) ** 2
   correlation = np.fft.irfft2(spectrum, size)
   # Unbiased: fewer pairs at larger lags.
-  axial = correlation[: patch.shape[0] // 4, 0] / (
-    patch.shape[0] - np.arange(patch.shape[0] // 4)
-  )
+  axial = correlation[: patch.shape[0] // 4, 0] / (patch.shape[0] - np.arange(patch.shape[0] // 4))
   lateral = correlation[0, : patch.shape[1] // 2] / (
     patch.shape[1] - np.arange(patch.shape[1] // 2)
   )
-  return (
-    _half_width(axial / axial[0], mm),
-    _half_width(lateral / lateral[0], mm),
-  )
+  return (_half_width(axial / axial[0], mm), _half_width(lateral / lateral[0], mm))
 
 
 def _geometry(mask, mm) -> dict:
@@ -91,12 +86,7 @@ def _geometry(mask, mm) -> dict:
   rows, columns = np.nonzero(lv)
   points = np.stack([columns, rows], 1) * mm
   # Base: where the cavity touches the atrium (or its lowest rows).
-  atrium = (
-    cv2.dilate(
-      (mask == LABELS['la']).astype(np.uint8), np.ones((7, 7), np.uint8)
-    )
-    > 0
-  )
+  atrium = cv2.dilate((mask == LABELS['la']).astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
   contact = np.nonzero(lv & atrium)
   if len(contact[0]) < 5:
     contact = np.nonzero(lv & (np.arange(len(lv))[:, None] >= rows.max() - 2))
@@ -144,17 +134,10 @@ def measure(clip: Clip) -> dict[str, list[float]]:
     axial, lateral = speckle_size(frame, mm)
     out['speckle FWHM axial mm'].append(axial)
     out['speckle FWHM lateral mm'].append(lateral)
-  inner = (
-    cv2.erode(
-      sector.astype(np.uint8), np.ones((25, 25), np.uint8), borderValue=0
-    )
-    > 0
-  )
+  inner = cv2.erode(sector.astype(np.uint8), np.ones((25, 25), np.uint8), borderValue=0) > 0
   fine = [high_pass(f, mm)[inner] for f in clip.frames]
   for lag in (1, 2, 5):
-    values = [
-      np.corrcoef(a, b)[0, 1] for a, b in zip(fine[:-lag:2], fine[lag::2])
-    ]
+    values = [np.corrcoef(a, b)[0, 1] for a, b in zip(fine[:-lag:2], fine[lag::2])]
     if values:
       out[f'correlation lag {lag}'].append(float(np.mean(values)))
   return out
@@ -179,10 +162,7 @@ def format_table(found: dict[str, np.ndarray]) -> str:
   The last column says `in` where the median lies between the 10th and 90th
   percentile of real frames (within 15 % where only a median is known).
   """
-  lines = [
-    f'{"measure":<25}{"real median (p10-p90)":<24}'
-    f'{"phantom median (p10-p90)":<27}mark'
-  ]
+  lines = [f'{"measure":<25}{"real median (p10-p90)":<24}{"phantom median (p10-p90)":<27}mark']
   for name, (median, low, high) in TARGETS.items():
     values = found[name][np.isfinite(found[name])]
     p10, p50, p90 = np.percentile(values, [10, 50, 90])
@@ -195,12 +175,9 @@ def format_table(found: dict[str, np.ndarray]) -> str:
   return '\n'.join(lines)
 
 
-def calibration_table(
-  num_patients: int, seed: int, config: PhantomConfig | None = None
-) -> str:
+def calibration_table(num_patients: int, seed: int, config: PhantomConfig | None = None) -> str:
   """Measures `num_patients` phantoms and prints them beside real frames."""
   found = calibrate(num_patients, seed, config)
-  return (
-    f'{num_patients} patients, seed {seed}, both views, ED and ES '
-    f'frames\n' + format_table(found)
+  return f'{num_patients} patients, seed {seed}, both views, ED and ES frames\n' + format_table(
+    found
   )

@@ -91,12 +91,7 @@ def write_camus(
       continue
     jobs.append((seed, index, config, layout, str(folder), generate))
   writing.make_patients(
-    _write_patient,
-    jobs,
-    truth,
-    out_dir,
-    num_workers=num_workers,
-    progress=progress,
+    _write_patient, jobs, truth, out_dir, num_workers=num_workers, progress=progress
   )
   if layout == 'nifti':
     (out_dir / 'database_split').mkdir(exist_ok=True)
@@ -120,8 +115,7 @@ def split_patients(
   order = np.random.default_rng([seed, 1]).permutation(num_patients)
   parts = np.split(order, [num_patients - test - val, num_patients - test])
   return {
-    name: [_patient_id(index) for index in np.sort(part)]
-    for name, part in zip(SPLIT_FILES, parts)
+    name: [_patient_id(index) for index in np.sort(part)] for name, part in zip(SPLIT_FILES, parts)
   }
 
 
@@ -158,10 +152,7 @@ def _write_patient(job: tuple) -> tuple[str, dict]:
     clip = patient.clips[view]
     es_first[view] = _es_first(seed, index, view)
     stem = f'{folder.name}_{view}'
-    frames, masks = (
-      clip.frames[clip.ed : clip.es + 1],
-      clip.masks[clip.ed : clip.es + 1],
-    )
+    frames, masks = (clip.frames[clip.ed : clip.es + 1], clip.masks[clip.ed : clip.es + 1])
     if es_first[view]:
       frames, masks = frames[::-1], masks[::-1]
     write = _write_nifti if layout == 'nifti' else _write_mhd
@@ -182,9 +173,7 @@ def _whole(age: float) -> int:
   return int(round(float(age)))
 
 
-def _cfg(
-  patient, clip: Clip, num_frames: int, layout: str, es_first: bool
-) -> str:
+def _cfg(patient, clip: Clip, num_frames: int, layout: str, es_first: bool) -> str:
   """The text of an `Info_V.cfg`; the older form names its volumes."""
   ed, es = (num_frames, 1) if es_first else (1, num_frames)
   lines = {
@@ -196,10 +185,7 @@ def _cfg(
     'ImageQuality': clip.quality,
   }
   if layout == 'nifti':
-    lines |= {
-      'EF': round(float(patient.ef_percent)),
-      'FrameRate': f'{float(clip.fps):.1f}',
-    }
+    lines |= {'EF': round(float(patient.ef_percent)), 'FrameRate': f'{float(clip.fps):.1f}'}
   else:
     lines |= {
       'LVedv': f'{float(patient.edv_ml):.1f}',
@@ -228,9 +214,7 @@ def _write_mhd(folder, stem, frames, masks, spacing_mm, es_first) -> None:
   """The older form: sequence, ED and ES with their labels, rows doubled."""
   height, width = frames.shape[1:]
   size = (width, _MHD_ROW_FACTOR * height)
-  frames = np.stack(
-    [cv2.resize(f, size, interpolation=cv2.INTER_LINEAR) for f in frames]
-  )
+  frames = np.stack([cv2.resize(f, size, interpolation=cv2.INTER_LINEAR) for f in frames])
   masks = masks.repeat(_MHD_ROW_FACTOR, axis=1)
   row, column = (float(step) for step in spacing_mm)
   spacing = (round(column, 6), round(row / _MHD_ROW_FACTOR, 6), _MHD_STEP_Z)
@@ -242,9 +226,7 @@ def _write_mhd(folder, stem, frames, masks, spacing_mm, es_first) -> None:
     _write_image(folder / f'{stem}_{name}_gt.mhd', masks[only], spacing)
 
 
-def _write_image(
-  path: Path, array: np.ndarray, spacing: tuple[float, ...]
-) -> None:
+def _write_image(path: Path, array: np.ndarray, spacing: tuple[float, ...]) -> None:
   image = sitk.GetImageFromArray(np.ascontiguousarray(array, np.uint8))
   image.SetSpacing(spacing)
   sitk.WriteImage(image, str(path), useCompression=path.suffix == '.gz')

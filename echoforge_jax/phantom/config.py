@@ -139,23 +139,11 @@ class PhantomConfig:
 
   # ---- echo levels, dB relative to myocardium unless said otherwise
   # Blood, by quality grade Good, Medium, Poor; ours, after calibration.
-  blood_db: tuple[Range, Range, Range] = (
-    (-26.0, -16.0),
-    (-26.0, -16.0),
-    (-24.0, -14.0),
-  )
+  blood_db: tuple[Range, Range, Range] = ((-26.0, -16.0), (-26.0, -16.0), (-24.0, -14.0))
   # Haze (slow clutter) in the cavities, by quality grade; calibrated.
-  haze_db: tuple[Range, Range, Range] = (
-    (-8.2, -7.2),
-    (-7.8, -6.8),
-    (-7.3, -6.2),
-  )
+  haze_db: tuple[Range, Range, Range] = ((-8.2, -7.2), (-7.8, -6.8), (-7.3, -6.2))
   # Electronic noise at the far end after TGC, by quality grade; ours.
-  noise_db: tuple[Range, Range, Range] = (
-    (-32.0, -24.0),
-    (-28.0, -20.0),
-    (-24.0, -15.0),
-  )
+  noise_db: tuple[Range, Range, Range] = ((-32.0, -24.0), (-28.0, -20.0), (-24.0, -15.0))
   background_db: Range = (-3.0, 1.0)  # Tissue around the heart; ours.
   # Lateral wall, septum and apex; transfer (lateral and apical dropout).
   lateral_db: Range = (-3.0, 1.0)
@@ -188,11 +176,7 @@ class PhantomConfig:
 
   # ---- display
   # Dynamic range, dB, by quality grade; 50-60 dB on CAMUS-like scanners.
-  dynamic_range: tuple[Range, Range, Range] = (
-    (52.0, 60.0),
-    (50.0, 58.0),
-    (50.0, 56.0),
-  )
+  dynamic_range: tuple[Range, Range, Range] = ((52.0, 60.0), (50.0, 58.0), (50.0, 56.0))
   # Gray level of myocardium at 0 dB; measured shell 108 (78-129).
   myocardium_gray: Range = (92.0, 142.0)
   # Exponent on the normalised gray level (1 = linear), which stretches the
@@ -313,14 +297,7 @@ class PhantomConfig:
   @classmethod
   def named(cls, name: str) -> 'PhantomConfig':
     """Returns the preset `name`; the error lists the choices."""
-    presets = {
-      'camus': cls.camus,
-      'randomized': cls.randomized,
-      'transfer': cls.transfer,
-    }
+    presets = {'camus': cls.camus, 'randomized': cls.randomized, 'transfer': cls.transfer}
     if name not in presets:
-      raise ValueError(
-        f'phantom preset {name!r} is unknown; choose one of '
-        f'{", ".join(presets)}'
-      )
+      raise ValueError(f'phantom preset {name!r} is unknown; choose one of {", ".join(presets)}')
     return presets[name]()

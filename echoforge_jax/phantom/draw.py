@@ -13,9 +13,7 @@ class Draw:
   """
 
   def __init__(self, key, size=512):
-    self._values = jax.random.uniform(
-      key, (size,), minval=1e-6, maxval=1.0 - 1e-6
-    )
+    self._values = jax.random.uniform(key, (size,), minval=1e-6, maxval=1.0 - 1e-6)
     self._normals = jax.scipy.special.ndtri(self._values)
     self._used = 0
 
@@ -23,8 +21,7 @@ class Draw:
     count = math.prod(shape)
     if self._used + count > len(values):
       raise ValueError(
-        f'{self._used + count} numbers were asked for, '
-        f'{len(values)} drawn; give Draw a larger size'
+        f'{self._used + count} numbers were asked for, {len(values)} drawn; give Draw a larger size'
       )
     out = values[self._used : self._used + count].reshape(shape)
     self._used += count

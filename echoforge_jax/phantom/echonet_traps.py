@@ -84,16 +84,9 @@ def _short_interval(folder, name):
   """Every third frame is kept around the traced ones: under ten between."""
   first, second = _frames(folder, name)
   step = max(2, -(-(second - first) // 6))
-  kept = np.unique(
-    np.r_[
-      np.arange(first, -1, -step)[::-1], np.arange(first, second, step), second
-    ]
-  )
+  kept = np.unique(np.r_[np.arange(first, -1, -step)[::-1], np.arange(first, second, step), second])
   _rewrite(folder, name, lambda frames: frames[kept])
-  place = {
-    str(frame): str(int(np.flatnonzero(kept == frame)[0]))
-    for frame in (first, second)
-  }
+  place = {str(frame): str(int(np.flatnonzero(kept == frame)[0])) for frame in (first, second)}
   for row in folder.rows(name):
     row[5] = place[row[5]]
   folder.line(name)[7] = str(len(kept))
@@ -194,8 +187,7 @@ def check(traps: Sequence[str], num_patients: int) -> None:
   unknown = sorted(set(traps) - set(TRAPS))
   if unknown:
     raise InputError(
-      f'traps: found {", ".join(unknown)}, wanted some of '
-      f'{", ".join(TRAPS)}, or all'
+      f'traps: found {", ".join(unknown)}, wanted some of {", ".join(TRAPS)}, or all'
     )
   if len(set(traps)) >= num_patients:
     raise InputError(
@@ -220,22 +212,15 @@ def plant(root: Path, truth: dict, traps: Sequence[str]) -> dict[str, str]:
   """Plants each trap in a clip of its own; returns trap -> its later name."""
   if not traps:
     return {}
-  folder = _Folder(
-    root,
-    *(_read(root / name) for name in (echonet.FILE_LIST, echonet.TRACINGS)),
-  )
+  folder = _Folder(root, *(_read(root / name) for name in (echonet.FILE_LIST, echonet.TRACINGS)))
   heads = folder.files.pop(0), folder.tracings.pop(0)
   planted = choose(truth, traps)
   for trap, name in planted.items():
     planted[trap] = TRAPS[trap](folder, name) or name
   for head, rows, name in zip(
-    heads,
-    (folder.files, folder.tracings),
-    (echonet.FILE_LIST, echonet.TRACINGS),
+    heads, (folder.files, folder.tracings), (echonet.FILE_LIST, echonet.TRACINGS)
   ):
-    textio.write_text(
-      root / name, ''.join(','.join(row) + '\n' for row in [head, *rows])
-    )
+    textio.write_text(root / name, ''.join(','.join(row) + '\n' for row in [head, *rows]))
   return planted
 
 
@@ -248,9 +233,7 @@ def _rename(folder: _Folder, old: str, new: str) -> str:
   for row in folder.rows(old):
     row[0] = f'{new}.avi'
   folder.line(old)[0] = new
-  echonet.video_path(folder.root, old).replace(
-    echonet.video_path(folder.root, new)
-  )
+  echonet.video_path(folder.root, old).replace(echonet.video_path(folder.root, new))
   return new
 
 

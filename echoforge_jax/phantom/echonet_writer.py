@@ -92,18 +92,12 @@ def write_echonet(
   for index in range(num_patients):
     name = clip_id(seed, index)
     if name not in truth['patients'] or (
-      not truth.get('planted')
-      and not echonet.video_path(out_dir, name).exists()
+      not truth.get('planted') and not echonet.video_path(out_dir, name).exists()
     ):
       jobs.append((seed, index, config, str(out_dir), splits[index], generate))
   if jobs or 'planted' not in truth:
     writing.make_patients(
-      _write_patient,
-      jobs,
-      truth,
-      out_dir,
-      num_workers=num_workers,
-      progress=progress,
+      _write_patient, jobs, truth, out_dir, num_workers=num_workers, progress=progress
     )
     _write_tables(out_dir, truth)
     if traps:
@@ -121,9 +115,7 @@ def clip_id(seed: int, index: int) -> str:
   return '0X' + digest.hexdigest()[:16].upper()
 
 
-def split_clips(
-  num_patients: int, seed: int, num_test: int | None = None
-) -> list[str]:
+def split_clips(num_patients: int, seed: int, num_test: int | None = None) -> list[str]:
   """Draws 'TRAIN', 'VAL' or 'TEST' for each clip, see `writing.split_sizes`."""
   val, test = writing.split_sizes(num_patients, num_test, _SHARES)
   order = np.random.default_rng([seed, 1]).permutation(num_patients)
@@ -148,8 +140,7 @@ def trace(mask: np.ndarray) -> np.ndarray:
   cavity = ejection.measure_cavity(mask)
   if cavity is None:
     raise ValueError(
-      'found no cavity to trace, wanted one of '
-      f'{ejection.MIN_PIXELS} pixels or more'
+      f'found no cavity to trace, wanted one of {ejection.MIN_PIXELS} pixels or more'
     )
   along = (cavity.base - cavity.apex) / cavity.length
   across = np.array([-along[1], along[0]])  # (row, column)

@@ -53,9 +53,7 @@ def mitral_opening(phase, systole):
   """Returns [...] in [0, 1]: 0 closed (systole), 1 wide open (ours)."""
   phase = jnp.mod(phase, 1.0)
   v = jnp.clip((phase - systole) / (1.0 - systole), 0.0, 1.0)
-  early = _smoothstep((v - 0.07) / 0.08) * (
-    1.0 - 0.75 * _smoothstep((v - 0.32) / 0.12)
-  )
+  early = _smoothstep((v - 0.07) / 0.08) * (1.0 - 0.75 * _smoothstep((v - 0.32) / 0.12))
   late = 0.45 * _smoothstep((v - 0.74) / 0.06)
   close = 1.0 - _smoothstep((v - 0.9) / 0.09)
   return jnp.where(phase <= systole, 0.0, (early + late).clip(0.0, 1.0) * close)
@@ -70,9 +68,7 @@ def profiles(heart, g):
   # The annulus is stiff: it takes part in the ejection only in part.
   stiff = 1.0 + heart['annulus_gain'] * g * s**6
   scale = jnp.stack([1.0, 1.0, heart['kappa'], heart['kappa']])
-  return (
-    (ellipse * narrow * stiff)[None] * heart['wall_shape'] * (scale[:, None])
-  )
+  return (ellipse * narrow * stiff)[None] * heart['wall_shape'] * (scale[:, None])
 
 
 def _trapezoid(values):
@@ -138,11 +134,7 @@ def _solve_widths(heart, volume, length, g, still, still_widths):
   fixed = still * still_widths
   a4, a2 = moving[0] + moving[1], moving[2] + moving[3]
   c4, c2 = fixed[0] + fixed[1], fixed[2] + fixed[3]
-  qa, qb, qc = (
-    _trapezoid(a4 * a2),
-    _trapezoid(a4 * c2 + a2 * c4),
-    _trapezoid(c4 * c2),
-  )
+  qa, qb, qc = (_trapezoid(a4 * a2), _trapezoid(a4 * c2 + a2 * c4), _trapezoid(c4 * c2))
 
   def widths_for(target):
     k = qc - target * 1000.0 / (jnp.pi / 4.0 * length)
@@ -181,9 +173,7 @@ def complete(heart) -> dict:
   The muscle's volume is in mm3 up to a constant factor.
   """
   nothing = jnp.zeros_like(heart['still'])
-  widths = _solve_widths(
-    heart, heart['edv'], heart['length_ed'], 0.0, nothing, nothing
-  )
+  widths = _solve_widths(heart, heart['edv'], heart['length_ed'], 0.0, nothing, nothing)
   a, b = _thickness_terms(heart, widths)
   muscle = (a * heart['wall'] + b) * heart['wall'] * heart['length_ed']
   return dict(heart, ed_widths=widths, muscle=muscle)
@@ -198,17 +188,9 @@ def beat_state(heart, g) -> dict:
   """
   volume = heart['edv'] + (heart['esv'] - heart['edv']) * g
   length = heart['length_ed'] + (heart['length_es'] - heart['length_ed']) * g
-  widths = _solve_widths(
-    heart, volume, length, g, heart['still'], heart['ed_widths']
-  )
+  widths = _solve_widths(heart, volume, length, g, heart['still'], heart['ed_widths'])
   # Constant myocardial volume: a quadratic in the thickness.
   a, b = _thickness_terms(heart, widths)
   c = heart['muscle'] / length
   wall = (jnp.sqrt(b * b + 4.0 * a * c) - b) / (2.0 * a)
-  return {
-    'length': length,
-    'volume': volume,
-    'widths': widths,
-    'wall': wall,
-    'g': g,
-  }
+  return {'length': length, 'volume': volume, 'widths': widths, 'wall': wall, 'g': g}

@@ -45,9 +45,9 @@ class Patient:
 def _sample(key, config):
   keys = jax.random.split(key, 3)
   heart = anatomy.sample_heart(keys[0], config)
-  places = jax.vmap(
-    lambda k, view: anatomy.sample_view(k, config, heart, view)
-  )(keys[1:], jnp.arange(len(VIEWS)))
+  places = jax.vmap(lambda k, view: anatomy.sample_view(k, config, heart, view))(
+    keys[1:], jnp.arange(len(VIEWS))
+  )
   return heart, places
 
 
@@ -105,31 +105,19 @@ def _plan_all(heart, place, phases):
   """Plans in chunks of one size, so that one compilation serves all."""
   padded = -len(phases) % _CHUNK
   phases = np.append(phases, np.full(padded, phases[-1]))
-  chunks = [
-    _plan(heart, place, part.astype(np.float32))
-    for part in phases.reshape(-1, _CHUNK)
-  ]
-  outlines = [
-    np.concatenate([np.asarray(c[1][k]) for c in chunks]) for k in range(3)
-  ]
+  chunks = [_plan(heart, place, part.astype(np.float32)) for part in phases.reshape(-1, _CHUNK)]
+  outlines = [np.concatenate([np.asarray(c[1][k]) for c in chunks]) for k in range(3)]
   return [c[0] for c in chunks], outlines
 
 
-def _make_clip(
-  key, heart, place, name, view, config, beats, truth, images=True
-):
+def _make_clip(key, heart, place, name, view, config, beats, truth, images=True):
   phases, ed, es = _phases(heart, place, config, beats)
   frames, outlines = _plan_all(heart, place, phases)
   half = float(place['half'])
   size = raster.native_size(float(place['depth']), half)
-  converter = raster.ScanConverter(
-    size[0] * raster.SPACING, half, render.GRID, size
-  )
+  converter = raster.ScanConverter(size[0] * raster.SPACING, half, render.GRID, size)
   masks = np.stack(
-    [
-      raster.label_image(converter, *(o[i] for o in outlines))
-      for i in range(len(phases))
-    ]
+    [raster.label_image(converter, *(o[i] for o in outlines)) for i in range(len(phases))]
   )
   video = np.zeros_like(masks)
   if images:
@@ -138,14 +126,7 @@ def _make_clip(
     seconds = np.float32(1.0 / place['fps'])
     for i in range(len(phases)):
       gray, clip = _render(
-        frame_key,
-        i,
-        place,
-        frames[i // _CHUNK],
-        clip,
-        render.GRID,
-        _pool(),
-        seconds,
+        frame_key, i, place, frames[i // _CHUNK], clip, render.GRID, _pool(), seconds
       )
       video[i] = converter(np.asarray(gray))
   return Clip(

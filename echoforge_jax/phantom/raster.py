@@ -63,15 +63,11 @@ class ScanConverter:
     self.inside = (radius < depth) & (np.abs(angle) < half)
     row = radius / depth * grid[0] - 0.5
     line = (angle / half + 1.0) * (0.5 * grid[1]) - 0.5
-    self._maps = cv2.convertMaps(
-      line.astype(np.float32), row.astype(np.float32), cv2.CV_16SC2
-    )
+    self._maps = cv2.convertMaps(line.astype(np.float32), row.astype(np.float32), cv2.CV_16SC2)
 
   def __call__(self, gray) -> np.ndarray:
     """Returns uint8 [H, W] for a beam image uint8 [rows, lines]."""
-    image = cv2.remap(
-      gray, *self._maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
+    image = cv2.remap(gray, *self._maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     image[~self.inside] = 0
     return image
 

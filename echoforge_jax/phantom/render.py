@@ -18,9 +18,7 @@ def beam_points(place, grid):
   """Returns r [rows, 1] mm, theta [1, lines] rad, X and Y [rows, lines] mm."""
   rows, lines = grid
   r = ((jnp.arange(rows) + 0.5) / rows * place['depth'])[:, None]
-  theta = (((jnp.arange(lines) + 0.5) / lines * 2.0 - 1.0) * place['half'])[
-    None
-  ]
+  theta = (((jnp.arange(lines) + 0.5) / lines * 2.0 - 1.0) * place['half'])[None]
   return r, theta, r * jnp.sin(theta), r * jnp.cos(theta)
 
 
@@ -28,34 +26,20 @@ def _gain_and_haze(place, grid, slow):
   """Returns maps in dB [rows, lines]: gain with shadows and arcs, and haze."""
   r, theta, _, _ = beam_points(place, grid)
   rel, side = r / place['depth'], theta / place['half']
-  gain = (
-    place['tgc_error'] * (rel - 0.5)
-    - place['edge_db'] * jnp.abs(side) ** place['edge_power']
-  )
+  gain = place['tgc_error'] * (rel - 0.5) - place['edge_db'] * jnp.abs(side) ** place['edge_power']
   for i in range(place['shadow_db'].shape[0]):
     wedge = jnp.exp(
-      -(
-        (
-          (theta - place['shadow_theta'][i] * place['half'])
-          / place['shadow_width'][i]
-        )
-        ** 2
-      )
+      -(((theta - place['shadow_theta'][i] * place['half']) / place['shadow_width'][i]) ** 2)
     )
     gain = gain - place['shadow_db'][i] * wedge * jax.nn.sigmoid(
       (r - place['shadow_start'][i]) / 6.0
     )
   near = jnp.exp(-r / place['near_field_depth'])
-  arcs = (
-    place['arc_db']
-    * jnp.cos(2.0 * jnp.pi * r / place['arc_period'])
-    * jnp.exp(-r / 12.0)
-  )
+  arcs = place['arc_db'] * jnp.cos(2.0 * jnp.pi * r / place['arc_period']) * jnp.exp(-r / 12.0)
   haze = (
     place['haze_db']
     - place['haze_fall'] * (rel - 0.4)
-    + place['haze_side_db']
-    * (jnp.exp(-(((side - place['haze_side']) / 0.4) ** 2)) - 0.4)
+    + place['haze_side_db'] * (jnp.exp(-(((side - place['haze_side']) / 0.4) ** 2)) - 0.4)
     + 1.5 * slow
   )
   haze = haze + near * (place['near_field_db'] - place['haze_db'])
@@ -78,16 +62,7 @@ def start_clip(key, place, grid, pool) -> dict:
   rows, lines = grid
   signal = (rows, lines, 2)
   noises = speckle.take_noise(
-    key,
-    pool,
-    [
-      (9, 7),
-      (rows // 14, lines // 8),
-      (rows // 45, lines // 16),
-      signal,
-      signal,
-      signal,
-    ],
+    key, pool, [(9, 7), (rows // 14, lines // 8), (rows // 45, lines // 16), signal, signal, signal]
   )
   slow, fine, coarse = (speckle.slow_field(n, grid) for n in noises[:3])
   half = jnp.sqrt(0.5)  # complex numbers of unit variance
@@ -101,9 +76,7 @@ def start_clip(key, place, grid, pool) -> dict:
     'axial': speckle.smoother(rows, place['axial_fwhm'] / mm, True),
     'lateral': speckle.smoother(lines, place['lateral_fwhm'] / line, True),
     'post_axial': speckle.smoother(rows, place['post_axial'] / mm, False),
-    'post_lateral': speckle.smoother(
-      lines, place['post_lateral'] / line, False
-    ),
+    'post_lateral': speckle.smoother(lines, place['post_lateral'] / line, False),
     'gain': gain,
     'haze': 10.0 ** (haze / 20.0),
     'noise': 10.0 ** (noise / 20.0),
@@ -137,17 +110,10 @@ def next_frame(key, place, frame, clip, grid, pool, seconds):
     clip: as given, with the textures of this frame.
   """
   rows, lines = grid
-  fresh = [
-    n * jnp.sqrt(0.5)
-    for n in speckle.take_noise(key, pool, [(rows, lines, 2)] * 4)
-  ]
-  tissue = speckle.age(
-    clip['tissue_noise'], fresh[0], seconds, place['tissue_time']
-  )
+  fresh = [n * jnp.sqrt(0.5) for n in speckle.take_noise(key, pool, [(rows, lines, 2)] * 4)]
+  tissue = speckle.age(clip['tissue_noise'], fresh[0], seconds, place['tissue_time'])
   haze = speckle.age(clip['haze_noise'], fresh[1], seconds, place['haze_time'])
-  blood = speckle.age(
-    clip['blood_noise'], fresh[2], seconds, place['blood_time']
-  )
+  blood = speckle.age(clip['blood_noise'], fresh[2], seconds, place['blood_time'])
 
   r, _, x, y = beam_points(place, grid)
   spot = scene.locate(place, frame, x, y)
@@ -162,28 +128,18 @@ def next_frame(key, place, frame, clip, grid, pool, seconds):
   # The carrier turns by 4 pi / lambda for each mm the scatterer has moved.
   phase = (4.0 * jnp.pi / place['wavelength']) * (r - r0)
   c, s = jnp.cos(phase), jnp.sin(phase)
-  turned = jnp.stack(
-    [seen[..., 0] * c - seen[..., 1] * s, seen[..., 0] * s + seen[..., 1] * c],
-    -1,
-  )
+  turned = jnp.stack([seen[..., 0] * c - seen[..., 1] * s, seen[..., 0] * s + seen[..., 1] * c], -1)
   amplitude = 10.0 ** ((level + clip['gain']) / 20.0)
   flow = share * 10.0 ** ((place['blood_db'] + clip['gain']) / 20.0)
   signal = _point_spread(
-    clip,
-    turned * amplitude[..., None]
-    + blood * flow[..., None]
-    + haze * clip['haze'][..., None],
+    clip, turned * amplitude[..., None] + blood * flow[..., None] + haze * clip['haze'][..., None]
   )
   signal = signal + fresh[3] * clip['noise'][..., None]
   power = (signal**2).sum(-1) + 1e-8
   db = 4.342945 * jnp.log(power) + 2.51
   db = clip['post_axial'] @ db @ clip['post_lateral'].T
   zero = (place['gray'] / 255.0) ** (1.0 / place['gamma'])
-  gray = (
-    jnp.clip(zero + db / place['dynamic_range'], 0.0, 1.0) ** place['gamma']
-  )
+  gray = jnp.clip(zero + db / place['dynamic_range'], 0.0, 1.0) ** place['gamma']
   keep = jnp.where(clip['shown'][0, 0] < 0, 0.0, place['persistence'])
   gray = keep * clip['shown'] + (1.0 - keep) * gray
-  return gray, dict(
-    clip, tissue_noise=tissue, haze_noise=haze, blood_noise=blood, shown=gray
-  )
+  return gray, dict(clip, tissue_noise=tissue, haze_noise=haze, blood_noise=blood, shown=gray)

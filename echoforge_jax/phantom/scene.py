@@ -33,9 +33,7 @@ def frame_state(heart, place, phase) -> dict:
   shape = anatomy.contours(heart, place['view'], state)
   ed = anatomy.contours(heart, place['view'], motion.end_diastole(heart))
   now, before = anatomy.polar_tables(shape), anatomy.polar_tables(ed)
-  z = (jnp.arange(_NUM_SEPTUM) / (_NUM_SEPTUM - 1.0) * 1.4 - 0.2) * (
-    shape['length']
-  )
+  z = (jnp.arange(_NUM_SEPTUM) / (_NUM_SEPTUM - 1.0) * 1.4 - 0.2) * (shape['length'])
   left = shape['epi'][: shape['epi'].shape[0] // 2 + 1][::-1]
   septum = jnp.interp(z, jax.lax.cummax(left[:, 1]), left[:, 0])
   return {
@@ -104,11 +102,7 @@ def material_point(place, frame, spot):
   fade = jnp.clip(1.0 + spot['above'] / place['la_length'], 0.0, 1.0)
   shift = jnp.where(r < epi, 1.0, jnp.exp(-jnp.maximum(r - epi, 0.0) / 15.0))
   centre0 = anatomy.CENTRE * frame['length_ed']
-  z0 = (
-    spot['down'] * ratio
-    + centre0 * shift
-    + anatomy.CENTRE * frame['length'] * (1.0 - shift)
-  )
+  z0 = spot['down'] * ratio + centre0 * shift + anatomy.CENTRE * frame['length'] * (1.0 - shift)
   x0 = spot['x'] + fade * (spot['x'] * ratio - spot['x'])
   z0 = spot['z'] + fade * (z0 - spot['z'])
   world = anatomy.to_world(jnp.stack([x0, z0], -1), place, 0.0)
@@ -117,13 +111,9 @@ def material_point(place, frame, spot):
 
 def _atrium_width(v, top, width):
   """Half-width of an atrium at relative depth v below its valve, mm."""
-  upper = top + (width - top) * jnp.sin(
-    0.5 * jnp.pi * jnp.clip(v / 0.42, 0.0, 1.0)
-  )
+  upper = top + (width - top) * jnp.sin(0.5 * jnp.pi * jnp.clip(v / 0.42, 0.0, 1.0))
   q = jnp.clip((v - 0.42) / 0.58, 0.0, 1.0)
-  return jnp.where(
-    v < 0.42, upper, width * jnp.sqrt(jnp.maximum(1.0 - q**2.4, 0.0))
-  )
+  return jnp.where(v < 0.42, upper, width * jnp.sqrt(jnp.maximum(1.0 - q**2.4, 0.0)))
 
 
 def left_atrium(place, frame) -> dict:
@@ -140,9 +130,7 @@ def left_atrium(place, frame) -> dict:
   length = frame['length_ed'] + place['la_length'] - frame['length']
   return {
     'top': top,
-    'width': jnp.maximum(
-      place['la_width'] * (1.0 + 0.06 * frame['g']), 0.9 * top
-    ),
+    'width': jnp.maximum(place['la_width'] * (1.0 + 0.06 * frame['g']), 0.9 * top),
     'length': length,
     'middle': 0.5 * (left[0] + right[0]),
     'lean': place['la_lean'],
@@ -157,9 +145,7 @@ def left_atrium_outline(place, frame, count=40):
   middle = la['middle'] + la['lean'] * v
 
   def side(x):
-    return jnp.stack(
-      [x, frame['length'] + frame['shape']['tilt'] * x + v * la['length']], -1
-    )
+    return jnp.stack([x, frame['length'] + frame['shape']['tilt'] * x + v * la['length']], -1)
 
   return jnp.concatenate([side(middle - half), side(middle + half)[::-1]])
 
@@ -177,41 +163,26 @@ def chambers(place, frame, spot) -> dict:
   lv = jnp.minimum(-spot['endo'], spot['above'])
   v = -spot['above'] / la['length']
   width = _atrium_width(v, la['top'], la['width'])
-  inside_la = jnp.minimum(
-    width - jnp.abs(x - la['middle'] - la['lean'] * v), -spot['above']
-  )
+  inside_la = jnp.minimum(width - jnp.abs(x - la['middle'] - la['lean'] * v), -spot['above'])
   inside_la = jnp.minimum(inside_la, (1.0 - v) * la['length'])
   # Right ventricle: from a point on the septum, widening to the base.
   where = (z / length + 0.2) / 1.4 * (_NUM_SEPTUM - 1)
-  septum = jnp.take(
-    frame['septum'], jnp.round(where).astype(jnp.int32), mode='clip'
-  )
+  septum = jnp.take(frame['septum'], jnp.round(where).astype(jnp.int32), mode='clip')
   start = place['rv_start']
   u = jnp.clip((z / length - start) / (1.0 - start), 1e-3, 1.05)
-  rv_width = (
-    place['rv_width'] * (1.0 - 0.15 * frame['g']) * (u ** place['rv_power'])
-  )
+  rv_width = place['rv_width'] * (1.0 - 0.15 * frame['g']) * (u ** place['rv_power'])
   rv_wall = x - (septum - rv_width)
   rv = jnp.minimum(
-    jnp.minimum(septum - x, rv_wall),
-    jnp.minimum(spot['above'] + 1.0, z - start * length),
+    jnp.minimum(septum - x, rv_wall), jnp.minimum(spot['above'] + 1.0, z - start * length)
   )
   ra_length = place['ra_length'] + frame['length_ed'] - length
   v = -(spot['above'] + 1.0) / ra_length
-  middle = (
-    la['middle'] - la['width'] - place['atrial_gap'] - (place['ra_width'])
-  )
+  middle = la['middle'] - la['width'] - place['atrial_gap'] - (place['ra_width'])
   ra_width = _atrium_width(v, 0.85 * place['ra_width'], place['ra_width'])
   ra = jnp.minimum(ra_width - jnp.abs(x - middle), -spot['above'] - 1.0)
   ra = jnp.minimum(ra, (1.0 - v) * ra_length)
   hidden = (1.0 - place['four']) * 1e3
-  return {
-    'lv': lv,
-    'la': inside_la,
-    'rv': rv - hidden,
-    'ra': ra - hidden,
-    'rv_wall': rv_wall,
-  }
+  return {'lv': lv, 'la': inside_la, 'rv': rv - hidden, 'ra': ra - hidden, 'rv_wall': rv_wall}
 
 
 def labels(place, frame, x_world, y_world):
@@ -254,11 +225,7 @@ def echo(place, frame, spot, grain):
   rooms = chambers(place, frame, spot)
   rough = grain * place['heterogeneity_db']
   # Fat and fibrous layers around the heart: patchy, with a bright tail.
-  level = (
-    place['background_db']
-    + 1.6 * rough
-    + 0.25 * jnp.maximum(grain, 0.0) * rough
-  )
+  level = place['background_db'] + 1.6 * rough + 0.25 * jnp.maximum(grain, 0.0) * rough
   level = _surroundings(place, frame, spot, rooms, level)
   level = _walls(place, frame, spot, level, rough)
   blood = 0.0
@@ -268,9 +235,7 @@ def echo(place, frame, spot, grain):
       distance = distance - 1.0 - 0.7 * grain
     share = _sigmoid(distance / edge * 2.0)
     if name == 'lv':
-      apex = jnp.clip(
-        1.0 - spot['z'] / (place['apex_reach'] * frame['length']), 0.0, 1.0
-      )
+      apex = jnp.clip(1.0 - spot['z'] / (place['apex_reach'] * frame['length']), 0.0, 1.0)
       share = share * (1.0 - place['apex_fill'] * apex)
     blood = jnp.maximum(blood, share)
   level = _mix(level, NOTHING, blood)
@@ -287,25 +252,16 @@ def _surroundings(place, frame, spot, rooms, level):
   level = level + place['roof_db'] * jnp.exp(
     -((beyond / place['roof_width']) ** 2) - (spot['x'] / 40.0) ** 2
   )
-  rv = (
-    jnp.exp(-(((rooms['rv_wall'] + 2.0) / 2.2) ** 2))
-    * (rooms['rv'] > -7.0)
-    * place['four']
-  )
+  rv = jnp.exp(-(((rooms['rv_wall'] + 2.0) / 2.2) ** 2)) * (rooms['rv'] > -7.0) * place['four']
   level = _mix(level, -1.0, 0.8 * rv)
-  ra = (
-    jnp.exp(-((jnp.minimum(rooms['ra'], 0.0) / 2.5) ** 2))
-    * (rooms['ra'] > -8.0)
-    * place['four']
-  )
+  ra = jnp.exp(-((jnp.minimum(rooms['ra'], 0.0) / 2.5) ** 2)) * (rooms['ra'] > -8.0) * place['four']
   level = _mix(level, -1.0, 0.7 * ra)
   for i in range(3):
     a, b, c, e = (place['streak'][i, k] for k in range(4))
     du, dv = spot['x'] - 50.0 * a, spot['z'] - 55.0 - 60.0 * b
     c, s = jnp.cos(1.5 * c), jnp.sin(1.5 * c)
     level = level + place['streak_db'][i] * jnp.exp(
-      -(((du * c + dv * s) / (9.0 + 5.0 * e)) ** 2)
-      - ((dv * c - du * s) / 4.0) ** 2
+      -(((du * c + dv * s) / (9.0 + 5.0 * e)) ** 2) - ((dv * c - du * s) / 4.0) ** 2
     )
   return level
 
@@ -326,9 +282,7 @@ def _walls(place, frame, spot, level, rough):
   inside = _sigmoid(-spot['epi'] * 2.0) * _sigmoid((spot['above'] + 2.0) * 1.5)
   level = _mix(level, wall, inside)
   where = jnp.where(place['four'] > 0, side, 0.55 + 0.45 * side)
-  sac = jnp.exp(-(((spot['epi'] - 1.5) / 1.6) ** 2)) * _sigmoid(
-    spot['above'] + 2.0
-  )
+  sac = jnp.exp(-(((spot['epi'] - 1.5) / 1.6) ** 2)) * _sigmoid(spot['above'] + 2.0)
   return level + place['pericardium_db'] * sac * where * (1.0 - near_apex)
 
 
@@ -347,31 +301,18 @@ def _details(place, frame, spot, rooms, rough):
     angle = 0.12 + 1.05 * frame['open']
     along = jnp.stack([sign * jnp.cos(angle), -jnp.sin(angle)])
     across = jnp.stack([sign * jnp.sin(angle), jnp.cos(angle)])
-    knee = (
-      hinge
-      + 0.5 * reach * along
-      - (place['leaflet_sag'] * 0.35 * reach * across)
-    )
-    near = jnp.minimum(
-      _segment(x, z, hinge, knee), _segment(x, z, knee, hinge + reach * along)
-    )
+    knee = hinge + 0.5 * reach * along - (place['leaflet_sag'] * 0.35 * reach * across)
+    near = jnp.minimum(_segment(x, z, hinge, knee), _segment(x, z, knee, hinge + reach * along))
     level = draw(
-      jnp.exp(-0.5 * near / place['leaflet_width'] ** 2),
-      place['leaflet_db'] + 0.8 * rough,
+      jnp.exp(-0.5 * near / place['leaflet_width'] ** 2), place['leaflet_db'] + 0.8 * rough
     )
-    spot2 = ((x - hinge[0] + sign * 2.0) / 3.4) ** 2 + (
-      (z - hinge[1] - 0.5) / 2.6
-    ) ** 2
+    spot2 = ((x - hinge[0] + sign * 2.0) / 3.4) ** 2 + ((z - hinge[1] - 0.5) / 2.6) ** 2
     level = draw(jnp.exp(-0.5 * spot2), place['annulus_db'][i] + 0.6 * rough)
     turn = (spot['phi'] - place['papillary_angle'][i]) * spot['r']
     deep = spot['endo'] + place['papillary_depth'][i]
-    blob = (deep / place['papillary_size'][i]) ** 2 + (
-      turn / place['papillary_length'][i]
-    ) ** 2
+    blob = (deep / place['papillary_size'][i]) ** 2 + (turn / place['papillary_length'][i]) ** 2
     level = draw(
-      jnp.exp(-0.5 * blob**1.5)
-      * place['papillary_on'][i]
-      * _sigmoid(spot['above'] - 8.0),
+      jnp.exp(-0.5 * blob**1.5) * place['papillary_on'][i] * _sigmoid(spot['above'] - 8.0),
       place['papillary_db'][i] + rough,
     )
   # Tricuspid valve, slightly more apical than the mitral one.
@@ -379,13 +320,10 @@ def _details(place, frame, spot, rooms, rough):
   free = root - jnp.stack([0.95 * place['rv_width'], 2.0])
   middle = 0.5 * (root + free) + jnp.stack([0.0, 5.0 - 14.0 * frame['open']])
   near = jnp.minimum(_segment(x, z, root, middle), _segment(x, z, middle, free))
-  level = draw(
-    jnp.exp(-0.5 * near) * place['four'],
-    place['leaflet_db'] - 3.0 + 0.8 * rough,
-  )
+  level = draw(jnp.exp(-0.5 * near) * place['four'], place['leaflet_db'] - 3.0 + 0.8 * rough)
   # Moderator band: across the right ventricle near its apex.
   bottom = (place['rv_start'] + 0.25) * frame['length']
-  band = jnp.exp(
-    -0.5 * ((z - bottom - 0.4 * (rooms['rv_wall'] - 8.0)) / 1.6) ** 2
-  ) * (rooms['rv'] > -2.0)
+  band = jnp.exp(-0.5 * ((z - bottom - 0.4 * (rooms['rv_wall'] - 8.0)) / 1.6) ** 2) * (
+    rooms['rv'] > -2.0
+  )
   return draw(band * place['four'], place['moderator_db'] + rough)

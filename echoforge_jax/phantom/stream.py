@@ -65,10 +65,7 @@ def _image_points(window, size):
   unit = (jnp.arange(size) + 0.5) / size
   x = (unit - window['cx']) * window['width']
   y = (unit - window['top']) * window['height']
-  return (
-    jnp.broadcast_to(x[None], (size, size)),
-    jnp.broadcast_to(y[:, None], (size, size)),
-  )
+  return (jnp.broadcast_to(x[None], (size, size)), jnp.broadcast_to(y[:, None], (size, size)))
 
 
 def _display(key, gray, window, place, x, y):
@@ -78,18 +75,14 @@ def _display(key, gray, window, place, x, y):
   radius, angle = jnp.sqrt(x * x + y * y), jnp.arctan2(x, y)
   side = angle / place['half']
   image = speckle.lookup(
-    gray[..., None],
-    radius / place['depth'] * rows - 0.5,
-    (side + 1.0) * (0.5 * lines) - 0.5,
+    gray[..., None], radius / place['depth'] * rows - 0.5, (side + 1.0) * (0.5 * lines) - 0.5
   )[..., 0]
   image = image + window['wedge'] * jnp.exp(
     -(((side - window['wedge_at']) / window['wedge_width']) ** 2)
   )
   image = (image + window['gain'] - window['black']) / (1.0 - window['black'])
   image = jnp.clip(image, 0.0, 1.0) ** window['gamma']
-  inside = (
-    (radius < place['depth']) & (jnp.abs(side) < 1.0) & (radius > window['tip'])
-  )
+  inside = (radius < place['depth']) & (jnp.abs(side) < 1.0) & (radius > window['tip'])
   image = jnp.where(inside, image, 0.0)
   blur = speckle.smoother(size, 2.35 * window['blur'], False)
   wide = speckle.smoother(size, 2.35 * 1.2, False)
@@ -97,9 +90,7 @@ def _display(key, gray, window, place, x, y):
   image = image + window['sharpen'] * (image - wide @ image @ wide.T)
   # Coarse pixels, as after low-resolution storage.
   half = jax.image.resize(
-    jax.image.resize(image, (size // 2, size // 2), 'linear'),
-    (size, size),
-    'linear',
+    jax.image.resize(image, (size // 2, size // 2), 'linear'), (size, size), 'linear'
   )
   image = image + window['coarse'] * (half - image)
   u, v = jnp.meshgrid(*[(jnp.arange(size) + 0.5) / size] * 2)
@@ -143,20 +134,14 @@ def _one_clip(key, pool, num_frames, image_size, config):
   def step(clip, inputs):
     phase, render_key, show_key = inputs
     frame = scene.frame_state(heart, place, phase)
-    gray, clip = render.next_frame(
-      render_key, place, frame, clip, grid, pool, seconds
-    )
+    gray, clip = render.next_frame(render_key, place, frame, clip, grid, pool, seconds)
     image = _display(show_key, gray, window, place, x, y)
     return clip, (image, scene.labels(place, frame, x, y))
 
   _, (video, masks) = jax.lax.scan(
     step,
     clip,
-    (
-      phases,
-      jax.random.split(keys[5], num_frames),
-      jax.random.split(keys[6], num_frames),
-    ),
+    (phases, jax.random.split(keys[5], num_frames), jax.random.split(keys[6], num_frames)),
   )
   return video[..., None], masks
 
@@ -184,11 +169,7 @@ def random_clips(
   pool = jax.random.normal(pool_key, (_POOL,))
   video, masks = jax.lax.map(
     functools.partial(
-      _one_clip,
-      pool=pool,
-      num_frames=num_frames,
-      image_size=image_size,
-      config=config,
+      _one_clip, pool=pool, num_frames=num_frames, image_size=image_size, config=config
     ),
     jax.random.split(clip_key, batch),
     batch_size=min(batch, 8),
@@ -201,10 +182,6 @@ def jitted(batch: int, num_frames: int, image_size: int, config: PhantomConfig):
   """Returns a compiled `key -> dict` for one set of static sizes."""
   return jax.jit(
     functools.partial(
-      random_clips,
-      batch=batch,
-      num_frames=num_frames,
-      image_size=image_size,
-      config=config,
+      random_clips, batch=batch, num_frames=num_frames, image_size=image_size, config=config
     )
   )

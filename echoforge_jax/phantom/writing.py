@@ -89,8 +89,7 @@ def open_truth(out_dir: Path, config, **fields) -> dict:
       found = {key: truth[key] for key in (*identity, 'patients')}
     except (ValueError, KeyError, TypeError) as error:
       raise InputError(
-        f"{path}: not a phantom's truth file ({error}); "
-        'remedy: choose another --out'
+        f"{path}: not a phantom's truth file ({error}); remedy: choose another --out"
       ) from error
     differs = [key for key in identity if found[key] != identity[key]]
     if differs:
@@ -102,8 +101,7 @@ def open_truth(out_dir: Path, config, **fields) -> dict:
     return truth
   if out_dir.exists() and not out_dir.is_dir():
     raise InputError(
-      f'{out_dir}: is a file; wanted a new or empty folder; '
-      'remedy: choose another --out'
+      f'{out_dir}: is a file; wanted a new or empty folder; remedy: choose another --out'
     )
   if out_dir.exists() and any(out_dir.iterdir()):
     raise InputError(
@@ -115,8 +113,7 @@ def open_truth(out_dir: Path, config, **fields) -> dict:
     write_truth(out_dir, truth)
   except OSError as error:
     raise InputError(
-      f'{out_dir}: cannot be written ({error.strerror}); '
-      'remedy: choose another --out'
+      f'{out_dir}: cannot be written ({error.strerror}); remedy: choose another --out'
     ) from error
   return truth
 

@@ -53,9 +53,7 @@ _CORES = {'chip_config_name': 'megacore'}
 CHIPS = {
   chip.name: chip
   for chip in (
-    Chip(
-      'v4', 275e12, 32 * _GIB, 1.2e12, _V4_LINKS / 6, 3, 4, _V4_PAGE, _CORES
-    ),
+    Chip('v4', 275e12, 32 * _GIB, 1.2e12, _V4_LINKS / 6, 3, 4, _V4_PAGE, _CORES),
     Chip('v5e', 197e12, 16 * _GIB, 819e9, 200e9 / 4, 2, 16, SOURCE + 'v5e'),
     Chip('v5p', 459e12, 95 * _GIB, 2765e9, 600e9 / 6, 3, 4, _V5P_PAGE, _CORES),
     Chip('v6e', 918e12, 32 * _GIB, 1638e9, 400e9 / 4, 2, 16, SOURCE + 'v6e'),
@@ -67,8 +65,7 @@ def get_chip(name: str) -> Chip:
   """Returns the documented peaks of a chip, such as 'v5e'."""
   if name not in CHIPS:
     raise InputError(
-      f'no chip {name!r} is known; choose one of '
-      f'{", ".join(CHIPS)}, as in --topology=v5e:4x4'
+      f'no chip {name!r} is known; choose one of {", ".join(CHIPS)}, as in --topology=v5e:4x4'
     )
   return CHIPS[name]
 

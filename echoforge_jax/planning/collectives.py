@@ -49,9 +49,7 @@ def find_exchanges(text: str) -> dict[str, tuple[int, int]]:
       if (kind, channel[1]) in channels:
         continue
       channels.add((kind, channel[1]))
-    sizes = [
-      num_bytes(a['dtype'], a['shape']) for a in _ARRAY.finditer(match['type'])
-    ]
+    sizes = [num_bytes(a['dtype'], a['shape']) for a in _ARRAY.finditer(match['type'])]
     # The asynchronous form returns what goes in, then what comes out (and, of a
     # permutation, two context words).
     if match['start'] and kind == 'all-gather':

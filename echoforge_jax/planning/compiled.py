@@ -69,9 +69,7 @@ class CompiledStep:
   flops: float = 0.0
   num_bytes: float = 0.0
   cycles: int = 0
-  exchanges: dict[str, tuple[int, int]] = dataclasses.field(
-    default_factory=dict
-  )
+  exchanges: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
   @property
   def exchanged(self) -> int:
@@ -142,9 +140,7 @@ class Estimate:
     return self.alone + self.exchange
 
 
-def estimate(
-  step: CompiledStep, chip: chips.Chip, shape: Sequence[int]
-) -> Estimate:
+def estimate(step: CompiledStep, chip: chips.Chip, shape: Sequence[int]) -> Estimate:
   """Estimates the time of a step that fits by a roofline.
 
     t = max(operations / peak, bytes / bandwidth) + sum_c k_c bytes_c / links
@@ -154,8 +150,7 @@ def estimate(
   """
   links = chips.exchange_bandwidth(chip, shape)
   sent = sum(
-    (2 if kind == 'all-reduce' else 1) * size
-    for kind, (_, size) in step.exchanges.items()
+    (2 if kind == 'all-reduce' else 1) * size for kind, (_, size) in step.exchanges.items()
   )
   return Estimate(
     compute=step.flops / chip.bf16_flops,

@@ -84,9 +84,7 @@ class Plan:
     return compiled.estimate(step, self.place.chip, shape)
 
 
-def make_plan(
-  config: ConfigDict, place: Slice, *, per_chip: int = 0, suggest: bool = True
-) -> Plan:
+def make_plan(config: ConfigDict, place: Slice, *, per_chip: int = 0, suggest: bool = True) -> Plan:
   """Compiles a config's two steps for a slice.
 
   Args:
@@ -130,33 +128,22 @@ def make_plan(
   )
 
 
-def _compile_train(
-  config: ConfigDict, place: Slice
-) -> tuple[compiled.CompiledStep, Any]:
+def _compile_train(config: ConfigDict, place: Slice) -> tuple[compiled.CompiledStep, Any]:
   step, state, batch = train_step(config, place)
   return _compile(place, step, state, batch), state
 
 
 def make_mesh(config: ConfigDict, place: Slice) -> jax.sharding.Mesh:
   """Returns the mesh that training would make of a slice's devices."""
-  return mesh_lib.make_mesh(
-    config.num_devices, config.fsdp, devices=place.devices
-  )
+  return mesh_lib.make_mesh(config.num_devices, config.fsdp, devices=place.devices)
 
 
-def _compile(
-  place: Slice, jitted: Any, *arguments: Any
-) -> compiled.CompiledStep:
-  step = compiled.compile_step(
-    jitted, *arguments, platform=place.devices[0].platform
-  )
+def _compile(place: Slice, jitted: Any, *arguments: Any) -> compiled.CompiledStep:
+  step = compiled.compile_step(jitted, *arguments, platform=place.devices[0].platform)
   if not step.fits or not 0 < place.hbm < step.needed:
     return step
   # Only a TPU's compiler refuses what is too large.
-  message = (
-    f'{place.kind} has {place.hbm:,} bytes and the program needs '
-    f'{step.needed:,}'
-  )
+  message = f'{place.kind} has {place.hbm:,} bytes and the program needs {step.needed:,}'
   return dataclasses.replace(step, fits=False, memory=None, message=message)
 
 
@@ -209,19 +196,14 @@ def train_step(config: ConfigDict, place: Slice) -> tuple[Any, Any, Any]:
   """
   mesh = make_mesh(config, place)
   mesh_lib.check_batch(
-    config.batch_size,
-    mesh,
-    config.unlabeled_batch_size,
-    config.grad_accum_steps,
+    config.batch_size, mesh, config.unlabeled_batch_size, config.grad_accum_steps
   )
   parts = build.make_parts(config, mesh=mesh)
   state = jax.eval_shape(parts.create_state)
   sharding = mesh_lib.state_sharding(state, mesh)
   batch_sharding = mesh_lib.batch_sharding(mesh)
   state = jax.tree.map(
-    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-    state,
-    sharding,
+    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, sharding
   )
   batch = {
     key: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding)
@@ -268,8 +250,7 @@ def segment_step(config: ConfigDict, state: Any, place: Slice) -> tuple:
   # On the CPU that this runs on, as `segment` compiles it.
   jit = cpu.jit if place.devices[0].platform == 'cpu' else jax.jit
   shapes = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
-    (teacher, frame, memory),
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), (teacher, frame, memory)
   )
   return jit(segmenter.frame_step, static_argnums=0), model, *shapes
 
@@ -280,16 +261,12 @@ def bytes_on_a_chip(tree: Any) -> int:
   def size(leaf) -> int:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       return 8
-    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * (
-      leaf.dtype.itemsize
-    )
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * (leaf.dtype.itemsize)
 
   return sum(map(size, jax.tree.leaves(tree)))
 
 
-def largest_batch(
-  train: compiled.CompiledStep, state_bytes: int, hbm: int, clips: int
-) -> int:
+def largest_batch(train: compiled.CompiledStep, state_bytes: int, hbm: int, clips: int) -> int:
   """Estimates clips a chip that would still fit, if all but the state grows.
 
   One compilation cannot tell what grows. It takes all temporaries for

@@ -42,20 +42,13 @@ def text(plan: Plan) -> str:
   if plan.train.fits:
     lines += _train_lines(plan)
   lines += _remedy_lines(plan)
-  lines += _step_lines(
-    'inference step (one frame of one clip, one chip)', plan.segment, place.hbm
-  )
+  lines += _step_lines('inference step (one frame of one clip, one chip)', plan.segment, place.hbm)
   if found := plan.segment_estimate:
-    lines.append(
-      f'    estimate     {_milliseconds(found)}; '
-      f'{1 / found.total:,.0f} frames/s a chip'
-    )
+    lines.append(f'    estimate     {_milliseconds(found)}; {1 / found.total:,.0f} frames/s a chip')
   if found or plan.estimate:
     lines.append(f'  {METHOD}; peaks: {place.chip.source}')
   elif place.chip is None:
-    lines.append(
-      f'  no estimate: the peaks of {place.kind!r} are not known here'
-    )
+    lines.append(f'  no estimate: the peaks of {place.kind!r} are not known here')
   return '\n'.join(lines)
 
 
@@ -70,13 +63,9 @@ def _step_lines(name: str, step: CompiledStep, hbm: int) -> list[str]:
   if not step.fits:
     return [head, f'    {step.message}']
   sizes = ', '.join(
-    f'{part} {size / GIB:.3f}'
-    for part, size in dataclasses.asdict(step.memory).items()
+    f'{part} {size / GIB:.3f}' for part, size in dataclasses.asdict(step.memory).items()
   )
-  work = (
-    f'{step.flops / 1e12:.4g} TFLOP, {step.num_bytes / 1e9:.4g} GB of memory '
-    'traffic'
-  )
+  work = f'{step.flops / 1e12:.4g} TFLOP, {step.num_bytes / 1e9:.4g} GB of memory traffic'
   if step.cycles:
     work += f", {step.cycles / 1e6:.1f} M cycles by the compiler's estimate"
   return [head, f'    GiB          {sizes}', f'    work a chip  {work}']
@@ -84,8 +73,7 @@ def _step_lines(name: str, step: CompiledStep, hbm: int) -> list[str]:
 
 def _train_lines(plan: Plan) -> list[str]:
   kinds = ', '.join(
-    f'{count} {kind} {size / 1e6:.1f} MB'
-    for kind, (count, size) in plan.train.exchanges.items()
+    f'{count} {kind} {size / 1e6:.1f} MB' for kind, (count, size) in plan.train.exchanges.items()
   )
   ratio = plan.train.exchanged / plan.gradient_bytes
   lines = [
@@ -99,9 +87,7 @@ def _train_lines(plan: Plan) -> list[str]:
       f'{found.alone / found.total:.0%}'
     )
   if plan.largest:
-    lines.append(
-      f'    estimate     up to about {plan.largest} clips a chip would fit'
-    )
+    lines.append(f'    estimate     up to about {plan.largest} clips a chip would fit')
   return lines
 
 
@@ -186,10 +172,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
       'state_bytes': plan.state_bytes,
       'gradient_bytes': plan.gradient_bytes,
       'train': _step_json(plan.train, plan.estimate)
-      | {
-        'clips_per_second': plan.clips_per_second,
-        'largest_clips_per_chip': plan.largest or None,
-      },
+      | {'clips_per_second': plan.clips_per_second, 'largest_clips_per_chip': plan.largest or None},
       'segment': _step_json(plan.segment, plan.segment_estimate),
       'remedies': [one._asdict() for one in plan.remedies],
     }
@@ -200,10 +183,8 @@ def _step_json(step: CompiledStep, found: Estimate | None) -> dict[str, Any]:
   return dataclasses.asdict(step) | {
     'seconds': round(step.seconds, 1),
     'exchanges': {
-      kind: {'count': count, 'bytes': size}
-      for kind, (count, size) in step.exchanges.items()
+      kind: {'count': count, 'bytes': size} for kind, (count, size) in step.exchanges.items()
     },
     'estimate_seconds': found
-    and dataclasses.asdict(found)
-    | {'total': found.total, 'efficiency': found.alone / found.total},
+    and dataclasses.asdict(found) | {'total': found.total, 'efficiency': found.alone / found.total},
   }

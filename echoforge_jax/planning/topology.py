@@ -23,12 +23,8 @@ _HOST = (2, 2, 1)
 _NAME = re.compile(r'(?P<chip>\w+):(?P<shape>\d+(x\d+){0,2})')
 # "exceeds available HBM (15.75G)" or "Used 20.5G of 15.75G hbm".
 _SIZE = r'([\d.]+)([KMGT]?)'
-_AVAILABLE = re.compile(
-  r'(?:available HBM \(|Used [\d.]+[KMGT]? of )' + _SIZE, re.IGNORECASE
-)
-_NEEDED = re.compile(
-  r'(?:Used |total memory required for [\w ]+\()' + _SIZE, re.IGNORECASE
-)
+_AVAILABLE = re.compile(r'(?:available HBM \(|Used [\d.]+[KMGT]? of )' + _SIZE, re.IGNORECASE)
+_NEEDED = re.compile(r'(?:Used |total memory required for [\w ]+\()' + _SIZE, re.IGNORECASE)
 # The compiler's threads have 64 KB, in which it recurses: on v6e the step of
 # camus_echoforge overflowed them.
 _STACK = '--fibers_default_thread_stack_size'
@@ -84,8 +80,7 @@ def library_path() -> str:
     if place.is_file():
       return str(place)
   raise InputError(
-    'a plan for TPUs needs their compiler, libtpu: '
-    'pip install -r requirements-tpu.txt'
+    'a plan for TPUs needs their compiler, libtpu: pip install -r requirements-tpu.txt'
   )
 
 
@@ -127,10 +122,7 @@ def get_slice(name: str) -> Slice:
     return _local()
   match = _NAME.fullmatch(name)
   if not match:
-    raise InputError(
-      f'--topology={name}: wanted CHIP:SHAPE such as v5e:4x4 or '
-      'v4:4x4x4, or local'
-    )
+    raise InputError(f'--topology={name}: wanted CHIP:SHAPE such as v5e:4x4 or v4:4x4x4, or local')
   chip = chips.get_chip(match['chip'])
   shape = tuple(int(n) for n in match['shape'].split('x'))
   if len(shape) != chip.dimensions or not 0 < math.prod(shape) <= 2**14:
@@ -139,15 +131,10 @@ def get_slice(name: str) -> Slice:
       f'in {chip.name}:{"x".join(["4"] * chip.dimensions)}, and plans are '
       f'for 1 to {2**14} chips'
     )
-  host = tuple(
-    math.gcd(n, most) for n, most in zip(shape + (1,), _HOST, strict=False)
-  )
+  host = tuple(math.gcd(n, most) for n, most in zip(shape + (1,), _HOST, strict=False))
   try:
     devices = topologies.get_topology_desc(
-      platform='tpu',
-      topology_name=name,
-      chips_per_host_bounds=host,
-      **chip.options,
+      platform='tpu', topology_name=name, chips_per_host_bounds=host, **chip.options
     ).devices
   except (RuntimeError, ValueError) as error:
     raise InputError(f'--topology={name}: {first_line(error)}') from error
@@ -201,9 +188,7 @@ def _local() -> Slice:
   stats = devices[0].memory_stats() or {}
   free = int(stats.get('bytes_limit', 0))
   if devices[0].platform == 'cpu':
-    free = (
-      os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // len(devices)
-    )
+    free = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // len(devices)
   chip = chips.CHIPS.get(_KINDS.get(kind, ''))
   return Slice('local', chip, kind, (len(devices),), devices, free)
 
@@ -214,9 +199,7 @@ def usable_memory(device: jax.Device) -> int:
   It names the limit where a program is too large: one that could fit nowhere
   makes it tell, in less than a second. 0 where it does not say.
   """
-  huge = jax.ShapeDtypeStruct(
-    (2**20, 2**20), 'float32', sharding=SingleDeviceSharding(device)
-  )
+  huge = jax.ShapeDtypeStruct((2**20, 2**20), 'float32', sharding=SingleDeviceSharding(device))
   try:
     jax.jit(lambda x: x + 1).lower(huge).compile()
   except jax.errors.JaxRuntimeError as error:

@@ -16,9 +16,7 @@ _INSTRUCTION = re.compile(
   r'(?P<rest>.*)$'
 )
 _COMPUTATION = re.compile(r'^(?P<entry>ENTRY )?%(?P<name>\S+) .*\{$')
-_ARRAY = re.compile(
-  r'\b(?P<dtype>[a-z]+\d*\w*)\[(?P<shape>[\d,]*)\](?P<layout>\{[^}]*\})?'
-)
+_ARRAY = re.compile(r'\b(?P<dtype>[a-z]+\d*\w*)\[(?P<shape>[\d,]*)\](?P<layout>\{[^}]*\})?')
 _SPACE = re.compile(r'S\([1-9]')
 _NAMES = re.compile(r'%([\w.-]+)')
 # What a program runs besides its entry; the inside of a fusion stays on chip.
@@ -57,11 +55,7 @@ def cycles(text: str) -> int:
 
   Waiting for memory or other chips is not in them; 0 where there are none.
   """
-  return sum(
-    int(found[1])
-    for _, match in _run(text)
-    if (found := _CYCLES.search(match['rest']))
-  )
+  return sum(int(found[1]) for _, match in _run(text) if (found := _CYCLES.search(match['rest'])))
 
 
 def _run(text: str) -> Iterator[tuple[dict[str, str], re.Match]]:
@@ -101,16 +95,11 @@ def _moved(types: dict[str, str], match: re.Match) -> int:
     size = result[-2][0]
     return size * sum(in_hbm for _, in_hbm in (result[0], result[-2]))
   operands = _NAMES.findall(rest.partition(')')[0])
-  arrays = result + [
-    array for name in operands for array in _arrays(types.get(name, ''))
-  ]
+  arrays = result + [array for name in operands for array in _arrays(types.get(name, ''))]
   return sum(size for size, in_hbm in arrays if in_hbm)
 
 
 def _arrays(text: str) -> Iterator[tuple[int, bool]]:
   """Yields bytes of each array of a type, and whether it lies in HBM."""
   for match in _ARRAY.finditer(text):
-    yield (
-      num_bytes(match['dtype'], match['shape']),
-      not _SPACE.search(match['layout'] or ''),
-    )
+    yield (num_bytes(match['dtype'], match['shape']), not _SPACE.search(match['layout'] or ''))

@@ -60,16 +60,11 @@ def make_model(config: ConfigDict) -> nn.Module:
       'new workdir'
     )
   if config.dtype not in DTYPES:
-    raise InputError(
-      f'config.dtype is {config.dtype!r}; choose one of {", ".join(DTYPES)}'
-    )
+    raise InputError(f'config.dtype is {config.dtype!r}; choose one of {", ".join(DTYPES)}')
   options = config.model.to_dict()
   name = options.pop('name')
   return build_model(
-    name,
-    num_classes=len(config.data.classes),
-    dtype=DTYPES[config.dtype],
-    **options,
+    name, num_classes=len(config.data.classes), dtype=DTYPES[config.dtype], **options
   )
 
 
@@ -92,11 +87,7 @@ def count_clips(config: ConfigDict) -> int | None:
     return None
   return len(
     prepared.load_split(
-      data.data_dir,
-      data.dataset,
-      'train',
-      data.image_size,
-      split_scheme=data.split_scheme,
+      data.data_dir, data.dataset, 'train', data.image_size, split_scheme=data.split_scheme
     )
   )
 
@@ -123,9 +114,7 @@ def make_optimizer(
   config: ConfigDict,
 ) -> tuple[optax.GradientTransformation, Callable[[Array], Array]]:
   """Builds `config.optimizer` and its learning-rate schedule."""
-  return optimizer_lib.make_optimizer(
-    num_steps=num_steps(config), **config.optimizer.to_dict()
-  )
+  return optimizer_lib.make_optimizer(num_steps=num_steps(config), **config.optimizer.to_dict())
 
 
 def make_objective(config: ConfigDict) -> Objective:
@@ -134,19 +123,13 @@ def make_objective(config: ConfigDict) -> Objective:
   name = options.pop('name')
   # A sparsely labeled clip always has two labeled frames; only a clip without
   # any label needs pseudo-labels for all of its frames.
-  sparse = (
-    config.data.supervision == 'sparse' and not config.unlabeled_batch_size
-  )
+  sparse = config.data.supervision == 'sparse' and not config.unlabeled_batch_size
   return objectives.make_objective(
-    name,
-    num_unlabeled=config.data.num_frames - 2 if sparse else None,
-    **options,
+    name, num_unlabeled=config.data.num_frames - 2 if sparse else None, **options
   )
 
 
-def make_schedule(
-  config: ConfigDict,
-) -> Callable[[Array], schedules.ScheduleValues]:
+def make_schedule(config: ConfigDict) -> Callable[[Array], schedules.ScheduleValues]:
   """Builds FlameRise from `config.semi.flame_rise`."""
   try:
     flame_rise = schedules.FlameRise(**config.semi.flame_rise.to_dict())
@@ -175,11 +158,7 @@ def make_parts(
   return Parts(
     model=model,
     create_state=functools.partial(
-      state_lib.create_train_state,
-      model=model,
-      tx=tx,
-      seed=config.seed,
-      video=video,
+      state_lib.create_train_state, model=model, tx=tx, seed=config.seed, video=video
     ),
     train_step=steps.make_train_step(
       model=model,
@@ -220,9 +199,7 @@ def check(config: ConfigDict) -> None:
       raise InputError(f'config.{name} is {value}; wanted at least {least}')
   dropout = config.model.get('dropout', 0.0)
   if not 0 <= dropout < 1:
-    raise InputError(
-      f'config.model.dropout is {dropout}; wanted a number in [0, 1)'
-    )
+    raise InputError(f'config.model.dropout is {dropout}; wanted a number in [0, 1)')
   scores = validation_lib.score_names(config.data.classes)
   if config.eval.best_metric not in ('', *scores):
     raise InputError(
@@ -230,10 +207,7 @@ def check(config: ConfigDict) -> None:
       f" choose one of {', '.join(scores)}, or ''"
     )
   if not 0 <= config.semi.ema_decay < 1:
-    raise InputError(
-      f'config.semi.ema_decay is {config.semi.ema_decay}; '
-      'wanted a number in [0, 1)'
-    )
+    raise InputError(f'config.semi.ema_decay is {config.semi.ema_decay}; wanted a number in [0, 1)')
   goal = config.objective
   if (
     goal.name == 'echoforge'
@@ -255,10 +229,7 @@ def data_spec(config: ConfigDict) -> DataSpec:
     InputError: for an unknown field or a value out of range.
   """
   fields = config.data.to_dict()
-  for name, cls in (
-    ('augmentation', augment.AugmentConfig),
-    ('stream', StreamConfig),
-  ):
+  for name, cls in (('augmentation', augment.AugmentConfig), ('stream', StreamConfig)):
     fields[name] = _built(cls, fields.get(name, {}), f'config.data.{name}')
   fields |= {
     'classes': tuple(config.data.classes),
@@ -276,9 +247,7 @@ def _built(cls: type, fields: Mapping[str, Any], where: str) -> Any:
   return cls(**fields)
 
 
-def make_iterator(
-  config: ConfigDict, *, process_index: int, process_count: int
-) -> Any:
+def make_iterator(config: ConfigDict, *, process_index: int, process_count: int) -> Any:
   """Builds this process's endless iterator over training batches."""
   from echoforge_jax.data import pipeline  # It imports grain.
 

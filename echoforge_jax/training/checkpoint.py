@@ -25,12 +25,7 @@ import orbax.checkpoint as ocp
 from echoforge_jax.errors import InputError
 from echoforge_jax.models import network_file
 from echoforge_jax.textio import first_line
-from echoforge_jax.training.state import (
-  TrainState,
-  compare_trees,
-  named_leaves,
-  shorten,
-)
+from echoforge_jax.training.state import TrainState, compare_trees, named_leaves, shorten
 from echoforge_jax.training.workdir import (
   DIRECTORY,
   ITEMS,
@@ -50,24 +45,15 @@ class SaveError(RuntimeError):
 def _as_items(state: TrainState) -> dict[str, dict]:
   return {
     'student': {'params': state.params, 'batch_stats': state.batch_stats},
-    'teacher': {
-      'params': state.teacher_params,
-      'batch_stats': state.teacher_batch_stats,
-    },
-    'training': {
-      'step': state.step,
-      'opt_state': state.opt_state,
-      'rng': state.rng,
-    },
+    'teacher': {'params': state.teacher_params, 'batch_stats': state.teacher_batch_stats},
+    'training': {'step': state.step, 'opt_state': state.opt_state, 'rng': state.rng},
   }
 
 
 class Checkpointer:
   """Saves and restores a training state and its data iterator together."""
 
-  def __init__(
-    self, workdir: epath.PathLike, *, keep: int = 2, best_metric: str = ''
-  ):
+  def __init__(self, workdir: epath.PathLike, *, keep: int = 2, best_metric: str = ''):
     """Opens `workdir/checkpoints`, creating it.
 
     A step's directory that is not complete (an interrupted copy, say) is set
@@ -109,11 +95,7 @@ class Checkpointer:
     return self._manager.latest_step()
 
   def save(
-    self,
-    step: int,
-    state: TrainState,
-    iterator: Any,
-    metrics: Mapping[str, float] | None = None,
+    self, step: int, state: TrainState, iterator: Any, metrics: Mapping[str, float] | None = None
   ) -> None:
     """Starts saving; the state may be donated as soon as this returns.
 
@@ -135,14 +117,10 @@ class Checkpointer:
       items[name] = ocp.args.StandardSave(tree)
     with self._saving():
       self._manager.save(
-        step,
-        args=ocp.args.Composite(**items),
-        metrics=dict(metrics) if metrics else None,
+        step, args=ocp.args.Composite(**items), metrics=dict(metrics) if metrics else None
       )
 
-  def restore(
-    self, step: int, abstract_state: TrainState, iterator: Any
-  ) -> TrainState:
+  def restore(self, step: int, abstract_state: TrainState, iterator: Any) -> TrainState:
     """Restores a state bit for bit, and the iterator in place.
 
     Args:
@@ -169,9 +147,7 @@ class Checkpointer:
         'saved it, or start a new workdir'
       ) from error
     teacher = {f'teacher_{k}': v for k, v in restored['teacher'].items()}
-    return abstract_state.replace(
-      **restored['student'], **teacher, **restored['training']
-    )
+    return abstract_state.replace(**restored['student'], **teacher, **restored['training'])
 
   def reached_preemption(self, step: int) -> bool:
     """Returns True once every process of a run knows of a preemption."""
@@ -198,9 +174,7 @@ class Checkpointer:
     needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     free = shutil.disk_usage(self._root).free
     if free < needed:
-      raise self._save_error(
-        f'{needed / 1e6:.1f} MB wanted, {free / 1e6:.1f} MB free'
-      )
+      raise self._save_error(f'{needed / 1e6:.1f} MB wanted, {free / 1e6:.1f} MB free')
 
   def _save_error(self, reason: str) -> SaveError:
     whole = [p for p in step_folders(self._root.parent) if is_complete(p)]
@@ -317,8 +291,7 @@ def restore_for_inference(
     # 'teacher' is what is asked for where nothing is.
     if which == 'student' != meta['which']:
       raise InputError(
-        f'{workdir}: holds the {meta["which"]} only, found '
-        f'{which} asked for; leave --which out'
+        f'{workdir}: holds the {meta["which"]} only, found {which} asked for; leave --which out'
       )
     variables = jax.device_put(variables, jax.local_devices()[0])
     return config, variables, meta['step']
@@ -326,14 +299,10 @@ def restore_for_inference(
   sharding = SingleDeviceSharding(jax.local_devices()[0])
   try:
     abstract = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(
-        leaf.shape, leaf.dtype, sharding=sharding
-      ),
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
       _saved_tree(folder),
     )
-    tree = ocp.StandardCheckpointHandler().restore(
-      folder, args=ocp.args.StandardRestore(abstract)
-    )
+    tree = ocp.StandardCheckpointHandler().restore(folder, args=ocp.args.StandardRestore(abstract))
   except Exception as error:  # Whatever the reading library makes of damage.
     raise InputError(
       f'{folder}: cannot be read ({first_line(error)}); wanted a whole '

@@ -77,9 +77,7 @@ class InputWait:
     result = batch()
     waited = time.perf_counter() - start
     # The wait for the first batch counts for nothing.
-    if running is not None and all(
-      leaf.is_ready() for leaf in jax.tree.leaves(running)
-    ):
+    if running is not None and all(leaf.is_ready() for leaf in jax.tree.leaves(running)):
       self.idle += waited
     return result
 
@@ -107,10 +105,7 @@ class _StopSignals:
 
   def __enter__(self) -> '_StopSignals':
     # Python allows handlers in the main thread only.
-    if (
-      jax.process_count() == 1
-      and threading.current_thread() is threading.main_thread()
-    ):
+    if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
       for number in (signal.SIGTERM, signal.SIGINT):
         self._previous[number] = signal.signal(number, self._handle)
     return self
@@ -201,10 +196,7 @@ def train(
   config = build.fix_length(config, num_clips)
   mesh = mesh_lib.make_mesh(config.num_devices, config.fsdp)
   mesh_lib.check_batch(
-    config.batch_size,
-    mesh,
-    config.unlabeled_batch_size,
-    config.grad_accum_steps,
+    config.batch_size, mesh, config.unlabeled_batch_size, config.grad_accum_steps
   )
   primary = jax.process_index() == 0
   console = Console(config, enabled=verbose and primary)
@@ -214,9 +206,7 @@ def train(
   create_state = jax.jit(parts.create_state, out_shardings=sharding).trace()
   if iterator is None:
     index, count = mesh_lib.process_place(mesh)
-    iterator = build.make_iterator(
-      config, process_index=index, process_count=count
-    )
+    iterator = build.make_iterator(config, process_index=index, process_count=count)
   workdir = workdir_path(workdir)
   claim_workdir(workdir, config)
   console.length(num_clips)
@@ -225,9 +215,7 @@ def train(
       workdir, keep=config.keep_checkpoints, best_metric=config.eval.best_metric
     )
     stack.callback(checkpointer.close)
-    writers = MetricWriters(
-      workdir, start_step=checkpointer.latest_step() or 0, is_primary=primary
-    )
+    writers = MetricWriters(workdir, start_step=checkpointer.latest_step() or 0, is_primary=primary)
     stack.callback(writers.close)
     run = Run(
       config=config,
@@ -256,9 +244,7 @@ def _make_validator(
     batch_size=-(-config.eval.batch_size // mesh.size) * mesh.size,
     max_clips=config.eval.max_clips,
   )
-  return Validator(
-    parts.eval_step, batches, tuple(config.data.classes), mesh, sharding
-  )
+  return Validator(parts.eval_step, batches, tuple(config.data.classes), mesh, sharding)
 
 
 def _first_state(run: Run, create_state: Any) -> tuple[Any, int]:
@@ -278,11 +264,7 @@ def _first_state(run: Run, create_state: Any) -> tuple[Any, int]:
     run.console.say(f'resumed at step {step}')
     return state, step
   # Runs once: on a CPU, optimizing it takes longer than everything it does.
-  options = (
-    {'xla_backend_optimization_level': 0}
-    if jax.default_backend() == 'cpu'
-    else None
-  )
+  options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
   state = create_state.lower().compile(compiler_options=options)()
   init_from = run.config.init_from
   if init_from:
@@ -299,12 +281,9 @@ def _describe_parameters(params: Any, workdir: epath.Path, console: Console):
 
   if jax.process_index() == 0:
     (workdir / 'parameters.txt').write_text(
-      parameter_overview.get_parameter_overview(params, include_stats=False)
-      + '\n'
+      parameter_overview.get_parameter_overview(params, include_stats=False) + '\n'
     )
-  modules = '  '.join(
-    f'{name} {count(tree):,}' for name, tree in params.items()
-  )
+  modules = '  '.join(f'{name} {count(tree):,}' for name, tree in params.items())
   console.say(
     f'parameters: {count(params):,} ({modules}); every one is '
     f'listed in {workdir / "parameters.txt"}'
@@ -314,17 +293,13 @@ def _describe_parameters(params: Any, workdir: epath.Path, console: Console):
 def _compile(run: Run, state: Any, batch: Any) -> Any:
   """Compiles the step ahead of time, so that it can never trace again."""
   start = time.perf_counter()
-  step = steps.jit_train_step(
-    run.parts.train_step, run.state_sharding, run.batch_sharding
-  )
+  step = steps.jit_train_step(run.parts.train_step, run.state_sharding, run.batch_sharding)
   compiled = step.lower(state, batch).compile()
   run.console.say(f'compiled in {time.perf_counter() - start:.1f} s')
   return compiled
 
 
-def _validate(
-  run: Run, state: Any, step: int, stopped: Callable[[], bool]
-) -> dict[str, float]:
+def _validate(run: Run, state: Any, step: int, stopped: Callable[[], bool]) -> dict[str, float]:
   """Scores a state and writes the scores; none if a signal comes meanwhile."""
   scores = run.validator(state, stopped)
   if scores:
@@ -368,9 +343,7 @@ def _continue(run: Run, state: Any, step: int) -> Outcome:
         scores_now = _validate(run, state, step, stop.stopped)
         scores = scores_now or scores
       stopping = (
-        checkpointer.reached_preemption(step)
-        if jax.process_count() > 1
-        else stop.stopped()
+        checkpointer.reached_preemption(step) if jax.process_count() > 1 else stop.stopped()
       )
       if last or stopping or step % config.checkpoint_every == 0:
         log.check()  # A state that is not finite is never saved.

@@ -74,16 +74,12 @@ def masked_dice(logits: Logits, targets: Logits, weights: Logits) -> Scalar:
 def _bce_dice(logits: Logits, targets: Logits, weights: Logits) -> Term:
   """BCE + Dice, counted in frames with any weight."""
   logits = logits.astype(jnp.float32)
-  value = masked_bce(logits, targets, weights) + masked_dice(
-    logits, targets, weights
-  )
+  value = masked_bce(logits, targets, weights) + masked_dice(logits, targets, weights)
   frames = (weights.sum((2, 3, 4)) > 0).astype(jnp.float32)
   return Term(value, frames.sum())
 
 
-def supervised_loss(
-  logits: Logits, masks: Masks, frames: Bool[Array, 'b t'] | None = None
-) -> Term:
+def supervised_loss(logits: Logits, masks: Masks, frames: Bool[Array, 'b t'] | None = None) -> Term:
   """Returns BCE + Dice on labeled pixels of `frames` (paper section 3, loss).
 
   Also the episodic CPR loss (ours), where `logits` are the reforged logits of
@@ -115,17 +111,13 @@ def coarse_loss(coarse_logits: Float[Array, 'b t i j k'], masks: Masks) -> Term:
   targets, valid = class_targets(masks, classes)
 
   def area_sum(x: Array) -> Array:
-    blocks = x.reshape(
-      batch, time, rows, height // rows, columns, width // columns, x.shape[-1]
-    )
+    blocks = x.reshape(batch, time, rows, height // rows, columns, width // columns, x.shape[-1])
     return blocks.sum((3, 5))
 
   labeled = area_sum(valid)
   targets = area_sum(targets * valid) / jnp.maximum(labeled, 1.0)
   weights = labeled / ((height // rows) * (width // columns))
-  return _bce_dice(
-    coarse_logits, targets, jnp.broadcast_to(weights, coarse_logits.shape)
-  )
+  return _bce_dice(coarse_logits, targets, jnp.broadcast_to(weights, coarse_logits.shape))
 
 
 class PseudoTerm(NamedTuple):
@@ -138,9 +130,7 @@ class PseudoTerm(NamedTuple):
 
 
 def balanced_weights(
-  targets: Logits,
-  confident: Bool[Array, 'b t h w k'],
-  least: float = LEAST_CONFIDENT,
+  targets: Logits, confident: Bool[Array, 'b t h w k'], least: float = LEAST_CONFIDENT
 ) -> Logits:
   """Returns confident pixels' weights that balance both sides of a mask.
 
@@ -166,10 +156,7 @@ def balanced_weights(
 
 
 def pseudo_label_loss(
-  logits: Logits,
-  teacher_logits: Logits,
-  frames: Bool[Array, 'b t'],
-  threshold: Scalar | float,
+  logits: Logits, teacher_logits: Logits, frames: Bool[Array, 'b t'], threshold: Scalar | float
 ) -> PseudoTerm:
   """Returns BCE + Dice against confident pseudo-labels (paper, FlameRise).
 
@@ -191,35 +178,24 @@ def pseudo_label_loss(
   weights = balanced_weights(targets, confident) * candidates
   value, count = _bce_dice(logits, targets, weights)
   return PseudoTerm(
-    value,
-    count,
-    (weights > 0).sum(dtype=jnp.float32),
-    candidates.sum(dtype=jnp.float32),
+    value, count, (weights > 0).sum(dtype=jnp.float32), candidates.sum(dtype=jnp.float32)
   )
 
 
-def consistency_loss(
-  logits: Logits, teacher_logits: Logits, frames: Bool[Array, 'b t']
-) -> Term:
+def consistency_loss(logits: Logits, teacher_logits: Logits, frames: Bool[Array, 'b t']) -> Term:
   """Returns the mean squared distance of probabilities (mean teacher; SSCF).
 
   mean (sigmoid(z) - sigmoid(z_teacher))^2 over all pixels of the unlabeled
   `frames`. The teacher is a constant here: no gradient reaches it.
   """
   teacher_logits = jax.lax.stop_gradient(teacher_logits.astype(jnp.float32))
-  distance = (
-    jax.nn.sigmoid(logits.astype(jnp.float32)) - jax.nn.sigmoid(teacher_logits)
-  ) ** 2
+  distance = (jax.nn.sigmoid(logits.astype(jnp.float32)) - jax.nn.sigmoid(teacher_logits)) ** 2
   weights = frames.astype(jnp.float32)
   count = weights.sum()
-  return Term(
-    (distance.mean((2, 3, 4)) * weights).sum() / jnp.maximum(count, 1.0), count
-  )
+  return Term((distance.mean((2, 3, 4)) * weights).sum() / jnp.maximum(count, 1.0), count)
 
 
-def hard_dice(
-  logits: Logits, masks: Masks
-) -> tuple[Float[Array, 'b t k'], Float[Array, 'b t k']]:
+def hard_dice(logits: Logits, masks: Masks) -> tuple[Float[Array, 'b t k'], Float[Array, 'b t k']]:
   """Returns the unsmoothed Dice of the masks [z >= 0] per frame and class.
 
   Returns:

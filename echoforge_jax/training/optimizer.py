@@ -46,8 +46,7 @@ def make_optimizer(
   """
   if name not in OPTIMIZERS:
     raise InputError(
-      f'config.optimizer.name is {name!r}; choose one of '
-      f'{", ".join(sorted(OPTIMIZERS))}'
+      f'config.optimizer.name is {name!r}; choose one of {", ".join(sorted(OPTIMIZERS))}'
     )
   if name == 'adam' and weight_decay:
     raise InputError(
@@ -55,10 +54,7 @@ def make_optimizer(
       'set config.optimizer.name to adamw or weight_decay to 0'
     )
   schedule = schedules.learning_rate(
-    base=learning_rate,
-    num_steps=num_steps,
-    warmup_steps=warmup_steps,
-    power=power,
+    base=learning_rate, num_steps=num_steps, warmup_steps=warmup_steps, power=power
   )
   options = {}
   if name == 'adamw':

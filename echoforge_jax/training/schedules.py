@@ -58,18 +58,13 @@ class FlameRise:
         'training; wanted 0 <= start <= end <= 1'
       )
     if self.shape not in SHAPES:
-      raise ValueError(
-        f'FlameRise shape is {self.shape!r}; choose one of {", ".join(SHAPES)}'
-      )
+      raise ValueError(f'FlameRise shape is {self.shape!r}; choose one of {", ".join(SHAPES)}')
     if self.weight_max < 0:
-      raise ValueError(
-        f'FlameRise weight_max is {self.weight_max}; wanted a number >= 0'
-      )
+      raise ValueError(f'FlameRise weight_max is {self.weight_max}; wanted a number >= 0')
     for name in ('threshold_start', 'threshold_end'):
       if not 0.5 <= getattr(self, name) <= 1:
         raise ValueError(
-          f'FlameRise {name} is {getattr(self, name)}; a confidence '
-          'max(p, 1 - p) lies in [0.5, 1]'
+          f'FlameRise {name} is {getattr(self, name)}; a confidence max(p, 1 - p) lies in [0.5, 1]'
         )
 
   def __call__(self, step: Array, num_steps: int) -> ScheduleValues:
@@ -81,14 +76,11 @@ class FlameRise:
     else:
       rise = (fraction >= self.start).astype(jnp.float32)
     if self.shape == 'gaussian':
-      rise = jnp.where(
-        fraction < self.start, 0.0, jnp.exp(-5.0 * (1.0 - rise) ** 2)
-      )
+      rise = jnp.where(fraction < self.start, 0.0, jnp.exp(-5.0 * (1.0 - rise) ** 2))
     return ScheduleValues(
       fraction=fraction,
       weight=self.weight_max * rise,
-      threshold=self.threshold_start
-      + (self.threshold_end - self.threshold_start) * rise,
+      threshold=self.threshold_start + (self.threshold_end - self.threshold_start) * rise,
     )
 
 
@@ -120,12 +112,9 @@ def learning_rate(
       f'config.num_steps is {num_steps}; wanted 0 <= warmup_steps < '
       'num_steps'
     )
-  decay = optax.polynomial_schedule(
-    base, 0.0, power, transition_steps=num_steps - warmup_steps
-  )
+  decay = optax.polynomial_schedule(base, 0.0, power, transition_steps=num_steps - warmup_steps)
   if not warmup_steps:
     return decay
   return optax.join_schedules(
-    [optax.linear_schedule(0.0, base, warmup_steps), decay],
-    boundaries=[warmup_steps],
+    [optax.linear_schedule(0.0, base, warmup_steps), decay], boundaries=[warmup_steps]
   )

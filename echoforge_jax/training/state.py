@@ -40,9 +40,7 @@ def stream_key(root: Array, stream: str, step: Array | int) -> Array:
   The stream's name is folded in first, then the step: streams never share
   keys, and step n gives the same key from whatever step a run started.
   """
-  return jax.random.fold_in(
-    jax.random.fold_in(root, zlib.crc32(stream.encode())), step
-  )
+  return jax.random.fold_in(jax.random.fold_in(root, zlib.crc32(stream.encode())), step)
 
 
 def create_train_state(
@@ -63,10 +61,7 @@ def create_train_state(
   """
   root = jax.random.key(seed)
   variables = model.init(
-    {
-      'params': stream_key(root, 'params', 0),
-      'dropout': stream_key(root, 'dropout', 0),
-    },
+    {'params': stream_key(root, 'params', 0), 'dropout': stream_key(root, 'dropout', 0)},
     video,
     train=False,
   )
@@ -102,8 +97,7 @@ def compare_trees(given: Any, wanted: Any) -> list[str]:
       continue
     elif tuple(leaf.shape) != tuple(wanted[path].shape):
       problems.append(
-        f'{path}: shape {tuple(leaf.shape)} there, '
-        f'{tuple(wanted[path].shape)} in the model'
+        f'{path}: shape {tuple(leaf.shape)} there, {tuple(wanted[path].shape)} in the model'
       )
   return problems
 

@@ -14,12 +14,7 @@ import optax
 from echoforge_jax import cpu
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.training import losses, schedules
-from echoforge_jax.training.objectives.base import (
-  Batch,
-  Metrics,
-  Objective,
-  average,
-)
+from echoforge_jax.training.objectives.base import Batch, Metrics, Objective, average
 from echoforge_jax.training.state import TrainState, stream_key
 
 
@@ -59,27 +54,18 @@ def _teacher_outputs(task: _Task, batch: Batch) -> Any:
     return None
 
   def apply(video: Array, **inputs):
-    return task.model.apply(
-      task.teacher, to_float(video), train=False, **inputs
-    )
+    return task.model.apply(task.teacher, to_float(video), train=False, **inputs)
 
   def run():
     return task.objective.teacher(apply, batch)
 
-  zeros = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run)
-  )
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run))
   outputs = jax.lax.cond(task.values.weight > 0, run, lambda: zeros)
   return jax.tree.map(jax.lax.stop_gradient, outputs)
 
 
 def _loss(
-  params: dict,
-  batch_stats: dict,
-  task: _Task,
-  key: Array,
-  batch: Batch,
-  teacher_outputs: Any,
+  params: dict, batch_stats: dict, task: _Task, key: Array, batch: Batch, teacher_outputs: Any
 ) -> tuple[Array, tuple[Metrics, dict]]:
   """Returns the loss, its metrics, and the student's new batch statistics."""
   stats = {}
@@ -97,9 +83,7 @@ def _loss(
     return outputs
 
   outputs = task.objective.student(apply, batch)
-  loss, logged = task.objective.loss(
-    outputs, teacher_outputs, batch, task.values
-  )
+  loss, logged = task.objective.loss(outputs, teacher_outputs, batch, task.values)
   return loss, (logged, stats)
 
 
@@ -129,9 +113,7 @@ def _accumulated(
     return (grads, batch_stats, index + 1), logged
 
   zeros = jax.tree.map(jnp.zeros_like, params)
-  (grads, batch_stats, _), logged = jax.lax.scan(
-    one, (zeros, batch_stats, jnp.int32(0)), parts
-  )
+  (grads, batch_stats, _), logged = jax.lax.scan(one, (zeros, batch_stats, jnp.int32(0)), parts)
   # Sums and counts of the parts add up.
   return grads, batch_stats, jax.tree.map(lambda x: x.sum(0), logged)
 
@@ -176,9 +158,7 @@ def make_train_step(
 
   def train_step(state: TrainState, batch: Batch):
     values = schedule(state.step)
-    teacher = _variables(
-      _whole(state.teacher_params, mesh), state.teacher_batch_stats
-    )
+    teacher = _variables(_whole(state.teacher_params, mesh), state.teacher_batch_stats)
     gradient = _gradient
     if grad_accum_steps > 1:
       gradient = _accumulated
@@ -206,9 +186,7 @@ def make_train_step(
       step=state.step + 1,
       params=params,
       batch_stats=batch_stats,
-      teacher_params=optax.incremental_update(
-        params, state.teacher_params, step_size
-      ),
+      teacher_params=optax.incremental_update(params, state.teacher_params, step_size),
       teacher_batch_stats=optax.incremental_update(
         batch_stats, state.teacher_batch_stats, step_size
       ),
@@ -225,9 +203,7 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
   return cpu.known_options(cpu.TRAINING, mesh.devices.flat[0].platform)
 
 
-def jit_train_step(
-  train_step: Callable, state_sharding: Any, batch_sharding: NamedSharding
-) -> Any:
+def jit_train_step(train_step: Callable, state_sharding: Any, batch_sharding: NamedSharding) -> Any:
   """Jits the step as it is compiled, here and in plans for other machines.
 
   The state is donated; metrics are whole on every device.
@@ -260,14 +236,9 @@ def make_eval_step(
       ('student', _variables(state.params, state.batch_stats)),
       ('teacher', _variables(state.teacher_params, state.teacher_batch_stats)),
     ):
-      logits = model.apply(_whole(variables, mesh), video, train=False)[
-        'logits'
-      ]
+      logits = model.apply(_whole(variables, mesh), video, train=False)['logits']
       dice, counted = losses.hard_dice(logits, batch['masks'])
-      result[f'dice_{who}'] = (
-        (dice * counted).sum((0, 1)),
-        counted.sum((0, 1)),
-      )
+      result[f'dice_{who}'] = ((dice * counted).sum((0, 1)), counted.sum((0, 1)))
     return result
 
   return eval_step

@@ -33,9 +33,7 @@ def stack_clips(
     batches.append(
       {
         'video': np.pad(video, (missing, *[(0, 0)] * 4)),
-        'masks': np.pad(
-          masks, (missing, *[(0, 0)] * 3), constant_values=IGNORE
-        ),
+        'masks': np.pad(masks, (missing, *[(0, 0)] * 3), constant_values=IGNORE),
       }
     )
   return batches
@@ -71,16 +69,12 @@ class Validator:
     whole = mesh_lib.replicated(mesh)
     self._sharding = mesh_lib.batch_sharding(mesh)
     self._eval_step = cpu.jit(
-      eval_step,
-      in_shardings=(state_sharding or whole, self._sharding),
-      out_shardings=whole,
+      eval_step, in_shardings=(state_sharding or whole, self._sharding), out_shardings=whole
     )
     self._batches = batches
     self._classes = classes
 
-  def __call__(
-    self, state: Any, stopped: Callable[[], bool] = lambda: False
-  ) -> dict[str, float]:
+  def __call__(self, state: Any, stopped: Callable[[], bool] = lambda: False) -> dict[str, float]:
     """Returns mean Dice over frames, named as `score_names` says.
 
     Empty if `stopped`, which is asked before every batch, says to give up.
@@ -89,9 +83,7 @@ class Validator:
     for batch in self._batches:
       if stopped():
         return {}
-      result = jax.device_get(
-        self._eval_step(state, mesh_lib.put_same(batch, self._sharding))
-      )
+      result = jax.device_get(self._eval_step(state, mesh_lib.put_same(batch, self._sharding)))
       for name, (total, count) in result.items():
         pair = sums.setdefault(name, [np.zeros(()), np.zeros(())])
         pair[0], pair[1] = pair[0] + total, pair[1] + count
@@ -101,7 +93,6 @@ class Validator:
       scores[name] = float(per_class.mean())
       if len(self._classes) > 1 and name == 'dice_teacher':
         scores |= {
-          f'{name}_{label}': float(value)
-          for label, value in zip(self._classes, per_class)
+          f'{name}_{label}': float(value) for label, value in zip(self._classes, per_class)
         }
     return scores

@@ -19,31 +19,15 @@ class Variant:
 
 
 VARIANTS = {
-  'baseline': Variant(
-    False, False, False, 'supervised', 'encoder-decoder, supervised only'
-  ),
+  'baseline': Variant(False, False, False, 'supervised', 'encoder-decoder, supervised only'),
   'tsf': Variant(True, False, False, 'supervised', '+ TSF'),
   'tsf_arc': Variant(True, True, False, 'supervised', '+ TSF + ARC'),
-  'all': Variant(
-    True,
-    True,
-    True,
-    'echoforge',
-    '+ TSF + ARC + CPR with FlameRise (EchoForge)',
-  ),
-  'plain': Variant(
-    True, True, False, 'echoforge', 'EchoForge without CPR: plain pseudo-labels'
-  ),
+  'all': Variant(True, True, True, 'echoforge', '+ TSF + ARC + CPR with FlameRise (EchoForge)'),
+  'plain': Variant(True, True, False, 'echoforge', 'EchoForge without CPR: plain pseudo-labels'),
   'mean_teacher': Variant(
-    False,
-    False,
-    False,
-    'mean_teacher',
-    'encoder-decoder, mean teacher with consistency',
+    False, False, False, 'mean_teacher', 'encoder-decoder, mean teacher with consistency'
   ),
-  'fixmatch': Variant(
-    False, False, False, 'fixmatch', 'encoder-decoder, confident pseudo-labels'
-  ),
+  'fixmatch': Variant(False, False, False, 'fixmatch', 'encoder-decoder, confident pseudo-labels'),
 }
 # The largest weight of the consistency term (ours): the gradient of a squared
 # distance of probabilities is about a tenth of that of a cross-entropy.
@@ -73,9 +57,7 @@ def apply_variant(config: ConfigDict, name: str) -> ConfigDict:
     config.objective.name = name or config.objective.name
     return config.lock()
   if (name or 'all') not in VARIANTS:
-    raise InputError(
-      f'config argument {name!r}: choose one of {", ".join(VARIANTS)}'
-    )
+    raise InputError(f'config argument {name!r}: choose one of {", ".join(VARIANTS)}')
   variant = VARIANTS[name or 'all']
   config.model.use_tsf = variant.tsf
   config.model.use_arc = variant.arc

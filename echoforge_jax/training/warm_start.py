@@ -36,17 +36,12 @@ def replace_weights(
   variables = jax.tree.map(np.asarray, variables)
   own = {'params': state.params, 'batch_stats': state.batch_stats}
   if problems := compare_trees(variables, own):
-    raise InputError(
-      f'{source} does not fit config.model: {shorten(problems)}. {remedy}'
-    )
+    raise InputError(f'{source} does not fit config.model: {shorten(problems)}. {remedy}')
   new = {}
   for name, old in own.items():
     values = variables.get(name, {})
     # A copy for each network: they are donated, and may share no buffer.
-    copy = jax.jit(
-      lambda tree: jax.tree.map(jnp.copy, tree),
-      out_shardings=_shardings(old, values),
-    )
+    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=_shardings(old, values))
     teacher = f'teacher_{name}'
     new[name] = _merge(old, copy(values))
     new[teacher] = _merge(getattr(state, teacher), copy(values))
@@ -62,10 +57,7 @@ def _shardings(old: Any, new: Any) -> Any:
 def _merge(old: Any, new: Any) -> Any:
   if not isinstance(old, dict):
     return new
-  return {
-    key: _merge(value, new[key]) if key in new else value
-    for key, value in old.items()
-  }
+  return {key: _merge(value, new[key]) if key in new else value for key, value in old.items()}
 
 
 def from_run(state: TrainState, workdir: str | os.PathLike) -> TrainState:
@@ -75,14 +67,10 @@ def from_run(state: TrainState, workdir: str | os.PathLike) -> TrainState:
     InputError: where there is no such run or it has another model.
   """
   _, variables, step = checkpoint.restore_for_inference(workdir, 'teacher')
-  return replace_weights(
-    state, variables, source=f'config.init_from={workdir} (step {step})'
-  )
+  return replace_weights(state, variables, source=f'config.init_from={workdir} (step {step})')
 
 
-def from_file(
-  state: TrainState, path: str | os.PathLike, *, model: nn.Module
-) -> TrainState:
+def from_file(state: TrainState, path: str | os.PathLike, *, model: nn.Module) -> TrainState:
   """Starts from published weights in a file of `models.weight_files`.
 
   Weights of a residual network go into the backbone of an EchoForge that has
@@ -97,9 +85,7 @@ def from_file(
   whole = any(name.removeprefix('module.').startswith('TCE.') for name in found)
   if isinstance(model, SSCF):
     name = 'sscf' if whole else 'resnet18'
-    places = (
-      () if whole else ('encoder_previous', 'encoder_target', 'encoder_next')
-    )
+    places = () if whole else ('encoder_previous', 'encoder_target', 'encoder_next')
   elif isinstance(model, EchoForge) and model.backbone in RESNETS and not whole:
     name, places = model.backbone, ('backbone',)
   else:
@@ -115,9 +101,7 @@ def from_file(
   except InputError as error:
     raise InputError(f'{source}: {error}') from error
   if places:
-    variables = {
-      part: dict.fromkeys(places, tree) for part, tree in variables.items()
-    }
+    variables = {part: dict.fromkeys(places, tree) for part, tree in variables.items()}
   return replace_weights(
     state,
     variables,
@@ -127,9 +111,7 @@ def from_file(
   )
 
 
-def from_path(
-  state: TrainState, path: str | os.PathLike, *, model: nn.Module
-) -> TrainState:
+def from_path(state: TrainState, path: str | os.PathLike, *, model: nn.Module) -> TrainState:
   """Starts from `config.init_from`.
 
   Args:

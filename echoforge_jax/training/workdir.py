@@ -15,12 +15,7 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict
 
-from echoforge_jax.config import (
-  as_tuples,
-  config_to_json,
-  flatten,
-  is_runtime_field,
-)
+from echoforge_jax.config import as_tuples, config_to_json, flatten, is_runtime_field
 from echoforge_jax.errors import InputError
 from echoforge_jax.models import network_file
 from echoforge_jax.textio import write_text
@@ -57,13 +52,10 @@ def read_config(workdir: epath.PathLike) -> ConfigDict:
   try:
     fields = json.loads(text)
   except json.JSONDecodeError as error:
-    raise InputError(
-      f'{path} is not JSON ({error}); restore it, or start a new workdir'
-    ) from error
+    raise InputError(f'{path} is not JSON ({error}); restore it, or start a new workdir') from error
   if not isinstance(fields, Mapping):
     raise InputError(
-      f'{path}: found {type(fields).__name__}, wanted an '
-      'object; restore it, or start a new workdir'
+      f'{path}: found {type(fields).__name__}, wanted an object; restore it, or start a new workdir'
     )
   return ConfigDict(as_tuples(fields)).lock()
 
@@ -79,14 +71,10 @@ def step_folders(workdir: epath.PathLike) -> list[epath.Path]:
 
 def is_complete(folder: epath.Path, items: Sequence[str] = ITEMS) -> bool:
   """Returns whether a step's folder is whole and has these items."""
-  return (folder / _COMPLETE).is_file() and all(
-    (folder / item).is_dir() for item in items
-  )
+  return (folder / _COMPLETE).is_file() and all((folder / item).is_dir() for item in items)
 
 
-def latest_folder(
-  workdir: epath.PathLike, items: Sequence[str] = ITEMS
-) -> epath.Path:
+def latest_folder(workdir: epath.PathLike, items: Sequence[str] = ITEMS) -> epath.Path:
   """Returns the latest checkpoint that is complete in these items.
 
   Raises:
@@ -108,9 +96,7 @@ def set_aside_incomplete(workdir: epath.PathLike) -> None:
       aside = folder.with_name(f'incomplete_{folder.name}')
       while aside.exists():  # Not the first of this step.
         aside = aside.with_name(aside.name + '_')
-      logging.warning(
-        '%s is not a complete checkpoint; moved to %s', folder, aside
-      )
+      logging.warning('%s is not a complete checkpoint; moved to %s', folder, aside)
       folder.rename(aside)
 
 
@@ -119,11 +105,9 @@ def check_same_config(workdir: epath.PathLike, config: ConfigDict) -> None:
   found = flatten(read_config(workdir_path(workdir)).to_dict())
   wanted = flatten(as_tuples(json.loads(config_to_json(config))))
   differing = [
-    f'{name} is {found.get(name, "absent")!r} there and '
-    f'{wanted.get(name, "absent")!r} now'
+    f'{name} is {found.get(name, "absent")!r} there and {wanted.get(name, "absent")!r} now'
     for name in sorted(found.keys() | wanted.keys())
-    if found.get(name, 'absent') != wanted.get(name, 'absent')
-    and not is_runtime_field(name)
+    if found.get(name, 'absent') != wanted.get(name, 'absent') and not is_runtime_field(name)
   ]
   if differing:
     raise InputError(

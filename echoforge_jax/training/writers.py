@@ -59,15 +59,11 @@ class TensorBoardWriter:
     """Opens `workdir/tensorboard`; needs TensorFlow and TensorBoard."""
     from clu import metric_writers  # Needs TensorFlow, which is optional.
 
-    self._writer = metric_writers.SummaryWriter(
-      str(epath.Path(workdir) / 'tensorboard')
-    )
+    self._writer = metric_writers.SummaryWriter(str(epath.Path(workdir) / 'tensorboard'))
 
   def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
     """Writes scalars under 'kind/name'."""
-    self._writer.write_scalars(
-      step, {f'{kind}/{name}': value for name, value in scalars.items()}
-    )
+    self._writer.write_scalars(step, {f'{kind}/{name}': value for name, value in scalars.items()})
 
   def close(self) -> None:
     """Flushes and closes the event file."""
@@ -78,16 +74,12 @@ class TensorBoardWriter:
 class MetricWriters:
   """All writers of a run behind one `write`; none but in process 0."""
 
-  def __init__(
-    self, workdir: epath.PathLike, *, start_step: int, is_primary: bool
-  ):
+  def __init__(self, workdir: epath.PathLike, *, start_step: int, is_primary: bool):
     """Opens what is available; nothing unless this process writes."""
     self._writers = []
     if is_primary:
       self._writers.append(JsonLinesWriter(workdir, start_step=start_step))
-      if all(
-        importlib.util.find_spec(name) for name in ('tensorflow', 'tensorboard')
-      ):
+      if all(importlib.util.find_spec(name) for name in ('tensorflow', 'tensorboard')):
         self._writers.append(TensorBoardWriter(workdir))
 
   def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
@@ -127,9 +119,7 @@ class Console:
     """Starts the clock at `step` updates."""
     self._mark = (step, time.perf_counter())
 
-  def progress(
-    self, step: int, scalars: Mapping[str, float], idle: float
-  ) -> None:
+  def progress(self, step: int, scalars: Mapping[str, float], idle: float) -> None:
     """Prints one line of progress; `idle` seconds went by without a batch."""
     since, start = self._mark
     elapsed = max(time.perf_counter() - start, 1e-9)
@@ -155,6 +145,4 @@ class Console:
 def _duration(seconds: float) -> str:
   minutes, seconds = divmod(int(seconds + 0.5), 60)
   hours, minutes = divmod(minutes, 60)
-  return (
-    f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
-  )
+  return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'

@@ -96,12 +96,7 @@ def small_and_quick():
 def bench_speed(capsys, *flags, config='configs/tiny.py'):
   """Runs the command and returns what it printed."""
   with small_and_quick():
-    assert (
-      main(
-        [f'--config={config}', '--repeats=1', '--config.num_devices=1', *flags]
-      )
-      == 0
-    )
+    assert main([f'--config={config}', '--repeats=1', '--config.num_devices=1', *flags]) == 0
   return capsys.readouterr().out
 
 
@@ -110,10 +105,7 @@ def no_constant(name):
 
 
 def read_strict(path):
-  return [
-    json.loads(row, parse_constant=no_constant)
-    for row in path.read_text().splitlines()
-  ]
+  return [json.loads(row, parse_constant=no_constant) for row in path.read_text().splitlines()]
 
 
 @pytest.fixture(scope='module')
@@ -125,21 +117,11 @@ def whole_run(tmp_path_factory):
 
   # The real phantoms take long to compile.
   def jitted(batch, frames, side, config):
-    return jax.jit(
-      lambda key: {
-        'video': jax.random.uniform(key, (batch, frames, side, side, 1))
-      }
-    )
+    return jax.jit(lambda key: {'video': jax.random.uniform(key, (batch, frames, side, side, 1))})
 
   def generate(seed, index):
     clip = Clip(
-      'p',
-      '4CH',
-      *2 * [host.ellipses(32, 9)],
-      np.ones(9, bool),
-      0,
-      8,
-      np.ones(2, np.float32),
+      'p', '4CH', *2 * [host.ellipses(32, 9)], np.ones(9, bool), 0, 8, np.ones(2, np.float32)
     )
     return patient.Patient({'4CH': clip}, 1.0, 1.0, 0.0, 'mild', 'F', 50)
 
@@ -147,10 +129,7 @@ def whole_run(tmp_path_factory):
     patch.setattr(patient, 'generate_patient', generate)
     patch.setattr(stream, 'jitted', jitted)
     lines = speed.measure(
-      config,
-      name='tiny.py',
-      repeats=1,
-      on_line=lambda line: report.append(line, out),
+      config, name='tiny.py', repeats=1, on_line=lambda line: report.append(line, out)
     )
   return read_strict(out), report.table(lines), out
 
@@ -208,10 +187,7 @@ def test_parts_are_put_in_relation(whole_run):
   )
   assert 0 <= values['starvation']['idle_share'] <= 1
   assert values['input']['first_batch_s'] > 0
-  assert set(lines['input']['others']) == {
-    'every clip read anew',
-    'views on the device',
-  }
+  assert set(lines['input']['others']) == {'every clip read anew', 'views on the device'}
   assert lines['input']['others']['views on the device']['compile_s'] > 0
   assert set(lines['phantom']['others']) == {'patient'}
   assert set(lines['metrics']['others']) == {'dice', 'hd, hd95 and asd'}
@@ -236,9 +212,7 @@ def test_table_has_every_part(whole_run):
 
 def test_one_frame_is_a_clip_to_the_model_and_none_is_not():
   def bench(frames):
-    config = parse_config(
-      ['--config=configs/tiny.py', f'--config.data.num_frames={frames}']
-    )
+    config = parse_config(['--config=configs/tiny.py', f'--config.data.num_frames={frames}'])
     return parts.Bench(config, 1)
 
   assert bench(1).video.shape[1] == 1
@@ -250,11 +224,7 @@ def test_one_frame_is_a_clip_to_the_model_and_none_is_not():
 
 def test_command_appends_compares_and_keeps_going(tmp_path, capsys):
   out = tmp_path / 'out.jsonl'
-  flags = [
-    '--parts=metrics,trunk',
-    f'--json={out}',
-    f'--config.data.image_size={32}',
-  ]
+  flags = ['--parts=metrics,trunk', f'--json={out}', f'--config.data.image_size={32}']
   config = 'configs/phantom_sscf_lite.py:supervised'
   printed = bench_speed(capsys, *flags, config=config)
   assert 'skipped: the model sscf has no backbone' in printed
@@ -266,16 +236,10 @@ def test_command_appends_compares_and_keeps_going(tmp_path, capsys):
   old[1] |= {name: 1000 * old[1]['median'] for name in ('median', 'p25', 'p75')}
   del old[1]['others']['dice']
   out.write_text(''.join(json.dumps(line) + '\n' for line in old))
-  printed = bench_speed(
-    capsys, *flags, '--batch=2', f'--compare={out}', config=config
-  )
+  printed = bench_speed(capsys, *flags, '--batch=2', f'--compare={out}', config=config)
   assert 'not there for this config, batch and device: metrics' in printed
   printed = bench_speed(capsys, *flags, f'--compare={out}', config=config)
-  (row,) = (
-    row
-    for row in printed.splitlines()
-    if row.startswith('  metrics  ') and '->' in row
-  )
+  (row,) = (row for row in printed.splitlines() if row.startswith('  metrics  ') and '->' in row)
   assert 'x slower' in row and 'frames/s' in row
   assert [line['part'] for line in read_strict(out)] == 3 * ['trunk', 'metrics']
 
@@ -286,10 +250,7 @@ def test_trunk_decoder_is_the_baseline():
   with small_and_quick():
     (trunk, cut), (same,) = (
       speed.measure(config, name='tiny.py', repeats=2, batch=1, names=names)
-      for config, names in (
-        (whole, ('trunk_decoder', 'trunk')),
-        (baseline, ('forward',)),
-      )
+      for config, names in ((whole, ('trunk_decoder', 'trunk')), (baseline, ('forward',)))
     )
   assert cut['values']['gflop_a_call'] == same['values']['gflop_a_call']
   assert trunk['values']['gflop_a_call'] < same['values']['gflop_a_call']
@@ -301,10 +262,7 @@ def test_trunk_decoder_is_the_baseline():
 def test_input_from_phantoms_that_are_drawn(monkeypatch):
   def draw(batch, frames, side, config):
     masks = np.stack(batch * [host.ellipses(side, frames)])
-    return lambda key: {
-      'video': masks[..., None] / np.float32(3),
-      'masks': masks,
-    }
+    return lambda key: {'video': masks[..., None] / np.float32(3), 'masks': masks}
 
   monkeypatch.setattr(stream, 'jitted', draw)
   config = parse_config(
@@ -324,9 +282,7 @@ def test_input_from_phantoms_that_are_drawn(monkeypatch):
 
 
 def test_torch_that_cannot_be_imported(monkeypatch):
-  config = parse_config(
-    ['--config=configs/tiny.py', '--config.model.backbone=resnet18']
-  )
+  config = parse_config(['--config=configs/tiny.py', '--config.model.backbone=resnet18'])
   for found, text in ((None, 'not installed'), (1, 'cannot be imported')):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: found)
     monkeypatch.setitem(sys.modules, 'torch', None)
@@ -362,9 +318,7 @@ def line_of(part='stream', median=2.0, unit='ms', **fields):
   ],
 )
 def test_ratios_in_words(unit, new, text):
-  said = report.compare(
-    [line_of(median=new, unit=unit)], [line_of(unit=unit)], 'old.jsonl'
-  )
+  said = report.compare([line_of(median=new, unit=unit)], [line_of(unit=unit)], 'old.jsonl')
   assert text in ' '.join(said.split()) and 'old.jsonl' in said
 
 
@@ -393,9 +347,7 @@ def test_comparison_says_what_else_differs_and_what_is_noise():
     ('3', 'line 1 is no measurement'),
     ('{"part": "x"}', 'no measurement'),
     (
-      json.dumps(line_of())
-      + '\n'
-      + json.dumps(line_of(median=1.0) | {'median': 'fast'}),
+      json.dumps(line_of()) + '\n' + json.dumps(line_of(median=1.0) | {'median': 'fast'}),
       'line 2 is no measurement',
     ),
     (b'\xff\xfe\x00', 'not text'),
@@ -439,9 +391,7 @@ def test_a_part_without_memory_does_not_stop_the_rest(monkeypatch):
   monkeypatch.setitem(speed.PARTS, 'forward', exhausted)
   config = parse_config(['--config=configs/tiny.py'])
   with small_and_quick():
-    lines = speed.measure(
-      config, name='tiny.py', repeats=1, names=('metrics', 'forward')
-    )
+    lines = speed.measure(config, name='tiny.py', repeats=1, names=('metrics', 'forward'))
   assert lines[0]['skipped'] == 'out of memory: RESOURCE_EXHAUSTED: 9 GB'
   assert lines[1]['median'] > 0
 
@@ -454,20 +404,11 @@ def test_a_part_without_memory_does_not_stop_the_rest(monkeypatch):
 
 
 def test_batches_are_those_of_the_pipeline():
-  flags = [
-    '--config.unlabeled_batch_size=1',
-    "--config.data.classes=('lv','la')",
-  ]
+  flags = ['--config.unlabeled_batch_size=1', "--config.data.classes=('lv','la')"]
   config = parse_config(['--config=configs/tiny.py', *flags])
   batch = training.host_batch(config)
-  assert (
-    batch['video_weak'].shape
-    == batch['video_strong'].shape
-    == (3, 4, 32, 32, 1)
-  )
-  assert batch['labeled'].tolist() == 2 * [[True, False, False, True]] + [
-    4 * [False]
-  ]
+  assert batch['video_weak'].shape == batch['video_strong'].shape == (3, 4, 32, 32, 1)
+  assert batch['labeled'].tolist() == 2 * [[True, False, False, True]] + [4 * [False]]
   assert (batch['masks'][~batch['labeled']] == IGNORE).all()
   assert set(np.unique(batch['masks'][batch['labeled']])) == {0, 1, 2}
   own = parts.Bench(config, 1)
@@ -490,11 +431,7 @@ def test_batches_are_those_of_the_pipeline():
     (['--compare=configs/tiny.py'], 'line 1 is not JSON'),
     (['--config.stairs=2'], 'no such field'),
     (
-      [
-        '--config.num_devices=1',
-        '--config.unlabeled_batch_size=2',
-        '--batch=1',
-      ],
+      ['--config.num_devices=1', '--config.unlabeled_batch_size=2', '--batch=1'],
       'cannot be labeled',
     ),
   ],

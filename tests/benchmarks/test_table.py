@@ -15,9 +15,7 @@ RESULTS = ROOT / 'benchmarks' / 'results'
 def test_published_tables_are_of_the_published_lines(name, machine):
   path = RESULTS / f'speed_{name}.jsonl'
   lines = [json.loads(line) for line in path.read_text().splitlines()]
-  assert goals.table(goals.Lines(lines), machine) == (
-    path.with_suffix('.md').read_text()
-  )
+  assert goals.table(goals.Lines(lines), machine) == (path.with_suffix('.md').read_text())
 
 
 def line(case, part, median, **values):
@@ -45,22 +43,11 @@ def test_goals_are_met_or_missed():
     goals.Lines(
       [
         line('paper', 'forward', 5.0),
-        line(
-          'paper',
-          'train',
-          0.1,
-          time_over_forward=9.0,
-          time_over_forward_plain=4.0,
-        ),
+        line('paper', 'train', 0.1, time_over_forward=9.0, time_over_forward_plain=4.0),
         line('sscf_1', 'torch_sscf', 2.0, forward_time_over_this=1.14),
         line('input_112', 'input', 1000.0, first_batch_s=0.5),
         {'case': 'lite', 'failed': 'out of beads'},
-        {
-          'case': 'paper',
-          'part': 'stream',
-          'skipped': 'too short',
-          'git_revision': 'r2',
-        },
+        {'case': 'paper', 'part': 'stream', 'skipped': 'too short', 'git_revision': 'r2'},
       ]
     ),
     'cpu',
@@ -72,16 +59,9 @@ def test_goals_are_met_or_missed():
     '**missed, 1.54 x**',
   ]
   # The goal is for the step's own forward.
-  assert row(text, 'paper step over its forward, mean teacher') == [
-    '4',
-    '',
-    '<= 5',
-    'met',
-  ]
+  assert row(text, 'paper step over its forward, mean teacher') == ['4', '', '<= 5', 'met']
   assert row(text, 'paper step over forward, mean teacher') == ['9', '', '', '']
-  assert row(text, 'SSCF over its torch twin, 1 target frames')[3] == (
-    '**missed, 1.20 x**'
-  )
+  assert row(text, 'SSCF over its torch twin, 1 target frames')[3] == ('**missed, 1.20 x**')
   assert row(text, 'input, 10 x 112 x 112, clips/s')[3] == '**missed, 1.50 x**'
   assert row(text, 'first batch, 112, s')[3] == 'met'
   assert row(text, 'first batch, 256, s') == ['', '', '<= 2', 'not measured']
@@ -92,15 +72,9 @@ def test_goals_are_met_or_missed():
 
 def test_on_an_accelerator_there_is_one_forward():
   text = goals.table(
-    goals.Lines(
-      [line(f'train_{goals.MIDDLE}', 'train', 9.0, time_over_forward=5.5)]
-    ),
-    'gpu',
+    goals.Lines([line(f'train_{goals.MIDDLE}', 'train', 9.0, time_over_forward=5.5)]), 'gpu'
   )
-  assert row(text, 'paper step over forward, mean teacher')[2:] == [
-    '<= 5',
-    '**missed, 1.10 x**',
-  ]
+  assert row(text, 'paper step over forward, mean teacher')[2:] == ['<= 5', '**missed, 1.10 x**']
   assert 'its forward' not in text
 
 
@@ -109,8 +83,6 @@ def test_cases_can_be_run(machine):
   cases = list(table.cpu_cases() if machine == 'cpu' else table.gpu_cases())
   assert len({case.name for case in cases}) == len(cases) > 5
   for case in cases:
-    flags = dict(
-      flag.lstrip('-').split('=', 1) for flag in case.flags if '=' in flag
-    )
+    flags = dict(flag.lstrip('-').split('=', 1) for flag in case.flags if '=' in flag)
     assert (ROOT / flags['config']).is_file()
     assert speed.check_parts(flags['parts'].split(','))

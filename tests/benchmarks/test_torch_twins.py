@@ -27,8 +27,7 @@ def test_the_same_weights_give_the_same_masks():
       state[name] = rng.normal(0.5, 0.2, shape)
   state = {name: value.astype(np.float32) for name, value in state.items()}
   network.load_state_dict(
-    {name: torch.from_numpy(value) for name, value in state.items()},
-    strict=False,
+    {name: torch.from_numpy(value) for name, value in state.items()}, strict=False
   )
   windows = rng.random((3, 3, 64, 96), np.float32)
   with torch.inference_mode():
@@ -51,9 +50,7 @@ def test_its_part_is_put_in_relation_to_ours():
       '--config.num_devices=1',
     ]
   )
-  forward, line = speed.measure(
-    config, name='x', repeats=1, names=('forward', 'torch_sscf')
-  )
+  forward, line = speed.measure(config, name='x', repeats=1, names=('forward', 'torch_sscf'))
   assert line['skipped'] is None and line['unit'] == 'frames/s'
   assert line['values']['windows_a_call'] == 2
   assert line['values']['forward_time_over_this'] == pytest.approx(

@@ -38,16 +38,8 @@ def disc_data_dir(tmp_path_factory):
   def list_clips(raw_dir, split, scheme):
     at = list(SPLITS).index(split)
     return [
-      (f'p{i:02d}', view)
-      for i in range(bounds[at], bounds[at + 1])
-      for view in ('2CH', '4CH')
+      (f'p{i:02d}', view) for i in range(bounds[at], bounds[at + 1]) for view in ('2CH', '4CH')
     ]
 
-  prepare(
-    'camus',
-    root,
-    root / 'data',
-    SIZE,
-    reader=raw.RawReader(list_clips, read_clip),
-  )
+  prepare('camus', root, root / 'data', SIZE, reader=raw.RawReader(list_clips, read_clip))
   return root / 'data'

@@ -24,10 +24,7 @@ def read_clip(raw_dir, patient, view):
   rng = np.random.default_rng([int(patient[1]), view == '4CH'])
   rows, columns = np.mgrid[:60, :64]
   masks = np.stack(
-    [
-      ((rows - 26) / 18) ** 2 + ((columns - 32) / (11 - t)) ** 2 < 1
-      for t in range(5)
-    ]
+    [((rows - 26) / 18) ** 2 + ((columns - 32) / (11 - t)) ** 2 < 1 for t in range(5)]
   ).astype(np.uint8)
   frames = rng.normal(np.where(masks == 1, 50, 140), 12).clip(0, 255)
   return Clip(
@@ -63,9 +60,7 @@ def run(tmp_path_factory):
   root = tmp_path_factory.mktemp('run')
   (root / 'raw').mkdir()
   reader = raw.RawReader(
-    lambda folder, split, scheme: [
-      (p, v) for p in PATIENTS[split] for v in ('2CH', '4CH')
-    ],
+    lambda folder, split, scheme: [(p, v) for p in PATIENTS[split] for v in ('2CH', '4CH')],
     read_clip,
   )
   prepare('camus', root / 'raw', root / 'data', 32, reader=reader)
@@ -87,12 +82,7 @@ def evaluate(root, *flags):
 @pytest.mark.slow
 def test_evaluate_writes_what_it_documents(run, tmp_path, capsys):
   out = tmp_path / 'out'
-  assert (
-    evaluate(
-      run, '--split=test', '--protocol=camus_full', f'--out={out}', '--seed=3'
-    )
-    == 0
-  )
+  assert evaluate(run, '--split=test', '--protocol=camus_full', f'--out={out}', '--seed=3') == 0
   printed = capsys.readouterr().out
   document = json.loads((out / 'metrics.json').read_text())
   assert document['protocol'] == 'camus_full'
@@ -135,15 +125,10 @@ def test_evaluate_other_data_and_student(run, tmp_path):
   [
     (['--split=test', '--protocol=nope'], 'camus_semi'),
     (['--split=nope', '--protocol=camus_semi'], 'nope'),
-    (
-      ['--split=test', '--protocol=camus_semi', '--data_dir=missing'],
-      'missing',
-    ),
+    (['--split=test', '--protocol=camus_semi', '--data_dir=missing'], 'missing'),
   ],
 )
-def test_mistakes_exit_2_and_name_the_remedy(
-  run, tmp_path, capsys, flags, said
-):
+def test_mistakes_exit_2_and_name_the_remedy(run, tmp_path, capsys, flags, said):
   assert evaluate(run, *flags, f'--out={tmp_path / "out"}') == 2
   assert said in capsys.readouterr().err
   assert not (tmp_path / 'out').exists()
@@ -158,13 +143,7 @@ def test_a_negative_seed_is_a_usage_error(run, capsys):
 def test_a_folder_that_is_no_run_exits_2(tmp_path, capsys):
   assert (
     entry.main(
-      [
-        'evaluate',
-        f'--workdir={tmp_path}',
-        '--split=test',
-        '--protocol=camus_semi',
-        '--out=unused',
-      ]
+      ['evaluate', f'--workdir={tmp_path}', '--split=test', '--protocol=camus_semi', '--out=unused']
     )
     == 2
   )
@@ -175,22 +154,15 @@ def test_an_output_that_cannot_be_written_exits_2(run, tmp_path, capsys):
   (tmp_path / 'file').write_text('')
   assert (
     evaluate(
-      run,
-      '--split=validation',
-      '--protocol=camus_semi',
-      f'--out={tmp_path / "file" / "out"}',
+      run, '--split=validation', '--protocol=camus_semi', f'--out={tmp_path / "file" / "out"}'
     )
     == 2
   )
   assert 'cannot be written' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-  'second,said', [('absent', 'absent'), ('copy', 'training seeds 0, 0')]
-)
-def test_several_runs_are_checked_before_any_is_evaluated(
-  run, tmp_path, capsys, second, said
-):
+@pytest.mark.parametrize('second,said', [('absent', 'absent'), ('copy', 'training seeds 0, 0')])
+def test_several_runs_are_checked_before_any_is_evaluated(run, tmp_path, capsys, second, said):
   if second == 'copy':
     shutil.copytree(run / 'work', tmp_path / second)
   out = tmp_path / 'out'

@@ -17,13 +17,7 @@ from tests.phantom import beating
 @pytest.mark.slow
 def test_phantom_then_verify_then_read(tmp_path, capsys):
   raw = tmp_path / 'raw'
-  flags = [
-    'phantom',
-    '--layout=camus',
-    f'--out={raw}',
-    '--patients=3',
-    '--seed=4',
-  ]
+  flags = ['phantom', '--layout=camus', f'--out={raw}', '--patients=3', '--seed=4']
   assert main(flags) == 0
   assert 'phantom.json' in capsys.readouterr().out
   assert main(['verify', '--dataset=camus', f'--raw={raw}']) == 0
@@ -45,9 +39,7 @@ def test_phantom_then_verify_then_read(tmp_path, capsys):
   # A second run finds everything done.
   stamps = {path: path.stat().st_mtime_ns for path in raw.rglob('*.nii.gz')}
   assert main(flags) == 0
-  assert stamps == {
-    path: path.stat().st_mtime_ns for path in raw.rglob('*.nii.gz')
-  }
+  assert stamps == {path: path.stat().st_mtime_ns for path in raw.rglob('*.nii.gz')}
   assert main([*flags[:-1], '--seed=5']) == 2
   assert 'another seed' in capsys.readouterr().err
 
@@ -79,11 +71,7 @@ def test_no_patients_exits_2(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-  'text, traps',
-  [
-    ('all', list(echonet_traps.TRAPS)),
-    ('blank, row_count', ['blank', 'row_count']),
-  ],
+  'text, traps', [('all', list(echonet_traps.TRAPS)), ('blank, row_count', ['blank', 'row_count'])]
 )
 def test_echonet_with_traps(text, traps, tmp_path, capsys):
   """The command finds a phantom of the same flags finished, no other."""
@@ -125,11 +113,6 @@ def test_echonet_with_traps(text, traps, tmp_path, capsys):
 
 
 def test_unknown_trap_exits_2(tmp_path, capsys):
-  assert (
-    main(
-      ['phantom', '--layout=echonet', f'--out={tmp_path}/x', '--traps=gremlin']
-    )
-    == 2
-  )
+  assert main(['phantom', '--layout=echonet', f'--out={tmp_path}/x', '--traps=gremlin']) == 2
   assert 'gremlin' in capsys.readouterr().err
   assert not (tmp_path / 'x').exists()

@@ -15,12 +15,7 @@ TINY = '--config=configs/tiny.py:baseline'
 @pytest.mark.slow
 def test_the_devices_here(tmp_path, capsys):
   path = tmp_path / 'plan.json'
-  assert (
-    main(
-      ['plan', TINY, f'--json={path}', '--config.num_devices=2', '--per_chip=2']
-    )
-    == 0
-  )
+  assert main(['plan', TINY, f'--json={path}', '--config.num_devices=2', '--per_chip=2']) == 0
   printed = capsys.readouterr().out
   assert 'local: 2 x' in printed and 'training step fits' in printed
   assert 'inference step' in printed and '--config.batch_size=4' in printed

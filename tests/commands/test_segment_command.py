@@ -45,15 +45,11 @@ def test_good_and_bad_inputs(workdir, clip, tmp_path, capsys):
   result = json.loads((out / 'clip' / 'result.json').read_text())
   assert result['frames'] == 4 and result['spacing_mm'] == [0.8, 0.9]
   assert result['model']['step'] == 3
-  assert (
-    main(['segment', f'--checkpoint={workdir}', f'--out={out}', str(clip)]) == 0
-  )
+  assert main(['segment', f'--checkpoint={workdir}', f'--out={out}', str(clip)]) == 0
 
 
 @pytest.mark.parametrize('lag', [None, 0])
-def test_python_gives_the_numbers_of_the_shell(
-  workdir, clip, lag, tmp_path, capsys
-):
+def test_python_gives_the_numbers_of_the_shell(workdir, clip, lag, tmp_path, capsys):
   flags = [f'--checkpoint={workdir}', f'--out={tmp_path}', '--spacing_mm=0.8']
   options = {'spacing_mm': (0.8, 0.8)}
   if lag is not None:
@@ -71,35 +67,20 @@ def test_python_gives_the_numbers_of_the_shell(
   assert again.content == written
 
 
-def test_a_folder_that_cannot_be_written_fails_that_clip_only(
-  workdir, clip, tmp_path, capsys
-):
+def test_a_folder_that_cannot_be_written_fails_that_clip_only(workdir, clip, tmp_path, capsys):
   out = tmp_path / 'out'
   out.mkdir()
   (out / 'clip').write_text('in the way')
-  assert (
-    main(['segment', f'--checkpoint={workdir}', f'--out={out}', str(clip)]) == 1
-  )
+  assert main(['segment', f'--checkpoint={workdir}', f'--out={out}', str(clip)]) == 1
   printed = capsys.readouterr().out
   assert f'error: {clip}' in printed and '0 of 1 clips' in printed
 
 
 @pytest.mark.parametrize(
-  'checkpoint_dir,message',
-  [('nowhere', 'no such'), ('none.safetensors', 'no such file')],
+  'checkpoint_dir,message', [('nowhere', 'no such'), ('none.safetensors', 'no such file')]
 )
 def test_no_model_is_misuse(checkpoint_dir, message, clip, tmp_path, capsys):
-  assert (
-    main(
-      [
-        'segment',
-        f'--checkpoint={checkpoint_dir}',
-        f'--out={tmp_path}',
-        str(clip),
-      ]
-    )
-    == 2
-  )
+  assert main(['segment', f'--checkpoint={checkpoint_dir}', f'--out={tmp_path}', str(clip)]) == 2
   error = capsys.readouterr().err
   assert error.startswith('error: ') and message in error
 

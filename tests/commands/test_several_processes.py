@@ -25,19 +25,12 @@ def start(disc_data_dir):
 
   def start(workdir, *flags, processes=1, devices=1):
     command = (
-      [
-        'launch/local.py',
-        f'--processes={processes}',
-        f'--devices={devices}',
-        '--',
-      ]
+      ['launch/local.py', f'--processes={processes}', f'--devices={devices}', '--']
       if processes > 1
       else ['-m', 'echoforge_jax']
     )
     own = [f'--config.cpu_devices={devices}'] if processes == 1 else []
-    environment = {
-      key: value for key, value in os.environ.items() if key != 'XLA_FLAGS'
-    }
+    environment = {key: value for key, value in os.environ.items() if key != 'XLA_FLAGS'}
     return subprocess.Popen(
       [
         sys.executable,
@@ -81,8 +74,7 @@ def distance(one, two):
   import jax
 
   one, two = (
-    np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
-    for tree in (one, two)
+    np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (one, two)
   )
   return np.linalg.norm(one - two) / np.linalg.norm(two)
 
@@ -121,16 +113,11 @@ def test_two_processes_equal_one(start, whole, tmp_path):
     tolerance = 1e-5 if one['step'] <= 10 else 1e-3
     for name in one.keys() - {'kind'}:
       np.testing.assert_allclose(
-        one[name],
-        other[name],
-        rtol=tolerance,
-        atol=1e-6,
-        err_msg=f'{name} of step {one["step"]}',
+        one[name], other[name], rtol=tolerance, atol=1e-6, err_msg=f'{name} of step {one["step"]}'
       )
   for which in ('student', 'teacher'):
     networks = [
-      checkpoint.restore_for_inference(workdir, which)[1]
-      for workdir in (tmp_path, whole)
+      checkpoint.restore_for_inference(workdir, which)[1] for workdir in (tmp_path, whole)
     ]
     apart = distance(*networks)
     print(f'{which}: {apart:.1e} apart, stopped at step {stopped}')
@@ -143,21 +130,11 @@ def test_two_processes_equal_one(start, whole, tmp_path):
     (('--num_processes=2',), '--multihost; add it'),
     (('--multihost', '--num_processes=2'), 'wanted all three'),
     (
-      (
-        '--multihost',
-        '--num_processes=2',
-        '--process_id=2',
-        '--coordinator_address=localhost:1',
-      ),
+      ('--multihost', '--num_processes=2', '--process_id=2', '--coordinator_address=localhost:1'),
       'wanted 0 to 1',
     ),
     (
-      (
-        '--multihost',
-        '--num_processes=2',
-        '--process_id=0',
-        '--coordinator_address=localhost',
-      ),
+      ('--multihost', '--num_processes=2', '--process_id=0', '--coordinator_address=localhost'),
       'HOST:PORT',
     ),
     (('--multihost',), 'no cluster was found'),

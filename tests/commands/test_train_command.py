@@ -43,16 +43,10 @@ def test_trains_validates_resumes_and_restores(train, tmp_path, capsys):
   printed = capsys.readouterr().out
   assert 'compiled in' in printed and 'step 4/4 (100%)' in printed
   assert 'dice_teacher' in printed and 'clips/s' in printed
-  written = [
-    json.loads(line)
-    for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()
-  ]
+  written = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
   assert [line['kind'] for line in written] == ['train', 'train', 'eval']
   assert all(
-    np.isfinite(value)
-    for line in written
-    for value in line.values()
-    if not isinstance(value, str)
+    np.isfinite(value) for line in written for value in line.values() if not isinstance(value, str)
   )
 
   assert train(tmp_path, *flags) == 0
@@ -81,27 +75,18 @@ def test_trains_validates_resumes_and_restores(train, tmp_path, capsys):
       ('3 clips', '2 devices', 'num_devices to 1'),
     ),
     (('--config.num_steps=-1',), ('config.num_steps is -1',)),
-    (
-      ('--config.num_steps=0', '--config.num_epochs=0'),
-      ('config.num_epochs is 0',),
-    ),
+    (('--config.num_steps=0', '--config.num_epochs=0'), ('config.num_epochs is 0',)),
     (('--config.dtype=float16',), ("'float16'", 'float32, bfloat16')),
     (('--config.model.name=unet',), ('unet', 'echoforge')),
     (('--config.model.backbone=vgg',), ('vgg', 'resnet50')),
     (('--config.optimizer.name=sgd',), ("'sgd'", 'adamw')),
-    (
-      ('--config.optimizer.warmup_steps=12',),
-      ('optimizer.warmup_steps is 12', 'num_steps is 12'),
-    ),
+    (('--config.optimizer.warmup_steps=12',), ('optimizer.warmup_steps is 12', 'num_steps is 12')),
     (('--config.optimizer.clip_norm=-1.0',), ('clip_norm is -1.0',)),
     (('--config.model.dropout=1.0',), ('model.dropout is 1.0', '[0, 1)')),
     (('--config.model.memory_frames=-1',), ('memory_frames is -1',)),
     (('--config.eval.batch_size=0',), ('eval.batch_size is 0', 'least 1')),
     (('--config.eval.best_metric=dice',), ("'dice'", 'dice_teacher')),
-    (
-      ('--config.batch_size=99', '--config.eval.every=0'),
-      ('8 labeled clips', 'at least 99'),
-    ),
+    (('--config.batch_size=99', '--config.eval.every=0'), ('8 labeled clips', 'at least 99')),
     (('--config.model.use_cpr=false',), ('use_cpr', 'to plain and to 0')),
     (('--config.semi.flame_rise.end=2',), ('semi.flame_rise', '<= 1')),
     (('--config.data.data_dir=/nowhere',), ('/nowhere', 'prepare')),
@@ -124,10 +109,7 @@ def test_misuse_is_one_clear_line(train, tmp_path, capsys, flags, words):
   [
     ('absent.py', ('absent.py', 'no file')),
     ('../pyproject.toml', ('pyproject.toml', 'not a Python file')),
-    (
-      'tiny.py:most',
-      ('error: config argument', "'most'", 'baseline, tsf, tsf_arc, all'),
-    ),
+    ('tiny.py:most', ('error: config argument', "'most'", 'baseline, tsf, tsf_arc, all')),
   ],
 )
 def test_a_config_that_is_not_there(train, tmp_path, capsys, config, words):
@@ -142,16 +124,7 @@ def test_a_config_file_without_a_config(tmp_path, capsys, monkeypatch):
   # The flag's parser keeps the last config of a process under this name.
   monkeypatch.delitem(sys.modules, 'config_config', raising=False)
   (tmp_path / 'empty.py').write_text('x = 1\n')
-  assert (
-    main(
-      [
-        'train',
-        f'--config={tmp_path / "empty.py"}',
-        f'--workdir={tmp_path / "run"}',
-      ]
-    )
-    == 2
-  )
+  assert main(['train', f'--config={tmp_path / "empty.py"}', f'--workdir={tmp_path / "run"}']) == 2
   error = capsys.readouterr().err
   assert 'empty.py: no get_config()' in error and error.count('\n') == 1
 

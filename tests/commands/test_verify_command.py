@@ -26,16 +26,12 @@ def raw(tmp_path):
 
 def test_clean_data_exits_0(raw, tmp_path, capsys):
   report = tmp_path / 'report.json'
-  assert (
-    main(['verify', '--dataset=camus', f'--raw={raw}', f'--json={report}']) == 0
-  )
+  assert main(['verify', '--dataset=camus', f'--raw={raw}', f'--json={report}']) == 0
   out = capsys.readouterr().out
   assert out.strip().endswith('3 patients verified: 0 errors, 1 warnings')
   content = json.loads(report.read_text())
   assert content['errors'] == 0 and content['num_patients'] == 3
-  assert [finding['code'] for finding in content['findings']] == [
-    'es-before-ed'
-  ]
+  assert [finding['code'] for finding in content['findings']] == ['es-before-ed']
 
 
 def test_errors_exit_1_and_name_the_files(raw, tmp_path, capsys):
@@ -43,17 +39,13 @@ def test_errors_exit_1_and_name_the_files(raw, tmp_path, capsys):
   (folder / 'patient0002_4CH_ED.nii.gz').write_bytes(b'broken')
   (folder / 'Info_2CH.cfg').unlink()
   report = tmp_path / 'report.json'
-  assert (
-    main(['verify', '--dataset=camus', f'--raw={raw}', f'--json={report}']) == 1
-  )
+  assert main(['verify', '--dataset=camus', f'--raw={raw}', f'--json={report}']) == 1
   out = capsys.readouterr().out
   assert 'error damaged-file (1)' in out and 'error missing-file (1)' in out
   assert 'patient0002_4CH_ED.nii.gz' in out and 'remedy:' in out
   content = json.loads(report.read_text())
   assert {
-    Path(finding['file']).name
-    for finding in content['findings']
-    if finding['severity'] == 'error'
+    Path(finding['file']).name for finding in content['findings'] if finding['severity'] == 'error'
   } == {'patient0002_4CH_ED.nii.gz', 'Info_2CH.cfg'}
 
 
@@ -72,14 +64,7 @@ def test_nothing_to_verify_exits_2(tmp_path, capsys, make):
 
 def test_misuse_exits_2(raw, tmp_path, capsys):
   assert (
-    main(
-      [
-        'verify',
-        '--dataset=camus',
-        f'--raw={raw}',
-        f'--json={tmp_path}/no/such/folder.json',
-      ]
-    )
+    main(['verify', '--dataset=camus', f'--raw={raw}', f'--json={tmp_path}/no/such/folder.json'])
     == 2
   )
   assert 'no/such/folder.json' in capsys.readouterr().err

@@ -28,12 +28,8 @@ STRONG = (
   'brightness',
 )
 # Everything is computed, and nothing changes.
-STILL = dataclasses.replace(
-  AugmentConfig.none(), strong=True, **dict.fromkeys(STRONG, 0)
-)
-MOVING = dataclasses.replace(
-  STILL, rotation_deg=25, scale=0.2, translation=0.08
-)
+STILL = dataclasses.replace(AugmentConfig.none(), strong=True, **dict.fromkeys(STRONG, 0))
+MOVING = dataclasses.replace(STILL, rotation_deg=25, scale=0.2, translation=0.08)
 ALL = AugmentConfig(elastic=0.03, flip=0.5)
 
 
@@ -43,11 +39,7 @@ def smooth_video(seed=0):
   rows, columns = np.mgrid[:SIZE, :SIZE]
   frames = np.stack(
     [
-      cv2.resize(
-        rng.uniform(60, 255, (5, 5)),
-        (SIZE, SIZE),
-        interpolation=cv2.INTER_LINEAR,
-      )
+      cv2.resize(rng.uniform(60, 255, (5, 5)), (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
       for _ in range(T)
     ]
   )
@@ -156,17 +148,13 @@ def test_the_warp_interpolates_where_the_geometry_points(elastic):
     geometry = jax.tree.map(lambda x: x[number], found)
     where = places[number][..., ::-1].transpose(2, 0, 1)
     frames = smooth_video(number)
-    wanted = ndimage.map_coordinates(
-      frames[0].astype(float), where, order=1, mode='grid-constant'
-    )
+    wanted = ndimage.map_coordinates(frames[0].astype(float), where, order=1, mode='grid-constant')
     got = np.asarray(warp(frames, geometry))[0].astype(float)
     difference = np.abs(wanted - got)[inside[number]]
     # Two passes of one axis are not one of two axes at the sector's edge.
     assert np.mean(difference <= 3) > 0.97 and difference.mean() < 0.6
     masks = make_batch()['masks'][0]
-    wanted = ndimage.map_coordinates(
-      masks[0], where, order=0, mode='grid-constant'
-    )
+    wanted = ndimage.map_coordinates(masks[0], where, order=0, mode='grid-constant')
     got = np.asarray(warp(masks, geometry, nearest=True))[0]
     assert np.mean((wanted != got)[inside[number]]) < 0.03
     assert set(np.unique(got)) <= {0, 1, 2}
@@ -200,12 +188,8 @@ def test_geometry_is_in_range_and_keeps_millimeters():
   for number in range(count):
     at = pixels[inside[number]] - center
     design = np.column_stack([at, np.ones(len(at))])
-    fit, *_ = np.linalg.lstsq(
-      design, places[number][inside[number]], rcond=None
-    )
-    np.testing.assert_allclose(
-      design @ fit, places[number][inside[number]], atol=1e-3
-    )
+    fit, *_ = np.linalg.lstsq(design, places[number][inside[number]], rcond=None)
+    np.testing.assert_allclose(design @ fit, places[number][inside[number]], atol=1e-3)
     inverse = fit[:2].T
     turn = found.scale[number] * to_mm @ inverse @ np.linalg.inv(to_mm)
     np.testing.assert_allclose(turn @ turn.T, np.eye(2), atol=1e-3)
@@ -220,9 +204,7 @@ def test_geometry_is_in_range_and_keeps_millimeters():
 
 def test_unknown_spacing_counts_as_square():
   unknown, square = (
-    draw(
-      MOVING, make_batch() | {'spacing_mm': np.full((BATCH, 2), mm, np.float32)}
-    )
+    draw(MOVING, make_batch() | {'spacing_mm': np.full((BATCH, 2), mm, np.float32)})
     for mm in (np.nan, 1)
   )
   assert np.isnan(unknown['spacing_mm']).all()
@@ -248,9 +230,7 @@ def test_both_views_and_masks_share_a_geometry():
   out = draw(dataclasses.replace(MOVING, elastic=0.03), batch)
   np.testing.assert_array_equal(out['video_weak'], out['video_strong'])
   moved = []
-  for video, masks, before in zip(
-    out['video_weak'][..., 0], out['masks'], batch['masks']
-  ):
+  for video, masks, before in zip(out['video_weak'][..., 0], out['masks'], batch['masks']):
     assert (video == video[:1]).all()  # One geometry for all frames.
     assert (masks == masks[:1]).all()
     assert dice(video > 60, masks > 0) > 0.97
@@ -284,10 +264,7 @@ def test_a_clips_views_depend_on_its_seed_alone(drawn):
   turned = draw(ALL, {name: value[order] for name, value in batch.items()})
   assert_same({name: value[order] for name, value in turned.items()})
   other = draw(ALL, batch | {'seed': batch['seed'] + np.uint32(1)})
-  assert not any(
-    np.array_equal(a, b)
-    for a, b in zip(drawn['video_weak'], other['video_weak'])
-  )
+  assert not any(np.array_equal(a, b) for a, b in zip(drawn['video_weak'], other['video_weak']))
 
 
 def test_nothing_crosses_between_devices():
@@ -340,8 +317,7 @@ def test_strong_changes_more_than_weak_and_both_are_coherent():
   for view in ('video_weak', 'video_strong'):
     assert (out[view] == out[view][:, :1]).all()
   weak, strong = (
-    np.abs(out[view][..., 0].astype(int) - still).mean()
-    for view in ('video_weak', 'video_strong')
+    np.abs(out[view][..., 0].astype(int) - still).mean() for view in ('video_weak', 'video_strong')
   )
   assert strong > 2 * weak > 0
 

@@ -23,9 +23,7 @@ class Records:
   def __getitem__(self, number):
     with self._lock:
       self.read.append(number)
-    frames = np.arange(LENGTH)[:, None, None] + np.full(
-      (LENGTH, SIZE, SIZE), 10 * number, np.uint8
-    )
+    frames = np.arange(LENGTH)[:, None, None] + np.full((LENGTH, SIZE, SIZE), 10 * number, np.uint8)
     return {
       'frames': frames.astype(np.uint8),
       'masks': (1 + np.arange(LENGTH) % 3)[:, None, None].astype(np.uint8)
@@ -38,10 +36,7 @@ class Records:
 
 
 def make_spec(**fields):
-  return DataSpec(
-    **{'data_dir': '', 'dataset': '', 'image_size': SIZE, 'num_frames': T}
-    | fields
-  )
+  return DataSpec(**{'data_dir': '', 'dataset': '', 'image_size': SIZE, 'num_frames': T} | fields)
 
 
 def test_records_hold_the_fields_that_are_read():
@@ -50,21 +45,14 @@ def test_records_hold_the_fields_that_are_read():
 
 @pytest.mark.parametrize(
   'supervision, hidden, labeled',
-  [
-    ('sparse', (), [0, 8]),
-    ('full', (), [0, 4, 8]),
-    ('full', (1,), []),
-    ('sparse', None, []),
-  ],
+  [('sparse', (), [0, 8]), ('full', (), [0, 4, 8]), ('full', (1,), []), ('sparse', None, [])],
 )
 def test_only_what_training_may_see_is_kept(supervision, hidden, labeled):
   spec = make_spec(supervision=supervision, classes=('lv', 'myo', 'la'))
   clip = TrainingClips(Records(), spec, hidden)[1]
   assert np.flatnonzero(clip.mask_of >= 0).tolist() == labeled
   assert len(clip.masks) == len(labeled)
-  np.testing.assert_array_equal(
-    clip.masks[:, 0, 0], [1 + frame % 3 for frame in labeled]
-  )
+  np.testing.assert_array_equal(clip.masks[:, 0, 0], [1 + frame % 3 for frame in labeled])
 
 
 @pytest.mark.parametrize('room', [0, 3, 10])
@@ -126,14 +114,9 @@ def test_an_example_holds_frames_labels_and_a_seed(supervision, reversal):
 
 def test_every_epoch_is_another_order_of_all_clips():
   order = Order([3, 5, 8, 9], seed=0)
-  epochs = [
-    [order[position] for position in range(start, start + 4)]
-    for start in range(0, 40, 4)
-  ]
+  epochs = [[order[position] for position in range(start, start + 4)] for start in range(0, 40, 4)]
   assert all(sorted(epoch) == [3, 5, 8, 9] for epoch in epochs)
   assert len({tuple(epoch) for epoch in epochs}) > 3
   # Any position at any time gives the same.
   again = Order([3, 5, 8, 9], seed=0)
-  assert [again[i] for i in reversed(range(40))] == list(
-    itertools.chain(*epochs)
-  )[::-1]
+  assert [again[i] for i in reversed(range(40))] == list(itertools.chain(*epochs))[::-1]

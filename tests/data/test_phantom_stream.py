@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 
 from echoforge_jax.data import pipeline
-from echoforge_jax.data.phantom_stream import (
-  PhantomSource,
-  StreamConfig,
-  StreamOrder,
-)
+from echoforge_jax.data.phantom_stream import PhantomSource, StreamConfig, StreamOrder
 from echoforge_jax.data.spec import DataSpec
 from echoforge_jax.errors import InputError
 
@@ -48,9 +44,7 @@ def test_batches_are_a_function_of_the_seed_and_go_on():
 @pytest.mark.slow
 def test_a_dropped_group_is_drawn_again_alike():
   """A pool of 8 clips keeps three groups of 8, those of the highest numbers."""
-  source = PhantomSource(
-    StreamConfig(pool=8), num_frames=FRAMES, image_size=SIZE, seed=1
-  )
+  source = PhantomSource(StreamConfig(pool=8), num_frames=FRAMES, image_size=SIZE, seed=1)
   first = [source[8 * group] for group in range(8)]
   for group in (7, 0, 6):
     again = source[8 * group]
@@ -63,19 +57,14 @@ def test_a_dropped_group_is_drawn_again_alike():
 
 @pytest.mark.slow
 def test_unlabeled_clips_are_of_other_patients():
-  both = pipeline.make_train_iterator(
-    dataclasses.replace(SPEC, unlabeled_batch_size=2)
-  )
+  both = pipeline.make_train_iterator(dataclasses.replace(SPEC, unlabeled_batch_size=2))
   batch = next(both)
   both.close()
   assert batch['labeled'].all(axis=1).tolist() == [True, False] * 2
   frames = batch['video'][..., 0]
   labeled = PhantomSource(STREAM, num_frames=FRAMES, image_size=SIZE, seed=5)
   known = [labeled[n]['frames'] for n in range(24)]
-  assert [any((clip == one).all() for one in known) for clip in frames] == [
-    True,
-    False,
-  ] * 2
+  assert [any((clip == one).all() for one in known) for clip in frames] == [True, False] * 2
 
 
 @pytest.mark.slow
@@ -97,20 +86,13 @@ def test_the_window_moves_on_and_uses_clips_as_often_as_asked():
   inner = np.bincount(numbers)[60:440]
   assert inner.mean() == pytest.approx(4, rel=0.05)
   assert (
-    numbers
-    != [
-      StreamOrder(StreamConfig(pool=40, uses=4), seed=4)[i] for i in range(2000)
-    ]
+    numbers != [StreamOrder(StreamConfig(pool=40, uses=4), seed=4)[i] for i in range(2000)]
   ).any()
 
 
 @pytest.mark.parametrize(
   'values, text',
-  [
-    ({'pool': 0}, 'pool is 0'),
-    ({'uses': -1}, 'uses is -1'),
-    ({'style': 'real'}, 'style'),
-  ],
+  [({'pool': 0}, 'pool is 0'), ({'uses': -1}, 'uses is -1'), ({'style': 'real'}, 'style')],
 )
 def test_misuse(values, text):
   with pytest.raises(InputError, match=text):

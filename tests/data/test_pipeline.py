@@ -24,9 +24,7 @@ SPACING = np.array([0.5, 0.7], np.float32)
 def make_clip(number, view):
   """Gray level 2 * number + (view is 4CH) + 1, plus 60 in the even frames."""
   length = 3 if number == 1 else 9
-  frames = np.full(
-    (length, SIZE, SIZE), 2 * number + (view == '4CH') + 1, np.uint8
-  )
+  frames = np.full((length, SIZE, SIZE), 2 * number + (view == '4CH') + 1, np.uint8)
   frames[::2] += 60
   masks = np.zeros_like(frames)
   for t, mask in enumerate(masks):
@@ -66,33 +64,20 @@ def data_dir(tmp_path_factory):
   def list_clips(raw_dir, split, scheme):
     at = list(SPLITS).index(split)
     return [
-      (f'p{i:02d}', view)
-      for i in range(bounds[at], bounds[at + 1])
-      for view in ('2CH', '4CH')
+      (f'p{i:02d}', view) for i in range(bounds[at], bounds[at + 1]) for view in ('2CH', '4CH')
     ]
 
   def read_clip(raw_dir, patient, view):
     return make_clip(int(patient[1:]), view)
 
-  prepare(
-    'camus',
-    root,
-    root / 'data',
-    SIZE,
-    reader=raw.RawReader(list_clips, read_clip),
-  )
+  prepare('camus', root, root / 'data', SIZE, reader=raw.RawReader(list_clips, read_clip))
   return root / 'data'
 
 
 @pytest.fixture
 def defaults(data_dir):
   return dict(
-    data_dir=data_dir,
-    dataset='camus',
-    image_size=SIZE,
-    num_frames=NUM_FRAMES,
-    batch_size=4,
-    seed=7,
+    data_dir=data_dir, dataset='camus', image_size=SIZE, num_frames=NUM_FRAMES, batch_size=4, seed=7
   )
 
 
@@ -137,9 +122,7 @@ def assert_same(batches, others):
 
 
 FULL = dict(
-  augmentation=AugmentConfig(temporal_jitter=0.4),
-  unlabeled_batch_size=2,
-  label_fraction=0.5,
+  augmentation=AugmentConfig(temporal_jitter=0.4), unlabeled_batch_size=2, label_fraction=0.5
 )
 
 
@@ -185,9 +168,7 @@ def test_iterator_is_the_dataset_started(start, make):
   assert_same(take(make(first_batch=5), 2), take(make(), 7)[5:])
 
 
-@pytest.mark.parametrize(
-  'state', [{}, {'batches': -1}, {'batches': '3'}, 3, {'next_index': 3}]
-)
+@pytest.mark.parametrize('state', [{}, {'batches': -1}, {'batches': '3'}, 3, {'next_index': 3}])
 def test_a_position_of_something_else_is_refused(start, state):
   with pytest.raises(InputError, match='position in the data: found'):
     start().set_state(state)
@@ -208,10 +189,7 @@ def test_goes_on_with_another_number_of_processes(start, process_count):
     part.set_state(whole.get_state())
   for _ in range(5):
     batches = [next(part) for part in parts]
-    joined = {
-      name: np.concatenate([batch[name] for batch in batches])
-      for name in batches[0]
-    }
+    joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     assert_same([next(whole)], [joined])
   assert {part.get_state()['batches'] for part in parts} == {9}
 
@@ -227,14 +205,7 @@ def test_epoch_holds_every_labeled_clip_once(make):
 @pytest.mark.parametrize('process_count', [2, 3])
 def test_shards_are_disjoint_and_complete(make, process_count):
   shards = [
-    take(
-      make(
-        batch_size=2 * process_count,
-        process_index=index,
-        process_count=process_count,
-      ),
-      22,
-    )
+    take(make(batch_size=2 * process_count, process_index=index, process_count=process_count), 22)
     for index in range(process_count)
   ]
   # The shards one behind the other are the batch of a single process.
@@ -249,10 +220,7 @@ def test_shards_are_disjoint_and_complete(make, process_count):
 
 def test_step_does_not_depend_on_the_number_of_processes(make):
   whole = take(make(batch_size=6, **FULL), 3)
-  parts = [
-    take(make(batch_size=6, process_index=i, process_count=2, **FULL), 3)
-    for i in (0, 1)
-  ]
+  parts = [take(make(batch_size=6, process_index=i, process_count=2, **FULL), 3) for i in (0, 1)]
   for step in range(3):
     for name in whole[0]:
       np.testing.assert_array_equal(
@@ -265,9 +233,7 @@ def test_splits_share_no_patient(data_dir):
   patients = [{clip['patient'] for clip in split.clips} for split in splits]
   for one, other in itertools.combinations(patients, 2):
     assert not one & other
-  stored = [
-    {split[i]['patient'] for i in range(len(split))} for split in splits
-  ]
+  stored = [{split[i]['patient'] for i in range(len(split))} for split in splits]
   assert stored == patients
 
 
@@ -306,10 +272,7 @@ def test_hidden_truth_never_leaks(make, supervision):
     known = np.array(2 * [True, True, False])
     assert not labeled[~known].any() and not masks[~known].any()
     assert set(np.unique(masks[known])) == {0, 1}
-    assert (
-      labeled[known]
-      == (supervision == 'full') | np.eye(5, dtype=bool)[[0, 4]].any(0)
-    ).all()
+    assert (labeled[known] == (supervision == 'full') | np.eye(5, dtype=bool)[[0, 4]].any(0)).all()
 
 
 def test_classes_are_numbered_as_asked(make, data_dir):
@@ -327,9 +290,7 @@ def test_classes_are_numbered_as_asked(make, data_dir):
 
 
 def test_short_clip_repeats_frames(make):
-  np.testing.assert_array_equal(
-    selection.frame_indices(0, 2, 10), [0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
-  )
+  np.testing.assert_array_equal(selection.frame_indices(0, 2, 10), [0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
   found = False
   for batch in take(make(num_frames=7, supervision='sparse'), 6):
     for clip in np.flatnonzero(np.array(clip_numbers(batch)) // 2 == 1):
@@ -341,17 +302,12 @@ def test_short_clip_repeats_frames(make):
 
 
 def test_frame_indices():
+  np.testing.assert_array_equal(selection.frame_indices(3, 17, 10), np.rint(np.linspace(3, 17, 10)))
   np.testing.assert_array_equal(
-    selection.frame_indices(3, 17, 10), np.rint(np.linspace(3, 17, 10))
-  )
-  np.testing.assert_array_equal(
-    selection.frame_indices(0, 17, 10, truncate=True),
-    np.linspace(0, 17, 10).astype(int),
+    selection.frame_indices(0, 17, 10, truncate=True), np.linspace(0, 17, 10).astype(int)
   )
   rng = np.random.default_rng(0)
-  drawn = [
-    selection.frame_indices(2, 40, 10, jitter=0.5, rng=rng) for _ in range(50)
-  ]
+  drawn = [selection.frame_indices(2, 40, 10, jitter=0.5, rng=rng) for _ in range(50)]
   assert all(rows[0] == 2 and rows[-1] == 40 for rows in drawn)
   assert all((np.diff(rows) >= 0).all() for rows in drawn)
   assert len({tuple(rows) for rows in drawn}) > 40
@@ -365,14 +321,7 @@ def test_a_batch_of_one_clip(make):
 @pytest.mark.parametrize('supervision', ['sparse', 'full'])
 def test_reversal_turns_frames_and_masks_together(make, supervision):
   forward, backward = (
-    take(
-      make(
-        supervision=supervision,
-        seed=3,
-        augmentation=AugmentConfig(reversal=probability),
-      ),
-      3,
-    )
+    take(make(supervision=supervision, seed=3, augmentation=AugmentConfig(reversal=probability)), 3)
     for probability in (0.0, 1.0)
   )
   for one, other in zip(forward, backward):

@@ -25,9 +25,7 @@ SPLITS = {'train': 4, 'validation': 1, 'test': 2}
 
 def _ellipse(shape, center, radii):
   rows, cols = np.mgrid[: shape[0], : shape[1]]
-  return (
-    ((rows - center[0]) / radii[0]) ** 2 + ((cols - center[1]) / radii[1]) ** 2
-  ) < 1
+  return (((rows - center[0]) / radii[0]) ** 2 + ((cols - center[1]) / radii[1]) ** 2) < 1
 
 
 def make_clip(patient, view, shape=(66, 58), frames=7):
@@ -37,11 +35,7 @@ def make_clip(patient, view, shape=(66, 58), frames=7):
     shrink = 1 - 0.03 * t
     center = (shape[0] * 0.45, shape[1] * 0.5)
     outer = (shape[0] * 0.34, shape[1] * 0.27)
-    mask[
-      _ellipse(
-        shape, (shape[0] * 0.85, center[1]), (shape[0] * 0.12, shape[1] * 0.2)
-      )
-    ] = 3
+    mask[_ellipse(shape, (shape[0] * 0.85, center[1]), (shape[0] * 0.12, shape[1] * 0.2))] = 3
     mask[_ellipse(shape, center, outer)] = 2
     mask[_ellipse(shape, center, [0.72 * shrink * r for r in outer])] = 1
   images = rng.integers(20, 200, (frames, *shape), dtype=np.uint8)
@@ -80,11 +74,7 @@ class Reader:
     first = 0
     for name, count in self.splits.items():
       if name == split:
-        return [
-          (f'p{i:02d}', view)
-          for i in range(first, first + count)
-          for view in ('2CH', '4CH')
-        ]
+        return [(f'p{i:02d}', view) for i in range(first, first + count) for view in ('2CH', '4CH')]
       first += count
     return []
 
@@ -102,30 +92,19 @@ def run(tmp_path, reader=None, out='data', size=32, **kwargs):
   (raw_dir / 'patients.txt').touch()
   reader = reader or Reader()
   return prepare(
-    'camus',
-    raw_dir,
-    tmp_path / out,
-    size,
-    reader=reader.raw_reader(),
-    clips_per_shard=3,
-    **kwargs,
+    'camus', raw_dir, tmp_path / out, size, reader=reader.raw_reader(), clips_per_shard=3, **kwargs
   )
 
 
 def hashes(folder):
   return {
-    file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-    for file in sorted(folder.iterdir())
+    file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())
   }
 
 
 def test_examples_hold_the_clips(tmp_path):
   prepared = run(tmp_path)
-  assert prepared.counts == {
-    'train': (4, 8, 56),
-    'validation': (1, 2, 14),
-    'test': (2, 4, 28),
-  }
+  assert prepared.counts == {'train': (4, 8, 56), 'validation': (1, 2, 14), 'test': (2, 4, 28)}
   source = load_split(tmp_path / 'data', 'camus', 'test')
   assert [(c['patient'], c['view']) for c in source.clips] == [
     ('p05', '2CH'),
@@ -138,12 +117,8 @@ def test_examples_hold_the_clips(tmp_path):
     clip = make_clip(record['patient'], record['view'])
     assert (example['patient'], example['view']) == (clip.patient, clip.view)
     assert example['frames'].dtype == example['masks'].dtype == np.uint8
-    np.testing.assert_array_equal(
-      example['frames'], resize.squeeze_frames(clip.frames, 32)
-    )
-    np.testing.assert_array_equal(
-      example['masks'], resize.squeeze_masks(clip.masks, 32)
-    )
+    np.testing.assert_array_equal(example['frames'], resize.squeeze_frames(clip.frames, 32))
+    np.testing.assert_array_equal(example['masks'], resize.squeeze_masks(clip.masks, 32))
     np.testing.assert_array_equal(example['labeled'], clip.labeled)
     assert (example['ed'], example['es']) == (0, 6)
     assert tuple(example['native_size']) == (66, 58)
@@ -155,9 +130,7 @@ def test_examples_hold_the_clips(tmp_path):
 def test_spacing_keeps_the_field_of_view():
   spacing = resize.squeezed_spacing(np.array([0.308, 0.154]), (600, 512), 256)
   assert spacing.dtype == np.float32
-  np.testing.assert_allclose(
-    spacing, [0.308 * 600 / 256, 0.154 * 512 / 256], rtol=1e-7
-  )
+  np.testing.assert_allclose(spacing, [0.308 * 600 / 256, 0.154 * 512 / 256], rtol=1e-7)
   assert np.isnan(resize.squeezed_spacing(np.full(2, np.nan), (8, 9), 4)).all()
 
 
@@ -414,13 +387,9 @@ def test_camus_files_become_examples(camus_dir, tmp_path, scheme):
     assert names == camus.read_split(camus_dir, split, scheme)
     example = source[len(source) - 1]
     clip = camus.read_clip(camus_dir, names[-1], '4CH')
-    np.testing.assert_array_equal(
-      example['frames'], resize.squeeze_frames(clip.frames, 32)
-    )
+    np.testing.assert_array_equal(example['frames'], resize.squeeze_frames(clip.frames, 32))
     np.testing.assert_allclose(
-      example['spacing_mm'],
-      clip.spacing_mm * np.array(clip.frames.shape[1:]) / 32,
-      rtol=1e-6,
+      example['spacing_mm'], clip.spacing_mm * np.array(clip.frames.shape[1:]) / 32, rtol=1e-6
     )
     assert example['quality'] == clip.quality
     assert example['ef_percent'] == np.float32(clip.ef_percent)

@@ -98,10 +98,7 @@ def _header(offset, data):
 def _line(start, new):
   def mutate(path):
     path.write_text(
-      '\n'.join(
-        new if line.startswith(start) else line
-        for line in path.read_text().splitlines()
-      )
+      '\n'.join(new if line.startswith(start) else line for line in path.read_text().splitlines())
       + '\n'
     )
 
@@ -191,11 +188,7 @@ BROKEN = [
   ('truncated-file', SEQ_GT, _cut),
   ('truncated-file', ED_FILE, _cut),
   ('truncated-file', SEQ, _short_payload),
-  (
-    'truncated-file',
-    SEQ,
-    lambda path: path.write_bytes(path.read_bytes()[:20]),
-  ),
+  ('truncated-file', SEQ, lambda path: path.write_bytes(path.read_bytes()[:20])),
   ('damaged-file', SEQ, _flip_bit),
   ('damaged-file', SEQ, lambda path: path.write_bytes(b'')),
   ('damaged-file', SEQ, lambda path: path.write_text('<html>404</html>')),
@@ -205,10 +198,7 @@ BROKEN = [
   (
     'volume-shape',
     SEQ,
-    _change(
-      lambda array: np.stack([array, array, array]),
-      spacing=(3.08, 3.08, 1.0, 1.0),
-    ),
+    _change(lambda array: np.stack([array, array, array]), spacing=(3.08, 3.08, 1.0, 1.0)),
   ),
   ('shape-mismatch', SEQ_GT, _change(lambda array: array[:, :, :-1])),
   ('shape-mismatch', SEQ_GT, _change(lambda array: array[:-1])),
@@ -217,11 +207,7 @@ BROKEN = [
   ('frame-mismatch', ED_FILE, _change(lambda array: array[:, ::-1])),
   ('frame-mismatch', ED_GT, _change(lambda array: np.roll(array, 3, 1))),
   ('frame-order', ED_GT, _copy_of('patient0003_2CH_ES_gt.nii.gz')),
-  (
-    'frame-order',
-    ED_FILE,
-    lambda path: _swap_ends(path.parent / Path(SEQ).name),
-  ),
+  ('frame-order', ED_FILE, lambda path: _swap_ends(path.parent / Path(SEQ).name)),
   ('voxel-dtype', SEQ, _change(lambda array: array.astype(np.float32))),
   ('voxel-dtype', SEQ_GT, _change(lambda array: array.astype(np.int16))),
   ('voxel-values', SEQ, _change(lambda array: array / np.float32(255))),
@@ -229,24 +215,14 @@ BROKEN = [
   (
     'voxel-values',
     SEQ,
-    _change(
-      lambda array: np.where(array > 100, np.nan, array).astype(np.float32)
-    ),
+    _change(lambda array: np.where(array > 100, np.nan, array).astype(np.float32)),
   ),
-  (
-    'voxel-values',
-    ED_GT,
-    _change(lambda array: array.astype(np.float32) * 0.5),
-  ),
+  ('voxel-values', ED_GT, _change(lambda array: array.astype(np.float32) * 0.5)),
   ('image-blank', SEQ, _change(np.zeros_like)),
   (
     'image-blank',
     SEQ,
-    _change(
-      lambda array: (
-        array * (np.arange(len(array)) != 2)[:, None, None].astype(np.uint8)
-      )
-    ),
+    _change(lambda array: array * (np.arange(len(array)) != 2)[:, None, None].astype(np.uint8)),
   ),
   ('image-is-mask', SEQ, _copy_of(Path(SEQ_GT).name)),
   ('label-values', SEQ_GT, _labels(1, 255)),
@@ -257,51 +233,25 @@ BROKEN = [
   (
     'frame-unlabeled',
     SEQ_GT,
-    _change(
-      lambda masks: (
-        masks * (np.arange(len(masks)) != 2)[:, None, None].astype(np.uint8)
-      )
-    ),
+    _change(lambda masks: masks * (np.arange(len(masks)) != 2)[:, None, None].astype(np.uint8)),
   ),
   ('frame-unlabeled', SEQ_GT, _labels(1, 2, slice(2, 3))),
-  (
-    'ed-es-swapped',
-    CFG,
-    lambda path: _swap_ends(path.parent / Path(SEQ_GT).name),
-  ),
+  ('ed-es-swapped', CFG, lambda path: _swap_ends(path.parent / Path(SEQ_GT).name)),
   ('ed-es-close', CFG, lambda path: _grow_es(path.parent / Path(SEQ_GT).name)),
   (
     'es-before-ed',
     CFG,
     lambda path: path.write_text(
-      path.read_text()
-      .replace('ED: 1\n', 'ED: 5\n')
-      .replace('ES: 5\n', 'ES: 1\n')
+      path.read_text().replace('ED: 1\n', 'ED: 5\n').replace('ES: 5\n', 'ES: 1\n')
     ),
   ),
   ('atrium-cut', SEQ_GT, _change(_touch_border)),
   ('spacing-missing', SEQ, _header(80, bytes(8))),
   ('spacing-missing', SEQ, _header(80, np.float32(np.nan).tobytes())),
-  (
-    'spacing-implausible',
-    SEQ,
-    _change(lambda array: array, spacing=(0.00308, 0.00308, 1.0)),
-  ),
-  (
-    'spacing-implausible',
-    SEQ,
-    _change(lambda array: array, spacing=(30.8, 30.8, 1.0)),
-  ),
-  (
-    'spacing-mismatch',
-    SEQ_GT,
-    _change(lambda array: array, spacing=(3.08, 1.54, 1.0)),
-  ),
-  (
-    'spacing-mismatch',
-    ED_FILE,
-    _change(lambda array: array, spacing=(3.0, 3.0)),
-  ),
+  ('spacing-implausible', SEQ, _change(lambda array: array, spacing=(0.00308, 0.00308, 1.0))),
+  ('spacing-implausible', SEQ, _change(lambda array: array, spacing=(30.8, 30.8, 1.0))),
+  ('spacing-mismatch', SEQ_GT, _change(lambda array: array, spacing=(3.08, 1.54, 1.0))),
+  ('spacing-mismatch', ED_FILE, _change(lambda array: array, spacing=(3.0, 3.0))),
   ('cfg-unreadable', CFG, lambda path: path.write_bytes(b'\xff\xfe\x00')),
   ('cfg-unreadable', CFG, lambda path: path.write_text('')),
   ('cfg-frame', CFG, _line('ED', 'ED: 0')),
@@ -324,17 +274,13 @@ BROKEN = [
   (
     'split-leak',
     TEST,
-    lambda path: path.write_text(
-      path.read_text() + (path.parent / Path(TRAIN).name).read_text()
-    ),
+    lambda path: path.write_text(path.read_text() + (path.parent / Path(TRAIN).name).read_text()),
   ),
   ('split-absent', TEST, _append('patient0451\n')),
   (
     'split-absent',
     VALID,
-    lambda path: shutil.rmtree(
-      path.parents[1] / 'database_nifti' / path.read_text().strip()
-    ),
+    lambda path: shutil.rmtree(path.parents[1] / 'database_nifti' / path.read_text().strip()),
   ),
   (
     'split-unlisted',
@@ -342,18 +288,12 @@ BROKEN = [
     lambda path: (path.parents[1] / TRAIN).write_text('patient0002\n'),
   ),
   ('duplicate-images', SEQ, lambda path: _copy_patient(path)),
-  (
-    'duplicate-images',
-    P + 'patient0003_4CH_half_sequence.nii.gz',
-    _copy_of(Path(SEQ).name),
-  ),
+  ('duplicate-images', P + 'patient0003_4CH_half_sequence.nii.gz', _copy_of(Path(SEQ).name)),
 ]
 
 
 @pytest.mark.parametrize(
-  'code, name, mutate',
-  BROKEN,
-  ids=[f'{number}-{case[0]}' for number, case in enumerate(BROKEN)],
+  'code, name, mutate', BROKEN, ids=[f'{number}-{case[0]}' for number, case in enumerate(BROKEN)]
 )
 def test_broken_fixture_is_named(nifti, tmp_path, code, name, mutate):
   root = tmp_path / 'raw'
@@ -391,11 +331,7 @@ def test_mutations_that_are_errors_stop_the_reader(nifti, tmp_path):
   """Whatever the reader returns as a clip had no error in its sequence."""
   passed = []
   for number, (code, name, mutate) in enumerate(BROKEN):
-    if (
-      CODES[code][0] != 'error'
-      or not name.startswith(P)
-      or name not in (SEQ, SEQ_GT, CFG)
-    ):
+    if CODES[code][0] != 'error' or not name.startswith(P) or name not in (SEQ, SEQ_GT, CFG):
       continue
     root = tmp_path / str(number)
     shutil.copytree(nifti, root)
@@ -428,21 +364,13 @@ RAW = 'training/patient0001/patient0001_2CH_sequence.raw'
   [
     ('missing-file', RAW, Path.unlink),
     ('truncated-file', RAW, _cut),
-    (
-      'truncated-file',
-      RAW,
-      lambda path: path.write_bytes(path.read_bytes() + b'x'),
-    ),
+    ('truncated-file', RAW, lambda path: path.write_bytes(path.read_bytes() + b'x')),
     (
       'damaged-file',
       RAW.replace('.raw', '.mhd'),
       lambda path: path.write_text('ObjectType = Image\n'),
     ),
-    (
-      'spacing-missing',
-      RAW.replace('.raw', '.mhd'),
-      _line('ElementSpacing', ''),
-    ),
+    ('spacing-missing', RAW.replace('.raw', '.mhd'), _line('ElementSpacing', '')),
     ('missing-file', RAW.replace('sequence.raw', 'ES_gt.mhd'), Path.unlink),
     ('stray-file', RAW.replace('.raw', '.nii.gz'), _append('x')),
     ('ef-range', 'training/patient0001/Info_2CH.cfg', _line('LVef', '')),
@@ -464,11 +392,7 @@ def test_withheld_labels_are_a_warning(mhd, tmp_path):
     path.unlink()
   for path in folder.glob('*.cfg'):
     _line('LVef', '')(path)
-  codes = [
-    finding.code
-    for finding in verify_camus(root)
-    if str(folder) in finding.file
-  ]
+  codes = [finding.code for finding in verify_camus(root) if str(folder) in finding.file]
   assert codes == ['labels-withheld'] * 2
 
 
@@ -481,42 +405,25 @@ def test_many_faults_are_all_reported(nifti, tmp_path):
     ('truncated-file', 'patient0003', _cut),
   ]
   for _, patient, mutate in cases:
-    mutate(
-      root / 'database_nifti' / patient / f'{patient}_4CH_half_sequence.nii.gz'
-    )
+    mutate(root / 'database_nifti' / patient / f'{patient}_4CH_half_sequence.nii.gz')
   (root / TEST).unlink()
   found = {
     (finding.code, Path(finding.file).name.split('_')[0])
     for finding in verify_camus(root)
     if finding.severity == 'error'
   }
-  assert found == {(code, patient) for code, patient, _ in cases} | {
-    ('split-missing', 'subgroup')
-  }
+  assert found == {(code, patient) for code, patient, _ in cases} | {('split-missing', 'subgroup')}
 
 
 def test_threads_do_not_change_the_findings(nifti):
-  assert verify_camus(nifti, num_threads=1) == verify_camus(
-    nifti, num_threads=3
-  )
+  assert verify_camus(nifti, num_threads=1) == verify_camus(nifti, num_threads=3)
 
 
 def test_json_form(nifti):
   findings = verify_camus(nifti)
-  report = json.loads(
-    json.dumps(
-      as_json(findings, dataset='camus', raw_dir=nifti, num_patients=4)
-    )
-  )
+  report = json.loads(json.dumps(as_json(findings, dataset='camus', raw_dir=nifti, num_patients=4)))
   assert report['errors'] == 0 and report['warnings'] == 2
-  assert set(report['findings'][0]) == {
-    'severity',
-    'code',
-    'file',
-    'found',
-    'wanted',
-    'remedy',
-  }
+  assert set(report['findings'][0]) == {'severity', 'code', 'file', 'found', 'wanted', 'remedy'}
 
 
 def test_missing_folder(tmp_path):
@@ -526,7 +433,5 @@ def test_missing_folder(tmp_path):
 
 def test_every_code_is_documented():
   text = (Path(__file__).parents[2] / 'docs' / 'data.md').read_text()
-  documented = dict(
-    re.findall(r'^\| `([a-z-]+)` \| (error|warning) \|', text, re.MULTILINE)
-  )
+  documented = dict(re.findall(r'^\| `([a-z-]+)` \| (error|warning) \|', text, re.MULTILINE))
   assert documented == {code: entry[0] for code, entry in CODES.items()}

@@ -30,10 +30,7 @@ EXPECTED = {
   'ed_after_es': {('warning', 'es-before-ed', _VIDEO)},
   'short_interval': {('warning', 'interval-short', _VIDEO)},
   'undecodable': {('error', 'video-undecodable', _VIDEO)},
-  'cut_short': {
-    ('error', 'tracing-beyond', _TRACINGS),
-    ('warning', 'frame-count', _VIDEO),
-  },
+  'cut_short': {('error', 'tracing-beyond', _TRACINGS), ('warning', 'frame-count', _VIDEO)},
   'other_size': {('error', 'video-resized', _VIDEO)},
   'unknown_split': {('error', 'split-unknown', _LIST)},
   'lower_split': {('warning', 'split-case', _LIST)},
@@ -43,10 +40,7 @@ EXPECTED = {
   'blank': {('error', 'image-blank', _VIDEO)},
   'same_video': {('error', 'duplicate-images', _VIDEO)},
   'one_frame': {('error', 'tracing-frames', _TRACINGS)},
-  'bad_number': {
-    ('error', 'csv-line', _TRACINGS),
-    ('warning', 'tracing-rows', _TRACINGS),
-  },
+  'bad_number': {('error', 'csv-line', _TRACINGS), ('warning', 'tracing-rows', _TRACINGS)},
 }
 
 PLANTED = {code for wanted in EXPECTED.values() for _, code, _ in wanted} | {
@@ -94,11 +88,7 @@ def raw(clean, tmp_path):
   """A copy to break, and its first training clip."""
   root = tmp_path / 'raw'
   shutil.copytree(clean, root)
-  name = next(
-    name
-    for name, row in echonet.Dataset(root).files.items()
-    if row.split == 'TRAIN'
-  )
+  name = next(name for name, row in echonet.Dataset(root).files.items() if row.split == 'TRAIN')
   return root, name
 
 
@@ -155,17 +145,9 @@ def test_all_traps_are_told_apart(tmp_path):
   findings = verify_echonet(tmp_path / 'raw')
   named = {}
   for finding in findings:
-    (owner,) = (
-      name
-      for name in truth['planted'].values()
-      if name in finding.file + finding.found
-    )
-    named.setdefault(owner, set()).add(
-      (finding.severity, finding.code, _place(finding))
-    )
-  assert named == {
-    name: EXPECTED[trap] for trap, name in truth['planted'].items()
-  }
+    (owner,) = (name for name in truth['planted'].values() if name in finding.file + finding.found)
+    named.setdefault(owner, set()).add((finding.severity, finding.code, _place(finding)))
+  assert named == {name: EXPECTED[trap] for trap, name in truth['planted'].items()}
 
 
 @pytest.mark.parametrize('trap', EXPECTED)
@@ -196,10 +178,7 @@ def test_the_six_known_clips_are_warnings(raw, name):
   _rename(root, old, name)
   _edit(root / _TRACINGS, name, lambda lines: [])
   (finding,) = verify_echonet(root)
-  assert (finding.severity, finding.code) == (
-    'warning',
-    'tracing-known-missing',
-  )
+  assert (finding.severity, finding.code) == ('warning', 'tracing-known-missing')
   assert name in finding.found
 
 
@@ -208,9 +187,7 @@ def test_the_known_orphan_is_called_known(raw):
   _edit(
     root / _TRACINGS,
     name,
-    lambda lines: (
-      lines + [line.replace(name, echonet.KNOWN_ORPHAN) for line in lines]
-    ),
+    lambda lines: lines + [line.replace(name, echonet.KNOWN_ORPHAN) for line in lines],
   )
   (finding,) = verify_echonet(root)
   assert (finding.severity, finding.code) == ('warning', 'tracing-unlisted')
@@ -222,9 +199,7 @@ def test_identical_videos_across_splits_are_a_leak(raw):
   rows = echonet.Dataset(root).files
   test = next(n for n, row in rows.items() if row.split == 'TEST')
   shutil.copy(echonet.video_path(root, test), echonet.video_path(root, name))
-  findings = [
-    finding for finding in verify_echonet(root) if finding.code == 'split-leak'
-  ]
+  findings = [finding for finding in verify_echonet(root) if finding.code == 'split-leak']
   assert [finding.severity for finding in findings] == ['error']
   text = findings[0].file + findings[0].found
   assert name in text and test in text
@@ -283,9 +258,7 @@ def test_cells_of_the_list(raw, column, value, expected):
   root, name = raw
   _set(root, name, column, value)
   found = [
-    finding
-    for finding in verify_echonet(root)
-    if (finding.severity, finding.code) == expected
+    finding for finding in verify_echonet(root) if (finding.severity, finding.code) == expected
   ]
   assert len(found) == 1 and Path(found[0].file).name == _LIST
 
@@ -302,10 +275,7 @@ def test_tracings_off_the_image_or_of_two_rows(raw):
 
   def move(lines):
     cells = [line.split(',') for line in lines]
-    return [
-      ','.join([c[0], *(str(float(v) + 300) for v in c[1:5]), c[5]])
-      for c in cells
-    ]
+    return [','.join([c[0], *(str(float(v) + 300) for v in c[1:5]), c[5]]) for c in cells]
 
   text = path.read_text()
   _edit(path, name, move)
@@ -356,9 +326,7 @@ def test_three_traced_frames(raw):
   _edit(
     root / _TRACINGS,
     name,
-    lambda lines: (
-      lines + [line.rsplit(',', 1)[0] + ',0' for line in lines[:21]]
-    ),
+    lambda lines: lines + [line.rsplit(',', 1)[0] + ',0' for line in lines[:21]],
   )
   (finding,) = verify_echonet(root)
   assert finding.code == 'tracing-frames' and '3 traced' in finding.found
@@ -372,9 +340,7 @@ def test_unlisted_video_and_empty_split(raw):
   (finding,) = verify_echonet(root)
   assert (finding.code, finding.file) == ('clip-unlisted', str(path))
   path.unlink()
-  test = next(
-    n for n, row in echonet.Dataset(root).files.items() if row.split == 'TEST'
-  )
+  test = next(n for n, row in echonet.Dataset(root).files.items() if row.split == 'TEST')
   _set(root, test, 8, 'TRAIN')
   (finding,) = verify_echonet(root)
   assert finding.code == 'split-empty' and 'TEST' in finding.found
@@ -404,20 +370,11 @@ def test_command_reports_as_for_camus(tmp_path, capsys):
 
   truth = _write(tmp_path / 'raw', 4, traps=['undecodable'])
   report = tmp_path / 'report.json'
-  flags = [
-    'verify',
-    '--dataset=echonet',
-    f'--raw={tmp_path}/raw',
-    f'--json={report}',
-  ]
+  flags = ['verify', '--dataset=echonet', f'--raw={tmp_path}/raw', f'--json={report}']
   assert main(flags) == 1
   out = capsys.readouterr().out
   assert 'error video-undecodable (1)' in out and 'remedy:' in out
   assert f'{truth["planted"]["undecodable"]}.avi' in out
   assert out.strip().endswith('4 patients verified: 1 errors, 0 warnings')
   content = json.loads(report.read_text())
-  assert (content['dataset'], content['num_patients'], content['errors']) == (
-    'echonet',
-    4,
-    1,
-  )
+  assert (content['dataset'], content['num_patients'], content['errors']) == ('echonet', 4, 1)

@@ -9,15 +9,7 @@ from echoforge_jax.provenance import versions
 from tests.ventricles import make_cases
 
 
-def write_run(
-  folder,
-  shifts,
-  *,
-  protocol='camus_semi',
-  views=('2CH', '4CH'),
-  empty=(),
-  **receipt,
-):
+def write_run(folder, shifts, *, protocol='camus_semi', views=('2CH', '4CH'), empty=(), **receipt):
   """Writes an evaluation's files: patient k's prediction shifted by shifts[k].
 
   Later frames move one pixel less. Fields of the receipt may be given.

@@ -87,20 +87,14 @@ def scored():
     ('full', get_protocol('camus_full'), {'whole': whole}),
     (
       'frames',
-      dataclasses.replace(
-        get_protocol('camus_semi'), pooling='frame', ef_method='area_length'
-      ),
+      dataclasses.replace(get_protocol('camus_semi'), pooling='frame', ef_method='area_length'),
       {},
     ),
     ('pixels', get_protocol('echonet'), {'whole': whole[1::2]}),
   ):
     used = cases[1::2] if name == 'pixels' else cases
-    result = score_predictions(
-      used, protocol, classes=CLASSES, resamples=200, seed=7, **options
-    )
-    found[name] = to_json(
-      {'metrics': result.metrics, 'per_case': result.per_case}
-    )
+    result = score_predictions(used, protocol, classes=CLASSES, resamples=200, seed=7, **options)
+    found[name] = to_json({'metrics': result.metrics, 'per_case': result.per_case})
   return found
 
 

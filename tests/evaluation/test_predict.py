@@ -103,9 +103,7 @@ class Memory(nn.Module):
 def test_whole_clips_carry_the_memory_on(fps, stride):
   count = 19
   source = clip('p', 0, frames=count) | {'fps': fps, 'ed': 4, 'es': 1}
-  source['video'] = (
-    source['video'] + np.arange(count, dtype=np.uint8)[:, None, None, None]
-  )
+  source['video'] = source['video'] + np.arange(count, dtype=np.uint8)[:, None, None, None]
   segmenter = Segmenter(Memory(), {}, classes=('lv',), image_size=8)
   whole = predict.WholeClips(segmenter, [source, source])
   assert len(whole) == 2
@@ -113,9 +111,7 @@ def test_whole_clips_carry_the_memory_on(fps, stride):
     expected = np.zeros(count)
     for turn in range(stride):
       expected[turn::stride] = np.cumsum(np.arange(count)[turn::stride]) / 255
-    assert case.probability[:, 0, 0] == pytest.approx(
-      1 / (1 + np.exp(-expected)), abs=2e-3
-    )
+    assert case.probability[:, 0, 0] == pytest.approx(1 / (1 + np.exp(-expected)), abs=2e-3)
     assert (case.ed, case.es) == (4, 1)
 
 
@@ -130,12 +126,7 @@ def test_whole_clips_are_what_segment_gives(name, options):
   segmenter = random_segmenter(build_model(name, **options))
   for count, fps in ((1, 54.0), (8, 27.0), (5, 54.0)):
     video = noise(count, (64, 64))
-    source = clip('p', 0, frames=count) | {
-      'video': video[..., None],
-      'fps': fps,
-      'ed': 0,
-      'es': 0,
-    }
+    source = clip('p', 0, frames=count) | {'video': video[..., None], 'fps': fps, 'ed': 0, 'es': 0}
     (case,) = predict.WholeClips(segmenter, [source])
     wanted = segmenter.segment(video, fps=fps, sector=whole_image((64, 64)))
     np.testing.assert_array_equal(case.prediction, wanted)

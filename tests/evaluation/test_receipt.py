@@ -10,17 +10,10 @@ from echoforge_jax.evaluation.protocols import get_protocol
 
 
 def test_receipt_identifies_model_data_and_machine():
-  source = types.SimpleNamespace(
-    split='test', synthetic=True, fingerprint='f' * 64, image_size=64
-  )
+  source = types.SimpleNamespace(split='test', synthetic=True, fingerprint='f' * 64, image_size=64)
   config = tiny.get_config()
   found = make_receipt(
-    config,
-    source,
-    get_protocol('echonet'),
-    step=12,
-    which='student',
-    workdir='/some/where/run_3',
+    config, source, get_protocol('echonet'), step=12, which='student', workdir='/some/where/run_3'
   )
   assert json.loads(json.dumps(found)) == found
   assert found['run'] == 'run_3' and '/' not in found['run']

@@ -31,10 +31,7 @@ def test_report_is_self_contained_and_holds_the_numbers(tmp_path):
   log = tmp_path / 'metrics.jsonl'
   log.write_text(
     '\n'.join(
-      [
-        json.dumps({'step': s, 'kind': 'train', 'loss': 1 / s})
-        for s in (10, 20, 30)
-      ]
+      [json.dumps({'step': s, 'kind': 'train', 'loss': 1 / s}) for s in (10, 20, 30)]
       + ['{"step": 40, "kind"']
     )
   )  # a torn last line
@@ -62,15 +59,7 @@ def test_report_is_self_contained_and_holds_the_numbers(tmp_path):
   names = {p.name for p in (tmp_path / 'out/report/figures').iterdir()}
   assert names == {'overlays.png'} | {
     f'{chart}.svg'
-    for chart in (
-      'regression',
-      'bland_altman',
-      'positions',
-      'quality',
-      'view',
-      'areas',
-      'training',
-    )
+    for chart in ('regression', 'bland_altman', 'positions', 'quality', 'view', 'areas', 'training')
   }
 
 
@@ -153,9 +142,7 @@ def test_charts_of_the_page():
   curve = axes['positions'].lines[0]
   assert curve.get_xdata() == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-5)
   heights = 100 * np.array([r['lv_dice'] for r in result.per_case])
-  drawn_heights = [
-    y for dots in axes['view'].collections for _, y in dots.get_offsets()
-  ]
+  drawn_heights = [y for dots in axes['view'].collections for _, y in dots.get_offsets()]
   assert sorted(drawn_heights) == pytest.approx(sorted(heights))
 
 
@@ -165,10 +152,7 @@ def test_a_point_says_its_patient_and_links_to_its_clip():
   result = score_predictions(cases, get_protocol('camus_full'), resamples=10)
   drawn = charts.page_charts(result)
   element = drawn['view'].element('view')
-  assert re.search(
-    r'<a href="#patient0001_2CH"><title>patient0001 2CH: Dice \d+\.\d\d %',
-    element,
-  )
+  assert re.search(r'<a href="#patient0001_2CH"><title>patient0001 2CH: Dice \d+\.\d\d %', element)
   assert element.count('<title>') == 6
   assert 'a&lt;b&gt;&amp; 2CH' in element and '<b>' not in element
   # Vector text in the page's colour, and nothing that names another address.
@@ -183,8 +167,7 @@ def test_a_point_says_its_patient_and_links_to_its_clip():
 
 def test_two_labeled_frames_are_no_curve_and_no_floor(tmp_path):
   cases = [
-    dataclasses.replace(c, labeled=np.array([1, 0, 0, 1], bool), quality='')
-    for c in make_cases(2)
+    dataclasses.replace(c, labeled=np.array([1, 0, 0, 1], bool), quality='') for c in make_cases(2)
   ]
   done = write_evaluation(cases, get_protocol('camus_semi'), tmp_path)
   drawn = charts.page_charts(done.result)

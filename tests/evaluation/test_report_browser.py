@@ -10,10 +10,7 @@ from echoforge_jax.evaluation.protocols import get_protocol
 from tests.ventricles import make_cases
 
 CHROMIUM = next(
-  filter(
-    None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))
-  ),
-  None,
+  filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None
 )
 pytestmark = [
   pytest.mark.slow,
@@ -65,8 +62,7 @@ def page(browser, report):
 
 def column(page, number):
   return page.eval_on_selector_all(
-    '#cases tbody tr:not([hidden])',
-    f'rows => rows.map(r => r.cells[{number}].textContent)',
+    '#cases tbody tr:not([hidden])', f'rows => rows.map(r => r.cells[{number}].textContent)'
   )
 
 
@@ -81,9 +77,7 @@ def test_worst_first_and_sorting_by_any_column(page):
   assert [float(v) for v in column(page, 3)] == sorted(dice, reverse=True)
   page.click('#cases th:nth-child(2) button')
   assert column(page, 1) == sorted(column(page, 1))
-  assert page.get_attribute('#cases th:nth-child(2)', 'aria-sort') == (
-    'ascending'
-  )
+  assert page.get_attribute('#cases th:nth-child(2)', 'aria-sort') == ('ascending')
 
 
 def test_filter(page):
@@ -125,15 +119,11 @@ def test_play_and_next_clip(page):
   page.click('#cases tbody tr >> nth=0')
   page.wait_for_function("document.querySelector('#frame').textContent")
   page.click('#play')
-  page.wait_for_function(
-    "!document.querySelector('#frame').textContent.includes('frame 1 of')"
-  )
+  page.wait_for_function("!document.querySelector('#frame').textContent.includes('frame 1 of')")
   page.click('#play')
   before = page.inner_text('#title')
   page.click('#next')
-  page.wait_for_function(
-    f"document.querySelector('#title').textContent !== {before!r}"
-  )
+  page.wait_for_function(f"document.querySelector('#title').textContent !== {before!r}")
 
 
 def test_a_hostile_name_is_only_a_name(page):
@@ -151,9 +141,7 @@ def test_a_point_of_a_chart_opens_its_clip(page):
 def test_the_area_curve_holds_the_clip_and_moves_it(page):
   page.click('#cases tbody tr:has-text("patient0002") >> nth=0')
   page.wait_for_function("document.querySelector('#frame').textContent")
-  titles = page.eval_on_selector_all(
-    '#areas title', 'all => all.map(t => t.textContent)'
-  )
+  titles = page.eval_on_selector_all('#areas title', 'all => all.map(t => t.textContent)')
   assert len(titles) == 8 and 'truth, frame 1: ' in titles[0]
   box = page.locator('#areas').bounding_box()
   page.locator('#areas').click(position={'x': box['width'] - 14, 'y': 60})

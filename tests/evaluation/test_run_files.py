@@ -25,11 +25,7 @@ def test_patients_are_the_unit(folder):
   found = read_evaluation(folder)
   with (folder / 'per_case.csv').open() as file:
     rows = list(csv.DictReader(file))
-  assert len(rows) == 6 and found.patients == (
-    'patient0001',
-    'patient0002',
-    'patient0003',
-  )
+  assert len(rows) == 6 and found.patients == ('patient0001', 'patient0002', 'patient0003')
   mean = sum(float(r['lv_hd']) for r in rows[2:4]) / 2
   assert found.values['lv_hd']['patient0002'] == pytest.approx(mean)
   error = abs(float(rows[0]['ef_predicted']) - float(rows[0]['ef_reference']))
@@ -55,14 +51,8 @@ def edit(path, change):
     (lambda d: d['receipt'].pop('protocol'), 'protocol in its receipt'),
     (lambda d: d.update(receipt=None), 'protocol in its receipt'),
     (lambda d: d.update(n_patients=4), '3 patients and 6 clips, wanted the 4'),
-    (
-      lambda d: d['classes']['lv']['hd'].update(mean=1.5),
-      'mean lv hd .* wanted the 1.5',
-    ),
-    (
-      lambda d: d['classes'].update(la=d['classes']['lv']),
-      'found no column la_dice',
-    ),
+    (lambda d: d['classes']['lv']['hd'].update(mean=1.5), 'mean lv hd .* wanted the 1.5'),
+    (lambda d: d['classes'].update(la=d['classes']['lv']), 'found no column la_dice'),
   ],
 )
 def test_foreign_or_older_metrics(copy, change, message):
@@ -79,14 +69,8 @@ def test_foreign_or_older_metrics(copy, change, message):
     (lambda t: [t[0], t[1], t[1], *t[3:]], 'patient0001 2CH more than once'),
     (lambda t: [t[0].replace('lv_asd', 'x'), *t[1:]], 'no column lv_asd'),
     (lambda t: [*t[:2], t[2].replace('mm', 'mm,0'), *t[3:]], 'line 3: found'),
-    (
-      lambda t: [*t[:2], t[2].replace(',mm', 'x,mm'), *t[3:]],
-      'line 3, column lv_asd: found .*x',
-    ),
-    (
-      lambda t: [*t[:2], t[2].rsplit(',', 20)[0], *t[3:]],
-      'line 3, column .* found None',
-    ),
+    (lambda t: [*t[:2], t[2].replace(',mm', 'x,mm'), *t[3:]], 'line 3, column lv_asd: found .*x'),
+    (lambda t: [*t[:2], t[2].rsplit(',', 20)[0], *t[3:]], 'line 3, column .* found None'),
     (lambda t: t[:-1], '3 patients and 5 clips'),
   ],
 )

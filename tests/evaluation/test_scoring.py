@@ -42,10 +42,7 @@ def test_shift_by_one_pixel_has_analytic_scores():
   truth = np.zeros((4, 64, 64), np.uint8)
   truth[:, 20:50, 22:42] = 1  # 30 rows, 20 columns
   cases = make_cases(
-    2,
-    truth=truth,
-    prediction=np.roll(truth, 1, axis=2),
-    spacing_mm=np.array([2.0, 0.5]),
+    2, truth=truth, prediction=np.roll(truth, 1, axis=2), spacing_mm=np.array([2.0, 0.5])
   )
   entries = score(cases).metrics['classes']['lv']
   assert entries['dice']['mean'] == pytest.approx(19 / 20)
@@ -100,21 +97,14 @@ def test_unlabeled_frames_are_not_scored():
   result = score(cases)
   assert result.metrics['n_frames'] == 3 * 2 * 2
   assert result.metrics['classes']['lv']['dice']['mean'] == 1
-  assert math.isnan(
-    result.metrics['temporal']['inconsistent_share']['truth']['mean']
-  )
+  assert math.isnan(result.metrics['temporal']['inconsistent_share']['truth']['mean'])
 
 
 def test_ef_reference_is_the_datasets_where_it_has_one():
-  cases = [
-    dataclasses.replace(c, ef_percent=40.0 + 5 * k // 2)
-    for k, c in enumerate(make_cases())
-  ]
+  cases = [dataclasses.replace(c, ef_percent=40.0 + 5 * k // 2) for k, c in enumerate(make_cases())]
   metrics = score(cases).metrics
   assert metrics['ef']['reference'] == ['dataset']
-  expected = np.mean(
-    [r['ef_predicted'] - r['ef_reference'] for r in score(cases).per_case[::2]]
-  )
+  expected = np.mean([r['ef_predicted'] - r['ef_reference'] for r in score(cases).per_case[::2]])
   assert metrics['ef']['bias'] == pytest.approx(expected)
   assert metrics['ef_from_masks']['bias'] == 0
   assert metrics['ef_masks_against_dataset']['bias'] == pytest.approx(expected)
@@ -135,11 +125,7 @@ def test_unknown_spacing_is_scored_in_native_pixels():
   nan = np.array([math.nan, math.nan])
   truth = make_cases(1)[0].truth
   cases = make_cases(
-    2,
-    spacing_mm=nan,
-    native_size=(128, 64),
-    truth=truth,
-    prediction=np.roll(truth, 1, axis=1),
+    2, spacing_mm=nan, native_size=(128, 64), truth=truth, prediction=np.roll(truth, 1, axis=1)
   )
   result = score(cases)
   assert result.metrics['unit'] == 'px'
@@ -176,9 +162,7 @@ def test_several_classes():
   only_myo = score(
     [
       dataclasses.replace(
-        c,
-        truth=(c.truth == 2).astype(np.uint8),
-        prediction=(c.truth == 2).astype(np.uint8),
+        c, truth=(c.truth == 2).astype(np.uint8), prediction=(c.truth == 2).astype(np.uint8)
       )
       for c in cases
     ],
@@ -198,23 +182,14 @@ def test_files_have_the_documented_keys_and_are_strict(tmp_path):
     raise AssertionError(f'{token} is not JSON')
 
   document = json.loads(paths['metrics'].read_text(), parse_constant=refuse)
-  assert {
-    'protocol',
-    'n_patients',
-    'n_frames',
-    'classes',
-    'ef',
-    'temporal',
-  } <= set(document)
+  assert {'protocol', 'n_patients', 'n_frames', 'classes', 'ef', 'temporal'} <= set(document)
   assert set(document['classes']) == {'lv'}
   assert set(document['classes']['lv']) == {'dice', 'iou', 'hd', 'hd95', 'asd'}
   for entry in document['classes']['lv'].values():
     assert {'mean', 'ci95'} <= set(entry)
     low, high = entry['ci95']
     assert low <= entry['mean'] <= high
-  assert {'n', 'pearson_r', 'bias', 'sd', 'loa', 'mae', 'rmse'} <= set(
-    document['ef']
-  )
+  assert {'n', 'pearson_r', 'bias', 'sd', 'loa', 'mae', 'rmse'} <= set(document['ef'])
   assert len(document['ef']['loa']) == 2
   # No dataset EF: nothing to compare, written as null.
   assert document['ef_masks_against_dataset']['bias'] is None
@@ -236,8 +211,7 @@ def test_same_seed_same_bytes(tmp_path):
     return np.roll(masks, 1, axis=1)
 
   written = [
-    write_result(score(make_cases(predict=bumpy), seed=4), tmp_path / str(k))
-    for k in range(2)
+    write_result(score(make_cases(predict=bumpy), seed=4), tmp_path / str(k)) for k in range(2)
   ]
   for name in written[0]:
     assert written[0][name].read_bytes() == written[1][name].read_bytes()

@@ -19,10 +19,7 @@ SHIFTS = ([1, 2, 1, 3], [2, 3, 1, 4], [1, 2, 2, 5])
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
   root = tmp_path_factory.mktemp('seeds')
-  return [
-    write_run(root / f'run{k}', shifts, training_seed=k)
-    for k, shifts in enumerate(SHIFTS)
-  ]
+  return [write_run(root / f'run{k}', shifts, training_seed=k) for k, shifts in enumerate(SHIFTS)]
 
 
 @pytest.fixture(scope='module')
@@ -36,10 +33,7 @@ def row(found, name):
 
 def table(folders, name):
   return np.array(
-    [
-      [v for _, v in sorted(read_evaluation(f).values[name].items())]
-      for f in folders
-    ]
+    [[v for _, v in sorted(read_evaluation(f).values[name].items())] for f in folders]
   )
 
 
@@ -55,10 +49,7 @@ def test_rows_against_scipy(folders, found):
     assert r['t_ci95'] == pytest.approx([low, high])
     assert r['n_patients'] == 4
   assert row(found, 'lv_dice')['values'][0] == pytest.approx(
-    json.loads((folders[0] / 'metrics.json').read_text())['classes']['lv'][
-      'dice'
-    ]['mean'],
-    abs=1e-5,
+    json.loads((folders[0] / 'metrics.json').read_text())['classes']['lv']['dice']['mean'], abs=1e-5
   )
 
 
@@ -68,15 +59,10 @@ def test_two_levels_have_the_variance_of_both(folders, found):
   # Crossed draws: Var = rows / S + columns / N + cells / (S N), plug-in.
   rows, columns = within.mean(axis=1), within.mean(axis=0)
   cells = within - rows[:, None] - columns
-  expected = math.sqrt(
-    (rows**2).mean() / 3 + (columns**2).mean() / 4 + (cells**2).mean() / 12
-  )
+  expected = math.sqrt((rows**2).mean() / 3 + (columns**2).mean() / 4 + (cells**2).mean() / 12)
   rng = np.random.default_rng(0)
   drawn = np.array(
-    [
-      values[rng.integers(3, size=3)][:, rng.integers(4, size=4)].mean()
-      for _ in range(4000)
-    ]
+    [values[rng.integers(3, size=3)][:, rng.integers(4, size=4)].mean() for _ in range(4000)]
   )
   assert drawn.std() == pytest.approx(expected, rel=0.05)
   assert row(found, 'lv_dice')['ci95'] == pytest.approx(
@@ -85,9 +71,7 @@ def test_two_levels_have_the_variance_of_both(folders, found):
 
 
 def test_seeds_without_variation_leave_the_patients(tmp_path):
-  same = [
-    write_run(tmp_path / f'r{k}', SHIFTS[0], training_seed=k) for k in range(2)
-  ]
+  same = [write_run(tmp_path / f'r{k}', SHIFTS[0], training_seed=k) for k in range(2)]
   r = row(seeds.aggregate_runs(same, resamples=500), 'lv_hd')
   assert r['sd'] == 0 and r['t_ci95'] == [r['mean'], r['mean']]
   assert r['ci95'][0] < r['mean'] < r['ci95'][1]
@@ -95,9 +79,7 @@ def test_seeds_without_variation_leave_the_patients(tmp_path):
 
 def test_ef_rows_agree_with_each_evaluation(folders, found):
   for key, label in (('pearson_r', 'ef_pearson_r'), ('bias', 'ef_bias')):
-    each = [
-      json.loads((f / 'metrics.json').read_text())['ef'][key] for f in folders
-    ]
+    each = [json.loads((f / 'metrics.json').read_text())['ef'][key] for f in folders]
     assert row(found, label)['values'] == pytest.approx(each, abs=1e-4)
 
 
@@ -134,21 +116,15 @@ def test_file_and_text_carry_the_receipt(found, tmp_path):
   ],
 )
 def test_refuses_what_is_not_another_seed(folders, tmp_path, options, message):
-  other = write_run(
-    tmp_path / 'other', SHIFTS[1], **{'training_seed': 9, **options}
-  )
+  other = write_run(tmp_path / 'other', SHIFTS[1], **{'training_seed': 9, **options})
   with pytest.raises(InputError, match=message):
     seeds.aggregate_runs([folders[0], other], resamples=10)
-  mixed = seeds.aggregate_runs(
-    [folders[0], other], resamples=10, allow_mixed=True
-  )
+  mixed = seeds.aggregate_runs([folders[0], other], resamples=10, allow_mixed=True)
   assert any('configs were not compared' in w for w in mixed['warnings'])
 
 
 def test_refuses_other_data_even_when_mixed(folders, tmp_path):
-  other = write_run(
-    tmp_path / 'other', SHIFTS[1], training_seed=9, raw_fingerprint='0' * 64
-  )
+  other = write_run(tmp_path / 'other', SHIFTS[1], training_seed=9, raw_fingerprint='0' * 64)
   with pytest.raises(InputError, match='raw data'):
     seeds.aggregate_runs([folders[0], other], allow_mixed=True)
   fewer = write_run(tmp_path / 'fewer', SHIFTS[1][:3], training_seed=9)

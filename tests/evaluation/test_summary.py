@@ -32,16 +32,11 @@ def shrunk_end(masks):
 def with_whole(cases):
   """The clips, their probability, and the clips again as whole recordings."""
   cases = [
-    dataclasses.replace(
-      c, probability=np.where(c.prediction > 0, 0.9, 0.1).astype(np.float16)
-    )
+    dataclasses.replace(c, probability=np.where(c.prediction > 0, 0.9, 0.1).astype(np.float16))
     for c in cases
   ]
   whole = [
-    dataclasses.replace(
-      c, prediction=c.prediction.copy(), ed=0, es=len(c.truth) - 1
-    )
-    for c in cases
+    dataclasses.replace(c, prediction=c.prediction.copy(), ed=0, es=len(c.truth) - 1) for c in cases
   ]
   return cases, whole
 
@@ -98,10 +93,7 @@ def test_both_settings_stand_side_by_side(full):
   text, m = summary_text(full), full.metrics
   assert 'ED, ES known' in text and 'whole clip' in text
   row = line(text, 'LV  Dice')
-  for entry in (
-    m['classes']['lv']['dice'],
-    m['whole_clip']['classes']['lv']['dice'],
-  ):
+  for entry in (m['classes']['lv']['dice'], m['whole_clip']['classes']['lv']['dice']):
     low, high = (100 * v for v in entry['ci95'])
     assert f'{100 * entry["mean"]:.2f}' in row
     assert f'[{low:.2f}, {high:.2f}]' in row
@@ -151,9 +143,7 @@ def test_without_whole_clips_or_probabilities():
 
 def test_calibration_and_confidence(full):
   text, m = summary_text(full), full.metrics
-  assert f'{100 * m["calibration"]["ece"]["mean"]:.2f} %' in line(
-    text, 'calibration error'
-  )
+  assert f'{100 * m["calibration"]["ece"]["mean"]:.2f} %' in line(text, 'calibration error')
   assert f'{m["risk_coverage"]["aurc"]:.2f} points' in line(text, 'EF error')
 
 

@@ -16,10 +16,7 @@ FULL = get_protocol('camus_full')
 def slow(patient, frames=60, **motion):
   """A truth that moves smoothly: many frames for one contraction."""
   masks = np.stack(
-    [
-      ventricle(256, (0.5, 0.5), radius=26 - 8 * t / (frames - 1), **motion)
-      for t in range(frames)
-    ]
+    [ventricle(256, (0.5, 0.5), radius=26 - 8 * t / (frames - 1), **motion) for t in range(frames)]
   ).astype(np.uint8)
   return Case(
     patient=patient,
@@ -35,11 +32,7 @@ def cohort():
   """Patients who differ in size and tilt: attributes have a range."""
   return [
     slow(name, tilt=tilt, above=above, below=below)
-    for name, tilt, above, below in (
-      ('a', -14, 40, 18),
-      ('b', 0, 50, 26),
-      ('c', 12, 58, 32),
-    )
+    for name, tilt, above, below in (('a', -14, 40, 18), ('b', 0, 50, 26), ('c', 12, 58, 32))
   ]
 
 
@@ -59,9 +52,7 @@ def test_a_jump_is_inconsistent():
   cases = cohort()
   for case in cases:
     case.prediction[30] = np.roll(case.prediction[10], 6, axis=1)
-  share = score_predictions(cases, FULL, resamples=50).metrics['temporal'][
-    'inconsistent_share'
-  ]
+  share = score_predictions(cases, FULL, resamples=50).metrics['temporal']['inconsistent_share']
   assert share['mean'] >= 1 / 58 and share['truth']['mean'] == 0
 
 
@@ -91,11 +82,7 @@ def test_shifted_by_one_pixel(axis, length, across, unit):
   spacing = np.array([2.0, 0.5]) if unit == 'mm' else np.full(2, np.nan)
   cases = [
     dataclasses.replace(
-      c,
-      spacing_mm=spacing,
-      truth=truth,
-      native_size=None,
-      prediction=np.roll(truth, 1, axis=axis),
+      c, spacing_mm=spacing, truth=truth, native_size=None, prediction=np.roll(truth, 1, axis=axis)
     )
     for c in make_cases(2)
   ]

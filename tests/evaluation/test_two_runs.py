@@ -23,10 +23,7 @@ GOOD, BAD = [1, 2, 1, 2, 1, 2, 1, 1, 2, 1], [3, 5, 4, 3, 3, 6, 4, 5, 6, 4]
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
   root = tmp_path_factory.mktemp('compare')
-  return (
-    write_run(root / 'good', GOOD),
-    write_run(root / 'bad', BAD, config_digest='e' * 16),
-  )
+  return (write_run(root / 'good', GOOD), write_run(root / 'bad', BAD, config_digest='e' * 16))
 
 
 @pytest.fixture(scope='module')
@@ -41,20 +38,14 @@ def row(found, name):
 def test_rows_against_scipy(folders, found):
   a, b = (read_evaluation(f) for f in folders)
   for name in ('lv_dice', 'lv_hd', 'lv_asd'):
-    pairs = np.array(
-      [(a.values[name][p], b.values[name][p]) for p in a.patients]
-    )
+    pairs = np.array([(a.values[name][p], b.values[name][p]) for p in a.patients])
     r = row(found, name)
     difference = pairs[:, 0] - pairs[:, 1]
     assert r['n'] == 10 and r['difference'] == pytest.approx(difference.mean())
     assert (r['first'], r['second']) == pytest.approx(tuple(pairs.mean(0)))
-    assert r['p_value'] == pytest.approx(
-      stats.wilcoxon(difference[difference != 0]).pvalue
-    )
+    assert r['p_value'] == pytest.approx(stats.wilcoxon(difference[difference != 0]).pvalue)
     assert r['ci95'] == pytest.approx(
-      statistics.bootstrap_ci(
-        difference, lambda x: x.mean(1), seed=3, resamples=500
-      )
+      statistics.bootstrap_ci(difference, lambda x: x.mean(1), seed=3, resamples=500)
     )
   dice = row(found, 'lv_dice')
   assert dice['p_value'] == 2 / 2**10
@@ -77,11 +68,7 @@ def test_swapping_the_runs_swaps_the_signs(folders, found):
   for r, s in zip(found['rows'], swapped['rows']):
     assert r['difference'] == -s['difference']
     assert r['p_value'] == pytest.approx(s['p_value'])
-    assert {r['better'], s['better']} in (
-      {'first', 'second'},
-      {'neither'},
-      {''},
-    )
+    assert {r['better'], s['better']} in ({'first', 'second'}, {'neither'}, {''})
 
 
 def test_file_and_text_carry_the_receipt(found, tmp_path):
@@ -132,17 +119,13 @@ def test_few_patients_are_too_few_not_equal(tmp_path):
   assert dice['verdict'].startswith('too few')
   rows = len(found['rows'])
   wanted = next(n for n in range(2, 40) if rows * 2.0 ** (1 - n) < 0.05)
-  assert (
-    f'{wanted} differing patients always suffice'
-    in two_runs.comparison_table(found)
-  )
+  assert f'{wanted} differing patients always suffice' in two_runs.comparison_table(found)
 
 
 def test_a_run_against_itself(folders):
   found = two_runs.compare_runs(folders[0], folders[0], resamples=50)
   assert all(
-    r['difference'] == 0 and r['p_value'] == 1 and r['verdict'] == 'equal'
-    for r in found['rows']
+    r['difference'] == 0 and r['p_value'] == 1 and r['verdict'] == 'equal' for r in found['rows']
   )
   assert 'both are the same evaluation' in found['warnings']
 
@@ -176,14 +159,10 @@ def test_refuses_other_settings(folders, tmp_path, options, message):
   other = write_run(tmp_path / 'other', [1, 2], **options)
   with pytest.raises(InputError, match=message) as caught:
     two_runs.compare_runs(folders[0], other)
-  assert str(folders[0]) in str(caught.value) and str(other) in str(
-    caught.value
-  )
+  assert str(folders[0]) in str(caught.value) and str(other) in str(caught.value)
 
 
-def test_refuses_a_protocol_of_the_same_name_with_other_fields(
-  folders, tmp_path
-):
+def test_refuses_a_protocol_of_the_same_name_with_other_fields(folders, tmp_path):
   other = shutil.copytree(folders[1], tmp_path / 'other')
   document = json.loads((other / 'metrics.json').read_text())
   document['receipt']['protocol']['threshold'] = 0.7

@@ -20,9 +20,7 @@ def beating(name='a', beats=2, ed=30, es=45, **changes):
   """A ventricle of `beats` beats of 30 frames, largest at 0, 30, ..."""
   masks = np.stack(
     [
-      ventricle(
-        64, (2.2, 2.2), radius=22 + 5 * math.cos(2 * math.pi * t / PERIOD)
-      )
+      ventricle(64, (2.2, 2.2), radius=22 + 5 * math.cos(2 * math.pi * t / PERIOD))
       for t in range(beats * PERIOD + 1)
     ]
   ).astype(np.uint8)
@@ -85,9 +83,7 @@ def test_an_empty_prediction_is_flagged_not_scored_as_zero_volume():
 
 def test_both_settings_stand_side_by_side():
   cases = [beating(name) for name in 'abc']
-  result = score_predictions(
-    [ends(c) for c in cases], ECHONET, whole=cases, resamples=100
-  )
+  result = score_predictions([ends(c) for c in cases], ECHONET, whole=cases, resamples=100)
   known, unknown = result.metrics['ef'], result.metrics['whole_clip']['ef']
   assert known['n'] == unknown['n'] == 3
   assert known['bias'] == pytest.approx(0, abs=1e-9)
@@ -103,9 +99,7 @@ def test_both_settings_stand_side_by_side():
 
 
 def test_without_whole_clips_the_block_is_none():
-  result = score_predictions(
-    make_cases(), get_protocol('camus_semi'), resamples=50
-  )
+  result = score_predictions(make_cases(), get_protocol('camus_semi'), resamples=50)
   assert result.metrics['whole_clip'] is None
 
 
@@ -120,9 +114,7 @@ def test_an_unknown_frame_rate_gives_no_milliseconds():
 def test_frame_pooling_weighs_frames_not_patients(tmp_path):
   short = make_cases(1, frames=3)
   long = [
-    dataclasses.replace(
-      c, patient='long', prediction=np.zeros_like(c.prediction)
-    )
+    dataclasses.replace(c, patient='long', prediction=np.zeros_like(c.prediction))
     for c in make_cases(1, frames=9)
   ]
   full = get_protocol('camus_full')

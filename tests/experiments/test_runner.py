@@ -87,17 +87,12 @@ def test_flags_are_those_of_train(small_study, settings):
     '--config.unlabeled_batch_size=4',
   } <= set(flags)
   # What a line keeps names no folder of the machine.
-  assert not any(
-    str(settings.data_dir) in flag for flag in one.identity(settings)
-  )
+  assert not any(str(settings.data_dir) in flag for flag in one.identity(settings))
 
 
 def test_only_what_is_missing_runs(small_study, settings, tmp_path):
   first = run(small_study, [0], settings)
-  assert [(x['row'], x['dice']) for x in first] == [
-    ('baseline', 0.8),
-    ('all', 0.9),
-  ]
+  assert [(x['row'], x['dice']) for x in first] == [('baseline', 0.8), ('all', 0.9)]
   assert first[0]['patients']['p1']['asd'] == 0.8
   assert first[0]['train_seconds'] > 0
   assert len(calls(tmp_path)) == 4
@@ -125,11 +120,7 @@ def test_a_failure_does_not_stop_the_others(small_study, settings, tmp_path):
   assert 'all_seed0: failed (1)' in text and 'train.log' in text
   assert 'the dog ate the data' in text and failed.value.status == 1
   kept = runner.read_results(settings.out_dir / runner.RESULTS)
-  assert set(kept) == {
-    ('rows', 'baseline', 0),
-    ('rows', 'baseline', 1),
-    ('rows', 'all', 1),
-  }
+  assert set(kept) == {('rows', 'baseline', 0), ('rows', 'baseline', 1), ('rows', 'all', 1)}
 
 
 def test_a_torn_line_is_done_again(small_study, settings, tmp_path):
@@ -165,16 +156,12 @@ def test_a_damaged_file_is_named(settings, text, words):
 
 def test_other_settings_are_refused(small_study, settings):
   run(small_study, [0], settings)
-  other = runner.Settings(
-    settings.out_dir, settings.data_dir, overrides=(('num_steps', '90'),)
-  )
+  other = runner.Settings(settings.out_dir, settings.data_dir, overrides=(('num_steps', '90'),))
   with pytest.raises(InputError, match='num_steps=60.*num_steps=90'):
     run(small_study, [0], other)
 
 
 def test_a_wrong_field_names_the_row(small_study, settings):
-  wrong = runner.Settings(
-    settings.out_dir, settings.data_dir, overrides=(('num_stairs', '90'),)
-  )
+  wrong = runner.Settings(settings.out_dir, settings.data_dir, overrides=(('num_stairs', '90'),))
   with pytest.raises(InputError, match='row baseline: .*num_stairs'):
     runner.check(small_study, wrong)

@@ -12,9 +12,7 @@ from echoforge_jax.experiments.cost import Cost
 @pytest.fixture
 def summary(small_study, line):
   lines = [
-    line(row, seed, gain)
-    for seed in range(3)
-    for row, gain in (('baseline', 0.0), ('all', 0.03))
+    line(row, seed, gain) for seed in range(3) for row, gain in (('baseline', 0.0), ('all', 0.03))
   ]
   return tables.summarise(small_study, lines, resamples=200)
 
@@ -56,12 +54,8 @@ def test_files(summary, tmp_path):
   assert found['costs']['all']['gflop'] == 12.5
 
 
-def test_a_row_that_finds_nothing_has_no_numbers_of_its_own(
-  small_study, line, tmp_path
-):
-  lines = [
-    line(row, seed, 0.0) for seed in range(2) for row in ('baseline', 'all')
-  ]
+def test_a_row_that_finds_nothing_has_no_numbers_of_its_own(small_study, line, tmp_path):
+  lines = [line(row, seed, 0.0) for seed in range(2) for row in ('baseline', 'all')]
   for found in lines:
     if found['row'] == 'all':
       for values in found['patients'].values():

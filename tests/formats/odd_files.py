@@ -25,12 +25,8 @@ REAL = examples.get_path('ybr_color')
 
 def speckle(frames=12, height=96, width=128, seed=0):
   """Speckle in a sector, black around it: uint8 [T, H, W]."""
-  inside = sectors.sector_pixels(
-    (height, width), (6, width / 2), 0.85 * height, (0.6, 0.6)
-  )
-  noise = np.random.default_rng(seed).integers(
-    5, 200, (frames, height, width), dtype=np.uint8
-  )
+  inside = sectors.sector_pixels((height, width), (6, width / 2), 0.85 * height, (0.6, 0.6))
+  noise = np.random.default_rng(seed).integers(5, 200, (frames, height, width), dtype=np.uint8)
   return np.where(inside, noise, 0).astype(np.uint8)
 
 
@@ -45,9 +41,7 @@ def flow(video):
   row, column, side = height // 2, width // 2, height // 7
   for index, frame in enumerate(color):
     away = index % 4 < 2
-    frame[row : row + side, column : column + side] = (
-      (220, 60, 20) if away else (20, 70, 230)
-    )
+    frame[row : row + side, column : column + side] = (220, 60, 20) if away else (20, 70, 230)
   return color
 
 
@@ -59,9 +53,7 @@ def trace(video):
   for index, frame in enumerate(color):
     beat = np.exp(-((((columns + 7 * index) % 50 - 20) / 2.0) ** 2))
     points = np.stack([columns, 0.88 * height - 12 * beat], 1)
-    cv2.polylines(
-      frame, [points.round().astype(np.int32)], False, (40, 230, 60), 1
-    )
+    cv2.polylines(frame, [points.round().astype(np.int32)], False, (40, 230, 60), 1)
   return color
 
 
@@ -76,12 +68,7 @@ def raw_bytes(content):
 def npy_header(shape):
   text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
   text += ' ' * (117 - len(text)) + '\n'
-  return raw_bytes(
-    b'\x93NUMPY\x01\x00'
-    + struct.pack('<H', len(text))
-    + text.encode()
-    + bytes(64)
-  )
+  return raw_bytes(b'\x93NUMPY\x01\x00' + struct.pack('<H', len(text)) + text.encode() + bytes(64))
 
 
 def numpy_rows():
@@ -110,18 +97,12 @@ def numpy_rows():
     ('cut.npy', raw_bytes(b'\x93NUMPY\x01\x00'), 'damaged'),
     (
       'bomb.npz',
-      lambda p: np.savez_compressed(
-        p, frames=np.zeros((500, 512, 256), np.uint8)
-      ),
+      lambda p: np.savez_compressed(p, frames=np.zeros((500, 512, 256), np.uint8)),
       'unpack to',
     ),
     ('two.npz', lambda p: np.savez(p, a=video, b=video), 'named "frames"'),
     ('zip.npz', lambda p: zipfile.ZipFile(p, 'w').close(), 'arrays []'),
-    (
-      'spacing.npz',
-      lambda p: np.savez(p, frames=video, spacing_mm='x'),
-      'two numbers',
-    ),
+    ('spacing.npz', lambda p: np.savez(p, frames=video, spacing_mm='x'), 'two numbers'),
     (
       'far.npz',
       lambda p: np.savez(p, frames=video, spacing_mm=[80, 80]),
@@ -165,9 +146,7 @@ def real_dicom(pixels=None, **changes):
       dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
       dataset.SamplesPerPixel = 1 if pixels.ndim == 3 else 3
       dataset.PlanarConfiguration = 0
-      dataset.PhotometricInterpretation = (
-        'MONOCHROME2' if pixels.ndim == 3 else 'RGB'
-      )
+      dataset.PhotometricInterpretation = 'MONOCHROME2' if pixels.ndim == 3 else 'RGB'
       dataset.NumberOfFrames, dataset.Rows, dataset.Columns = pixels.shape[:3]
       dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.itemsize
       dataset.HighBit = dataset.BitsStored - 1
@@ -194,21 +173,13 @@ def dicom_rows():
     ('half.dcm', raw_bytes(whole[: len(whole) // 2]), 'cut short'),
     ('head.dcm', raw_bytes(whole[:200]), 'no image'),
     ('magic.dcm', raw_bytes(bytes(128) + b'DICM'), 'damaged|no image'),
-    (
-      'noise.dcm',
-      raw_bytes(bytes(128) + b'DICM' + os.urandom(900)),
-      'damaged|no image|modality',
-    ),
+    ('noise.dcm', raw_bytes(bytes(128) + b'DICM' + os.urandom(900)), 'damaged|no image|modality'),
     ('plain.dcm', raw_bytes(b'not a DICOM file\n' * 30), 'damaged'),
     ('fragments.dcm', real_dicom(PixelData=garbage), 'cannot be decoded'),
     ('codec', real_dicom(video, PixelData=b'\0' * 10), 'cannot be decoded'),
     ('report', real_dicom(PixelData=None), 'no image'),
     ('ct.dcm', real_dicom(Modality='CT'), 'modality CT'),
-    (
-      'mmode.dcm',
-      real_dicom(video, SequenceOfUltrasoundRegions=[m_mode]),
-      'M-mode',
-    ),
+    ('mmode.dcm', real_dicom(video, SequenceOfUltrasoundRegions=[m_mode]), 'M-mode'),
     ('rows.dcm', real_dicom(Rows=None), 'missing or no number'),
     ('none.dcm', real_dicom(video, Rows=0), 'frames of 0x'),
     ('huge.dcm', real_dicom(video, NumberOfFrames=900000), 'GiB'),
@@ -218,16 +189,8 @@ def dicom_rows():
     ('still.dcm', real_dicom(video[:1]), {'still_image'}),
     ('times.dcm', real_dicom(video, **times), {'uneven_frames'}),
     ('zero.dcm', real_dicom(video, FrameTime=0), {'fps_unknown'}),
-    (
-      'seconds.dcm',
-      real_dicom(video, FrameTime=0.033),
-      {'fps_implausible', 'fps_unknown'},
-    ),
-    (
-      'far.dcm',
-      real_dicom(video, PixelSpacing=[99, 99]),
-      {'spacing_implausible'},
-    ),
+    ('seconds.dcm', real_dicom(video, FrameTime=0.033), {'fps_implausible', 'fps_unknown'}),
+    ('far.dcm', real_dicom(video, PixelSpacing=[99, 99]), {'spacing_implausible'}),
     ('anonymous.dcm', real_dicom(video, PatientName=None, StudyID=None), set()),
   ]
 
@@ -252,9 +215,7 @@ def film(video, codec='mjpeg', pix_fmt='yuvj420p'):
       stream.height, stream.width = video.shape[1:3]
       stream.pix_fmt = pix_fmt
       for frame in video if video.ndim == 4 else colored(video):
-        container.mux(
-          stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24'))
-        )
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
       container.mux(stream.encode())
 
   return write
@@ -313,21 +274,14 @@ def patched(offset, content):
 
 def volume_rows():
   bomb = bytearray(352)
-  bomb[:4], bomb[40:56] = (
-    struct.pack('<i', 348),
-    struct.pack('<8h', 3, 512, 512, 999, 1, 1, 1, 1),
-  )
+  bomb[:4], bomb[40:56] = (struct.pack('<i', 348), struct.pack('<8h', 3, 512, 512, 999, 1, 1, 1, 1))
   bomb[70:74], bomb[108:112] = struct.pack('<2h', 2, 8), struct.pack('<f', 352)
   return [
     ('text.nii.gz', raw_bytes(b'words ' * 99), 'NIfTI-1 header'),
     ('size.nii', patched(40, struct.pack('<4h', 3, -5, 96, 12)), 'senseless'),
     ('type.nii', patched(70, struct.pack('<2h', 16, 8)), 'senseless'),
     ('big.nii', patched(40, struct.pack('<4h', 3, 30000, 30000, 9)), 'GiB'),
-    (
-      'zeros.nii.gz',
-      raw_bytes(gzip.compress(bytes(bomb) + bytes(10**6))),
-      'GiB',
-    ),
+    ('zeros.nii.gz', raw_bytes(gzip.compress(bytes(bomb) + bytes(10**6))), 'GiB'),
     ('cut.nii.gz', cut(volume(speckle()), 0.6), 'ends early'),
     ('cut.mha', cut(volume(speckle()), 0.4), 'bytes of voxels'),
     ('cut.nrrd', cut(volume(speckle()), 0.4), 'cannot be read'),
@@ -377,30 +331,17 @@ def path_rows():
     ('pipe.npy', os.mkfifo, 'device or a pipe'),
     ('locked.npy', npy(video), 'Permission denied'),
     ('clip.docx', raw_bytes(b'PK words'), 'not a clip that can be read'),
-    (
-      'png_named.npy',
-      lambda p: Image.fromarray(video[0]).save(p, 'PNG'),
-      'damaged',
-    ),
+    ('png_named.npy', lambda p: Image.fromarray(video[0]).save(p, 'PNG'), 'damaged'),
     ('no_suffix', raw_bytes(b'words' * 99), 'not a clip that can be read'),
     ('a b\'c"d é 心;$x.npy', npy(video), set()),
     ('line\nbreak.npy', npy(video), set()),
     (
       '-UPPER.NPY',
-      lambda p: (
-        npy(video)(p.with_suffix('.npy')),
-        p.with_suffix('.npy').rename(p),
-      ),
+      lambda p: (npy(video)(p.with_suffix('.npy')), p.with_suffix('.npy').rename(p)),
       set(),
     ),
   ]
 
 
 def rows():
-  return [
-    *numpy_rows(),
-    *dicom_rows(),
-    *video_rows(),
-    *volume_rows(),
-    *path_rows(),
-  ]
+  return [*numpy_rows(), *dicom_rows(), *video_rows(), *volume_rows(), *path_rows()]

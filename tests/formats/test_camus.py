@@ -70,11 +70,7 @@ def test_nifti_round_trip(nifti, index, view):
   assert clip.spacing_mm.dtype == np.float32
   np.testing.assert_allclose(clip.spacing_mm, 3.08, rtol=1e-6)
   assert (clip.patient, clip.view) == (truth.patient, view)
-  assert (clip.quality, clip.sex, clip.age) == (
-    truth.quality,
-    patient.sex,
-    patient.age,
-  )
+  assert (clip.quality, clip.sex, clip.age) == (truth.quality, patient.sex, patient.age)
   assert clip.ef_percent == round(patient.ef_percent)
   assert clip.fps == 50
 
@@ -107,9 +103,7 @@ def test_sequences_stored_es_first_are_flipped(nifti, mhd):
     assert areas[clip.ed] > areas[clip.es]
   folder = nifti / 'database_nifti' / 'patient0002'
   stored = read_volume(folder / 'patient0002_4CH_half_sequence.nii.gz').array
-  np.testing.assert_array_equal(
-    stored[::-1], camus.read_clip(nifti, 'patient0002', '4CH').frames
-  )
+  np.testing.assert_array_equal(stored[::-1], camus.read_clip(nifti, 'patient0002', '4CH').frames)
   assert not camus.read_clip(nifti, 'patient0003', '4CH').reversed_in_time
 
 
@@ -117,19 +111,14 @@ def test_ed_and_es_inside_a_longer_sequence(broken):
   cfg = broken / 'database_nifti' / 'patient0002' / 'Info_4CH.cfg'
   text = cfg.read_text()
   count = int(text.split('NbFrame: ')[1].split()[0])
-  cfg.write_text(
-    text.replace(f'ED: {count}', f'ED: {count - 1}').replace(
-      'ES: 1\n', 'ES: 2\n'
-    )
-  )
+  cfg.write_text(text.replace(f'ED: {count}', f'ED: {count - 1}').replace('ES: 1\n', 'ES: 2\n'))
   clip = camus.read_clip(broken, 'patient0002', '4CH')
   assert (clip.ed, clip.es) == (1, count - 2)
   assert len(clip.frames) == count
 
 
 @pytest.mark.parametrize(
-  'where',
-  ['.', 'database_nifti', '../nifti', 'database_nifti/../database_nifti'],
+  'where', ['.', 'database_nifti', '../nifti', 'database_nifti/../database_nifti']
 )
 def test_root_may_be_the_download_or_its_patients(nifti, where):
   assert len(camus.list_patients(nifti / where)) == PATIENTS
@@ -185,12 +174,7 @@ def test_labels_withheld_in_testing(broken_mhd):
 
 
 def test_blank_mask_between_is_unlabeled(broken):
-  path = (
-    broken
-    / 'database_nifti'
-    / 'patient0003'
-    / 'patient0003_2CH_half_sequence_gt.nii.gz'
-  )
+  path = broken / 'database_nifti' / 'patient0003' / 'patient0003_2CH_half_sequence_gt.nii.gz'
   image = sitk.ReadImage(str(path))
   masks = sitk.GetArrayFromImage(image)
   masks[1] = 0
@@ -204,8 +188,7 @@ def test_blank_mask_between_is_unlabeled(broken):
 def test_cfg_is_tolerant(tmp_path):
   path = tmp_path / 'Info_2CH.cfg'
   path.write_bytes(
-    b'\xef\xbb\xbfed : 1\r\nES:12\r\nScanner: Vivid: E95\r\n'
-    b'no colon here\r\n\r\nEF: 53 %\r\n'
+    b'\xef\xbb\xbfed : 1\r\nES:12\r\nScanner: Vivid: E95\r\nno colon here\r\n\r\nEF: 53 %\r\n'
   )
   info = read_info(path)
   assert info['ed'] == '1' and info['scanner'] == 'Vivid: E95'
@@ -227,9 +210,7 @@ def test_odd_spelling_of_sex_and_quality(broken):
 
 
 def test_official_split(nifti):
-  splits = [
-    camus.read_split(nifti, name) for name in ('train', 'validation', 'test')
-  ]
+  splits = [camus.read_split(nifti, name) for name in ('train', 'validation', 'test')]
   assert [len(split) for split in splits] == [2, 1, 1]
   assert sorted(sum(splits, [])) == camus.list_patients(nifti)
   assert camus.read_split(nifti, 'training') == splits[0]
@@ -268,8 +249,7 @@ def test_memsam_goes_by_number_when_patients_are_missing():
 
 
 @pytest.mark.parametrize(
-  'count, sizes',
-  [(3, [1, 1, 1]), (10, [7, 1, 2]), (30, [21, 3, 6]), (600, [420, 60, 120])],
+  'count, sizes', [(3, [1, 1, 1]), (10, [7, 1, 2]), (30, [21, 3, 6]), (600, [420, 60, 120])]
 )
 def test_memsam_shares_of_other_sets(count, sizes):
   parts = camus._memsam(_fake_layout(count))
@@ -279,12 +259,7 @@ def test_memsam_shares_of_other_sets(count, sizes):
 
 @pytest.mark.parametrize('keep', [0.3, 0.9, 0.999])
 def test_truncated_gzip_is_never_read(broken, keep):
-  path = (
-    broken
-    / 'database_nifti'
-    / 'patient0001'
-    / 'patient0001_2CH_half_sequence.nii.gz'
-  )
+  path = broken / 'database_nifti' / 'patient0001' / 'patient0001_2CH_half_sequence.nii.gz'
   data = path.read_bytes()
   path.write_bytes(data[: int(len(data) * keep)])
   with pytest.raises(FindingError, match=path.name) as caught:
@@ -293,12 +268,7 @@ def test_truncated_gzip_is_never_read(broken, keep):
 
 
 def test_flipped_bit_is_never_read(broken):
-  path = (
-    broken
-    / 'database_nifti'
-    / 'patient0001'
-    / 'patient0001_2CH_half_sequence.nii.gz'
-  )
+  path = broken / 'database_nifti' / 'patient0001' / 'patient0001_2CH_half_sequence.nii.gz'
   data = bytearray(path.read_bytes())
   data[len(data) // 2] ^= 0x10
   path.write_bytes(data)
@@ -329,8 +299,7 @@ def _drop_gt(folder):
 
 def _swap_gt_of_other_size(folder):
   shutil.copy(
-    folder / 'patient0001_2CH_ED_gt.nii.gz',
-    folder / 'patient0001_2CH_half_sequence_gt.nii.gz',
+    folder / 'patient0001_2CH_ED_gt.nii.gz', folder / 'patient0001_2CH_half_sequence_gt.nii.gz'
   )
 
 
@@ -338,10 +307,7 @@ def _edit(line, new):
   def mutate(folder):
     cfg = folder / 'Info_2CH.cfg'
     cfg.write_text(
-      '\n'.join(
-        new if old.startswith(line) else old
-        for old in cfg.read_text().splitlines()
-      )
+      '\n'.join(new if old.startswith(line) else old for old in cfg.read_text().splitlines())
     )
 
   return mutate
@@ -351,10 +317,7 @@ def _edit(line, new):
   'mutate, message',
   [
     (_drop_gt, '2CH_half_sequence_gt.nii.gz: found nothing'),
-    (
-      _swap_gt_of_other_size,
-      '_gt.nii.gz: found the shape .* as .*half_sequence.nii.gz',
-    ),
+    (_swap_gt_of_other_size, '_gt.nii.gz: found the shape .* as .*half_sequence.nii.gz'),
     (_edit('ED', 'ED: 0'), 'Info_2CH.cfg: found ED: 0, wanted'),
     (_edit('ED', 'ED: 99'), 'Info_2CH.cfg: found ED: 99, wanted'),
     (_edit('ED', 'ED: first'), 'Info_2CH.cfg: found ED: first, wanted'),
@@ -364,10 +327,7 @@ def _edit(line, new):
       lambda folder: (folder / 'Info_2CH.cfg').write_text('ED: 2\nES: 2\n'),
       'Info_2CH.cfg: found ED and ES both in frame 2',
     ),
-    (
-      lambda folder: (folder / 'Info_2CH.cfg').unlink(),
-      'Info_2CH.cfg: found nothing',
-    ),
+    (lambda folder: (folder / 'Info_2CH.cfg').unlink(), 'Info_2CH.cfg: found nothing'),
     (
       lambda folder: (folder / 'Info_2CH.cfg').write_bytes(b'\xff\xfe\x00'),
       'Info_2CH.cfg: found no text file',
@@ -437,12 +397,8 @@ def test_lossless_conversion_and_refusal(tmp_path):
 
 
 def test_color_volume_is_refused(broken):
-  path = next(
-    (broken / 'database_nifti/patient0001').glob('*2CH_half_seq*e.nii.gz')
-  )
-  color = sitk.GetImageFromArray(
-    np.zeros((2, 16, 16, 3), np.uint8), isVector=True
-  )
+  path = next((broken / 'database_nifti/patient0001').glob('*2CH_half_seq*e.nii.gz'))
+  color = sitk.GetImageFromArray(np.zeros((2, 16, 16, 3), np.uint8), isVector=True)
   sitk.WriteImage(color, str(path))
   with pytest.raises(InputError, match=f'{path.name}.*gray levels'):
     camus.read_clip(broken, 'patient0001', '2CH')

@@ -76,9 +76,7 @@ def test_video_in_dicom(tmp_path):
     stream = container.add_stream('libx264', rate=fractions.Fraction(30))
     stream.height, stream.width, stream.pix_fmt = 240, 320, 'yuv420p'
     for frame in source:
-      container.mux(
-        stream.encode(av.VideoFrame.from_ndarray(frame, format='gray'))
-      )
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='gray')))
     container.mux(stream.encode())
   dataset = pydicom.dcmread(REAL)
   dataset.file_meta.TransferSyntaxUID = uid.MPEG4HP41

@@ -50,23 +50,9 @@ def write(root, clips):
     table.writerow(HEAD)
     traced.writerow(['FileName', 'X1', 'Y1', 'X2', 'Y2', 'Frame'])
     for name, clip in clips.items():
-      frames = rng.integers(
-        20, 200, (clip.get('frames', 16), 112, 112), np.uint8
-      )
+      frames = rng.integers(20, 200, (clip.get('frames', 16), 112, 112), np.uint8)
       (root / 'Videos' / f'{name}.avi').write_bytes(encode_mjpg(frames, 50))
-      table.writerow(
-        [
-          name,
-          60,
-          40,
-          100,
-          112,
-          112,
-          50,
-          len(frames),
-          clip.get('split', 'TRAIN'),
-        ]
-      )
+      table.writerow([name, 60, 40, 100, 112, 112, 50, len(frames), clip.get('split', 'TRAIN')])
       for frame, a in ((clip.get('ed', 2), 20), (clip.get('es', 13), 14)):
         for row in ellipse_rows(a):
           traced.writerow([f'{name}.avi', *row, frame])
@@ -97,9 +83,7 @@ def test_the_mask_is_the_polygon_of_the_chords():
 
 @pytest.mark.parametrize('ed,es', [(2, 13), (13, 2)])
 def test_ed_is_the_larger_tracing_wherever_it_is(tmp_path, ed, es):
-  clip = echonet.read_clip(
-    write(tmp_path / 'r', {'0XA': {'ed': ed, 'es': es}}), '0XA'
-  )
+  clip = echonet.read_clip(write(tmp_path / 'r', {'0XA': {'ed': ed, 'es': es}}), '0XA')
   assert (clip.ed, clip.es) == (ed, es)
   assert clip.frames.shape == clip.masks.shape == (16, 112, 112)
   assert np.flatnonzero(clip.labeled).tolist() == [2, 13]
@@ -121,21 +105,13 @@ def test_gray_levels_survive_mjpg(tmp_path):
   [
     ('FileList.csv', lambda t: t.replace('0XA,60', '0XA,sixty'), 'EF is'),
     ('FileList.csv', lambda t: t.replace('TRAIN', 'HOLDOUT'), 'HOLDOUT'),
-    (
-      'FileList.csv',
-      lambda t: t + t.splitlines()[1] + '\n',
-      'in lines 2 and 3',
-    ),
+    ('FileList.csv', lambda t: t + t.splitlines()[1] + '\n', 'in lines 2 and 3'),
     (
       'VolumeTracings.csv',
       lambda t: t.replace(',13\n', ',99\n').replace(',13\r\n', ',99\r\n'),
       'frame 99',
     ),
-    (
-      'VolumeTracings.csv',
-      lambda t: t.split('\n')[0] + '\n',
-      '0 traced frames',
-    ),
+    ('VolumeTracings.csv', lambda t: t.split('\n')[0] + '\n', '0 traced frames'),
     (
       'VolumeTracings.csv',
       lambda t: t.replace(',13\r\n', ',2\r\n').replace(',13\n', ',2\n'),
@@ -156,18 +132,14 @@ def test_a_cut_video_is_refused_by_name(tmp_path, keep):
   path = echonet.video_path(root, '0XA')
   data = path.read_bytes()
   path.write_bytes(data[: keep if keep > 1 else int(keep * len(data))])
-  with pytest.raises(
-    InputError, match='0XA.avi: found .*fetch the files again'
-  ):
+  with pytest.raises(InputError, match='0XA.avi: found .*fetch the files again'):
     echonet.read_clip(root, '0XA')
 
 
 def test_names_case_and_byte_order_marks(tmp_path):
   root = write(tmp_path / 'r', {'0XA': {}})
   edit(
-    root,
-    'FileList.csv',
-    lambda t: '\ufeff' + t.replace('0XA', '0XA.avi').replace('TRAIN', 'train'),
+    root, 'FileList.csv', lambda t: '\ufeff' + t.replace('0XA', '0XA.avi').replace('TRAIN', 'train')
   )
   dataset = echonet.Dataset(root)
   assert dataset.clips_of('train') == [('0XA', '4CH')]
@@ -205,14 +177,8 @@ def prepare(root, data, **options):
 
 def test_training_clips_are_cut_and_others_whole(cohort):
   prepared = prepare(*cohort)
-  assert prepared.counts == {
-    'train': (3, 3, 36),
-    'validation': (1, 1, 16),
-    'test': (1, 1, 20),
-  }
-  spec = DataSpec(
-    data_dir=cohort[1], dataset='echonet', image_size=32, num_frames=10
-  )
+  assert prepared.counts == {'train': (3, 3, 36), 'validation': (1, 1, 16), 'test': (1, 1, 20)}
+  spec = DataSpec(data_dir=cohort[1], dataset='echonet', image_size=32, num_frames=10)
   (known,) = pipeline.eval_clips(spec, 'test')
   assert known['frames'][0] == 13 and known['frames'][-1] == 2
   assert known['labeled'].tolist() == [True] + [False] * 8 + [True]
@@ -229,13 +195,7 @@ def test_unreadable_clips_cost_themselves_only(cohort, capsys):
   path = echonet.video_path(root, '0XE')
   whole = path.read_bytes()
   path.write_bytes(whole[:100])
-  flags = [
-    'prepare',
-    '--dataset=echonet',
-    f'--raw={root}',
-    f'--data_dir={data}',
-    '--image_size=32',
-  ]
+  flags = ['prepare', '--dataset=echonet', f'--raw={root}', f'--data_dir={data}', '--image_size=32']
   assert main(flags) == 1
   out, err = capsys.readouterr()
   assert '1 clips left out' in out and '0XE.avi' in out
@@ -254,13 +214,7 @@ def test_exclusions(cohort, tmp_path, capsys):
   root, data = cohort
   names = tmp_path / 'names.txt'
   names.write_text('0XA.avi  # blurred\n\n')
-  flags = [
-    'prepare',
-    '--dataset=echonet',
-    f'--raw={root}',
-    f'--data_dir={data}',
-    '--image_size=32',
-  ]
+  flags = ['prepare', '--dataset=echonet', f'--raw={root}', f'--data_dir={data}', '--image_size=32']
   assert main([*flags, f'--exclude={names}']) == 0
   index = read_index(data / 'echonet/official_32/1.0.0')
   assert {c['patient'] for c in index['clips']['train']} == {'0XB', '0XE'}

@@ -30,9 +30,7 @@ class Thresholder:
     row_mm = float('nan') if spacing_mm is None else spacing_mm[0]
     return sectors.limit_depth(sectors.find_sector(video, region), row_mm)
 
-  def segment_clip(
-    self, video, spacing_mm=None, *, fps=0.0, sector=None, lag=0
-  ):
+  def segment_clip(self, video, spacing_mm=None, *, fps=0.0, sector=None, lag=0):
     masks = np.zeros(video.shape, np.uint8)
     for frame, mask in zip(video, masks):
       dark = (sector.crop(frame) < 60).astype(np.uint8)
@@ -47,9 +45,7 @@ def fake(monkeypatch):
   monkeypatch.setattr(raw_clip, 'MAX_BYTES', SMALL_LIMIT)
   monkeypatch.setattr(volumes, 'MAX_VOXEL_BYTES', SMALL_LIMIT)
   for name in ('overlay', 'gif', 'sheet', 'curve'):
-    monkeypatch.setattr(
-      outputs, f'write_{name}', lambda path, *_: path.write_bytes(b'')
-    )
+    monkeypatch.setattr(outputs, f'write_{name}', lambda path, *_: path.write_bytes(b''))
   is_dicom = dicom.is_dicom
 
   def locked(path):  # Root may read everything: no mode bits keep it out.
@@ -88,9 +84,7 @@ def test_every_odd_input_is_one_clear_line(fake, tmp_path, capfd):
   np.save(source / 'control.npy', speckle(seed=5))
   paths = [source / 'control.npy', *(source / name for name, *_ in table)]
   capfd.readouterr()
-  status = main(
-    ['segment', '--checkpoint=x', f'--out={tmp_path / "out"}', *map(str, paths)]
-  )
+  status = main(['segment', '--checkpoint=x', f'--out={tmp_path / "out"}', *map(str, paths)])
   printed = capfd.readouterr()
   assert status == 1
   assert printed.err == '' and 'Traceback' not in printed.out
@@ -107,41 +101,16 @@ def test_every_odd_input_is_one_clear_line(fake, tmp_path, capfd):
   good = sum(isinstance(wanted, set) for *_, wanted in table) + 1
   assert lines[-1].startswith(f'{good} of {len(paths)} clips segmented')
   # The first clip came out as it does alone.
-  assert (
-    main(
-      [
-        'segment',
-        '--checkpoint=x',
-        f'--out={tmp_path / "alone"}',
-        str(paths[0]),
-      ]
-    )
-    == 0
-  )
+  assert main(['segment', '--checkpoint=x', f'--out={tmp_path / "alone"}', str(paths[0])]) == 0
   for file in (tmp_path / 'alone' / 'control').iterdir():
-    assert (
-      file.read_bytes()
-      == (tmp_path / 'out' / 'control' / file.name).read_bytes()
-    ), file.name
+    assert file.read_bytes() == (tmp_path / 'out' / 'control' / file.name).read_bytes(), file.name
 
 
-@pytest.mark.parametrize(
-  'video', [speckle(1, 64, 64), speckle(2, 65, 67), speckle(4, 300, 161)]
-)
+@pytest.mark.parametrize('video', [speckle(1, 64, 64), speckle(2, 65, 67), speckle(4, 300, 161)])
 def test_odd_sizes_leave_every_file(video, monkeypatch, tmp_path, capsys):
   monkeypatch.setattr(inference, 'load', lambda *_: Thresholder())
   np.save(tmp_path / 'clip.npy', video)
-  assert (
-    main(
-      [
-        'segment',
-        '--checkpoint=x',
-        f'--out={tmp_path}',
-        str(tmp_path / 'clip.npy'),
-      ]
-    )
-    == 0
-  )
+  assert main(['segment', '--checkpoint=x', f'--out={tmp_path}', str(tmp_path / 'clip.npy')]) == 0
   written = {file.name for file in (tmp_path / 'clip').iterdir()}
   assert written == set(outputs.NAMES) - {'masks.dcm', 'probability.nii.gz'}
   with contextlib.closing(Image.open(tmp_path / 'clip' / 'overlay.gif')) as gif:

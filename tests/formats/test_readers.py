@@ -32,9 +32,7 @@ def write_video(path, video, codec, pix_fmt, fps=40):
     stream.height, stream.width = video.shape[1:]
     stream.pix_fmt = pix_fmt
     for index, frame in enumerate(video):
-      picture = av.VideoFrame.from_ndarray(
-        np.repeat(frame[..., None], 3, -1), format='rgb24'
-      )
+      picture = av.VideoFrame.from_ndarray(np.repeat(frame[..., None], 3, -1), format='rgb24')
       picture.pts = index
       container.mux(stream.encode(picture))
     container.mux(stream.encode())
@@ -145,17 +143,10 @@ def test_dicom_with_single_numbers_where_lists_belong(tmp_path):
 def test_inverted_and_sixteen_bit_dicom(tmp_path):
   video = moving_square()
   none = dict(SequenceOfUltrasoundRegions=None)
-  inverted = write_dicom(
-    tmp_path / 'a', video, **none, PhotometricInterpretation='MONOCHROME1'
-  )
+  inverted = write_dicom(tmp_path / 'a', video, **none, PhotometricInterpretation='MONOCHROME1')
   np.testing.assert_array_equal(read_any(inverted).frames, 255 - video)
   deep = write_dicom(
-    tmp_path / 'b',
-    video.astype('<u2') * 257,
-    **none,
-    BitsAllocated=16,
-    BitsStored=16,
-    HighBit=15,
+    tmp_path / 'b', video.astype('<u2') * 257, **none, BitsAllocated=16, BitsStored=16, HighBit=15
   )
   np.testing.assert_allclose(read_any(deep).frames, video, atol=1)
 
@@ -201,9 +192,7 @@ def test_volumes(tmp_path, suffix):
 
 
 def test_default_spacing_is_unknown(tmp_path):
-  sitk.WriteImage(
-    sitk.GetImageFromArray(moving_square()), str(tmp_path / 'a.nii.gz')
-  )
+  sitk.WriteImage(sitk.GetImageFromArray(moving_square()), str(tmp_path / 'a.nii.gz'))
   assert math.isnan(read_any(tmp_path / 'a.nii.gz').spacing_mm[0])
 
 

@@ -12,9 +12,7 @@ from echoforge_jax.formats.readers import read_any
 def speckled_sector(shape, apex, radius, half_angle, frames=8, seed=0):
   """Flickering noise in a sector, black elsewhere; and where it is."""
   inside = sectors.sector_pixels(shape, apex, radius, (half_angle, half_angle))
-  noise = np.random.default_rng(seed).integers(
-    5, 200, (frames, *shape), dtype=np.uint8
-  )
+  noise = np.random.default_rng(seed).integers(5, 200, (frames, *shape), dtype=np.uint8)
   return np.where(inside, noise, 0).astype(np.uint8), inside
 
 
@@ -23,14 +21,7 @@ def with_text(video):
   video = video.copy()
   for frame in video:
     cv2.putText(frame, 'MI 0.9', (2, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 255)
-    cv2.putText(
-      frame,
-      'P21',
-      (frame.shape[1] - 36, 40),
-      cv2.FONT_HERSHEY_SIMPLEX,
-      0.4,
-      255,
-    )
+    cv2.putText(frame, 'P21', (frame.shape[1] - 36, 40), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 255)
     frame[-10:, 20:-20] = 90
     frame[20:-20:10, -4:] = 255
   return video
@@ -75,9 +66,7 @@ def test_dark_side_is_completed_by_the_fit():
 def test_flicker_of_a_lossy_codec_is_no_sector():
   video, inside = speckled_sector((240, 320), (20, 160), 180, 0.68)
   noise = np.random.default_rng(1).integers(0, 7, video.shape)
-  found = sectors.find_sector(
-    np.clip(video.astype(int) + noise, 0, 255).astype(np.uint8)
-  )
+  found = sectors.find_sector(np.clip(video.astype(int) + noise, 0, 255).astype(np.uint8))
   assert box_error(found.box, inside) <= 8
 
 
@@ -87,9 +76,7 @@ def with_trace(video, row, thick, sweeping):
   columns = np.arange(video.shape[2])
   for index, frame in enumerate(video):
     phase = (columns + (0 if sweeping else 9 * index)) % 90
-    beat = 22 * np.exp(-(((phase - 40) / 3.0) ** 2)) + 6 * np.exp(
-      -(((phase - 62) / 7.0) ** 2)
-    )
+    beat = 22 * np.exp(-(((phase - 40) / 3.0) ** 2)) + 6 * np.exp(-(((phase - 62) / 7.0) ** 2))
     points = np.stack([columns, row - beat], 1).round().astype(np.int32)
     until = (index + 1) * len(points) // len(video) if sweeping else None
     cv2.polylines(frame, [points[:until]], False, 200, thick)
@@ -101,9 +88,7 @@ def with_trace(video, row, thick, sweeping):
 @pytest.mark.parametrize('thick', [1, 3])
 def test_an_ecg_trace_is_no_ultrasound(below, thick, sweeping):
   video, inside = speckled_sector((480, 640), (40, 300), 380, 0.75, frames=24)
-  found = sectors.find_sector(
-    with_trace(with_text(video), 420 + below, thick, sweeping)
-  )
+  found = sectors.find_sector(with_trace(with_text(video), 420 + below, thick, sweeping))
   assert found.found and found.fit > 0.93
   assert box_error(found.box, inside) <= 10
 
@@ -128,9 +113,7 @@ def test_region_bounds_the_search():
   assert box_error(found.box, inside) <= 6
 
 
-@pytest.mark.parametrize(
-  'box', [(5, 7, 40, 50), (-8, 10, 50, 90), (10, -6, 70, 60)]
-)
+@pytest.mark.parametrize('box', [(5, 7, 40, 50), (-8, 10, 50, 90), (10, -6, 70, 60)])
 def test_paste_is_the_inverse_of_crop(box):
   frame = np.random.default_rng(0).integers(1, 255, (60, 80), dtype=np.uint8)
   sector = sectors.Sector(box, box, None, True)

@@ -17,11 +17,7 @@ import zlib
 import numpy as np
 
 HERE = pathlib.Path(__file__).parent
-DEPTHS = {
-  'resnet18': (2, 2, 2, 2),
-  'resnet34': (3, 4, 6, 3),
-  'resnet50': (3, 4, 6, 3),
-}
+DEPTHS = {'resnet18': (2, 2, 2, 2), 'resnet34': (3, 4, 6, 3), 'resnet50': (3, 4, 6, 3)}
 
 
 def noise(name, shape):
@@ -47,11 +43,7 @@ def make_weights(shapes):
       x = x / (3 * shape[0])
     elif len(shape) == 4:
       gain = (
-        0.1
-        if '.Tq.' in name or '.Tk.' in name
-        else 5.0
-        if name.startswith('finalconv')
-        else 1.0
+        0.1 if '.Tq.' in name or '.Tk.' in name else 5.0 if name.startswith('finalconv') else 1.0
       )
       fan_in = math.prod(shape[1:]) / (4 if 'deconv2' in name else 1)
       x = x * (gain / math.sqrt(fan_in))
@@ -78,11 +70,7 @@ def main():
       super().__init__()
       outputs = inside * (4 if wide else 1)
       plan = (
-        [
-          (inputs, inside, 1, 1),
-          (inside, inside, 3, stride),
-          (inside, outputs, 1, 1),
-        ]
+        [(inputs, inside, 1, 1), (inside, inside, 3, stride), (inside, outputs, 1, 1)]
         if wide
         else [(inputs, inside, 3, stride), (inside, outputs, 3, 1)]
       )
@@ -92,9 +80,7 @@ def main():
         setattr(self, f'bn{i}', nn.BatchNorm2d(sides[1]))
       self.downsample = None
       if stride != 1 or inputs != outputs:
-        self.downsample = nn.Sequential(
-          conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
-        )
+        self.downsample = nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
     def forward(self, x):
       y = x
@@ -109,9 +95,7 @@ def main():
       blocks = []
       for index in range(depth):
         inside = 64 * 2**level
-        blocks.append(
-          Block(inputs, inside, 2 if level and not index else 1, wide)
-        )
+        blocks.append(Block(inputs, inside, 2 if level and not index else 1, wide))
         inputs = inside * (4 if wide else 1)
       yield nn.Sequential(*blocks)
 
@@ -137,12 +121,8 @@ def main():
 
     def __init__(self):
       super().__init__()
-      self.first = nn.Sequential(
-        conv(1, 64, 7, 2), nn.BatchNorm2d(64), nn.ReLU()
-      )
-      (self.encoder1, self.encoder2, self.encoder3, self.encoder4) = stages(
-        'resnet18'
-      )
+      self.first = nn.Sequential(conv(1, 64, 7, 2), nn.BatchNorm2d(64), nn.ReLU())
+      (self.encoder1, self.encoder2, self.encoder3, self.encoder4) = stages('resnet18')
 
     def forward(self, x):
       maps = [self.first(x)]
@@ -161,18 +141,12 @@ def main():
     def forward(self, neighbour, target):
       def summary(x):
         return torch.cat(
-          [
-            nn.functional.adaptive_max_pool2d(x, size).flatten(1)
-            for size in (1, 3, 5, 7)
-          ],
-          dim=1,
+          [nn.functional.adaptive_max_pool2d(x, size).flatten(1) for size in (1, 3, 5, 7)], dim=1
         )
 
       outputs = []
       for one, other in zip(neighbour, target):
-        attention = (
-          summary(self.Tq(one[None])[0]) @ summary(self.Tk(other[None])[0]).T
-        ).sigmoid()
+        attention = (summary(self.Tq(one[None])[0]) @ summary(self.Tk(other[None])[0]).T).sigmoid()
         kernel = torch.einsum('qk,kiyx->qiyx', attention, self.condition)
         outputs.append(nn.functional.conv2d(one[None], kernel, padding=1))
         spread.append(float(attention.std()))
@@ -232,12 +206,8 @@ def main():
       self.finalconv3 = nn.Conv2d(32, 1, 3, padding=1)
 
     def forward(self, x):
-      maps = zip(
-        *(encoder(x[:, :, i]) for i, encoder in enumerate(self.TCE.FE))
-      )
-      x1, x2, x3, x4 = (
-        stage(*three) for stage, three in zip(self.STFT.stages, maps)
-      )
+      maps = zip(*(encoder(x[:, :, i]) for i, encoder in enumerate(self.TCE.FE)))
+      x1, x2, x3, x4 = (stage(*three) for stage, three in zip(self.STFT.stages, maps))
       x = self.decoder4(x4) + x3
       x = self.decoder3(x) + x2
       x = self.decoder1(self.decoder2(x) + x1)
@@ -253,11 +223,7 @@ def main():
       if not key.endswith('num_batches_tracked')
     }
     network.load_state_dict(
-      {
-        key: torch.from_numpy(value)
-        for key, value in make_weights(shapes).items()
-      },
-      strict=False,
+      {key: torch.from_numpy(value) for key, value in make_weights(shapes).items()}, strict=False
     )
     shape = (2, 1, 3, 64, 96) if name == 'sscf' else (1, 1, 32, 64)
     x = rng.uniform(size=shape).astype(np.float32)
@@ -266,9 +232,7 @@ def main():
       outputs = network(gray if name == 'sscf' else gray.expand(-1, 3, -1, -1))
     for y in outputs:
       print(
-        name,
-        tuple(y.shape),
-        f'deviation {float(y.std()):.3f}, largest {float(y.abs().max()):.3f}',
+        name, tuple(y.shape), f'deviation {float(y.std()):.3f}, largest {float(y.abs().max()):.3f}'
       )
     np.savez_compressed(
       HERE / f'{name}.npz',
@@ -277,8 +241,7 @@ def main():
       **{f'y{i}': y.numpy() for i, y in enumerate(outputs)},
     )
   print(
-    'deviation of the attention within a pair, each level, direction and '
-    'sample:',
+    'deviation of the attention within a pair, each level, direction and sample:',
     ' '.join(f'{value:.2f}' for value in spread),
   )
 

@@ -19,9 +19,7 @@ from echoforge_jax.training.workdir import claim_workdir
 
 def noise(frames=7, shape=(60, 76), seed=0):
   """uint8 [T, H, W]."""
-  return np.random.default_rng(seed).integers(
-    0, 255, (frames, *shape), dtype=np.uint8
-  )
+  return np.random.default_rng(seed).integers(0, 255, (frames, *shape), dtype=np.uint8)
 
 
 def segmentation(masks, box=None, confidence=None, low=0.0) -> Segmentation:
@@ -65,9 +63,7 @@ def random_parameters(shapes, seed=0):
     if leaf.ndim < 2:
       return np.full(leaf.shape, 'scale' in str(path[-1]), np.float32)
     fan_in = np.prod(leaf.shape[:-1])
-    return generator.normal(0, 2 / np.sqrt(fan_in), leaf.shape).astype(
-      np.float32
-    )
+    return generator.normal(0, 2 / np.sqrt(fan_in), leaf.shape).astype(np.float32)
 
   return jax.tree_util.tree_map_with_path(fill, shapes)
 
@@ -95,9 +91,7 @@ def make_workdir(folder, config):
     teacher_batch_stats={},
     params=random_parameters(state.params, 1),
     teacher_params=random_parameters(state.teacher_params, 2),
-    opt_state=jax.tree.map(
-      lambda x: np.zeros(x.shape, x.dtype), state.opt_state
-    ),
+    opt_state=jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.opt_state),
   )
   claim_workdir(folder, config)
   checkpointer = checkpoint.Checkpointer(folder)

@@ -54,21 +54,13 @@ def test_folders_of_clips(study):
     ('p2/frames', 'p2/frames'),
     ('p10/clip.npy', 'p10/clip'),
   ]
-  found, _ = inputs.expand(
-    [study, study / 'p10' / 'clip.npy'], True, skip=study / 'p2'
-  )
+  found, _ = inputs.expand([study, study / 'p10' / 'clip.npy'], True, skip=study / 'p2')
   assert [name for _, name in found] == ['p10/clip', 'clip']
 
 
 def test_folders_without_recursive(study):
   found, failures = inputs.expand(
-    [
-      study / 'p2' / 'frames',
-      study,
-      study / 'p2',
-      study / 'p2' / 'none',
-      study / 'gone.avi',
-    ]
+    [study / 'p2' / 'frames', study, study / 'p2', study / 'p2' / 'none', study / 'gone.avi']
   )
   assert [name for _, name in found] == ['frames', 'gone']
   said = list(failures.values())
@@ -81,9 +73,11 @@ def test_folders_without_recursive(study):
 def test_frames_come_in_natural_order(study):
   frames = read_any(study / 'p2' / 'frames').frames
   assert frames[:, 0, 0].tolist() == [10, 20, 100]
-  assert [
-    path.name for path in images.image_files(study / 'p2' / 'frames')
-  ] == ['1.png', '2.png', '10.png']
+  assert [path.name for path in images.image_files(study / 'p2' / 'frames')] == [
+    '1.png',
+    '2.png',
+    '10.png',
+  ]
 
 
 def test_names_never_leave_the_results(monkeypatch, study):
@@ -94,17 +88,10 @@ def test_names_never_leave_the_results(monkeypatch, study):
 
 @pytest.mark.slow
 def test_results_do_not_depend_on_the_other_clips(segmenter, study, tmp_path):
-  clips = [
-    study / 'p2' / 'clip.npy',
-    study / 'p10' / 'clip.npy',
-    study / 'p2' / 'frames',
-  ]
+  clips = [study / 'p2' / 'clip.npy', study / 'p10' / 'clip.npy', study / 'p2' / 'frames']
   lines = []
   together, failures = batch.segment_files(
-    segmenter,
-    [clips[1], tmp_path / 'none.avi', *clips],
-    tmp_path / 'all',
-    report=lines.append,
+    segmenter, [clips[1], tmp_path / 'none.avi', *clips], tmp_path / 'all', report=lines.append
   )
   assert len(failures) == 1 and len(lines) == 5
   assert list(together) == ['clip', 'clip-2', 'clip-3', 'frames']
@@ -112,13 +99,12 @@ def test_results_do_not_depend_on_the_other_clips(segmenter, study, tmp_path):
     alone = tmp_path / 'alone' / name
     batch.segment_file(path, segmenter, out_dir=alone)
     files = sorted(file.name for file in alone.iterdir())
-    assert files == sorted(
-      file.name for file in (tmp_path / 'all' / name).iterdir()
-    )
+    assert files == sorted(file.name for file in (tmp_path / 'all' / name).iterdir())
     for file in files:
-      assert (alone / file).read_bytes() == (
-        tmp_path / 'all' / name / file
-      ).read_bytes(), (name, file)
+      assert (alone / file).read_bytes() == (tmp_path / 'all' / name / file).read_bytes(), (
+        name,
+        file,
+      )
 
 
 def test_a_failure_leaves_no_earlier_result(segmenter, study, tmp_path):
@@ -126,9 +112,7 @@ def test_a_failure_leaves_no_earlier_result(segmenter, study, tmp_path):
   batch.segment_files(segmenter, [path], tmp_path / 'out', report=str)
   assert (tmp_path / 'out' / 'clip' / 'result.json').exists()
   path.write_bytes(b'words')
-  _, failures = batch.segment_files(
-    segmenter, [path], tmp_path / 'out', report=str
-  )
+  _, failures = batch.segment_files(segmenter, [path], tmp_path / 'out', report=str)
   assert failures and not list((tmp_path / 'out' / 'clip').iterdir())
 
 
@@ -143,10 +127,7 @@ def test_what_nobody_foresaw_is_one_line_too(segmenter, study, tmp_path):
 
   np.save(tmp_path / 'other.npy', clip(6, frames=5))
   results, failures = batch.segment_files(
-    Broken(),
-    [study / 'p2' / 'clip.npy', tmp_path / 'other.npy'],
-    tmp_path / 'out',
-    report=str,
+    Broken(), [study / 'p2' / 'clip.npy', tmp_path / 'other.npy'], tmp_path / 'out', report=str
   )
   assert list(results) == ['other']
   [message] = failures.values()
@@ -171,14 +152,10 @@ def test_reading_ahead(large):
     return Ready()
 
   taken = []
-  for path, ready in zip(
-    'a bad c'.split(), batch._read_ahead(prepare, ['a', 'bad', 'c'])
-  ):
+  for path, ready in zip('a bad c'.split(), batch._read_ahead(prepare, ['a', 'bad', 'c'])):
     deadline = time.monotonic() + 5
     if not large:  # The next one is read meanwhile, and never one more.
-      while len(started) < min(len(taken) + 2, 3) and (
-        time.monotonic() < deadline
-      ):
+      while len(started) < min(len(taken) + 2, 3) and (time.monotonic() < deadline):
         time.sleep(0.005)
       assert len(started) == min(len(taken) + 2, 3)
     elif path != 'bad':

@@ -38,9 +38,7 @@ def test_expected_dice_of_certain_even_and_empty_masks():
   p[0, 2:6, 2:6] = 1
   p[1, 2:6, 2:6] = 0.75
   p[2] = 0.3
-  assert confidence.expected_dice(p) == pytest.approx(
-    [1, 2 * 12 / (16 + 12), 0]
-  )
+  assert confidence.expected_dice(p) == pytest.approx([1, 2 * 12 / (16 + 12), 0])
 
 
 def test_expected_dice_is_the_mean_over_draws():
@@ -61,9 +59,7 @@ def test_temperature_is_found(temperature):
   assert facts['temperature'] == pytest.approx(temperature, rel=0.2)
   if temperature != 1:
     assert facts['ece']['after'] < 0.6 * facts['ece']['before']
-  assert facts['frame_expected_dice'] == pytest.approx(
-    facts['frame_dice'], abs=0.02
-  )
+  assert facts['frame_expected_dice'] == pytest.approx(facts['frame_dice'], abs=0.02)
   assert facts['correlation'] > 0.3
   risk = facts['risk_coverage']
   assert risk['aurc_oracle'] < risk['aurc'] < risk['aurc_random']

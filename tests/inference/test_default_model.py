@@ -55,9 +55,7 @@ def test_it_segments_phantoms_it_has_not_seen(segmenter):
   for clip in clips:
     found = segmenter.segment(clip['video'][..., 0]) == 1
     truth = clip['masks'] == 1
-    dice += [
-      2 * (f & t).sum() / (f.sum() + t.sum()) for f, t in zip(found, truth)
-    ]
+    dice += [2 * (f & t).sum() / (f.sum() + t.sum()) for f, t in zip(found, truth)]
   assert np.median(dice) > 0.85
 
 
@@ -65,9 +63,7 @@ def test_it_segments_phantoms_it_has_not_seen(segmenter):
 def test_it_follows_the_ventricle_of_a_real_clip(segmenter):
   clip = readers.read_any(REAL)
   sector = segmenter.locate(clip.frames, clip.spacing_mm, clip.region)
-  found = segmenter.segment_clip(
-    clip.frames, clip.spacing_mm, fps=clip.fps, sector=sector, lag=1
-  )
+  found = segmenter.segment_clip(clip.frames, clip.spacing_mm, fps=clip.fps, sector=sector, lag=1)
   lv = found.masks == 1
   area = lv.sum((1, 2)) * np.prod(clip.spacing_mm) / 100
   # Looked at frame by frame: 20 to 45 cm2 between ES and ED.
@@ -83,9 +79,7 @@ def test_it_follows_the_ventricle_of_a_real_clip(segmenter):
 def test_one_command_without_a_checkpoint(tmp_path, capsys):
   assert main(['segment', f'--out={tmp_path}', REAL]) == 0
   capsys.readouterr()
-  result = json.loads(
-    (tmp_path / 'examples_ybr_color' / 'result.json').read_text()
-  )
+  result = json.loads((tmp_path / 'examples_ybr_color' / 'result.json').read_text())
   assert result['frames'] == 30 and result['model']['which'] == 'teacher'
   assert 20 < result['ef_percent'] < 75
   assert result['confidence']['calibrated']

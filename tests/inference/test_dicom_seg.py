@@ -29,12 +29,7 @@ def masks_of(shape=(30, 240, 320)):
 
 def measured(masks, classes=('lv',), spacing_mm=(1.02, 1.01)):
   found = Segmentation(
-    masks,
-    np.ones(len(masks)),
-    masks,
-    whole_image(masks.shape[1:]),
-    classes=classes,
-    receipt=MODEL,
+    masks, np.ones(len(masks)), masks, whole_image(masks.shape[1:]), classes=classes, receipt=MODEL
   )
   area = np.zeros(len(masks))
   return Measurement(RawClip(masks, spacing_mm), found, area, area, ())
@@ -42,9 +37,7 @@ def measured(masks, classes=('lv',), spacing_mm=(1.02, 1.01)):
 
 def test_round_trip(tmp_path):
   masks, path = masks_of(), tmp_path / 'masks.dcm'
-  assert (
-    dicom_seg.write_if_dicom(path, REAL, measured(masks, ('lv', 'la'))) == ''
-  )
+  assert dicom_seg.write_if_dicom(path, REAL, measured(masks, ('lv', 'la'))) == ''
   source, found = pydicom.dcmread(REAL), hd.seg.segread(path)
   pixels = found.get_pixels_by_source_frame(
     source.SOPInstanceUID, list(range(1, 31)), segment_numbers=[1, 2]
@@ -59,18 +52,12 @@ def test_round_trip(tmp_path):
 
 def test_what_it_says_about_itself(tmp_path):
   path = tmp_path / 'masks.dcm'
-  dicom_seg.write_if_dicom(
-    path, REAL, measured(masks_of(), ('lv', 'myo', 'la'))
-  )
+  dicom_seg.write_if_dicom(path, REAL, measured(masks_of(), ('lv', 'myo', 'la')))
   source, found = pydicom.dcmread(REAL), pydicom.dcmread(path)
   codes = [
-    (item.SegmentLabel, item.SegmentedPropertyTypeCodeSequence[0])
-    for item in found.SegmentSequence
+    (item.SegmentLabel, item.SegmentedPropertyTypeCodeSequence[0]) for item in found.SegmentSequence
   ]
-  assert [
-    (label, code.CodeValue, code.CodingSchemeDesignator)
-    for label, code in codes
-  ] == [
+  assert [(label, code.CodeValue, code.CodingSchemeDesignator) for label, code in codes] == [
     ('left ventricle', '87878005', 'SCT'),
     ('left ventricular myocardium', '49848007', 'SCT'),
     ('left atrium', '82471001', 'SCT'),
@@ -103,13 +90,9 @@ def test_bits_of_odd_sizes(shape):
   masks = np.random.default_rng(0).integers(0, 2, shape, dtype=np.uint8)
   source = pydicom.dcmread(REAL)
   source.Rows, source.Columns = shape[1:]
-  found = dicom_seg.segmentation(
-    source, measured(masks, spacing_mm=(math.nan, math.nan))
-  )
+  found = dicom_seg.segmentation(source, measured(masks, spacing_mm=(math.nan, math.nan)))
   assert 'PixelMeasuresSequence' not in found.SharedFunctionalGroupsSequence[0]
-  bits = np.unpackbits(
-    np.frombuffer(found.PixelData, np.uint8), bitorder='little'
-  )[: masks.size]
+  bits = np.unpackbits(np.frombuffer(found.PixelData, np.uint8), bitorder='little')[: masks.size]
   np.testing.assert_array_equal(bits.reshape(shape), masks)
   assert len(found.PixelData) % 2 == 0
 
@@ -117,16 +100,11 @@ def test_bits_of_odd_sizes(shape):
 def test_what_cannot_have_one(tmp_path):
   np.save(tmp_path / 'clip.npy', masks_of())
   path = tmp_path / 'masks.dcm'
-  assert (
-    dicom_seg.write_if_dicom(path, tmp_path / 'clip.npy', measured(masks_of()))
-    == ''
-  )
+  assert dicom_seg.write_if_dicom(path, tmp_path / 'clip.npy', measured(masks_of())) == ''
   assert not path.exists()
   dataset = pydicom.dcmread(REAL)
   del dataset.StudyInstanceUID
   dataset.save_as(tmp_path / 'bare.dcm')
-  said = dicom_seg.write_if_dicom(
-    path, tmp_path / 'bare.dcm', measured(masks_of())
-  )
+  said = dicom_seg.write_if_dicom(path, tmp_path / 'bare.dcm', measured(masks_of()))
   assert 'no DICOM segmentation' in said and 'StudyInstanceUID' in said
   assert not path.exists()

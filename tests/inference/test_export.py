@@ -24,11 +24,7 @@ from tests.inference.clips import noise, random_segmenter
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXAMPLE = ROOT / 'docs' / 'examples' / 'run_exported.py'
-NAMES = [
-  f'{kind}_{dtype}'
-  for dtype in ('float32', 'bfloat16')
-  for kind in ('clip', 'step')
-]
+NAMES = [f'{kind}_{dtype}' for dtype in ('float32', 'bfloat16') for kind in ('clip', 'step')]
 FRAMES, SIZE = 4, 32
 
 # What a machine without this package has: its imports fail.
@@ -155,9 +151,7 @@ def test_programs_equal_the_segmenter(manifest):
   assert list(found) == NAMES
   for name in NAMES[:2]:
     assert found[name]['probabilities'] <= 1e-5
-    assert found[name]['logits'] <= 1e-5 * max(
-      1, found[name]['logits_magnitude']
-    )
+    assert found[name]['logits'] <= 1e-5 * max(1, found[name]['logits_magnitude'])
   for name in NAMES[2:]:  # Eight bits of mantissa.
     assert 1e-5 < found[name]['probabilities'] and found[name]['pixels'] < 0.2
 
@@ -168,15 +162,7 @@ def test_it_runs_with_jax_and_numpy_alone(exported, workdir, tmp_path):
   np.save(tmp_path / 'clip.npy', video)
   script = ALONE.format(root=str(ROOT), example=str(EXAMPLE))
   done = subprocess.run(
-    [
-      sys.executable,
-      '-I',
-      '-c',
-      script,
-      str(exported),
-      'clip.npy',
-      'masks.npy',
-    ],
+    [sys.executable, '-I', '-c', script, str(exported), 'clip.npy', 'masks.npy'],
     cwd=tmp_path,
     capture_output=True,
     text=True,
@@ -188,9 +174,7 @@ def test_it_runs_with_jax_and_numpy_alone(exported, workdir, tmp_path):
   wanted = programs.reference_logits(segmenter, video)
   with np.load(tmp_path / 'masks.npy.npz') as found:
     for kind in ('step', 'clip'):
-      np.testing.assert_allclose(
-        found[kind], wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max()
-      )
+      np.testing.assert_allclose(found[kind], wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
   masks = np.load(tmp_path / 'masks.npy')
   assert masks.dtype == np.uint8 and masks.any()
   whole = segmenter.segment(video, sector=sectors.whole_image((SIZE, SIZE)))
@@ -201,27 +185,17 @@ def test_the_example_is_short_and_needs_little():
   lines = EXAMPLE.read_text().splitlines()
   assert len(lines) <= 40
   imported = {
-    line.split()[1].split('.')[0]
-    for line in lines
-    if line.startswith(('import', 'from'))
+    line.split()[1].split('.')[0] for line in lines if line.startswith(('import', 'from'))
   }
   assert imported == {'json', 'sys', 'zipfile', 'jax', 'numpy'}
 
 
 @pytest.mark.slow
-def test_equal_checkpoints_give_equal_bytes(
-  exported, workdir, tmp_path, capsys
-):
+def test_equal_checkpoints_give_equal_bytes(exported, workdir, tmp_path, capsys):
   again = tmp_path / 'again'
   assert (
     main(
-      [
-        'export',
-        f'--checkpoint={workdir}',
-        f'--frames={FRAMES}',
-        f'--out={again}',
-        '--no_check',
-      ]
+      ['export', f'--checkpoint={workdir}', f'--frames={FRAMES}', f'--out={again}', '--no_check']
     )
     == 0
   )
@@ -256,10 +230,7 @@ def test_a_model_that_looks_ahead():
 @pytest.mark.slow
 def test_approximate_neighbours_can_be_exported(segmenter):
   approximate = Segmenter(
-    segmenter.model.clone(knn='approx'),
-    segmenter.variables,
-    classes=('lv',),
-    image_size=SIZE,
+    segmenter.model.clone(knn='approx'), segmenter.variables, classes=('lv',), image_size=SIZE
   )
   program = next(programs.make_programs(approximate, 2))
   assert programs.parity(approximate, program, clip(2))['probabilities'] <= 1e-5
@@ -290,9 +261,7 @@ def test_what_cannot_be_serialized_is_one_line():
     (['--metrics=other.json'], 'an evaluation of another model: checkpoint_'),
   ],
 )
-def test_misuse_is_one_line(
-  flags, text, workdir, metrics, tmp_path, capsys, monkeypatch
-):
+def test_misuse_is_one_line(flags, text, workdir, metrics, tmp_path, capsys, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'empty').mkdir()
   (tmp_path / 'odd.json').write_text('[1]')

@@ -18,14 +18,10 @@ def ventricle(half_length, half_width, shape=(200, 200), spacing=(1.0, 1.0)):
   rows, columns = np.mgrid[: shape[0], : shape[1]]
   down = (rows - 0.75 * shape[0]) * spacing[0]
   across = (columns - shape[1] / 2) * spacing[1]
-  return ((down / half_length) ** 2 + (across / half_width) ** 2 <= 1) & (
-    down <= 0
-  )
+  return ((down / half_length) ** 2 + (across / half_width) ** 2 <= 1) & (down <= 0)
 
 
-def beating(
-  phases, spacing=(1.0, 1.0), shape=(200, 200), ed=(80, 25), es=(70, 18)
-):
+def beating(phases, spacing=(1.0, 1.0), shape=(200, 200), ed=(80, 25), es=(70, 18)):
   """Masks whose width and length follow phases: 0 at ED, 1 at ES."""
   masks = np.zeros((len(phases), *shape), np.uint8)
   for mask, phase in zip(masks, phases):
@@ -35,12 +31,7 @@ def beating(
 
 
 def cosine(frames, periods, start=0.0):
-  return (
-    1
-    - np.cos(
-      2 * np.pi * (start + np.linspace(0, periods, frames, endpoint=False))
-    )
-  ) / 2
+  return (1 - np.cos(2 * np.pi * (start + np.linspace(0, periods, frames, endpoint=False)))) / 2
 
 
 def test_whole_cycle_measures_volumes():
@@ -50,9 +41,7 @@ def test_whole_cycle_measures_volumes():
   truth = [2 / 3 * math.pi * a * b**2 / 1000 for a, b in ((80, 25), (70, 18))]
   assert cycle.edv_ml == pytest.approx(truth[0], rel=0.04)
   assert cycle.esv_ml == pytest.approx(truth[1], rel=0.04)
-  assert cycle.ef_percent == pytest.approx(
-    100 * (1 - truth[1] / truth[0]), abs=2
-  )
+  assert cycle.ef_percent == pytest.approx(100 * (1 - truth[1] / truth[0]), abs=2)
   assert cycle.ef_method == 'discs'
   assert cycle.beats[0].ef_area_length == pytest.approx(cycle.ef_percent, abs=3)
   assert cycle.flags == ()
@@ -141,8 +130,7 @@ def test_confidence_counts_at_ed_es_and_in_most_frames():
 
   def flagged(confidence):
     return (
-      'low_confidence'
-      in measured(masks, (1.0, 1.0), 40.0, confidence=confidence, low=0.8).flags
+      'low_confidence' in measured(masks, (1.0, 1.0), 40.0, confidence=confidence, low=0.8).flags
     )
 
   assert not flagged(np.full(40, 0.9))
@@ -215,9 +203,7 @@ def test_shortest_clips(frames):
 
 def test_a_still_has_neither_phase_nor_fraction():
   one = measured(beating([0.0]), (1.0, 1.0), 40.0)
-  many = measured(
-    beating(np.zeros(9)), (1.0, 1.0), 40.0, flags=('still_image',)
-  )
+  many = measured(beating(np.zeros(9)), (1.0, 1.0), 40.0, flags=('still_image',))
   for cycle in (one, many):
     assert cycle.ed is None and cycle.es is None and cycle.beats == ()
     assert math.isnan(cycle.ef_percent) and math.isnan(cycle.edv_ml)
@@ -226,37 +212,18 @@ def test_a_still_has_neither_phase_nor_fraction():
 
 def test_every_flag_is_raised_somewhere():
   used = set()
-  for module in (
-    measurement,
-    checks,
-    dicom,
-    outputs,
-    raw_clip,
-    readers,
-    video,
-    ejection,
-    beats,
-  ):
+  for module in (measurement, checks, dicom, outputs, raw_clip, readers, video, ejection, beats):
     tree = ast.parse(inspect.getsource(module))
-    keys = {
-      key
-      for node in ast.walk(tree)
-      if isinstance(node, ast.Dict)
-      for key in node.keys
-    }
+    keys = {key for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys}
     used |= {
-      node.value
-      for node in ast.walk(tree)
-      if isinstance(node, ast.Constant) and node not in keys
+      node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and node not in keys
     }
   assert set(measurement.FLAGS) - used == set()
 
 
 def test_a_dip_too_short_for_a_beat_is_none():
   # As of a real clip of one second: filling, a flicker, ED, half a systole.
-  curve = np.interp(
-    np.arange(30), [0, 6, 13, 17, 21, 29], [29.0, 26.0, 33.0, 28.0, 37.0, 28.0]
-  )
+  curve = np.interp(np.arange(30), [0, 6, 13, 17, 21, 29], [29.0, 26.0, 33.0, 28.0, 37.0, 28.0])
   found, flags = beats.find_beats(curve, fps=30.0)
   assert (13, 17) not in found and found[0][0] == 21
   assert flags == ['no_full_cycle']

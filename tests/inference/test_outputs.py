@@ -62,9 +62,7 @@ def strict(path):
 def decoded(path):
   with av.open(str(path)) as container:
     stream = container.streams.video[0]
-    frames = [
-      frame.to_ndarray(format='rgb24') for frame in container.decode(stream)
-    ]
+    frames = [frame.to_ndarray(format='rgb24') for frame in container.decode(stream)]
     return (
       frames,
       stream.codec_context.name,
@@ -163,10 +161,7 @@ def test_bad_inputs_do_not_stop_the_rest(segmenter, tmp_path):
   assert lines[1].startswith(f'error: {bad}')
   assert results['clip']['fps'] == results['clip-2']['fps'] == 25.0
   assert results['clip-2']['spacing_mm'] == [1.0, 1.1]
-  assert {path.name for path in (tmp_path / 'out').iterdir()} == {
-    'clip',
-    'clip-2',
-  }
+  assert {path.name for path in (tmp_path / 'out').iterdir()} == {'clip', 'clip-2'}
 
 
 def test_a_file_in_the_way_of_out(segmenter, tmp_path):

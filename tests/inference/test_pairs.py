@@ -45,15 +45,10 @@ def test_volume_of_an_ellipsoid_with_three_axes(tmp_path):
     '2CH': left(tmp_path / 'two', (80, 30), (70, 20)),
   }
   found = pairs.measure_pair(folders)
-  truth = [
-    2 / 3 * math.pi * a * b * c / 1000
-    for a, b, c in ((80, 25, 30), (70, 18, 20))
-  ]
+  truth = [2 / 3 * math.pi * a * b * c / 1000 for a, b, c in ((80, 25, 30), (70, 18, 20))]
   assert found['edv_ml'] == pytest.approx(truth[0], rel=0.04)
   assert found['esv_ml'] == pytest.approx(truth[1], rel=0.04)
-  assert found['ef_percent'] == pytest.approx(
-    100 * (1 - truth[1] / truth[0]), abs=2
-  )
+  assert found['ef_percent'] == pytest.approx(100 * (1 - truth[1] / truth[0]), abs=2)
   assert found['flags'] == ['area_jitter'] == list(found['flag_details'])
   assert found['views'] == {'4CH': 'four.dcm', '2CH': 'two.dcm'}
   json.dumps(found, allow_nan=False)
@@ -73,23 +68,12 @@ def test_a_foreshortened_view_is_flagged(tmp_path):
 def test_what_stops_a_pair(tmp_path):
   good = left(tmp_path / 'a', (80, 25), (70, 18))
   with pytest.raises(InputError, match='b.dcm: mm per pixel unknown'):
-    pairs.measure_pair(
-      {
-        '4CH': good,
-        '2CH': left(tmp_path / 'b', (80, 25), (70, 18), spacing=None),
-      }
-    )
+    pairs.measure_pair({'4CH': good, '2CH': left(tmp_path / 'b', (80, 25), (70, 18), spacing=None)})
   with pytest.raises(InputError, match=r'c.dcm: no ED and ES found \(still'):
     pairs.measure_pair(
       {
         '2CH': good,
-        '4CH': left(
-          tmp_path / 'c',
-          (80, 25),
-          (70, 18),
-          flags=['still_image'],
-          ed_frame=None,
-        ),
+        '4CH': left(tmp_path / 'c', (80, 25), (70, 18), flags=['still_image'], ed_frame=None),
       }
     )
 
@@ -131,7 +115,5 @@ def test_segment_measures_pairs_and_goes_on(tmp_path):
   assert len(written['pairs']) == 1
   assert 40 < written['pairs'][0]['ef_percent'] < 60
   assert any('biplane EF' in line for line in lines)
-  batch.segment_files(
-    Known(masks), [paths[0]], tmp_path / 'out', report=lines.append
-  )
+  batch.segment_files(Known(masks), [paths[0]], tmp_path / 'out', report=lines.append)
   assert not (tmp_path / 'out' / 'biplane.json').exists()

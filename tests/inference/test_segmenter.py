@@ -26,10 +26,7 @@ def parallel_masks(segmenter, run, video):
   small = squeeze_frames(video, segmenter.image_size)[None, ..., None]
   logits = run(segmenter.variables, small.astype(np.float32) / 255)['logits'][0]
   return np.stack(
-    [
-      native_mask(frame, whole(video), video.shape[1:], LV)
-      for frame in np.asarray(logits)
-    ]
+    [native_mask(frame, whole(video), video.shape[1:], LV) for frame in np.asarray(logits)]
   )
 
 
@@ -90,8 +87,7 @@ def test_masks_lie_inside_the_box(segmenter):
   dirty = video.copy()
   dirty[:, 72:, :] = 255
   np.testing.assert_array_equal(
-    segmenter.segment(dirty, sector=sector),
-    segmenter.segment(video, sector=sector),
+    segmenter.segment(dirty, sector=sector), segmenter.segment(video, sector=sector)
   )
 
 
@@ -112,16 +108,7 @@ def test_labels_of_several_classes():
 
 
 @pytest.mark.parametrize(
-  'fps,stride',
-  [
-    (math.nan, 1),
-    (0.0, 1),
-    (20.0, 1),
-    (30.0, 1),
-    (50.0, 2),
-    (80.0, 3),
-    (1000.0, 8),
-  ],
+  'fps,stride', [(math.nan, 1), (0.0, 1), (20.0, 1), (30.0, 1), (50.0, 2), (80.0, 3), (1000.0, 8)]
 )
 def test_stride_keeps_the_trained_pace(fps, stride):
   assert stride_of(fps) == stride
@@ -151,9 +138,7 @@ def test_load_restores_what_was_saved(workdir, config):
   assert len({loaded.receipt['sha256'], student.receipt['sha256']}) == 2
   for segmenter, seed in ((loaded, 2), (student, 1)):
     restored = segmenter.variables['params']
-    jax.tree.map(
-      np.testing.assert_array_equal, restored, random_parameters(restored, seed)
-    )
+    jax.tree.map(np.testing.assert_array_equal, restored, random_parameters(restored, seed))
 
 
 def test_load_says_what_is_missing(tmp_path):

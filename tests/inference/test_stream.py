@@ -42,10 +42,7 @@ def test_each_phase_of_the_stride_has_its_memory(stride, delay):
 
 
 def test_run_is_push_and_drain():
-  one, other = (
-    streams.FrameLoop(counting_step, [0.0] * 2, delay=1, lag=2)
-    for _ in range(2)
-  )
+  one, other = (streams.FrameLoop(counting_step, [0.0] * 2, delay=1, lag=2) for _ in range(2))
   ready = [one.push(frame) for frame in frames(20)]
   assert [x is None for x in ready] == [True] * 4 + [False] * 16
   found = [x for x in ready if x is not None] + list(one.drain())
@@ -94,9 +91,7 @@ def test_a_stream_equals_segment(model, count, fps, lag, request):
   assert rest.shape == (min(stream.delay, count), 60, 76)
   assert rest.dtype == np.uint8
   offline = segmenter.segment(video, fps=fps, sector=whole, lag=lag)
-  np.testing.assert_array_equal(
-    np.concatenate([streamed[stream.delay :], rest]), offline
-  )
+  np.testing.assert_array_equal(np.concatenate([streamed[stream.delay :], rest]), offline)
   with pytest.raises(InputError, match='has ended'):
     stream.step(video[0])
 

@@ -21,11 +21,7 @@ SETTINGS = (
   'ACCELERATOR',
   'IMAGE_SIZE',
 )
-CLOUD = {
-  'PROJECT': 'my-project',
-  'ZONE': 'us-west4-a',
-  'DATA': 'gs://bucket/data',
-}
+CLOUD = {'PROJECT': 'my-project', 'ZONE': 'us-west4-a', 'DATA': 'gs://bucket/data'}
 
 
 def environment(**settings):

@@ -115,10 +115,7 @@ def test_dry_run_prints_a_command_a_process():
 def test_a_free_port_is_the_same_for_all():
   done = call('local.py', '--dry_run', '--processes=3', '--', 'train')
   ports = {
-    flag
-    for line in done.stdout.splitlines()
-    for flag in line.split()
-    if 'coordinator' in flag
+    flag for line in done.stdout.splitlines() for flag in line.split() if 'coordinator' in flag
   }
   (port,) = ports
   assert 1023 < int(port.rpartition(':')[2]) < 65536
@@ -165,9 +162,7 @@ def test_the_real_package_answers():
 
 def test_a_failure_ends_the_others(workplace):
   plan(workplace, p0='wait', p1='exit3')
-  done = call(
-    'local.py', '--processes=2', '--grace=0.2', '--', 'train', cwd=workplace
-  )
+  done = call('local.py', '--processes=2', '--grace=0.2', '--', 'train', cwd=workplace)
   assert done.returncode == 3
   assert 'process 1 ended with status 3' in done.stderr
   assert '[1] last words' in done.stdout

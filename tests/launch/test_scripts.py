@@ -27,13 +27,11 @@ def test_there_are_scripts():
 @pytest.mark.parametrize('path', SCRIPTS, ids=lambda path: path.name)
 def test_parses_and_passes_shellcheck(path):
   subprocess.run(['bash', '-n', path], check=True)
-  shellcheck = shutil.which(
-    'shellcheck', path=str(Path(sys.executable).parent)
-  ) or shutil.which('shellcheck')
+  shellcheck = shutil.which('shellcheck', path=str(Path(sys.executable).parent)) or shutil.which(
+    'shellcheck'
+  )
   done = subprocess.run(
-    [shellcheck, '--external-sources', '--shell=bash', path],
-    capture_output=True,
-    text=True,
+    [shellcheck, '--external-sources', '--shell=bash', path], capture_output=True, text=True
   )
   assert done.returncode == 0, done.stdout
 
@@ -110,11 +108,7 @@ def test_tpu_pod_from_create_to_delete():
 
 def test_tpu_pod_options():
   line, _ = dry_run(
-    'tpu_pod.sh',
-    'create',
-    **CLOUD,
-    SPOT='0',
-    CREATE_FLAGS='--network=net --reserved',
+    'tpu_pod.sh', 'create', **CLOUD, SPOT='0', CREATE_FLAGS='--network=net --reserved'
   )
   assert '--spot' not in line and '--network=net --reserved' in line
 
@@ -130,9 +124,7 @@ def test_tpu_pod_runs_train_on_every_machine(tmp_path):
   python.chmod(0o755)
   tmux = tmp_path / 'bin' / 'tmux'
   tmux.parent.mkdir()
-  tmux.write_text(
-    '#!/bin/sh\n[ "$1" = has-session ] && exit 1\nshift 4\nexec sh -c "$1"\n'
-  )
+  tmux.write_text('#!/bin/sh\n[ "$1" = has-session ] && exit 1\nshift 4\nexec sh -c "$1"\n')
   tmux.chmod(0o755)
   subprocess.run(
     ['bash', '-c', flags['--command']],
@@ -153,9 +145,7 @@ def test_tpu_pod_runs_train_on_every_machine(tmp_path):
 
 def test_tpu_pod_resumes_on_new_machines():
   lines = dry_run('tpu_pod.sh', 'resume', *FLAGS, **CLOUD)
-  words = [
-    ' '.join(parts(line)[0][3:5]) for line in lines if line.startswith('gcloud')
-  ]
+  words = [' '.join(parts(line)[0][3:5]) for line in lines if line.startswith('gcloud')]
   assert words[:3] == [
     'queued-resources delete',
     'queued-resources create',
@@ -202,9 +192,7 @@ def test_one_host_prints_its_steps():
   )
   steps = done.stderr.splitlines()
   assert done.returncode == 0 and not done.stdout
-  verbs = [
-    line.partition('echoforge_jax ')[2].partition(' ')[0] for line in steps
-  ]
+  verbs = [line.partition('echoforge_jax ')[2].partition(' ')[0] for line in steps]
   assert verbs == ['', 'verify', 'prepare', 'train', 'evaluate', 'evaluate']
   assert steps[3].endswith(
     'train --config=configs/tiny.py --workdir=runs/x '
@@ -216,9 +204,7 @@ def test_one_host_prints_its_steps():
 
 def test_one_host_keeps_data_here_where_the_workdir_is_a_bucket():
   done = call('one_host.sh', '--dry_run', '/raw', 'gs://bucket/run')
-  assert 'install --quiet --upgrade -r requirements.txt jax[cuda13]' in (
-    done.stderr
-  )
+  assert 'install --quiet --upgrade -r requirements.txt jax[cuda13]' in (done.stderr)
   assert 'etils[epath-gcs]' in done.stderr
   assert '--workdir=gs://bucket/run --config.data.data_dir=data' in done.stderr
   assert '--out=reports/run/camus_full' in done.stderr

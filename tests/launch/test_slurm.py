@@ -32,17 +32,11 @@ def test_its_settings():
 )
 def test_every_gpu_has_a_process(gpus, tasks, devices):
   done = call(
-    'slurm.sbatch',
-    '--dry_run',
-    *FLAGS,
-    SLURM_GPUS_ON_NODE=gpus,
-    SLURM_NTASKS_PER_NODE=tasks,
+    'slurm.sbatch', '--dry_run', *FLAGS, SLURM_GPUS_ON_NODE=gpus, SLURM_NTASKS_PER_NODE=tasks
   )
   assert done.returncode == 0, done.stderr
   *exports, command, _ = done.stdout.splitlines()
-  assert exports == (
-    [f'export JAX_LOCAL_DEVICE_IDS={devices}'] if devices else []
-  )
+  assert exports == ([f'export JAX_LOCAL_DEVICE_IDS={devices}'] if devices else [])
   assert command.split() == [
     'srun',
     '--kill-on-bad-exit=0',
@@ -58,11 +52,7 @@ def test_every_gpu_has_a_process(gpus, tasks, devices):
 
 def test_misuse():
   done = call(
-    'slurm.sbatch',
-    '--dry_run',
-    *FLAGS,
-    SLURM_GPUS_ON_NODE='8',
-    SLURM_NTASKS_PER_NODE='2',
+    'slurm.sbatch', '--dry_run', *FLAGS, SLURM_GPUS_ON_NODE='8', SLURM_NTASKS_PER_NODE='2'
   )
   assert done.returncode == 2 and '2 processes for 8 GPUs' in done.stderr
   assert call('slurm.sbatch').returncode == 2
@@ -99,9 +89,7 @@ def test_queues_again_only_after_a_stop(tmp_path, status, state, requeued):
     capture_output=True,
     text=True,
     env=environment(
-      PATH=f'{tmp_path}:/usr/bin:/bin',
-      SLURM_JOB_ID='17',
-      SLURM_SUBMIT_DIR=str(LAUNCH.parent),
+      PATH=f'{tmp_path}:/usr/bin:/bin', SLURM_JOB_ID='17', SLURM_SUBMIT_DIR=str(LAUNCH.parent)
     ),
   )
   assert done.returncode == status

@@ -54,9 +54,7 @@ def workplace(tmp_path, monkeypatch):
   fake_package(tmp_path, FAKE)
   monkeypatch.chdir(tmp_path)
   configs = {
-    f'seed={seed}': parse_config(
-      [f'--config={CONFIG}', f'--config.seed={seed}']
-    ).to_dict()
+    f'seed={seed}': parse_config([f'--config={CONFIG}', f'--config.seed={seed}']).to_dict()
     for seed in range(3)
   }
   (tmp_path / 'configs.json').write_text(json.dumps(configs))
@@ -64,9 +62,7 @@ def workplace(tmp_path, monkeypatch):
 
 
 def run(*flags, seeds='0,1,2'):
-  return sweep.main(
-    [f'--config={CONFIG}', '--workdir=runs', '--set', f'seed={seeds}', *flags]
-  )
+  return sweep.main([f'--config={CONFIG}', '--workdir=runs', '--set', f'seed={seeds}', *flags])
 
 
 def test_axes():
@@ -127,10 +123,7 @@ def test_wrong_values_are_found_before_anything_starts(axes, fixed, words):
 
 def test_equal_last_names_are_told_apart():
   (only,) = combinations.make_runs(
-    CONFIG,
-    'runs',
-    [('optimizer.name', ['adam']), ('model.name', ['echoforge'])],
-    [],
+    CONFIG, 'runs', [('optimizer.name', ['adam']), ('model.name', ['echoforge'])], []
   )
   assert only.name == 'optimizer.name=adam,model.name=echoforge'
 
@@ -161,8 +154,7 @@ def test_trains_all_and_shows_the_last_scores(workplace, capsys):
     'seed=0,done,12,0.9000'
   )
   assert (workplace / 'runs' / 'seed=1' / 'calls').read_text() == (
-    f'train --config={CONFIG} --config.batch_size=2 --config.seed=1 '
-    '--workdir=runs/seed=1\n'
+    f'train --config={CONFIG} --config.batch_size=2 --config.seed=1 --workdir=runs/seed=1\n'
   )
 
 
@@ -183,9 +175,7 @@ def test_a_failure_stops_nothing_and_only_it_is_repeated(workplace, capsys):
   assert [calls(workplace, seed) for seed in range(3)] == [1, 2, 1]
 
 
-def test_a_finished_run_of_another_config_is_not_taken_for_this_one(
-  workplace, capsys
-):
+def test_a_finished_run_of_another_config_is_not_taken_for_this_one(workplace, capsys):
   assert run(seeds='0') == 0
   assert run('--config.optimizer.clip_norm=2.0', seeds='0') == 2
   assert 'clip_norm is 1.0 there and 2.0 now' in capsys.readouterr().err
@@ -218,20 +208,13 @@ def test_a_signal_lets_the_runs_save_and_starts_no_other(workplace):
   out, _ = process.communicate(timeout=30)
   assert process.returncode == 128 + signal.SIGINT
   table = [line.split() for line in out.partition('\n\n')[2].splitlines()]
-  assert table == [
-    ['run', 'state'],
-    ['seed=0', 'stopped'],
-    ['seed=1', 'not', 'started'],
-  ]
+  assert table == [['run', 'state'], ['seed=0', 'stopped'], ['seed=1', 'not', 'started']]
 
 
 def test_gpus_are_dealt_out(workplace, monkeypatch):
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,5,6,7')
   assert run('--jobs=2', '--gpus_each=2', seeds='0,1') == 0
-  seen = [
-    (workplace / 'runs' / f'seed={seed}' / 'gpus').read_text()
-    for seed in (0, 1)
-  ]
+  seen = [(workplace / 'runs' / f'seed={seed}' / 'gpus').read_text() for seed in (0, 1)]
   assert sorted(seen) == ['4,5', '6,7']
 
 

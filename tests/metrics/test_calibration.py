@@ -24,9 +24,7 @@ def test_ece_of_a_calibrated_model_is_small_and_of_none_is_nan():
   truth = rng.random(probability.shape) < probability
   assert calibration.ece(calibration.count_bins(probability, truth)) < 0.02
   nowhere = np.zeros(truth.shape, bool)
-  assert math.isnan(
-    calibration.ece(calibration.count_bins(probability, truth, where=nowhere))
-  )
+  assert math.isnan(calibration.ece(calibration.count_bins(probability, truth, where=nowhere)))
 
 
 def test_probability_one_falls_into_the_last_bin():
@@ -61,9 +59,7 @@ def test_risk_coverage_by_hand():
   )
   risks = [1, 1.5, 3]
   assert [p['risk'] for p in found['curve']] == pytest.approx(risks)
-  assert [p['coverage'] for p in found['curve']] == pytest.approx(
-    [1 / 3, 2 / 3, 1]
-  )
+  assert [p['coverage'] for p in found['curve']] == pytest.approx([1 / 3, 2 / 3, 1])
   assert found['aurc'] == found['aurc_oracle'] == pytest.approx(np.mean(risks))
   assert found['aurc_random'] == 3
   worst = calibration.risk_coverage(
@@ -102,10 +98,7 @@ def test_a_heart_is_valid():
     (lambda m: m.__setitem__((0, 0), 1), 'one_component'),
     (lambda m: m.__setitem__((15, 15), 0), 'no_holes'),
     (lambda m: m.__setitem__(slice(25, 28), 0), 'la_touches_lv'),
-    (
-      lambda m: np.putmask(m, (m == 2) & (np.arange(30) > 9), 0),
-      'myo_encloses_lv',
-    ),
+    (lambda m: np.putmask(m, (m == 2) & (np.arange(30) > 9), 0), 'myo_encloses_lv'),
     (lambda m: np.putmask(m, m == 3, 0), 'no_holes'),
   ],
 )

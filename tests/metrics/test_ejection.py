@@ -8,9 +8,7 @@ from echoforge_jax.metrics import ejection
 from tests.ventricles import ventricle, ventricle_volume
 
 
-@pytest.mark.parametrize(
-  'size,tolerance', [(512, 0.004), (256, 0.008), (128, 0.015)]
-)
+@pytest.mark.parametrize('size,tolerance', [(512, 0.004), (256, 0.008), (128, 0.015)])
 @pytest.mark.parametrize('tilt', [0.0, 8.0, -15.0])
 def test_biplane_volume_of_truncated_ellipsoids(size, tolerance, tilt):
   spacing = (140 / size, 155 / size)  # Squeezed: not isotropic.
@@ -29,8 +27,7 @@ def test_biplane_volume_of_truncated_ellipsoids(size, tolerance, tilt):
 def test_single_plane_and_area_length_of_a_whole_ellipsoid():
   spacing = (0.4, 0.5)
   cavity = ejection.measure_cavity(
-    ventricle(340, spacing, radius=21.0, above=44.0, below=44.0, apex=20.0),
-    spacing,
+    ventricle(340, spacing, radius=21.0, above=44.0, below=44.0, apex=20.0), spacing
   )
   exact = 4 / 3 * math.pi * 44 * 21**2 / 1000
   assert ejection.single_plane_volume(cavity) == pytest.approx(exact, rel=0.006)
@@ -41,9 +38,7 @@ def test_single_plane_and_area_length_of_a_whole_ellipsoid():
 
 def test_base_apex_and_ends():
   spacing = (0.5, 0.6)
-  cavity = ejection.measure_cavity(
-    ventricle(256, spacing, radius=24.0), spacing
-  )
+  cavity = ejection.measure_cavity(ventricle(256, spacing, radius=24.0), spacing)
   assert cavity.base == pytest.approx((30 + 48 + 25, 70), abs=1.2)
   # The dome is flat: the farthest point wanders along it, not off it.
   assert cavity.apex[0] == pytest.approx(30, abs=0.5)
@@ -77,12 +72,8 @@ def test_noisy_mask_keeps_its_volume_and_says_so():
   noisy[120:126, 122:128] = False  # a hole
   noisy[200:220, 10:40] = True  # a large fragment
   noisy[5:7, 5:7] = True  # a speck
-  roughened = ndimage.gaussian_filter(
-    np.random.default_rng(0).normal(size=clean.shape), 2
-  )
-  depth = ndimage.distance_transform_edt(
-    noisy
-  ) - ndimage.distance_transform_edt(~noisy)
+  roughened = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=clean.shape), 2)
+  depth = ndimage.distance_transform_edt(noisy) - ndimage.distance_transform_edt(~noisy)
   noisy = np.where(np.abs(depth) < 4, depth + 8 * roughened > 0, noisy)
   found = ejection.measure_cavity(noisy, spacing)
   reference = ejection.measure_cavity(clean, spacing)
@@ -93,24 +84,15 @@ def test_noisy_mask_keeps_its_volume_and_says_so():
 
 
 @pytest.mark.parametrize(
-  'mask',
-  [
-    np.zeros((64, 64), bool),
-    np.eye(3, dtype=bool),
-    np.pad(np.ones((3, 4), bool), 9),
-  ],
+  'mask', [np.zeros((64, 64), bool), np.eye(3, dtype=bool), np.pad(np.ones((3, 4), bool), 9)]
 )
 def test_no_cavity_is_nan_never_a_number(mask):
   cavity = ejection.measure_cavity(mask)
   assert cavity is None
   assert math.isnan(ejection.single_plane_volume(cavity))
   assert math.isnan(ejection.area_length_volume(cavity))
-  good = ejection.measure_cavity(
-    ventricle(64, (2.0, 2.0), radius=22.0), (2.0, 2.0)
-  )
-  found = ejection.measure_ejection(
-    {'2CH': good, '4CH': cavity}, {'2CH': good, '4CH': good}
-  )
+  good = ejection.measure_cavity(ventricle(64, (2.0, 2.0), radius=22.0), (2.0, 2.0))
+  found = ejection.measure_ejection({'2CH': good, '4CH': cavity}, {'2CH': good, '4CH': good})
   assert math.isnan(found.edv_ml) and math.isnan(found.ef_percent)
   assert found.esv_ml > 0
   assert 'no_cavity' in found.flags
@@ -118,9 +100,7 @@ def test_no_cavity_is_nan_never_a_number(mask):
 
 def test_implausible_ef_is_flagged():
   def cavity(radius):
-    return ejection.measure_cavity(
-      ventricle(128, (1.0, 1.2), radius=radius), (1.0, 1.2)
-    )
+    return ejection.measure_cavity(ventricle(128, (1.0, 1.2), radius=radius), (1.0, 1.2))
 
   small, large = cavity(15.0), cavity(25.0)
   reversed_in_time = ejection.measure_ejection(
@@ -131,9 +111,7 @@ def test_implausible_ef_is_flagged():
 
 
 def test_one_view_is_measured_in_a_single_plane_and_flagged():
-  cavity = ejection.measure_cavity(
-    ventricle(128, (1.0, 1.2), radius=22.0), (1.0, 1.2)
-  )
+  cavity = ejection.measure_cavity(ventricle(128, (1.0, 1.2), radius=22.0), (1.0, 1.2))
   found = ejection.measure_ejection({'4CH': cavity}, {'4CH': cavity})
   assert found.edv_ml == ejection.single_plane_volume(cavity)
   assert found.ef_percent == 0
@@ -142,23 +120,13 @@ def test_one_view_is_measured_in_a_single_plane_and_flagged():
 
 def test_views_of_different_length_are_flagged():
   def cavity(above):
-    return ejection.measure_cavity(
-      ventricle(128, (1.0, 1.2), radius=20.0, above=above), (1.0, 1.2)
-    )
+    return ejection.measure_cavity(ventricle(128, (1.0, 1.2), radius=20.0, above=above), (1.0, 1.2))
 
   views = {'2CH': cavity(28.0), '4CH': cavity(48.0)}
   assert 'long_axes_differ' in ejection.measure_ejection(views, views).flags
   height = views['4CH'].length / 20  # The longer axis sets the height.
-  expected = (
-    math.pi
-    / 4
-    * height
-    * (views['2CH'].diameters * views['4CH'].diameters).sum()
-    / 1000
-  )
-  assert ejection.biplane_volume(views['2CH'], views['4CH']) == pytest.approx(
-    expected
-  )
+  expected = math.pi / 4 * height * (views['2CH'].diameters * views['4CH'].diameters).sum() / 1000
+  assert ejection.biplane_volume(views['2CH'], views['4CH']) == pytest.approx(expected)
 
 
 def test_mask_cut_by_the_image_border_is_closed():
@@ -170,8 +138,7 @@ def test_mask_cut_by_the_image_border_is_closed():
 
 
 @pytest.mark.parametrize(
-  'mask',
-  [np.ones((20, 20), bool), np.ones((3, 60), bool), np.ones((60, 2), bool)],
+  'mask', [np.ones((20, 20), bool), np.ones((3, 60), bool), np.ones((60, 2), bool)]
 )
 def test_odd_shapes_are_measured_without_failing(mask):
   cavity = ejection.measure_cavity(np.pad(mask, 2))

@@ -25,9 +25,7 @@ def distances(a, b, spacing=None):
 @quick
 @given(MASK, MASK, SPACING)
 def test_symmetry(a, b, spacing):
-  np.testing.assert_allclose(
-    distances(a, b, spacing), distances(b, a, spacing), equal_nan=True
-  )
+  np.testing.assert_allclose(distances(a, b, spacing), distances(b, a, spacing), equal_nan=True)
   for metric in (overlap.dice, overlap.iou):
     np.testing.assert_equal(metric(a, b), metric(b, a))
 
@@ -100,12 +98,7 @@ def brute_force(a, b, spacing):
 
   def outline(mask):
     padded = np.pad(mask, 1)
-    inner = (
-      padded[:-2, 1:-1]
-      & padded[2:, 1:-1]
-      & padded[1:-1, :-2]
-      & padded[1:-1, 2:]
-    )
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return np.argwhere(mask & ~inner) * spacing
 
   p, q = outline(a), outline(b)
@@ -126,9 +119,7 @@ def image(mask, spacing):
 
 def test_other_implementations_agree_on_random_pairs():
   for a, b, spacing in random_pairs(200):
-    assert distances(a, b, spacing) == pytest.approx(
-      brute_force(a, b, spacing), rel=1e-9
-    )
+    assert distances(a, b, spacing) == pytest.approx(brute_force(a, b, spacing), rel=1e-9)
     measures = sitk.LabelOverlapMeasuresImageFilter()
     measures.Execute(image(a, spacing), image(b, spacing))
     assert overlap.dice(a, b) == pytest.approx(measures.GetDiceCoefficient())

@@ -25,17 +25,14 @@ def test_biplane_of_truncated_ellipsoids_to_one_in_a_thousand(size, tilt):
     )
     for r in (23.0, 25.0)
   ]
-  assert ejection.biplane_volume(*views) == pytest.approx(
-    ventricle_volume(23.0, 25.0), rel=1e-3
-  )
+  assert ejection.biplane_volume(*views) == pytest.approx(ventricle_volume(23.0, 25.0), rel=1e-3)
 
 
 @pytest.mark.parametrize('size', [1024, 2048])
 def test_discs_of_a_whole_ellipsoid_to_one_in_a_thousand(size):
   spacing = (136 / size, 170 / size)
   cavity = ejection.measure_cavity(
-    ventricle(size, spacing, radius=21.0, above=44.0, below=44.0, apex=20.0),
-    spacing,
+    ventricle(size, spacing, radius=21.0, above=44.0, below=44.0, apex=20.0), spacing
   )
   exact = 4 / 3 * math.pi * 44 * 21**2 / 1000
   assert ejection.single_plane_volume(cavity) == pytest.approx(
@@ -52,17 +49,12 @@ def test_volumes_of_phantom_masks_are_the_prescribed_ones():
 
     def ends(name, found=found):
       return {
-        view: ejection.measure_cavity(
-          clip.masks[getattr(clip, name)] == 1, tuple(clip.spacing_mm)
-        )
+        view: ejection.measure_cavity(clip.masks[getattr(clip, name)] == 1, tuple(clip.spacing_mm))
         for view, clip in found.clips.items()
       }
 
     measured = ejection.measure_ejection(ends('ed'), ends('es'))
-    volumes += [
-      measured.edv_ml / found.edv_ml - 1,
-      measured.esv_ml / found.esv_ml - 1,
-    ]
+    volumes += [measured.edv_ml / found.edv_ml - 1, measured.esv_ml / found.esv_ml - 1]
     fractions.append(measured.ef_percent - found.ef_percent)
   assert np.abs(volumes).max() < 0.02 and abs(np.mean(volumes)) < 0.01
   assert np.abs(fractions).max() < 0.6 and abs(np.mean(fractions)) < 0.3

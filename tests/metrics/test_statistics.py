@@ -10,18 +10,14 @@ from echoforge_jax.metrics import statistics
 
 def test_levels_by_hand():
   # t(.975, 9) = 2.262157; sqrt(10 / 9) times it = 2.384522; Phi(-2.384522).
-  assert statistics.interval_levels(10) == pytest.approx(
-    (0.85512, 99.14488), abs=1e-4
-  )
+  assert statistics.interval_levels(10) == pytest.approx((0.85512, 99.14488), abs=1e-4)
   assert statistics.interval_levels(100_000)[0] == pytest.approx(2.5, abs=1e-3)
 
 
 def test_bootstrap_against_every_resample_of_four_patients():
   values = np.array([0.0, 1.0, 5.0, 7.0])
   means = [np.mean(c) for c in itertools.product(values, repeat=4)]
-  exact = np.percentile(
-    means, statistics.interval_levels(4), method='inverted_cdf'
-  )
+  exact = np.percentile(means, statistics.interval_levels(4), method='inverted_cdf')
   found = statistics.estimate(values, seed=1)
   assert found.ci95 == pytest.approx(tuple(exact), abs=0.26)
   assert found.mean == 3.25 and found.median == 3 and found.n == 4
@@ -79,18 +75,12 @@ def test_agreement_by_hand():
   assert found.n == 3
   assert found.bias == pytest.approx(7 / 3)
   assert found.sd == pytest.approx(math.sqrt(37 / 3))
-  assert found.loa == pytest.approx(
-    (found.bias - 1.96 * found.sd, found.bias + 1.96 * found.sd)
-  )
+  assert found.loa == pytest.approx((found.bias - 1.96 * found.sd, found.bias + 1.96 * found.sd))
   assert found.mae == pytest.approx(3)
   assert found.rmse == pytest.approx(math.sqrt(41 / 3))
-  assert found.pearson_r == pytest.approx(
-    stats.pearsonr(reference[:3], prediction[:3]).statistic
-  )
+  assert found.pearson_r == pytest.approx(stats.pearsonr(reference[:3], prediction[:3]).statistic)
   line = stats.linregress(reference[:3], prediction[:3])
-  assert (found.slope, found.intercept) == pytest.approx(
-    (line.slope, line.intercept)
-  )
+  assert (found.slope, found.intercept) == pytest.approx((line.slope, line.intercept))
 
 
 def test_agreement_intervals_enclose_and_are_seeded():
@@ -127,9 +117,7 @@ def test_wilcoxon():
 
 
 def test_wilcoxon_of_few_patients_says_what_it_cannot_show():
-  five = statistics.wilcoxon(
-    [2.0, 4.0, 6.0, 8.0, 10.0], [1.0, 2.0, 3.0, 4.0, 5.0]
-  )
+  five = statistics.wilcoxon([2.0, 4.0, 6.0, 8.0, 10.0], [1.0, 2.0, 3.0, 4.0, 5.0])
   assert five['p_value'] == five['smallest_p'] == 2 / 2**5
   six = statistics.wilcoxon([*range(1, 7), 3.0], [0.0] * 6 + [3.0])
   assert six['n'] == 7 and six['n_different'] == 6
@@ -142,22 +130,18 @@ def test_wilcoxon_with_ties_against_every_sign():
   difference = np.array([1.0, 1.0, 2.0, -1.0, 3.0, 3.0])
   ranks = stats.rankdata(np.abs(difference))
   sums = [
-    sum(r for r, s in zip(ranks, signs) if s)
-    for signs in itertools.product((0, 1), repeat=6)
+    sum(r for r, s in zip(ranks, signs) if s) for signs in itertools.product((0, 1), repeat=6)
   ]
   found = ranks[difference > 0].sum()
   middle = ranks.sum() / 2
   exact = np.mean([abs(s - middle) >= abs(found - middle) for s in sums])
-  assert statistics.wilcoxon(difference, np.zeros(6))[
-    'p_value'
-  ] == pytest.approx(exact)
+  assert statistics.wilcoxon(difference, np.zeros(6))['p_value'] == pytest.approx(exact)
 
 
 def test_wilcoxon_errs_as_often_as_it_says():
   rng = np.random.default_rng(0)
   found = [
-    statistics.wilcoxon(rng.normal(size=12), rng.normal(size=12))['p_value']
-    < 0.05
+    statistics.wilcoxon(rng.normal(size=12), rng.normal(size=12))['p_value'] < 0.05
     for _ in range(600)
   ]
   assert 0.025 < np.mean(found) < 0.07
@@ -165,9 +149,7 @@ def test_wilcoxon_errs_as_often_as_it_says():
 
 def test_holm_by_hand():
   # Sorted: .01 x 4, .02 x 3 = .06, .03 x 2 = .06, .5 x 1.
-  assert statistics.holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx(
-    [0.06, 0.04, 0.5, 0.06]
-  )
+  assert statistics.holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
   with_gap = statistics.holm([0.04, math.nan, 0.9])
   assert with_gap[0] == pytest.approx(0.08) and math.isnan(with_gap[1])
   assert statistics.holm([0.9, 0.8]) == [1.0, 1.0] and statistics.holm([]) == []

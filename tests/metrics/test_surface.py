@@ -7,11 +7,7 @@ import pytest
 from scipy import ndimage
 import SimpleITK as sitk
 
-from echoforge_jax.metrics.surface import (
-  directed_distances,
-  outline,
-  surface_distances,
-)
+from echoforge_jax.metrics.surface import directed_distances, outline, surface_distances
 
 
 def blob(seed, size=48, border=4):
@@ -87,9 +83,7 @@ def test_average_distance_agrees_with_simpleitk_recipe(seed):
   maps = [
     np.abs(
       sitk.GetArrayFromImage(
-        sitk.SignedMaurerDistanceMap(
-          c, squaredDistance=False, useImageSpacing=True
-        )
+        sitk.SignedMaurerDistanceMap(c, squaredDistance=False, useImageSpacing=True)
       )
     )
     for c in contours
@@ -97,9 +91,7 @@ def test_average_distance_agrees_with_simpleitk_recipe(seed):
   there = maps[1][sitk.GetArrayFromImage(contours[0]) == 1]
   back = maps[0][sitk.GetArrayFromImage(contours[1]) == 1]
   found = surface_distances(a, b, spacing)
-  assert found.asd == pytest.approx(
-    np.concatenate([there, back]).mean(), rel=1e-5
-  )
+  assert found.asd == pytest.approx(np.concatenate([there, back]).mean(), rel=1e-5)
   assert found.hd95 == pytest.approx(
     max(np.percentile(there, 95), np.percentile(back, 95)), rel=1e-5
   )

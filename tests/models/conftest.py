@@ -19,9 +19,7 @@ def _leaf(rng, path, shape):
 
 
 def _fill(module, *args, seed=0, **kwargs):
-  shapes = jax.eval_shape(
-    lambda *a: module.init(jax.random.key(0), *a, **kwargs), *args
-  )
+  shapes = jax.eval_shape(lambda *a: module.init(jax.random.key(0), *a, **kwargs), *args)
   rng = np.random.default_rng(seed)
   return jax.tree_util.tree_map_with_path(
     lambda path, x: jnp.asarray(_leaf(rng, path, x.shape), x.dtype), shapes

@@ -28,9 +28,7 @@ def test_group_probabilities_are_sums_of_anchor_probabilities():
   scores = arc.group_scores(similarities, groups, 1)
   each = jax.nn.softmax(similarities)
   np.testing.assert_allclose(
-    jax.nn.softmax(scores),
-    np.stack([each[:, 2:].sum(1), each[:, :2].sum(1)], 1),
-    atol=1e-6,
+    jax.nn.softmax(scores), np.stack([each[:, 2:].sum(1), each[:, :2].sum(1)], 1), atol=1e-6
   )
 
 
@@ -61,9 +59,7 @@ def test_only_ambiguous_patches_move_and_by_the_rule():
     s = foreground[n, r, c]
     weight = 0.5 * (2.0 * max(s, 1.0 - s) - 1.0) / 0.2
     anchor = anchors[n, 0 if s > 0.5 else 1]
-    np.testing.assert_allclose(
-      out[cell], (1.0 - weight) * x[cell] + weight * anchor, atol=1e-5
-    )
+    np.testing.assert_allclose(out[cell], (1.0 - weight) * x[cell] + weight * anchor, atol=1e-5)
     assert (out[cell] != x[cell]).any()
 
 
@@ -106,26 +102,21 @@ def test_masked_attention_equals_gathering_the_nearest_pixels(fill):
     logits = (near @ params['key_transposed']['kernel'].T) @ query
     weights = np.exp(logits / np.sqrt(8))
     mixed = (weights / weights.sum()) @ near
-    np.testing.assert_allclose(
-      updated[0, i], a + mixed @ params['value']['kernel'], atol=1e-5
-    )
+    np.testing.assert_allclose(updated[0, i], a + mixed @ params['value']['kernel'], atol=1e-5)
 
 
 def test_approximate_search_finds_the_same_where_it_is_exact():
   pixels = jax.random.normal(jax.random.key(0), (2, 30, 4))
   anchors = jax.random.normal(jax.random.key(1), (2, 3, 4))
   np.testing.assert_array_equal(
-    arc.nearest_bias(pixels, anchors, 6, 'approx'),
-    arc.nearest_bias(pixels, anchors, 6, 'exact'),
+    arc.nearest_bias(pixels, anchors, 6, 'approx'), arc.nearest_bias(pixels, anchors, 6, 'exact')
   )
   assert (arc.nearest_bias(pixels, anchors, 99, 'exact') == 0).all()
 
 
 @pytest.mark.parametrize('anchors, classes', [(1, 1), (2, 3), (4, 1)])
 def test_module_shapes_and_unaltered_patches(fill, anchors, classes):
-  module = arc.AnchorRecalibration(
-    num_classes=classes, anchors=anchors, neighbours=4
-  )
+  module = arc.AnchorRecalibration(num_classes=classes, anchors=anchors, neighbours=4)
   x = jax.random.normal(jax.random.key(0), (2, 8, 4, 16))
   out = jax.jit(module.apply)(fill(module, x), x)
   assert out.features.shape == x.shape

@@ -10,9 +10,7 @@ def _shapes(kind, **options):
   options = {'norm': 'batch', 'remat': False, 'dtype': jnp.float32} | options
   module = backbone.make_backbone(kind, **options)
   video = jax.ShapeDtypeStruct((2, 64, 96, 1), jnp.float32)
-  return jax.eval_shape(
-    lambda x: module.init_with_output(jax.random.key(0), x, False), video
-  )
+  return jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x, False), video)
 
 
 def _count(tree):
@@ -47,23 +45,14 @@ def test_bottleneck_strides_in_its_3x3():
       jax.random.key(0), jnp.zeros((1, 4, 4, 32)), capture_intermediates=True
     )[1]
   )['intermediates']
-  sides = {
-    name: value['__call__'][0].shape[1]
-    for name, value in shapes.items()
-    if 'conv' in name
-  }
+  sides = {name: value['__call__'][0].shape[1] for name, value in shapes.items() if 'conv' in name}
   # The first 1x1 never strides.
   assert sides == {'conv1': 4, 'conv2': 2, 'conv3': 2, 'downsample_conv': 2}
 
 
 def test_lite_shapes():
   outputs, variables = _shapes('lite', norm='group')
-  assert [x.shape[1:] for x in outputs] == [
-    (16, 24, 32),
-    (8, 12, 64),
-    (4, 6, 128),
-    (2, 3, 128),
-  ]
+  assert [x.shape[1:] for x in outputs] == [(16, 24, 32), (8, 12, 64), (4, 6, 128), (2, 3, 128)]
   assert 'batch_stats' not in variables
   assert 0.5e6 < _count(variables['params']) < 1.5e6
 
@@ -76,11 +65,7 @@ def test_remat_changes_neither_names_nor_results(fill):
 
   def gradient(module):
     return jax.jit(
-      jax.grad(
-        lambda p: (
-          module.apply(variables | {'params': p}, x, False)[0] ** 2
-        ).sum()
-      )
+      jax.grad(lambda p: (module.apply(variables | {'params': p}, x, False)[0] ** 2).sum())
     )(variables['params'])
 
   left, right = gradient(plain), gradient(remat)

@@ -69,8 +69,7 @@ def train_pass(model):
       reforge_frames=jnp.asarray(FRAMES),
     )
     terms = [
-      jnp.mean(jax.nn.softplus(out[k]))
-      for k in ('logits', 'coarse_logits', 'reforged_logits')
+      jnp.mean(jax.nn.softplus(out[k])) for k in ('logits', 'coarse_logits', 'reforged_logits')
     ]
     return sum(terms), out
 
@@ -170,10 +169,7 @@ def test_causal_with_bounded_memory_and_independent_clips(forward, variables):
   video = _video()
   before = forward(variables, video)
   after = forward(variables, video.at[0, 1].set(0.0))
-  same = [
-    bool((a == b).all())
-    for a, b in zip(before['logits'][0], after['logits'][0])
-  ]
+  same = [bool((a == b).all()) for a, b in zip(before['logits'][0], after['logits'][0])]
   # Frame 1 and the M frames that remember it, none before or later.
   assert same == [True] + [False] * (1 + M) + [True] * (T - 2 - M)
   for key in before:
@@ -185,18 +181,14 @@ def test_causal_with_bounded_memory_and_independent_clips(forward, variables):
 def test_stream_equals_clip(model, forward, variables):
   video = _video(1)
   clip = forward(variables, video)
-  step = jax.jit(
-    lambda v, frame, memory: model.apply(v, frame, memory, method='step')
-  )
+  step = jax.jit(lambda v, frame, memory: model.apply(v, frame, memory, method='step'))
   memory = model.init_memory(B, (64, 64))
   for t in range(T):
     out, memory = step(variables, video[:, t], memory)
     assert set(out) == set(clip)
     for key in out:
       # To 1e-5 of their size: logits and features are larger than one.
-      np.testing.assert_allclose(
-        out[key], clip[key][:, t], atol=1e-5, rtol=1e-5
-      )
+      np.testing.assert_allclose(out[key], clip[key][:, t], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -223,9 +215,7 @@ def test_gradient_reaches_every_parameter(train_pass, variables):
 def test_reforged_logits(train_pass, model, variables):
   video, none = _video(4), jnp.zeros((B, T), bool)
   (_, out), _ = train_pass(variables['params'], video, _labels())
-  plain = np.take_along_axis(
-    np.asarray(out['logits']), FRAMES[..., None, None, None], 1
-  )
+  plain = np.take_along_axis(np.asarray(out['logits']), FRAMES[..., None, None, None], 1)
   assert out['reforged_logits'].shape == (B, 2, S, S, 1)
   assert np.abs(out['reforged_logits'] - plain).max() > 1e-2
   # Without any label in the batch, reforged is the plain prediction.
@@ -236,9 +226,7 @@ def test_reforged_logits(train_pass, model, variables):
 @pytest.mark.slow
 def test_black_video_has_finite_outputs_and_gradients(train_pass, variables):
   for labeled in (_labels(), jnp.zeros((B, T), bool)):
-    (_, out), gradients = train_pass(
-      variables['params'], jnp.zeros((B, T, S, S, 1)), labeled
-    )
+    (_, out), gradients = train_pass(variables['params'], jnp.zeros((B, T, S, S, 1)), labeled)
     for leaf in jax.tree.leaves((out, gradients)):
       assert np.isfinite(leaf).all()
 
@@ -249,16 +237,12 @@ def test_batch_norm_statistics_are_a_collection_of_their_own():
 
   def run(video):
     variables = model.init(jax.random.key(0), video)
-    _, changed = model.apply(
-      variables, video, train=True, mutable=['batch_stats']
-    )
+    _, changed = model.apply(variables, video, train=True, mutable=['batch_stats'])
     return variables, changed
 
   variables, changed = jax.eval_shape(run, video)
   assert set(variables) == {'params', 'batch_stats'}
-  assert jax.tree.structure(changed['batch_stats']) == jax.tree.structure(
-    variables['batch_stats']
-  )
+  assert jax.tree.structure(changed['batch_stats']) == jax.tree.structure(variables['batch_stats'])
 
 
 def test_paper_setting_stays_within_the_papers_cost():
@@ -268,9 +252,5 @@ def test_paper_setting_stays_within_the_papers_cost():
   count = sum(x.size for x in jax.tree.leaves(variables['params']))
   assert 23.5e6 < count <= 67e6
   # A multiply-add counts as two.
-  cost = (
-    jax.jit(lambda v, x: model.apply(v, x)['logits'])
-    .lower(variables, video)
-    .cost_analysis()
-  )
+  cost = jax.jit(lambda v, x: model.apply(v, x)['logits']).lower(variables, video).cost_analysis()
   assert 100e9 < cost['flops'] <= 125e9

@@ -15,9 +15,7 @@ def test_group_norm_equals_the_textbook_form(fill):
   module = layers.GroupNorm()
   variables = fill(module, x)
   reference = nn.GroupNorm(num_groups=None, group_size=16, epsilon=1e-5)
-  np.testing.assert_allclose(
-    module.apply(variables, x), reference.apply(variables, x), atol=2e-5
-  )
+  np.testing.assert_allclose(module.apply(variables, x), reference.apply(variables, x), atol=2e-5)
 
 
 def test_group_norm_of_a_constant_map_is_finite(fill):
@@ -66,11 +64,7 @@ def test_pointwise_convolution_is_a_convolution(fill, stride, use_bias):
     (_, y), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(variables, x)
     return y, grads
 
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
-    run(module),
-    run(plain),
-  )
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), run(module), run(plain))
   half = layers.PointwiseConv(3, stride, dtype=jnp.bfloat16)
   assert half.init_with_output(jax.random.key(0), x)[0].dtype == jnp.bfloat16
 
@@ -79,9 +73,7 @@ def test_no_product_of_a_strided_slice():
   # XLA's GPU compiler aborts on one (openxla/xla#47381).
   module = layers.PointwiseConv(3, 2)
   x = jnp.ones((1, 4, 4, 2))
-  text = (
-    jax.jit(module.apply).lower(module.init(jax.random.key(0), x), x).as_text()
-  )
+  text = jax.jit(module.apply).lower(module.init(jax.random.key(0), x), x).as_text()
   strided = re.compile(r'stablehlo\.slice .*\d+:\d+:[2-9]')
   assert not strided.search(text)
   assert strided.search(jax.jit(lambda x: x[:, ::2]).lower(x).as_text())
@@ -98,9 +90,7 @@ def test_max_pool_is_the_usual_one():
 
   np.testing.assert_array_equal(layers.max_pool(x), usual(x))
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
-    run(layers.max_pool),
-    run(usual),
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), run(layers.max_pool), run(usual)
   )
 
 
@@ -110,17 +100,13 @@ def test_upsampling_is_bilinear():
     layers.upsample2(x), jax.image.resize(x, (2, 6, 10, 4), 'linear'), atol=1e-6
   )
   np.testing.assert_allclose(
-    layers.upsample_logits(x, 4),
-    jax.image.resize(x, (2, 12, 20, 4), 'linear'),
-    atol=1e-6,
+    layers.upsample_logits(x, 4), jax.image.resize(x, (2, 12, 20, 4), 'linear'), atol=1e-6
   )
 
 
 def _plain_attention(params, queries, keys, bias):
   """Multi-head attention in its usual order, in float64."""
-  wq, wk, wv, wo = (
-    np.asarray(params[k], np.float64) for k in ('query', 'key', 'value', 'out')
-  )
+  wq, wk, wv, wo = (np.asarray(params[k], np.float64) for k in ('query', 'key', 'value', 'out'))
   out = 0.0
   for h in range(wq.shape[1]):
     logits = (queries @ wq[:, h]) @ np.swapaxes(keys @ wk[:, h], 1, 2)

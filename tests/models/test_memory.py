@@ -7,12 +7,9 @@ from echoforge_jax.models import memory, tsf
 
 def test_windows_hold_the_frame_and_those_before_it():
   tokens = jnp.arange(1.0, 7.0).reshape(1, 6, 1, 1)
-  context, valid, after = memory.windows(
-    memory.TokenMemory.empty(1, 2, 1, 1), tokens
-  )
+  context, valid, after = memory.windows(memory.TokenMemory.empty(1, 2, 1, 1), tokens)
   np.testing.assert_array_equal(
-    context[0, :, :, 0, 0],
-    [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5], [4, 5, 6]],
+    context[0, :, :, 0, 0], [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5], [4, 5, 6]]
   )
   np.testing.assert_array_equal(valid[0], context[0, :, :, 0, 0] > 0)
   np.testing.assert_array_equal(after.tokens[0, :, 0, 0], [5, 6])
@@ -38,9 +35,7 @@ def test_semantic_tokens_are_masked_means():
   rng = np.random.default_rng(0)
   features, masks = rng.random((2, 6, 3)), rng.random((2, 6, 2))
   masks[1, :, 1] = 0.0  # A class that is nowhere to be seen.
-  tokens = tsf.semantic_tokens(
-    jnp.asarray(features, jnp.float32), jnp.asarray(masks, jnp.float32)
-  )
+  tokens = tsf.semantic_tokens(jnp.asarray(features, jnp.float32), jnp.asarray(masks, jnp.float32))
   expected = np.einsum('bpn,bpc->bnc', masks, features)
   expected /= masks.sum(1)[..., None] + 1e-6
   np.testing.assert_allclose(tokens, expected, atol=1e-5)

@@ -25,53 +25,32 @@ def variables(seed=0):
 
 def test_round_trip_and_equal_bytes(tmp_path):
   size = network_file.write(
-    tmp_path / 'a.safetensors',
-    CONFIG,
-    variables(),
-    7,
-    'teacher',
-    confidence={'temperature': 1.5},
+    tmp_path / 'a.safetensors', CONFIG, variables(), 7, 'teacher', confidence={'temperature': 1.5}
   )
   network_file.write(
-    tmp_path / 'b.safetensors',
-    CONFIG,
-    variables(),
-    7,
-    'teacher',
-    confidence={'temperature': 1.5},
+    tmp_path / 'b.safetensors', CONFIG, variables(), 7, 'teacher', confidence={'temperature': 1.5}
   )
-  assert (tmp_path / 'a.safetensors').read_bytes() == (
-    tmp_path / 'b.safetensors'
-  ).read_bytes()
+  assert (tmp_path / 'a.safetensors').read_bytes() == (tmp_path / 'b.safetensors').read_bytes()
   assert size == (tmp_path / 'a.safetensors').stat().st_size
   found, meta = network_file.read(tmp_path / 'a.safetensors')
   jax.tree.map(np.testing.assert_array_equal, found, variables())
   assert meta['step'] == 7 and meta['confidence'] == {'temperature': 1.5}
-  config, again, step = checkpoint.restore_for_inference(
-    tmp_path / 'a.safetensors'
-  )
+  config, again, step = checkpoint.restore_for_inference(tmp_path / 'a.safetensors')
   assert step == 7 and config.data.classes == ('lv', 'la')
   jax.tree.map(np.testing.assert_array_equal, again, variables())
   assert not list(tmp_path.glob('*.partial'))
 
 
 def test_the_other_network_is_not_there(tmp_path):
-  network_file.write(
-    tmp_path / 'a.safetensors', CONFIG, variables(), 7, 'teacher'
-  )
+  network_file.write(tmp_path / 'a.safetensors', CONFIG, variables(), 7, 'teacher')
   with pytest.raises(InputError, match='holds the teacher only'):
     checkpoint.restore_for_inference(tmp_path / 'a.safetensors', 'student')
 
 
 def test_a_student_needs_no_flag(tmp_path):
-  network_file.write(
-    tmp_path / 'a.safetensors', CONFIG, variables(), 7, 'student'
-  )
+  network_file.write(tmp_path / 'a.safetensors', CONFIG, variables(), 7, 'student')
   for which in ('teacher', 'student'):
-    assert (
-      checkpoint.restore_for_inference(tmp_path / 'a.safetensors', which)[2]
-      == 7
-    )
+    assert checkpoint.restore_for_inference(tmp_path / 'a.safetensors', which)[2] == 7
 
 
 def test_what_is_no_network(tmp_path):
@@ -90,14 +69,10 @@ def test_what_is_no_network(tmp_path):
       network_file.read(path)
     assert not network_file.holds_network(path)
   with pytest.raises(InputError, match='cannot be written'):
-    network_file.write(
-      tmp_path / 'no' / 'a.safetensors', CONFIG, variables(), 7, 'teacher'
-    )
+    network_file.write(tmp_path / 'no' / 'a.safetensors', CONFIG, variables(), 7, 'teacher')
 
 
 def test_a_folder_that_ends_in_safetensors_is_a_workdir(tmp_path):
   (tmp_path / 'run.safetensors').mkdir()
   assert not network_file.is_network_path(tmp_path / 'run.safetensors')
-  assert network_file.is_network_path(
-    'default'
-  ) and network_file.is_network_path('x/y.safetensors')
+  assert network_file.is_network_path('default') and network_file.is_network_path('x/y.safetensors')

@@ -17,11 +17,7 @@ def _model(**options):
 
 
 def _video(frames, seed=0):
-  return (
-    np.random.default_rng(seed)
-    .uniform(size=(B, frames, *SIZE, 1))
-    .astype(np.float32)
-  )
+  return np.random.default_rng(seed).uniform(size=(B, frames, *SIZE, 1)).astype(np.float32)
 
 
 @pytest.fixture(scope='module')
@@ -30,9 +26,7 @@ def variables(fill):
   # Away from the saturation of the attention, where errors would hide.
   return jax.tree_util.tree_map_with_path(
     lambda path, x: (
-      np.asarray(x) * np.float32(0.3)
-      if any(k.key.endswith(('query', 'key')) for k in path)
-      else x
+      np.asarray(x) * np.float32(0.3) if any(k.key.endswith(('query', 'key')) for k in path) else x
     ),
     variables,
   )
@@ -40,9 +34,7 @@ def variables(fill):
 
 @pytest.fixture(scope='module')
 def clip_logits(variables):
-  return np.asarray(
-    jax.jit(_model(clips=True).apply)(variables, _video(T))['logits']
-  )
+  return np.asarray(jax.jit(_model(clips=True).apply)(variables, _video(T))['logits'])
 
 
 def test_parameters_are_the_papers():
@@ -64,12 +56,8 @@ def test_pyramid_pool_by_hand(h, w):
   for size in sscf.POOLS:
     for i in range(size):
       for j in range(size):
-        rows = slice(
-          int(np.floor(i * h / size)), int(np.ceil((i + 1) * h / size))
-        )
-        columns = slice(
-          int(np.floor(j * w / size)), int(np.ceil((j + 1) * w / size))
-        )
+        rows = slice(int(np.floor(i * h / size)), int(np.ceil((i + 1) * h / size)))
+        columns = slice(int(np.floor(j * w / size)), int(np.ceil((j + 1) * w / size)))
         wanted.append(x[:, rows, columns].max((1, 2)))
   got = jax.jit(sscf.pyramid_pool)(x)
   assert got.shape == (2, 84, 3)
@@ -85,11 +73,7 @@ def test_calibration_convolves_each_sample_with_its_own_kernel():
 
   def convolve(x, kernel):
     return jax.lax.conv_general_dilated(
-      x,
-      kernel,
-      (1, 1),
-      [(1, 1)] * 2,
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      x, kernel, (1, 1), [(1, 1)] * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
     )
 
   got = sscf.calibrate(query, key, convolve(neighbour, condition))
@@ -108,16 +92,12 @@ def test_a_clip_is_its_windows(variables, clip_logits):
   windows = video[:, order].reshape(B * T, 3, *SIZE, 1)
   logits = jax.jit(_model().apply)(variables, windows)['logits']
   assert logits.dtype == jnp.float32 and logits.shape == (B * T, *SIZE, 2)
-  np.testing.assert_allclose(
-    logits.reshape(clip_logits.shape), clip_logits, atol=1e-5
-  )
+  np.testing.assert_allclose(logits.reshape(clip_logits.shape), clip_logits, atol=1e-5)
   assert np.std(clip_logits, axis=1).max() > 1e-2
 
 
 @pytest.mark.slow
-def test_streams_lag_one_frame_behind_and_equal_the_clip(
-  variables, clip_logits
-):
+def test_streams_lag_one_frame_behind_and_equal_the_clip(variables, clip_logits):
   model = _model()
   assert model.delay == 1 and build_model('echoforge').delay == 0
   track = np.concatenate([_video(T), _video(T)[:, -1:]], axis=1)
@@ -132,9 +112,7 @@ def test_streams_lag_one_frame_behind_and_equal_the_clip(
     else:
       outputs, memory = run(variables, track[:, start:end], memory)
       parts.append(outputs['logits'])
-  np.testing.assert_allclose(
-    np.concatenate(parts, axis=1)[:, 1:], clip_logits, atol=1e-5
-  )
+  np.testing.assert_allclose(np.concatenate(parts, axis=1)[:, 1:], clip_logits, atol=1e-5)
   np.testing.assert_array_equal(memory.frames, track[:, -2:])
 
 
@@ -142,10 +120,7 @@ def test_streams_lag_one_frame_behind_and_equal_the_clip(
 def test_training_reaches_every_parameter_and_statistic(variables):
   def loss(params):
     outputs, updates = _model(clips=True).apply(
-      variables | {'params': params},
-      _video(2),
-      train=True,
-      mutable=['batch_stats'],
+      variables | {'params': params}, _video(2), train=True, mutable=['batch_stats']
     )
     return (outputs['logits'] ** 2).mean(), updates['batch_stats']
 
@@ -154,9 +129,7 @@ def test_training_reaches_every_parameter_and_statistic(variables):
     where = jax.tree_util.keystr(path)
     assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, where
   for old, new in zip(
-    jax.tree.leaves(variables['batch_stats']),
-    jax.tree.leaves(stats),
-    strict=True,
+    jax.tree.leaves(variables['batch_stats']), jax.tree.leaves(stats), strict=True
   ):
     assert (old != new).any()
 
@@ -174,9 +147,7 @@ def test_remat_and_group_norm_by_shape(variables):
 
 @pytest.mark.slow
 def test_bfloat16_is_close(variables, clip_logits):
-  rough = jax.jit(_model(clips=True, dtype='bfloat16').apply)(
-    variables, _video(T)
-  )['logits']
+  rough = jax.jit(_model(clips=True, dtype='bfloat16').apply)(variables, _video(T))['logits']
   assert rough.dtype == jnp.float32 and np.isfinite(rough).all()
   assert np.corrcoef(clip_logits.ravel(), rough.ravel())[0, 1] > 0.98
 
@@ -192,9 +163,7 @@ def test_bfloat16_is_close(variables, clip_logits):
 )
 def test_videos_that_do_not_fit(shape, message):
   with pytest.raises(InputError, match=message):
-    jax.eval_shape(
-      _model().init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32)
-    )
+    jax.eval_shape(_model().init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
 @pytest.mark.parametrize(

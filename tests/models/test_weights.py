@@ -68,9 +68,7 @@ def test_sscf_equals_the_published_modules_output():
 
 def test_data_parallel_prefix(resnet18):
   plain = weights.from_torch('resnet18', resnet18)
-  wrapped = weights.from_torch(
-    'resnet18', {f'module.{k}': v for k, v in resnet18.items()}
-  )
+  wrapped = weights.from_torch('resnet18', {f'module.{k}': v for k, v in resnet18.items()})
   jax.tree.map(np.testing.assert_array_equal, plain, wrapped)
 
 
@@ -86,17 +84,10 @@ def test_gray_stems_pass_as_they_are(resnet18):
 def test_sscf_takes_width_and_classes_from_the_arrays():
   wanted = weights._wanted('sscf', 8, 3)
   state = {
-    weights.torch_name('sscf', path[1:]): np.ones(
-      weights._torch_shape(path, shape), np.float64
-    )
+    weights.torch_name('sscf', path[1:]): np.ones(weights._torch_shape(path, shape), np.float64)
     for path, shape in wanted.items()
   }
-  assert state['STFT.stages.1.backward_calibration.condition'].shape == (
-    16,
-    16,
-    3,
-    3,
-  )
+  assert state['STFT.stages.1.backward_calibration.condition'].shape == (16, 16, 3, 3)
   assert state['decoder4.deconv2.weight'].shape == (16, 16, 3, 3)
   variables = weights.from_torch('sscf', state)
   leaves = jax.tree.leaves(variables)

@@ -13,9 +13,7 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.planning import collectives
 
-pytestmark = pytest.mark.skipif(
-  jax.device_count() < 8, reason='needs eight devices'
-)
+pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason='needs eight devices')
 
 
 def test_the_mesh_has_two_automatic_axes():
@@ -56,8 +54,7 @@ def test_a_batch_that_does_not_divide(size, text):
 
 
 @pytest.mark.parametrize(
-  'sizes, parts, fits',
-  [((16, 0), 3, '1, 2,'), ((16, 16), 4, '1, 2,'), ((16, 8), 2, '1,')],
+  'sizes, parts, fits', [((16, 0), 3, '1, 2,'), ((16, 16), 4, '1, 2,'), ((16, 8), 2, '1,')]
 )
 def test_parts_that_do_not_divide(sizes, parts, fits):
   mesh = mesh_lib.make_mesh(8)
@@ -74,9 +71,7 @@ def test_parts_do_not_depend_on_devices_and_move_nothing(devices):
   placed = mesh_lib.put_batch({'x': rows}, split)
   cut = jax.jit(lambda batch: mesh_lib.microbatches(batch, 2, 2, mesh))
   parts = cut(placed)['x']
-  np.testing.assert_array_equal(
-    parts, [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]]
-  )
+  np.testing.assert_array_equal(parts, [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]])
   assert parts.sharding.shard_shape(parts.shape) == (2, 8 // devices)
   assert not collectives.find_exchanges(cut.lower(placed).compile().as_text())
 
@@ -106,9 +101,7 @@ def test_large_leaves_are_divided_along_their_longest_axis():
   }
   specs = {
     name: sharding.spec
-    for name, sharding in mesh_lib.state_sharding(
-      state, mesh_lib.make_mesh(8, 4)
-    ).items()
+    for name, sharding in mesh_lib.state_sharding(state, mesh_lib.make_mesh(8, 4)).items()
   }
   assert specs == {
     'kernel': PartitionSpec(None, None, None, 'fsdp'),
@@ -133,10 +126,7 @@ def test_split_cpu():
     'from echoforge_jax.parallel import mesh; mesh.split_cpu(3); '
     'import jax; print(jax.device_count())'
   )
-  for flags, count in (
-    ('', 3),
-    ('--xla_force_host_platform_device_count=2', 2),
-  ):
+  for flags, count in (('', 3), ('--xla_force_host_platform_device_count=2', 2)):
     out = subprocess.run(
       [sys.executable, '-c', code],
       check=True,

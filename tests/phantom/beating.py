@@ -25,9 +25,7 @@ def generate(seed, index, config=None):
   rng = np.random.default_rng([seed, index])
   edv, ef = float(rng.uniform(80, 160)), float(rng.uniform(35, 65))
   phase = np.arange(2 * PERIOD) % PERIOD
-  squeezed = np.where(
-    phase <= SYSTOLE, phase / SYSTOLE, (PERIOD - phase) / (PERIOD - SYSTOLE)
-  )
+  squeezed = np.where(phase <= SYSTOLE, phase / SYSTOLE, (PERIOD - phase) / (PERIOD - SYSTOLE))
   rows, columns = np.mgrid[: config.height, : config.width].astype(float)
   rows, columns = rows / config.height, columns / config.width - 0.5
   sector = (np.hypot(rows, columns) < 0.97) & (np.abs(columns) <= 0.55 * rows)
@@ -57,6 +55,4 @@ def generate(seed, index, config=None):
     quality='Good',
     **truth,
   )
-  return types.SimpleNamespace(
-    clips={'4CH': clip}, group='normal', sex='F', age=60, **truth
-  )
+  return types.SimpleNamespace(clips={'4CH': clip}, group='normal', sex='F', age=60, **truth)

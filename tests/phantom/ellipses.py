@@ -36,10 +36,7 @@ def generate(seed, index, config=None):
   edv = float(rng.uniform(80, 160))
   ef = float(rng.uniform(30, 65))
   sex, age = str(rng.choice(['F', 'M'])), int(rng.integers(30, 90))
-  clips = {
-    view: _clip(rng, index, view, config, ef, edv, sex, age)
-    for view in ('2CH', '4CH')
-  }
+  clips = {view: _clip(rng, index, view, config, ef, edv, sex, age) for view in ('2CH', '4CH')}
   return Patient(clips, edv, edv * (1 - ef / 100), ef, 'normal', sex, age)
 
 
@@ -48,9 +45,7 @@ def _clip(rng, index, view, config, ef, edv, sex, age):
   rows, columns = np.mgrid[: config.height, : config.width].astype(float)
   rows /= config.height
   columns = (columns - config.width / 2) / config.height
-  sector = (np.hypot(rows, columns) < 1) & (
-    np.abs(columns) <= np.tan(np.radians(38)) * rows
-  )
+  sector = (np.hypot(rows, columns) < 1) & (np.abs(columns) <= np.tan(np.radians(38)) * rows)
   frames, masks = [], []
   for t in range(num_frames):
     scale = 1 - (1 - (1 - ef / 100) ** 0.4) * t / (num_frames - 1)

@@ -18,12 +18,7 @@ from tests.phantom import ellipses
 def _write(out, num_patients=3, seed=0, generate=ellipses.generate, **kwargs):
   kwargs.setdefault('config', ellipses.Config())
   return write_camus(
-    out,
-    num_patients=num_patients,
-    seed=seed,
-    generate=generate,
-    progress=False,
-    **kwargs,
+    out, num_patients=num_patients, seed=seed, generate=generate, progress=False, **kwargs
   )
 
 
@@ -37,18 +32,13 @@ def fingerprint(folder):
 
 
 def _tree(folder):
-  return sorted(
-    str(path.relative_to(folder))
-    for path in folder.rglob('*')
-    if path.is_file()
-  )
+  return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
 
 
 def test_nifti_layout_is_the_providers(tmp_path):
   _write(tmp_path)
   wanted = ['phantom.json'] + [
-    f'database_split/subgroup_{name}.txt'
-    for name in ('training', 'validation', 'testing')
+    f'database_split/subgroup_{name}.txt' for name in ('training', 'validation', 'testing')
   ]
   for number in (1, 2, 3):
     patient = f'patient{number:04d}'
@@ -85,29 +75,10 @@ def test_cfg_keys(tmp_path):
   _write(tmp_path / 'b', layout='mhd')
   text = (tmp_path / 'a/database_nifti/patient0001/Info_2CH.cfg').read_text()
   keys = [line.split(': ')[0] for line in text.splitlines()]
-  assert keys == [
-    'ED',
-    'ES',
-    'NbFrame',
-    'Sex',
-    'Age',
-    'ImageQuality',
-    'EF',
-    'FrameRate',
-  ]
+  assert keys == ['ED', 'ES', 'NbFrame', 'Sex', 'Age', 'ImageQuality', 'EF', 'FrameRate']
   text = next((tmp_path / 'b').glob('*/patient0001/Info_2CH.cfg')).read_text()
   keys = [line.split(': ')[0] for line in text.splitlines()]
-  assert keys == [
-    'ED',
-    'ES',
-    'NbFrame',
-    'Sex',
-    'Age',
-    'ImageQuality',
-    'LVedv',
-    'LVesv',
-    'LVef',
-  ]
+  assert keys == ['ED', 'ES', 'NbFrame', 'Sex', 'Age', 'ImageQuality', 'LVedv', 'LVesv', 'LVef']
 
 
 def test_header_orientation_and_spacing(tmp_path):
@@ -124,25 +95,18 @@ def test_header_orientation_and_spacing(tmp_path):
   older = tmp_path / 'older'
   _write(older, layout='mhd', config=ellipses.Config(spacing_mm=1.54))
   path = next(older.glob('*/patient0001/patient0001_4CH_sequence.mhd'))
-  assert sitk.ReadImage(str(path)).GetSpacing() == pytest.approx(
-    (1.54, 0.77, 1.54)
-  )
+  assert sitk.ReadImage(str(path)).GetSpacing() == pytest.approx((1.54, 0.77, 1.54))
 
 
 def test_es_first_is_in_cfg_and_files(tmp_path):
   truth = _write(tmp_path)
   assert truth['patients']['patient0002']['es_first']['4CH']
   folder = tmp_path / 'database_nifti' / 'patient0002'
-  cfg = dict(
-    line.split(': ')
-    for line in (folder / 'Info_4CH.cfg').read_text().splitlines()
-  )
+  cfg = dict(line.split(': ') for line in (folder / 'Info_4CH.cfg').read_text().splitlines())
   assert cfg['ES'] == '1' and cfg['ED'] == cfg['NbFrame']
 
   def read(name):
-    return sitk.GetArrayFromImage(
-      sitk.ReadImage(str(folder / f'patient0002_4CH_{name}.nii.gz'))
-    )
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f'patient0002_4CH_{name}.nii.gz')))
 
   sequence, masks = read('half_sequence'), read('half_sequence_gt')
   np.testing.assert_array_equal(read('ES'), sequence[0])
@@ -153,9 +117,7 @@ def test_es_first_is_in_cfg_and_files(tmp_path):
 
 def test_es_first_share():
   draws = [
-    camus_writer._es_first(0, index, view)
-    for index in range(300)
-    for view in ('2CH', '4CH')
+    camus_writer._es_first(0, index, view) for index in range(300) for view in ('2CH', '4CH')
   ]
   assert 0.05 < np.mean(draws) < 0.16
 

@@ -21,12 +21,7 @@ from tests.phantom import beating
 def _write(out, num_patients=4, seed=7, generate=beating.generate, **kwargs):
   kwargs.setdefault('config', beating.Config())
   return write_echonet(
-    out,
-    num_patients=num_patients,
-    seed=seed,
-    generate=generate,
-    progress=False,
-    **kwargs,
+    out, num_patients=num_patients, seed=seed, generate=generate, progress=False, **kwargs
   )
 
 
@@ -290,25 +285,17 @@ def test_another_phantom_is_not_overwritten(written, tmp_path):
 @pytest.mark.slow
 def test_traps_take_a_clip_each_and_change_no_other(tmp_path):
   count = len(echonet_traps.TRAPS) + 3
-  kwargs = {
-    'num_patients': count,
-    'config': beating.Config(height=100, width=112),
-  }
+  kwargs = {'num_patients': count, 'config': beating.Config(height=100, width=112)}
   clean = _write(tmp_path / 'clean', **kwargs)
   truth = _write(tmp_path / 'traps', traps=list(echonet_traps.TRAPS), **kwargs)
   planted = truth['planted']
   assert set(planted) == set(echonet_traps.TRAPS)
   assert len(set(planted.values())) == len(planted)
-  assert (
-    json.loads((tmp_path / 'traps/phantom.json').read_text())['planted']
-    == planted
-  )
+  assert json.loads((tmp_path / 'traps/phantom.json').read_text())['planted'] == planted
   # What truth and pixels of the other clips are does not change.
   assert truth['patients'] == clean['patients']
   whole, broken = (_files(tmp_path / part) for part in ('clean', 'traps'))
-  changed = set(planted.values()) | set(
-    echonet_traps.choose(clean, list(planted)).values()
-  )
+  changed = set(planted.values()) | set(echonet_traps.choose(clean, list(planted)).values())
   for name in set(clean['patients']) - changed:
     assert whole[f'Videos/{name}.avi'] == broken[f'Videos/{name}.avi']
   rows = [
@@ -320,9 +307,7 @@ def test_traps_take_a_clip_each_and_change_no_other(tmp_path):
 
 @pytest.mark.parametrize('trap', sorted(echonet_traps.TRAPS))
 def test_interrupted_planting_continues(tmp_path, trap):
-  kwargs = dict(
-    num_patients=3, traps=[trap], config=beating.Config(height=100, width=112)
-  )
+  kwargs = dict(num_patients=3, traps=[trap], config=beating.Config(height=100, width=112))
   _write(tmp_path / 'whole', **kwargs)
   shutil.copytree(tmp_path / 'whole', tmp_path / 'out')
   # The last entry before phantom.json tells what was planted.

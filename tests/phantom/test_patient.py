@@ -59,10 +59,7 @@ def test_biplane_volume_of_native_masks_is_the_prescribed_one(cohort):
   errors = []
   for p in cohort:
     four, two = p.clips['4CH'], p.clips['2CH']
-    for k4, k2, truth in (
-      (four.ed, two.ed, p.edv_ml),
-      (four.es, two.es, p.esv_ml),
-    ):
+    for k4, k2, truth in ((four.ed, two.ed, p.edv_ml), (four.es, two.es, p.esv_ml)):
       found = disc_volume(four.masks[k4], two.masks[k2], raster.SPACING)
       errors.append(found / truth - 1.0)
   assert np.abs(errors).max() < 0.02, errors
@@ -98,9 +95,7 @@ def test_groups_keep_their_ranges(cohort):
     assert group.edv_ml[0] - 0.1 <= p.edv_ml <= group.edv_ml[1] + 0.1
     low, high = group.ef_percent
     assert low - 0.1 <= p.ef_percent <= high + 0.1
-    assert p.ef_percent == pytest.approx(
-      100.0 * (p.edv_ml - p.esv_ml) / p.edv_ml
-    )
+    assert p.ef_percent == pytest.approx(100.0 * (p.edv_ml - p.esv_ml) / p.edv_ml)
 
 
 def test_native_sizes_sector_and_labels(cohort):
@@ -148,9 +143,7 @@ def test_motion_is_monotonic_from_ed_to_es(cohort):
 
 def test_images_are_ultrasound_like(one):
   for clip in one.clips.values():
-    assert clip.frames.dtype == np.uint8 and clip.frames.shape == (
-      clip.masks.shape
-    )
+    assert clip.frames.dtype == np.uint8 and clip.frames.shape == (clip.masks.shape)
     height, width = clip.frames.shape[1:]
     y, x = np.mgrid[:height, :width]
     outside = np.hypot(x + 0.5 - width / 2.0, y + 0.5) > height + 1
@@ -173,8 +166,7 @@ def test_same_seed_and_index_give_the_same_bytes(one):
 
   def digest(p):
     return [
-      hashlib.sha256(c.frames.tobytes() + c.masks.tobytes()).hexdigest()
-      for c in p.clips.values()
+      hashlib.sha256(c.frames.tobytes() + c.masks.tobytes()).hexdigest() for c in p.clips.values()
     ]
 
   assert digest(again) == digest(one)
@@ -209,9 +201,7 @@ def test_fill_counts_pixel_centres():
   wanted[1:5, 2:7] = True
   np.testing.assert_array_equal(mask, wanted)
   angle = np.linspace(0.0, 2.0 * np.pi, 200, endpoint=False)
-  circle = np.stack(
-    [30.3 + 20.0 * np.cos(angle), 29.6 + 20.0 * np.sin(angle)], 1
-  )
+  circle = np.stack([30.3 + 20.0 * np.cos(angle), 29.6 + 20.0 * np.sin(angle)], 1)
   area = raster.fill(circle, 60, 60).sum()
   assert area == pytest.approx(np.pi * 400.0, rel=0.006)
 

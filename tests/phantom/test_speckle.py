@@ -25,10 +25,7 @@ def test_smoothing_keeps_the_mean():
 
 def test_lookup_is_bilinear_and_clamped():
   texture = jnp.arange(12.0).reshape(3, 4, 1)
-  row, column = (
-    jnp.array([0.0, 0.5, 1.25, -3.0]),
-    jnp.array([0.0, 1.0, 2.5, 0.0]),
-  )
+  row, column = (jnp.array([0.0, 0.5, 1.25, -3.0]), jnp.array([0.0, 1.0, 2.5, 0.0]))
   found = np.array(speckle.lookup(texture, row, column))[:, 0]
   np.testing.assert_allclose(found, [0.0, 3.0, 7.5, 0.0], atol=1e-3)
 
@@ -73,10 +70,7 @@ def test_phantom_lies_within_the_real_range():
   assert 0.33 < median['gCNR LV/shell'] < 0.67
   assert 45 < median['gray LV'] < median['gray 8 mm shell'] < 140
   assert (
-    median['correlation lag 1']
-    > median['correlation lag 2']
-    > median['correlation lag 5']
-    > 0.3
+    median['correlation lag 1'] > median['correlation lag 2'] > median['correlation lag 5'] > 0.3
   )
   table = calibration.format_table(found)
   assert all(name in table for name in calibration.TARGETS)

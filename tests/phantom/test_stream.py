@@ -17,10 +17,7 @@ SIZE = 32
 @pytest.fixture(scope='module')
 def generate():
   return stream.jitted(
-    3,
-    3,
-    SIZE,
-    dataclasses.replace(PhantomConfig.randomized(), ed_to_es_share=1.0),
+    3, 3, SIZE, dataclasses.replace(PhantomConfig.randomized(), ed_to_es_share=1.0)
   )
 
 
@@ -42,9 +39,7 @@ def test_one_compilation_serves_all_keys(generate):
 
 
 def test_same_key_same_clips_other_key_other_clips(generate):
-  first, again, other = (
-    jax.device_get(generate(jax.random.key(s))) for s in (3, 3, 4)
-  )
+  first, again, other = (jax.device_get(generate(jax.random.key(s))) for s in (3, 3, 4))
   np.testing.assert_array_equal(first['video'], again['video'])
   np.testing.assert_array_equal(first['masks'], again['masks'])
   assert (first['video'] != other['video']).mean() > 0.2

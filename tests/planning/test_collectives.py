@@ -28,8 +28,7 @@ from echoforge_jax.planning.collectives import find_exchanges
       {'reduce-scatter': (1, 256)},
     ),
     (
-      '  %e = (f32[4]{0}, f32[32]{0}) all-gather-start(%x), '
-      'replica_groups=[1,8]<=[8]',
+      '  %e = (f32[4]{0}, f32[32]{0}) all-gather-start(%x), replica_groups=[1,8]<=[8]',
       {'all-gather': (1, 128)},
     ),
     (

@@ -33,22 +33,14 @@ def get_config(name, arg='', **fields):
 
 
 def program(needed=2 * GIB, fits=True, **fields):
-  memory = compiled.Memory(
-    arguments=GIB, outputs=0, temporaries=needed - GIB, code=0
-  )
+  memory = compiled.Memory(arguments=GIB, outputs=0, temporaries=needed - GIB, code=0)
   return compiled.CompiledStep(
-    fits=fits,
-    seconds=1.0,
-    needed=needed,
-    memory=memory if fits else None,
-    **fields,
+    fits=fits, seconds=1.0, needed=needed, memory=memory if fits else None, **fields
   )
 
 
 def place(count=8, hbm=4 * GIB, chip=CHIP):
-  return topology.Slice(
-    'vX:2x4', chip, 'Chip', (2, 4), jax.devices()[:count], hbm
-  )
+  return topology.Slice('vX:2x4', chip, 'Chip', (2, 4), jax.devices()[:count], hbm)
 
 
 @pytest.fixture(scope='module')
@@ -63,11 +55,7 @@ def libtpu():
 
 def test_a_roofline_by_hand():
   found = compiled.estimate(
-    program(
-      flops=500.0,
-      num_bytes=30.0,
-      exchanges={'all-reduce': (3, 8), 'all-gather': (1, 4)},
-    ),
+    program(flops=500.0, num_bytes=30.0, exchanges={'all-reduce': (3, 8), 'all-gather': (1, 4)}),
     CHIP,
     (4, 4),
   )
@@ -86,24 +74,12 @@ def test_a_roofline_by_hand():
     ((4, 0), 2, (16, 0), ('--config.batch_size=16',)),
     ((16, 0), 2, (16, 0), ()),
     ((6, 2), 0, (6, 2), ()),
-    (
-      (3, 3),
-      2,
-      (8, 8),
-      ('--config.batch_size=8', '--config.unlabeled_batch_size=8'),
-    ),
-    (
-      (99, 1),
-      1,
-      (7, 1),
-      ('--config.batch_size=7', '--config.unlabeled_batch_size=1'),
-    ),
+    ((3, 3), 2, (8, 8), ('--config.batch_size=8', '--config.unlabeled_batch_size=8')),
+    ((99, 1), 1, (7, 1), ('--config.batch_size=7', '--config.unlabeled_batch_size=1')),
   ],
 )
 def test_the_batch_divides_over_chips(batch, per_chip, wanted, flags):
-  config = get_config(
-    'tiny', batch_size=batch[0], unlabeled_batch_size=batch[1]
-  )
+  config = get_config('tiny', batch_size=batch[0], unlabeled_batch_size=batch[1])
   changed, said = plan.with_clips(config, 8, per_chip)
   assert (changed.batch_size, changed.unlabeled_batch_size) == wanted
   assert said == flags and changed.is_locked
@@ -118,11 +94,7 @@ def test_one_clip_of_two_kinds():
 
 def test_bytes_of_shares():
   mesh = mesh_lib.make_mesh(8, 4)
-  tree = {
-    'whole': jnp.zeros((3, 5)),
-    'shared': jnp.zeros((64, 128)),
-    'key': jax.random.key(0),
-  }
+  tree = {'whole': jnp.zeros((3, 5)), 'shared': jnp.zeros((64, 128)), 'key': jax.random.key(0)}
   shapes = jax.tree.map(
     lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
     tree,
@@ -169,11 +141,7 @@ def make_plan(remedies):
 @pytest.mark.parametrize(
   'fits, tried, flags',
   [
-    (
-      lambda c: c.model.remat,
-      [(False, 1, 32), (True, 1, 32)],
-      '--config.model.remat=True',
-    ),
+    (lambda c: c.model.remat, [(False, 1, 32), (True, 1, 32)], '--config.model.remat=True'),
     (
       lambda c: c.fsdp == 8,
       [(False, 1, 32), (True, 1, 32), (True, 8, 32)],
@@ -181,13 +149,7 @@ def make_plan(remedies):
     ),
     (
       lambda c: c.batch_size <= 8,
-      [
-        (False, 1, 32),
-        (True, 1, 32),
-        (True, 8, 32),
-        (True, 1, 16),
-        (True, 1, 8),
-      ],
+      [(False, 1, 32), (True, 1, 32), (True, 8, 32), (True, 1, 16), (True, 1, 8)],
       '--config.model.remat=True --config.batch_size=8',
     ),
   ],
@@ -196,9 +158,7 @@ def test_remedies_are_tried_in_order(fits, tried, flags):
   compiler = Compiler(fits)
   config = get_config('tiny', batch_size=32)
   # 4 GiB too much; a divided state may save as much, with remat on top.
-  found = list(
-    plan.try_remedies(config, 8, compiler, excess=4 * GIB, state_bytes=GIB)
-  )
+  found = list(plan.try_remedies(config, 8, compiler, excess=4 * GIB, state_bytes=GIB))
   assert compiler.tried == tried[1:]
   assert found[-1].fits and ' '.join(found[-1].flags) == flags
   said = plan_report.text(make_plan(found))
@@ -216,18 +176,14 @@ def test_what_cannot_save_enough_is_not_tried():
   found = list(plan.try_remedies(config, 8, compiler, **options))
   assert [one.fits for one in found] == [None, True]
   assert len(compiler.tried) == 1
-  none = list(
-    plan.try_remedies(config, 8, Compiler(lambda config: False), **options)
-  )
+  none = list(plan.try_remedies(config, 8, Compiler(lambda config: False), **options))
   assert 'nothing tried fits' in plan_report.text(make_plan(none))
 
 
 def test_too_large_is_an_answer(libtpu):
   device = topology.get_slice('v5e:2x2').devices[0]
   huge = jax.ShapeDtypeStruct(
-    (2**20, 2**20),
-    jnp.float32,
-    sharding=jax.sharding.SingleDeviceSharding(device),
+    (2**20, 2**20), jnp.float32, sharding=jax.sharding.SingleDeviceSharding(device)
   )
   found = compiled.compile_step(jax.jit(lambda x: x * 2), huge, platform='tpu')
   assert not found.fits and found.needed >= 4 * 2**40
@@ -245,9 +201,7 @@ def test_devices_whose_compiler_refuses_nothing():
 
 @pytest.mark.slow
 def test_chips_that_are_not_here(libtpu):
-  found = plan.make_plan(
-    get_config('tiny', 'baseline'), topology.get_slice('v5e:2x2')
-  )
+  found = plan.make_plan(get_config('tiny', 'baseline'), topology.get_slice('v5e:2x2'))
   assert (found.chips, found.clips_per_chip) == (4, 1)
   assert found.flags == ('--config.batch_size=4',)
   assert found.train.fits and found.segment.fits

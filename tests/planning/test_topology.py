@@ -46,17 +46,13 @@ def libtpu():
 )
 def test_links_of_lines_and_rings(name, shape, links):
   chip = chips.get_chip(name)
-  assert chips.exchange_bandwidth(chip, shape) == pytest.approx(
-    links * chip.link_bandwidth
-  )
+  assert chips.exchange_bandwidth(chip, shape) == pytest.approx(links * chip.link_bandwidth)
 
 
 def test_a_full_pod_sends_over_all_links():
   # The vendor's all-reduce bandwidth of a pod of 256: 51.2 and 102.4 TB/s.
   for name, total in (('v5e', 51.2e12), ('v6e', 102.4e12)):
-    assert 256 * chips.exchange_bandwidth(
-      chips.get_chip(name), (16, 16)
-    ) == pytest.approx(total)
+    assert 256 * chips.exchange_bandwidth(chips.get_chip(name), (16, 16)) == pytest.approx(total)
 
 
 @pytest.mark.parametrize(
@@ -90,12 +86,7 @@ def test_names_that_are_no_slice(name, text):
 
 
 def test_smaller_slices():
-  assert topology.ladder(['v5e:16x16'], True) == [
-    'v5e:2x2',
-    'v5e:4x4',
-    'v5e:8x8',
-    'v5e:16x16',
-  ]
+  assert topology.ladder(['v5e:16x16'], True) == ['v5e:2x2', 'v5e:4x4', 'v5e:8x8', 'v5e:16x16']
   assert topology.ladder(['v4:4x4x4', 'v5e:2x2', 'v4:4x4x4'], True) == [
     'v4:2x2x1',
     'v4:4x2x2',
@@ -103,10 +94,7 @@ def test_smaller_slices():
     'v5e:2x2',
   ]
   assert topology.ladder(['local'], True) == ['local']
-  assert topology.ladder(['v5e:4x4', 'v6e:4x4'], False) == [
-    'v5e:4x4',
-    'v6e:4x4',
-  ]
+  assert topology.ladder(['v5e:4x4', 'v6e:4x4'], False) == ['v5e:4x4', 'v6e:4x4']
 
 
 def test_without_libtpu(monkeypatch, tmp_path):

@@ -39,25 +39,16 @@ ENTRY %main (a: f32[1024], b: bf16[1024]) -> f32[1024] {
     ('%x = (f32[1024]{0:T(1024)}, bf16[512]{0:T(512)(2,1)}) fusion(%c)', 5120),
     ('%x = f32[1024]{0:T(1024)} bitcast(%a)', 0),
     # Into the chip: read once; a slice reads only itself.
-    (
-      '%x = (f32[1024]{0:T(1024)S(1)}, f32[1024]{0:T(1024)}, u32[]{:S(2)}) '
-      'copy-start(%a)',
-      4096,
-    ),
+    ('%x = (f32[1024]{0:T(1024)S(1)}, f32[1024]{0:T(1024)}, u32[]{:S(2)}) copy-start(%a)', 4096),
     (
       '%x = ((f32[1024]{0:T(1024)}), f32[128]{0:T(128)S(1)}, s32[]{:S(2)}) '
       'slice-start(%a), slice={[0:128]}',
       512,
     ),
-    (
-      '%x = f32[1024]{0:T(1024)} custom-call(), '
-      'custom_call_target="AllocateBuffer"',
-      0,
-    ),
+    ('%x = f32[1024]{0:T(1024)} custom-call(), custom_call_target="AllocateBuffer"', 0),
     # What a branch does counts, what nothing calls does not.
     (
-      '%x = f32[1024]{0:T(1024)} conditional(%a, %a), '
-      'branch_computations={%one}, metadata={}',
+      '%x = f32[1024]{0:T(1024)} conditional(%a, %a), branch_computations={%one}, metadata={}',
       4096,
     ),
     ('%x = f32[1024]{0:T(1024)} while(%a), condition=%cond, body=%one', 4096),

@@ -17,12 +17,6 @@ def compile_step(config, model, mesh, batch):
   )
   places = jax.tree.map(lambda x: x.sharding, state)
   split = mesh_lib.batch_sharding(mesh)
-  batch = mesh_lib.put_batch(
-    {key: batch[key] for key in parts.batch_keys}, split
-  )
-  step = (
-    steps.jit_train_step(parts.train_step, places, split)
-    .lower(state, batch)
-    .compile()
-  )
+  batch = mesh_lib.put_batch({key: batch[key] for key in parts.batch_keys}, split)
+  step = steps.jit_train_step(parts.train_step, places, split).lower(state, batch).compile()
   return parts, state, step

@@ -75,13 +75,9 @@ class TinyModel(nn.Module):
   dropout: float = 0.1
 
   @nn.compact
-  def __call__(
-    self, video, train=False, labeled=None, reforge=False, reforge_frames=None
-  ):
+  def __call__(self, video, train=False, labeled=None, reforge=False, reforge_frames=None):
     def norm(x, name):
-      return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, name=name
-      )(x)
+      return nn.BatchNorm(use_running_average=not train, momentum=0.9, name=name)(x)
 
     # No bias before a norm: its gradient is rounding, and Adam would blow
     # that up to a full update.
@@ -99,11 +95,7 @@ class TinyModel(nn.Module):
         self.gain * head(x) + self.offset, (b, x.shape[1], h, w, 1), 'bilinear'
       )
 
-    outputs = {
-      'logits': masks(features),
-      'coarse_logits': head(features),
-      'features': features,
-    }
+    outputs = {'logits': masks(features), 'coarse_logits': head(features), 'features': features}
     if self.is_initializing():
       reforge, labeled = True, jnp.ones((b, t), bool)
     if reforge:
@@ -111,8 +103,6 @@ class TinyModel(nn.Module):
       reference = jnp.einsum('bt,bthwc->bhwc', weights, features)[:, None]
       target = features
       if reforge_frames is not None:
-        target = jnp.take_along_axis(
-          features, reforge_frames[..., None, None, None], axis=1
-        )
+        target = jnp.take_along_axis(features, reforge_frames[..., None, None, None], axis=1)
       outputs['reforged_logits'] = masks(target + reforger(target * reference))
     return outputs

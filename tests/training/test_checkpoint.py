@@ -26,18 +26,11 @@ def make_state(size=3, seed=0):
   """A state as a step leaves it: typed key, chained optimizer, statistics."""
 
   def leaf(*shape):
-    return jnp.asarray(
-      np.random.default_rng(seed).normal(size=shape), jnp.float32
-    )
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
   params = {'conv': {'kernel': leaf(2, size), 'bias': leaf(size)}}
   tx, _ = optimizer.make_optimizer(
-    name='adamw',
-    learning_rate=0.1,
-    num_steps=9,
-    warmup_steps=2,
-    weight_decay=0.1,
-    clip_norm=1.0,
+    name='adamw', learning_rate=0.1, num_steps=9, warmup_steps=2, weight_decay=0.1, clip_norm=1.0
   )
   return TrainState(
     step=jnp.int32(4),
@@ -52,9 +45,7 @@ def make_state(size=3, seed=0):
 
 def abstract(state):
   sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state
-  )
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
 
 
 def save(workdir, iterator, steps=(4,), **options):
@@ -104,21 +95,14 @@ def test_a_donated_state_is_saved_as_it_was(tmp_path, make_iterator):
 
 
 def test_latest_ones_and_the_best_stay(tmp_path, make_iterator):
-  checkpointer = checkpoint.Checkpointer(
-    tmp_path, keep=2, best_metric='dice_teacher'
-  )
+  checkpointer = checkpoint.Checkpointer(tmp_path, keep=2, best_metric='dice_teacher')
   for step, dice in ((1, 0.5), (2, 0.9), (3, None), (4, 0.7), (5, 0.6)):
     checkpointer.save(
-      step,
-      make_state(),
-      make_iterator(),
-      None if dice is None else {'dice_teacher': dice},
+      step, make_state(), make_iterator(), None if dice is None else {'dice_teacher': dice}
     )
   checkpointer.close()
   kept = sorted(
-    int(path.name)
-    for path in (tmp_path / 'checkpoints').iterdir()
-    if path.name.isdigit()
+    int(path.name) for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdigit()
   )
   assert kept == [2, 4, 5]
 
@@ -131,9 +115,7 @@ def test_a_half_written_checkpoint_is_never_picked_up(tmp_path, make_iterator):
   (root / '6.orbax-checkpoint-tmp' / 'student').mkdir(parents=True)
   (root / '8' / 'student').mkdir(parents=True)
   (root / '9').mkdir()
-  (root / '9' / '_CHECKPOINT_METADATA').write_bytes(
-    (whole / '_CHECKPOINT_METADATA').read_bytes()
-  )
+  (root / '9' / '_CHECKPOINT_METADATA').write_bytes((whole / '_CHECKPOINT_METADATA').read_bytes())
   (tmp_path / 'config.json').write_text('{}')
   assert checkpoint.restore_for_inference(tmp_path)[2] == 4
   checkpointer = checkpoint.Checkpointer(tmp_path)
@@ -147,16 +129,12 @@ def test_a_half_written_checkpoint_is_never_picked_up(tmp_path, make_iterator):
   assert (root / 'incomplete_9').is_dir() and (root / 'incomplete_9_').is_dir()
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(
-  tmp_path, make_iterator, monkeypatch
-):
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, make_iterator, monkeypatch):
   checkpointer = checkpoint.Checkpointer(tmp_path)
   checkpointer.save(4, make_state(), make_iterator())
   checkpointer.wait()
   before = checkpoint.fingerprint(tmp_path)
-  monkeypatch.setattr(
-    checkpoint.shutil, 'disk_usage', lambda path: SimpleNamespace(free=50)
-  )
+  monkeypatch.setattr(checkpoint.shutil, 'disk_usage', lambda path: SimpleNamespace(free=50))
   with pytest.raises(checkpoint.SaveError, match='50|0.0 MB free') as error:
     checkpointer.save(8, make_state(), make_iterator())
   assert 'step 4 is the last whole checkpoint' in str(error.value)
@@ -255,8 +233,7 @@ def test_inference_gets_one_network(tmp_path, make_iterator, which):
   found, variables, step = checkpoint.restore_for_inference(tmp_path, which)
   factor = 2 if which == 'teacher' else 1
   np.testing.assert_array_equal(
-    variables['params']['conv']['bias'],
-    factor * make_state().params['conv']['bias'],
+    variables['params']['conv']['bias'], factor * make_state().params['conv']['bias']
   )
   assert ('batch_stats' in variables) == (which == 'student')
   assert step == 4 and found.data.classes == ('lv', 'myo')
@@ -349,13 +326,10 @@ def test_another_run_gives_the_first_weights(tmp_path, make_iterator):
   teacher = make_state().teacher_params
   jax.tree.map(np.testing.assert_array_equal, started.params, teacher)
   jax.tree.map(np.testing.assert_array_equal, started.teacher_params, teacher)
-  for a, b in zip(
-    jax.tree.leaves(started.params), jax.tree.leaves(started.teacher_params)
-  ):
+  for a, b in zip(jax.tree.leaves(started.params), jax.tree.leaves(started.teacher_params)):
     assert a.sharding == sharding
     assert (
-      a.addressable_data(0).unsafe_buffer_pointer()
-      != b.addressable_data(0).unsafe_buffer_pointer()
+      a.addressable_data(0).unsafe_buffer_pointer() != b.addressable_data(0).unsafe_buffer_pointer()
     )
   assert_same(started.opt_state, fresh.opt_state)
   with pytest.raises(InputError) as error:
@@ -373,10 +347,6 @@ def test_part_of_the_weights_may_be_given():
     (started.teacher_params, make_state().teacher_params),
   ):
     np.testing.assert_array_equal(params['conv']['bias'], bias)
-    np.testing.assert_array_equal(
-      params['conv']['kernel'], before['conv']['kernel']
-    )
+    np.testing.assert_array_equal(params['conv']['kernel'], before['conv']['kernel'])
   with pytest.raises(InputError, match='a file .*params/stem: not in the mod'):
-    warm_start.replace_weights(
-      make_state(), {'params': {'stem': bias}}, source='a file'
-    )
+    warm_start.replace_weights(make_state(), {'params': {'stem': bias}}, source='a file')

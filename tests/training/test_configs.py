@@ -18,9 +18,7 @@ FOLDER = Path(__file__).parents[2] / 'configs'
 NAMES = sorted(path.stem for path in FOLDER.glob('[a-z]*.py'))
 # What every config held before configs/base.py: `camus_echoforge` whole, of the
 # others the fields that differ from it; null: it has no such field.
-BEFORE = json.loads(
-  (Path(__file__).parent / 'configs_before_base.json').read_text()
-)
+BEFORE = json.loads((Path(__file__).parent / 'configs_before_base.json').read_text())
 # Options of the models that no config named; the models' defaults.
 CAME = {
   'model.dim',
@@ -58,9 +56,7 @@ def test_every_value_is_as_it_was(name, get_config):
   if name == 'default_model':  # The schedule, which nothing reads there.
     assert wanted.pop('semi.flame_rise') == {}
     found = {
-      field: value
-      for field, value in found.items()
-      if not field.startswith('semi.flame_rise')
+      field: value for field, value in found.items() if not field.startswith('semi.flame_rise')
     }
   assert found.pop('num_epochs') == 50
   new = found.keys() - wanted.keys()
@@ -74,10 +70,7 @@ def test_the_base_names_every_option_of_a_model_with_its_default(name):
   options = base_config(name).model.to_dict()
   del options['name']
   model = build_model(name)
-  fields = {
-    field.name: getattr(model, field.name)
-    for field in dataclasses.fields(model)
-  }
+  fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
   for handled_elsewhere in ('num_classes', 'dtype', 'parent', 'name'):
     del fields[handled_elsewhere]
   if name == 'sscf':  # Training takes clips, the module windows.
@@ -85,9 +78,7 @@ def test_the_base_names_every_option_of_a_model_with_its_default(name):
   assert options == fields
 
 
-@pytest.mark.parametrize(
-  'labeled, unlabeled, steps', [(4, 0, 10_000), (16, 0, 2500), (4, 4, 5000)]
-)
+@pytest.mark.parametrize('labeled, unlabeled, steps', [(4, 0, 10_000), (16, 0, 2500), (4, 4, 5000)])
 def test_the_length_follows_clips_and_batch(labeled, unlabeled, steps):
   config = base_config()
   config.batch_size, config.unlabeled_batch_size = labeled, unlabeled
@@ -114,9 +105,7 @@ def test_every_config_builds(name, get_config):
   parts = build.make_parts(config)
   data, size = config.data, config.data.image_size
   clips = config.batch_size + config.unlabeled_batch_size
-  video = jax.ShapeDtypeStruct(
-    (clips, data.num_frames, size, size, 1), jnp.uint8
-  )
+  video = jax.ShapeDtypeStruct((clips, data.num_frames, size, size, 1), jnp.uint8)
   batch = {
     'video_weak': video,
     'video_strong': video,
@@ -130,9 +119,7 @@ def test_every_config_builds(name, get_config):
   assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == (
     jax.tree.map(lambda x: (x.shape, x.dtype), state)
   )
-  assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {
-    jnp.dtype('float32')
-  }
+  assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype('float32')}
   wanted = {'loss', 'loss_supervised', 'loss_unsupervised'}
   if config.objective.name == 'supervised':
     wanted.remove('loss_unsupervised')
@@ -145,11 +132,7 @@ def test_every_variant_builds(variant, get_config):
   parts = build.make_parts(config)
   names = set(jax.eval_shape(parts.create_state).params)
   row = variants.VARIANTS[variant]
-  assert ('tsf' in names, 'arc' in names, 'cpr' in names) == (
-    row.tsf,
-    row.arc,
-    row.cpr,
-  )
+  assert ('tsf' in names, 'arc' in names, 'cpr' in names) == (row.tsf, row.arc, row.cpr)
   assert ('video_weak' in parts.batch_keys) == (row.objective != 'supervised')
   steps = jnp.array([0, config.num_steps // 2, config.num_steps - 1])
   values = jax.vmap(build.make_schedule(config))(steps)
@@ -168,8 +151,7 @@ def test_an_unknown_variant_lists_the_choices(name, get_config):
     'base': 'echoforge, sscf',
   }
   choices = next(
-    (text for part, text in choices.items() if part in name),
-    'baseline, tsf, tsf_arc, all',
+    (text for part, text in choices.items() if part in name), 'baseline, tsf, tsf_arc, all'
   )
   with pytest.raises(InputError, match=choices):
     get_config(name, 'most')

@@ -15,18 +15,13 @@ def run(config, model, batches, num_devices, fsdp):
   """Trains under shardings, donation and the transfer guard."""
   mesh = mesh_lib.make_mesh(num_devices, fsdp)
   parts, shapes, step = compile_step(config, model, mesh, batches[0])
-  state = jax.jit(
-    parts.create_state, out_shardings=jax.tree.map(lambda x: x.sharding, shapes)
-  )()
+  state = jax.jit(parts.create_state, out_shardings=jax.tree.map(lambda x: x.sharding, shapes))()
   split = mesh_lib.batch_sharding(mesh)
   history = []
   with jax.transfer_guard('disallow'):
     for batch in batches:
       state, logged = step(
-        state,
-        mesh_lib.put_batch(
-          {key: batch[key] for key in parts.batch_keys}, split
-        ),
+        state, mesh_lib.put_batch({key: batch[key] for key in parts.batch_keys}, split)
       )
       history.append(jax.device_get(logged))
   return history, state
@@ -43,9 +38,7 @@ def config(get_config):
   return config
 
 
-def test_one_device_equals_eight(
-  config, tiny_model, make_iterator, monkeypatch
-):
+def test_one_device_equals_eight(config, tiny_model, make_iterator, monkeypatch):
   # Every leaf that divides is divided: the tiny model has no large ones.
   monkeypatch.setattr(mesh_lib, 'SPLIT_AT_LEAST', 8)
   # A confident model: a pixel that lies on the threshold to within rounding
@@ -63,10 +56,7 @@ def test_one_device_equals_eight(
     for a, b in zip(one, eight):
       for name in a:
         np.testing.assert_allclose(
-          [a[name].total, a[name].count],
-          [b[name].total, b[name].count],
-          rtol=1e-5,
-          err_msg=name,
+          [a[name].total, a[name].count], [b[name].total, b[name].count], rtol=1e-5, err_msg=name
         )
     assert one[-1]['confident_share'].total > 1000
     for tree in ('params', 'teacher_params', 'batch_stats'):
@@ -92,9 +82,7 @@ def test_accumulated_gradients(config, tiny_model, make_iterator):
   def train(name, rows, steps, devices, fsdp=1, batch_size=8):
     with config.unlocked():
       config.grad_accum_steps, config.batch_size = steps, batch_size
-    chosen = [
-      {key: value[rows] for key, value in one.items()} for one in batches
-    ]
+    chosen = [{key: value[rows] for key, value in one.items()} for one in batches]
     histories[name], states[name] = run(config, model, chosen, devices, fsdp)
 
   train('parts', slice(None), 2, 1)
@@ -114,16 +102,12 @@ def test_accumulated_gradients(config, tiny_model, make_iterator):
     logged = histories[name][0]['loss']
     return logged.total / logged.count
 
-  np.testing.assert_allclose(
-    loss('parts'), (loss('even') + loss('odd')) / 2, rtol=1e-6
-  )
+  np.testing.assert_allclose(loss('parts'), (loss('even') + loss('odd')) / 2, rtol=1e-6)
 
   # Likewise the first moments of the gradients, before Adam makes steps of
   # them.
   def moments(name):
-    return jax.tree.leaves(
-      jax.device_get(optax.tree_utils.tree_get(states[name].opt_state, 'mu'))
-    )
+    return jax.tree.leaves(jax.device_get(optax.tree_utils.tree_get(states[name].opt_state, 'mu')))
 
   found = list(zip(*map(moments, ('parts', 'even', 'odd'))))
   assert found

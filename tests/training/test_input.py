@@ -27,9 +27,7 @@ def data_dir(tmp_path_factory):
   def read_clip(raw_dir, patient, view):
     rng = np.random.default_rng([int(patient[1:]), view == '4CH'])
     y, x = np.mgrid[:SIZE, :SIZE]
-    inside = np.stack(
-      [(y - 16) ** 2 + (x - 14) ** 2 < r**2 for r in np.linspace(9, 5, 6)]
-    )
+    inside = np.stack([(y - 16) ** 2 + (x - 14) ** 2 < r**2 for r in np.linspace(9, 5, 6)])
     frames = 60 + 120 * inside + rng.normal(0, 15, inside.shape)
     return Clip(
       patient=patient,
@@ -42,13 +40,7 @@ def data_dir(tmp_path_factory):
       spacing_mm=np.ones(2, np.float32),
     )
 
-  prepare(
-    'camus',
-    root,
-    root / 'data',
-    SIZE,
-    reader=raw.RawReader(list_clips, read_clip),
-  )
+  prepare('camus', root, root / 'data', SIZE, reader=raw.RawReader(list_clips, read_clip))
   return root / 'data'
 
 
@@ -74,9 +66,7 @@ def test_the_step_gets_the_batch_that_plans_count_on(config):
   iterator = build.make_iterator(config, process_index=0, process_count=1)
   batch = load(next(iterator))
   iterator.close()
-  assert {
-    name: (value.shape, value.dtype) for name, value in batch.items()
-  } == {
+  assert {name: (value.shape, value.dtype) for name, value in batch.items()} == {
     name: (shape, np.dtype(dtype)) for name, (shape, dtype) in shapes.items()
   }
 
@@ -98,17 +88,12 @@ class _EndsEarly:
 @pytest.mark.slow
 def test_resumes_bit_for_bit(config, tiny_model, tmp_path):
   def run(workdir, config, **options):
-    outcome = loop.train(
-      config, tmp_path / workdir, model=tiny_model, verbose=False, **options
-    )
+    outcome = loop.train(config, tmp_path / workdir, model=tiny_model, verbose=False, **options)
     return outcome, checkpoint.fingerprint(tmp_path / workdir)
 
   outcome, whole = run('whole', config)
   assert outcome.step == whole[0] == 6
-  assert all(
-    np.isfinite(x).all()
-    for x in jax.tree.leaves(jax.device_get(outcome.state.params))
-  )
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(outcome.state.params)))
   iterator = build.make_iterator(config, process_index=0, process_count=1)
   with pytest.raises(InterruptedError):
     run('parts', config, iterator=_EndsEarly(iterator, 5))

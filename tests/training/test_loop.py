@@ -53,9 +53,7 @@ def assert_same_run(one, two):
 
 
 @pytest.fixture(scope='module')
-def whole_run(
-  tmp_path_factory, get_config, tiny_model, make_iterator, make_clip
-):
+def whole_run(tmp_path_factory, get_config, tiny_model, make_iterator, make_clip):
   """An uninterrupted run, validated at its end; and what it printed."""
   workdir = tmp_path_factory.mktemp('whole')
   config = get_config('tiny', eval={'every': 0}, data=discs.PLAIN)
@@ -77,9 +75,7 @@ def test_a_run_ends_with_its_last_step_saved(whole_run):
   variables, step = stored(workdir, 'teacher')
   assert step == 12
   jax.tree.map(
-    np.testing.assert_array_equal,
-    variables['params'],
-    jax.device_get(outcome.state.teacher_params),
+    np.testing.assert_array_equal, variables['params'], jax.device_get(outcome.state.teacher_params)
   )
   table = (workdir / 'parameters.txt').read_text()
   assert 'norm1/scale' in table and 'Total: 761' in table
@@ -114,15 +110,11 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(
   assert outcome.step == 12 and outcome.signal is None
   for which in ('student', 'teacher'):
     jax.tree.map(
-      np.testing.assert_array_equal,
-      stored(tmp_path, which)[0],
-      stored(whole_run[0], which)[0],
+      np.testing.assert_array_equal, stored(tmp_path, which)[0], stored(whole_run[0], which)[0]
     )
 
 
-def test_a_crash_resumes_from_the_last_checkpoint(
-  whole_run, run, tmp_path, monkeypatch
-):
+def test_a_crash_resumes_from_the_last_checkpoint(whole_run, run, tmp_path, monkeypatch):
   write = writers.MetricWriters.write
 
   def crash(self, step, kind, scalars):
@@ -171,9 +163,7 @@ def test_several_processes_leave_signals_to_jax(monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_validation_scores_student_and_teacher(
-  run, tiny_config, make_clip, tmp_path, capsys
-):
+def test_validation_scores_student_and_teacher(run, tiny_config, make_clip, tmp_path, capsys):
   config = tiny_config.copy_and_resolve_references()
   with config.unlocked():
     config.eval.every = 8
@@ -250,9 +240,7 @@ def test_kill_9_in_the_middle_changes_nothing(tmp_path):
   whole, killed = tmp_path / 'whole', tmp_path / 'killed'
   process = start(script, killed)
   deadline = time.monotonic() + 240
-  while not any(
-    path.name.isdigit() for path in (killed / 'checkpoints').glob('*')
-  ):
+  while not any(path.name.isdigit() for path in (killed / 'checkpoints').glob('*')):
     assert process.poll() is None, process.communicate()[0]
     assert time.monotonic() < deadline, 'no checkpoint within four minutes'
     time.sleep(0.02)

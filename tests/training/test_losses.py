@@ -24,9 +24,7 @@ def dice_by_hand(z, y, w):
     p, q = sigmoid(z[b, t, ..., k]), y[b, t, ..., k]
     v = w[b, t, ..., k]
     if v.sum():
-      terms.append(
-        1 - (2 * (v * p * q).sum() + 1) / ((v * p).sum() + (v * q).sum() + 1)
-      )
+      terms.append(1 - (2 * (v * p * q).sum() + 1) / ((v * p).sum() + (v * q).sum() + 1))
   return np.mean(terms)
 
 
@@ -60,9 +58,7 @@ def test_supervised_loss_of_chosen_frames(case):
   frames = np.array([[True, False, False], [False, False, True]])
   y, w = hand_targets(masks)
   w = w * frames[:, :, None, None, None]
-  term = losses.supervised_loss(
-    jnp.asarray(logits), jnp.asarray(masks), jnp.asarray(frames)
-  )
+  term = losses.supervised_loss(jnp.asarray(logits), jnp.asarray(masks), jnp.asarray(frames))
   wanted = bce_by_hand(logits, y, w) + dice_by_hand(logits, y, w)
   np.testing.assert_allclose(term.value, wanted, rtol=1e-5)
   assert float(term.count) == 2
@@ -78,9 +74,7 @@ def test_an_unlabeled_frame_has_no_gradient(case):
 def test_extreme_logits_stay_finite():
   logits = jnp.full((1, 1, 2, 2, 1), 1e4).at[0, 0, 0].set(-1e4)
   masks = jnp.zeros((1, 1, 2, 2), jnp.uint8).at[0, 0, 0].set(1)
-  value, grad = jax.value_and_grad(
-    lambda z: losses.supervised_loss(z, masks).value
-  )(logits)
+  value, grad = jax.value_and_grad(lambda z: losses.supervised_loss(z, masks).value)(logits)
   assert np.isfinite(value) and np.isfinite(grad).all()
 
 
@@ -119,9 +113,7 @@ def test_coarse_loss_averages_areas(case):
 
 def test_coarse_loss_names_sizes_that_do_not_divide():
   with pytest.raises(ValueError, match='10x10 pixels.*4x4'):
-    losses.coarse_loss(
-      jnp.zeros((1, 1, 4, 4, 1)), jnp.zeros((1, 1, 10, 10), jnp.uint8)
-    )
+    losses.coarse_loss(jnp.zeros((1, 1, 4, 4, 1)), jnp.zeros((1, 1, 10, 10), jnp.uint8))
 
 
 def balanced_by_hand(y, confident, least=0.1):
@@ -163,9 +155,7 @@ def test_a_frame_counts_only_where_both_sides_are_confident():
   sure[0, 0, 9] = False  # And a tenth of the background is not.
   for known in range(11):
     sure[0, 0, 0] = (np.arange(10) < known)[:, None]
-    w = np.asarray(
-      losses.balanced_weights(jnp.asarray(y), jnp.asarray(sure), least=0.25)
-    )
+    w = np.asarray(losses.balanced_weights(jnp.asarray(y), jnp.asarray(sure), least=0.25))
     if known < 3:
       assert not w.any()
     else:
@@ -177,9 +167,7 @@ def test_a_frame_counts_only_where_both_sides_are_confident():
 
 def test_pseudo_labels_without_a_structure_teach_nothing():
   empty = jnp.full((1, 2, 8, 8, 1), -9.0)
-  term = losses.pseudo_label_loss(
-    jnp.zeros(empty.shape), empty, jnp.ones((1, 2), bool), 0.75
-  )
+  term = losses.pseudo_label_loss(jnp.zeros(empty.shape), empty, jnp.ones((1, 2), bool), 0.75)
   assert float(term.value) == float(term.count) == float(term.confident) == 0
 
 
@@ -189,14 +177,10 @@ def test_consistency_is_the_squared_distance_of_the_frames_that_count(case):
   teacher = teacher.astype(np.float32)
   frames = np.array([[True, False, False], [False, True, True]])
   wanted = ((sigmoid(logits) - sigmoid(teacher)) ** 2)[frames].mean()
-  term = losses.consistency_loss(
-    jnp.asarray(logits), jnp.asarray(teacher), jnp.asarray(frames)
-  )
+  term = losses.consistency_loss(jnp.asarray(logits), jnp.asarray(teacher), jnp.asarray(frames))
   np.testing.assert_allclose(term.value, wanted, rtol=1e-5)
   assert float(term.count) == 3
-  none = losses.consistency_loss(
-    jnp.asarray(logits), jnp.asarray(teacher), jnp.zeros((2, 3), bool)
-  )
+  none = losses.consistency_loss(jnp.asarray(logits), jnp.asarray(teacher), jnp.zeros((2, 3), bool))
   assert float(none.value) == float(none.count) == 0
 
 
@@ -207,9 +191,7 @@ def test_no_gradient_of_the_consistency_reaches_the_teacher(case):
   def loss(z, teacher):
     return losses.consistency_loss(z, teacher, frames).value
 
-  to_student, to_teacher = jax.grad(loss, (0, 1))(
-    jnp.asarray(logits), jnp.asarray(logits) + 1
-  )
+  to_student, to_teacher = jax.grad(loss, (0, 1))(jnp.asarray(logits), jnp.asarray(logits) + 1)
   assert float(jnp.abs(to_student).sum()) > 0
   assert float(jnp.abs(to_teacher).sum()) == 0
 
@@ -222,9 +204,7 @@ def test_hard_dice_counts_labeled_frames(case):
   wanted = 2 * (predicted * y).sum((2, 3)) / np.maximum(sizes, 1)
   dice, counted = losses.hard_dice(jnp.asarray(logits), jnp.asarray(masks))
   assert not counted[0, 1].any() and counted.sum() == 10
-  np.testing.assert_allclose(
-    dice[counted > 0], wanted[np.asarray(counted) > 0], rtol=1e-6
-  )
+  np.testing.assert_allclose(dice[counted > 0], wanted[np.asarray(counted) > 0], rtol=1e-6)
 
 
 def test_hard_dice_of_two_empty_masks_is_one():
@@ -236,6 +216,4 @@ def test_hard_dice_of_two_empty_masks_is_one():
 
 def test_annotations_are_checked():
   with pytest.raises(Exception, match='(?i)type'):
-    losses.supervised_loss(
-      jnp.zeros((1, 1, 4, 4, 1)), jnp.zeros((1, 1, 4, 4), jnp.float32)
-    )
+    losses.supervised_loss(jnp.zeros((1, 1, 4, 4, 1)), jnp.zeros((1, 1, 4, 4), jnp.float32))

@@ -12,9 +12,7 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.training import losses, objectives, schedules
 from echoforge_jax.training.objectives import base as objective
 
-LABELED = np.array(
-  [[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]], bool
-)
+LABELED = np.array([[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]], bool)
 
 
 def test_labeled_pair_is_the_first_and_the_last():
@@ -63,18 +61,14 @@ def fake_apply(calls):
     logits = video.astype(jnp.float32) / 64 - 2
     outputs = {'logits': logits, 'coarse_logits': logits[:, :, ::4, ::4]}
     if inputs.get('reforge'):
-      outputs['reforged_logits'] = -objective.take_frames(
-        logits, inputs['reforge_frames']
-      )
+      outputs['reforged_logits'] = -objective.take_frames(logits, inputs['reforge_frames'])
     return outputs
 
   return apply
 
 
 def values(weight):
-  return schedules.ScheduleValues(
-    jnp.float32(0.5), jnp.float32(weight), jnp.float32(0.7)
-  )
+  return schedules.ScheduleValues(jnp.float32(0.5), jnp.float32(weight), jnp.float32(0.7))
 
 
 def test_student_sees_strong_and_teacher_weak(batch):
@@ -108,17 +102,12 @@ def test_a_batch_without_labels_falls_back_to_plain_logits(batch):
   batch = batch | {'labeled': jnp.zeros((2, 4), bool)}
   goal = objectives.echoforge()
   logits = goal.teacher(fake_apply([]), batch)
-  np.testing.assert_allclose(
-    logits, np.asarray(batch['video_weak']) / 64 - 2, rtol=1e-5, atol=1e-6
-  )
+  np.testing.assert_allclose(logits, np.asarray(batch['video_weak']) / 64 - 2, rtol=1e-5, atol=1e-6)
 
 
 def test_the_terms_add_up(batch):
   goal = objectives.echoforge(
-    supervised_weight=2.0,
-    coarse_weight=0.3,
-    episodic_weight=0.5,
-    num_unlabeled=2,
+    supervised_weight=2.0, coarse_weight=0.3, episodic_weight=0.5, num_unlabeled=2
   )
   outputs = goal.student(fake_apply([]), batch)
   teacher = goal.teacher(fake_apply([]), batch)
@@ -126,20 +115,14 @@ def test_the_terms_add_up(batch):
   masks = batch['masks']
   supervised = losses.supervised_loss(outputs['logits'], masks).value
   coarse = losses.coarse_loss(outputs['coarse_logits'], masks).value
-  episodic = losses.supervised_loss(
-    outputs['reforged_logits'], masks[:, jnp.array([0, 3])]
-  ).value
+  episodic = losses.supervised_loss(outputs['reforged_logits'], masks[:, jnp.array([0, 3])]).value
   pseudo = losses.pseudo_label_loss(
     outputs['logits'][:, 1:3], teacher, jnp.ones((2, 2), bool), 0.7
   ).value
   wanted = 2 * supervised + 0.3 * coarse + 0.5 * episodic + 0.7 * pseudo
   np.testing.assert_allclose(total, wanted, rtol=1e-5)
-  np.testing.assert_allclose(
-    logged['loss_episodic'].compute(), episodic, rtol=1e-5
-  )
-  np.testing.assert_allclose(
-    logged['loss_unsupervised'].compute(), pseudo, rtol=1e-5
-  )
+  np.testing.assert_allclose(logged['loss_episodic'].compute(), episodic, rtol=1e-5)
+  np.testing.assert_allclose(logged['loss_unsupervised'].compute(), pseudo, rtol=1e-5)
 
 
 def test_the_unsupervised_term_is_logged_only_while_it_counts(batch):
@@ -152,9 +135,7 @@ def test_the_unsupervised_term_is_logged_only_while_it_counts(batch):
     losses.supervised_loss(outputs['logits'], batch['masks']).value
     + 0.4 * losses.coarse_loss(outputs['coarse_logits'], batch['masks']).value
     + 0.4
-    * losses.supervised_loss(
-      outputs['reforged_logits'], batch['masks'][:, jnp.array([0, 3])]
-    ).value
+    * losses.supervised_loss(outputs['reforged_logits'], batch['masks'][:, jnp.array([0, 3])]).value
   )
   np.testing.assert_allclose(total, supervised, rtol=1e-6)
 
@@ -191,13 +172,8 @@ def test_mean_teacher_adds_the_distance_on_unlabeled_frames(batch):
     logits = np.asarray(video, np.float64)[:, 1:3] / 64 - 2
     return 1 / (1 + np.exp(-logits))
 
-  wanted = np.mean(
-    (probabilities(batch['video_strong']) - probabilities(batch['video_weak']))
-    ** 2
-  )
-  np.testing.assert_allclose(
-    logged['loss_unsupervised'].compute(), wanted, rtol=1e-5
-  )
+  wanted = np.mean((probabilities(batch['video_strong']) - probabilities(batch['video_weak'])) ** 2)
+  np.testing.assert_allclose(logged['loss_unsupervised'].compute(), wanted, rtol=1e-5)
   supervised = losses.supervised_loss(outputs['logits'], batch['masks']).value
   np.testing.assert_allclose(total, supervised + 0.7 * wanted, rtol=1e-5)
 
@@ -206,15 +182,11 @@ def test_fixmatch_learns_where_the_weak_view_is_confident(batch):
   goal = objectives.fixmatch(coarse_weight=0.0, num_unlabeled=2)
   outputs, teacher = outputs_of(goal, batch)
   total, logged = goal.loss(outputs, teacher, batch, values(0.7))
-  pseudo = losses.pseudo_label_loss(
-    outputs['logits'][:, 1:3], teacher, jnp.ones((2, 2), bool), 0.7
-  )
+  pseudo = losses.pseudo_label_loss(outputs['logits'][:, 1:3], teacher, jnp.ones((2, 2), bool), 0.7)
   supervised = losses.supervised_loss(outputs['logits'], batch['masks']).value
   np.testing.assert_allclose(total, supervised + 0.7 * pseudo.value, rtol=1e-5)
   np.testing.assert_allclose(
-    logged['confident_share'].compute(),
-    pseudo.confident / pseudo.candidates,
-    rtol=1e-5,
+    logged['confident_share'].compute(), pseudo.confident / pseudo.candidates, rtol=1e-5
   )
 
 
@@ -238,9 +210,7 @@ def test_refuses(name, options, text):
 def test_the_documented_example_is_an_objective(batch):
   """docs/training.md shows how to add one: that very code runs."""
   text = (Path(__file__).parents[2] / 'docs' / 'training.md').read_text()
-  code = re.search(
-    r'```python\n(# echoforge_jax/training/objectives/.*?)```', text, re.S
-  ).group(1)
+  code = re.search(r'```python\n(# echoforge_jax/training/objectives/.*?)```', text, re.S).group(1)
   space = {}
   exec(code, space)
   goal = space['smooth'](num_unlabeled=2)

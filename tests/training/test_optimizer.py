@@ -27,9 +27,7 @@ def test_weight_decay_spares_vectors():
   }
   zeros = jax.tree.map(jnp.zeros_like, PARAMS)
   updates = update(zeros, name='adamw', weight_decay=0.5)
-  np.testing.assert_allclose(
-    updates['conv']['kernel'], -0.1 * 0.5 * 2.0, rtol=1e-6
-  )
+  np.testing.assert_allclose(updates['conv']['kernel'], -0.1 * 0.5 * 2.0, rtol=1e-6)
   assert not updates['conv']['bias'].any()
   assert not updates['norm']['scale'].any()
 
@@ -41,9 +39,7 @@ def test_first_adam_update_is_the_learning_rate():
 
 
 def test_clipping_limits_the_global_norm():
-  tx, _ = optimizer.make_optimizer(
-    name='adam', learning_rate=0.1, num_steps=10, clip_norm=1.0
-  )
+  tx, _ = optimizer.make_optimizer(name='adam', learning_rate=0.1, num_steps=10, clip_norm=1.0)
   grads = jax.tree.map(lambda x: 100.0 * jnp.ones_like(x), PARAMS)
   _, state = tx.update(grads, tx.init(PARAMS), PARAMS)
   moments = optax.tree_utils.tree_get(state, 'mu')

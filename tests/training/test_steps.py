@@ -38,19 +38,10 @@ def setup(get_config, tiny_model, make_iterator):
 
   iterator = make_iterator(batch=4)
   batches = [
-    {
-      key: jnp.asarray(value)
-      for key, value in next(iterator).items()
-      if key in parts.batch_keys
-    }
+    {key: jnp.asarray(value) for key, value in next(iterator).items() if key in parts.batch_keys}
     for _ in range(NUM_STEPS)
   ]
-  return (
-    jax.jit(parts.create_state),
-    jax.jit(counted, donate_argnums=0),
-    batches,
-    traces,
-  )
+  return (jax.jit(parts.create_state), jax.jit(counted, donate_argnums=0), batches, traces)
 
 
 def host(tree):
@@ -61,9 +52,7 @@ def host(tree):
 def test_teacher_starts_as_a_copy_of_its_own(setup):
   create, *_ = setup
   start = create()
-  pairs = list(
-    zip(jax.tree.leaves(start.params), jax.tree.leaves(start.teacher_params))
-  )
+  pairs = list(zip(jax.tree.leaves(start.params), jax.tree.leaves(start.teacher_params)))
   assert pairs
   for student, teacher in pairs:
     np.testing.assert_array_equal(student, teacher)
@@ -76,28 +65,18 @@ def test_steps_follow_the_written_rules(setup):
   current = create()
   root = np.array(jax.random.key_data(current.rng))
   for number, batch in enumerate(batches[:4]):
-    before = host(
-      {'params': current.teacher_params, 'stats': current.teacher_batch_stats}
-    )
+    before = host({'params': current.teacher_params, 'stats': current.teacher_batch_stats})
     current, logged = step(current, batch)
     decay = min(DECAY, (1 + number) / (10 + number))
     after = host({'params': current.params, 'stats': current.batch_stats})
-    wanted = jax.tree.map(
-      lambda old, new: decay * old + (1 - decay) * new, before, after
-    )
-    teacher = host(
-      {'params': current.teacher_params, 'stats': current.teacher_batch_stats}
-    )
+    wanted = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, before, after)
+    teacher = host({'params': current.teacher_params, 'stats': current.teacher_batch_stats})
     jax.tree.map(
-      functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7),
-      teacher,
-      wanted,
+      functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), teacher, wanted
     )
     assert int(current.step) == number + 1
     weight = max(0.0, min(1.0, (number - 1) / 2))
-    np.testing.assert_allclose(
-      logged['unsupervised_weight'].compute(), weight, atol=1e-6
-    )
+    np.testing.assert_allclose(logged['unsupervised_weight'].compute(), weight, atol=1e-6)
     assert (float(logged['loss_unsupervised'].count) > 0) == (weight > 0)
     assert np.isfinite(logged['loss'].compute())
   assert len(traces) == 1
@@ -110,19 +89,14 @@ def test_batch_statistics_come_from_the_strong_view(setup):
   one, _ = step(create(), batches[0])
   two, _ = step(create(), swapped)
   # Lambda is zero: the weak view must not matter at all, bit for bit.
-  jax.tree.map(
-    np.testing.assert_array_equal, host(one.batch_stats), host(two.batch_stats)
-  )
-  jax.tree.map(
-    np.testing.assert_array_equal, host(one.params), host(two.params)
-  )
+  jax.tree.map(np.testing.assert_array_equal, host(one.batch_stats), host(two.batch_stats))
+  jax.tree.map(np.testing.assert_array_equal, host(one.params), host(two.params))
   changed = batches[0] | {'video_strong': 255 - batches[0]['video_strong']}
   three, _ = step(create(), changed)
   assert any(
     (a != b).any()
     for a, b in zip(
-      jax.tree.leaves(host(one.batch_stats)),
-      jax.tree.leaves(host(three.batch_stats)),
+      jax.tree.leaves(host(one.batch_stats)), jax.tree.leaves(host(three.batch_stats))
     )
   )
 
@@ -157,14 +131,10 @@ def test_no_gradient_reaches_the_teacher():
     ),
   )
   batch = {'video': jnp.full((1, 2, 4, 4, 1), 2.0)}
-  start = state.create_train_state(
-    model=Scale(), tx=tx, seed=0, video=batch['video']
-  )
+  start = state.create_train_state(model=Scale(), tx=tx, seed=0, video=batch['video'])
 
   def loss_of(params, teacher_params):
-    _, logged = train_step(
-      start.replace(params=params, teacher_params=teacher_params), batch
-    )
+    _, logged = train_step(start.replace(params=params, teacher_params=teacher_params), batch)
     return logged['loss'].total
 
   student, teacher = jax.grad(loss_of, argnums=(0, 1))(
@@ -185,11 +155,7 @@ def test_loss_falls(setup, tiny_model, make_iterator):
   # The teacher follows: it segments clips it never saw.
   clip = next(make_iterator(batch=4, seed=9))
   result = jax.jit(steps.make_eval_step(model=tiny_model))(
-    current,
-    {
-      'video': jnp.asarray(clip['video_weak']),
-      'masks': jnp.asarray(clip['masks']),
-    },
+    current, {'video': jnp.asarray(clip['video_weak']), 'masks': jnp.asarray(clip['masks'])}
   )
   total, count = result['dice_teacher']
   assert float(count[0]) == 8 and float(total[0] / count[0]) > 0.7

@@ -19,8 +19,7 @@ def traffic(fsdp):
     next(discs.disc_iterator(batch=8)),
   )
   return sum(4 * leaf.size for leaf in jax.tree.leaves(state.params)), {
-    kind: size
-    for kind, (_, size) in collectives.find_exchanges(step.as_text()).items()
+    kind: size for kind, (_, size) in collectives.find_exchanges(step.as_text()).items()
   }
 
 
@@ -40,6 +39,4 @@ def test_shares_are_gathered_once_a_network():
   # Student and teacher.
   assert totals['all-gather'] <= 2 * 1.1 * parameters
   # Whole within the group that shares a copy, a share of it across groups.
-  assert totals['all-reduce'] + totals.get('reduce-scatter', 0) <= (
-    1.1 * (1 + 1 / 4) * parameters
-  )
+  assert totals['all-reduce'] + totals.get('reduce-scatter', 0) <= (1.1 * (1 + 1 / 4) * parameters)

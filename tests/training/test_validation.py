@@ -44,22 +44,15 @@ def test_the_mean_is_over_labeled_frames_whatever_the_batch(batch_size):
   batches = validation.stack_clips(clips, batch_size=batch_size, max_clips=3)
   assert all(len(batch['video']) == batch_size for batch in batches)
   mesh = mesh_lib.make_mesh(1)
-  validator = validation.Validator(
-    steps.make_eval_step(model=Threshold()), batches, ('lv',), mesh
-  )
+  validator = validation.Validator(steps.make_eval_step(model=Threshold()), batches, ('lv',), mesh)
   state = jax.device_put(
-    State(
-      params={'level': jnp.float32(0.5)},
-      teacher_params={'level': jnp.float32(0.9)},
-    ),
+    State(params={'level': jnp.float32(0.5)}, teacher_params={'level': jnp.float32(0.9)}),
     mesh_lib.replicated(mesh),
   )
   scores = validator(state)
   assert set(scores) == set(validation.score_names(('lv',)))
   # 2 x 2 / (2 + 4) where half is found; the last two clips are not asked for.
-  np.testing.assert_allclose(
-    scores['dice_student'], (1 + 2 / 3 + 1) / 3, rtol=1e-6
-  )
+  np.testing.assert_allclose(scores['dice_student'], (1 + 2 / 3 + 1) / 3, rtol=1e-6)
   assert scores['dice_teacher'] == 0  # 200 / 255 is below its level.
 
 
@@ -76,10 +69,7 @@ def test_several_classes_are_scored_one_by_one():
 
   clips[0]['masks'][0, 0, 7] = 2  # One frame shows the second class.
   state = jax.device_put(
-    State(
-      params={'level': jnp.float32(0.5)},
-      teacher_params={'level': jnp.float32(0.5)},
-    ),
+    State(params={'level': jnp.float32(0.5)}, teacher_params={'level': jnp.float32(0.5)}),
     mesh_lib.replicated(mesh),
   )
   scores = validation.Validator(

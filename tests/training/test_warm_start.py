@@ -21,15 +21,11 @@ GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 def state_of(model, frames):
   """A state of zeros: nothing is compiled."""
   shapes = jax.eval_shape(
-    model.init,
-    jax.random.key(0),
-    jax.ShapeDtypeStruct((1, frames, 64, 64, 1), np.float32),
+    model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, frames, 64, 64, 1), np.float32)
   )
 
   def zeros(name):
-    return jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype), dict(shapes).get(name, {})
-    )
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(shapes).get(name, {}))
 
   fields = {name: None for name in TrainState.__dataclass_fields__}
   return TrainState(
@@ -63,9 +59,7 @@ def resnet18(tmp_path_factory):
 
 def small_sscf(path, width=8):
   state = {
-    weights.torch_name('sscf', key[1:]): np.full(
-      weights._torch_shape(key, shape), 0.5, np.float32
-    )
+    weights.torch_name('sscf', key[1:]): np.full(weights._torch_shape(key, shape), 0.5, np.float32)
     for key, shape in weights._wanted('sscf', width, 1).items()
   }
   np.savez(path, **state)
@@ -86,8 +80,7 @@ def test_a_residual_network_becomes_the_backbone(load, resnet18, norm):
       equal(getattr(state, prefix + part)['backbone'], variables[part])
   assert not any(leaf.any() for leaf in jax.tree.leaves(state.params['neck']))
   mine, other = (
-    tree['backbone']['conv1']['kernel']
-    for tree in (state.params, state.teacher_params)
+    tree['backbone']['conv1']['kernel'] for tree in (state.params, state.teacher_params)
   )
   assert mine.unsafe_buffer_pointer() != other.unsafe_buffer_pointer()
 
@@ -100,23 +93,16 @@ def test_a_resnet18_becomes_all_encoders_of_an_sscf(load, resnet18):
     equal(state.params[f'encoder_{role}'], variables['params'])
     equal(state.batch_stats[f'encoder_{role}'], variables['batch_stats'])
     for tree in (state.params, state.teacher_params):
-      pointers.add(
-        tree[f'encoder_{role}']['conv1']['kernel'].unsafe_buffer_pointer()
-      )
+      pointers.add(tree[f'encoder_{role}']['conv1']['kernel'].unsafe_buffer_pointer())
   assert len(pointers) == 6  # Donated buffers may not be shared.
-  assert not any(
-    leaf.any() for leaf in jax.tree.leaves(state.params['fusion1'])
-  )
+  assert not any(leaf.any() for leaf in jax.tree.leaves(state.params['fusion1']))
 
 
 def test_a_whole_sscf(load, tmp_path):
-  state = load.path(
-    build_model('sscf', width=8), small_sscf(tmp_path / 'sscf.npz')
-  )
-  assert {
-    float(x.min())
-    for x in jax.tree.leaves((state.params, state.teacher_batch_stats))
-  } == {0.5}
+  state = load.path(build_model('sscf', width=8), small_sscf(tmp_path / 'sscf.npz'))
+  assert {float(x.min()) for x in jax.tree.leaves((state.params, state.teacher_batch_stats))} == {
+    0.5
+  }
 
 
 @pytest.mark.slow
@@ -129,11 +115,7 @@ def test_files_that_do_not_fit(load, resnet18, tmp_path):
       path,
       r'resnet18.npz: these are not the weights of resnet34.*layer1\.2',
     ),
-    (
-      build_model('echoforge', backbone='lite'),
-      path,
-      r'the model is EchoForge \(lite\)',
-    ),
+    (build_model('echoforge', backbone='lite'), path, r'the model is EchoForge \(lite\)'),
     (
       build_model('echoforge', backbone='resnet18'),
       whole,
@@ -156,27 +138,16 @@ def test_files_that_do_not_fit(load, resnet18, tmp_path):
       load.path(model, file)
 
 
-def test_a_network_in_one_file_may_lack_what_only_training_needs(
-  load, tmp_path
-):
+def test_a_network_in_one_file_may_lack_what_only_training_needs(load, tmp_path):
   small = {'backbone': 'lite', 'dim': 16, 'decoder_dim': 8}
   source = state_of(build_model('echoforge', use_cpr=False, **small), 3)
-  ones = jax.tree.map(
-    lambda x: np.ones(x.shape, np.float32), {'params': source.params}
-  )
+  ones = jax.tree.map(lambda x: np.ones(x.shape, np.float32), {'params': source.params})
   config = {'model': {'name': 'echoforge'}, 'data': {'classes': ['lv']}}
   network_file.write(tmp_path / 'a.safetensors', config, ones, 5, 'teacher')
-  state = load.path(
-    build_model('echoforge', **small), tmp_path / 'a.safetensors'
-  )
+  state = load.path(build_model('echoforge', **small), tmp_path / 'a.safetensors')
   for params in (state.params, state.teacher_params):
     assert not any(leaf.any() for leaf in jax.tree.leaves(params['cpr']))
     rest = {name: tree for name, tree in params.items() if name != 'cpr'}
     equal(rest, ones['params'])
-  with pytest.raises(
-    InputError, match='a.safetensors.* does not fit config.model'
-  ):
-    load.path(
-      build_model('echoforge', **small | {'dim': 32}),
-      tmp_path / 'a.safetensors',
-    )
+  with pytest.raises(InputError, match='a.safetensors.* does not fit config.model'):
+    load.path(build_model('echoforge', **small | {'dim': 32}), tmp_path / 'a.safetensors')

@@ -16,10 +16,7 @@ from echoforge_jax.training.workdir import claim_workdir, read_config
 
 
 def lines(path):
-  return [
-    json.loads(line)
-    for line in (path / 'metrics.jsonl').read_text().splitlines()
-  ]
+  return [json.loads(line) for line in (path / 'metrics.jsonl').read_text().splitlines()]
 
 
 def test_lines_after_the_restored_step_go(tmp_path):
@@ -69,10 +66,7 @@ def test_a_workdir_may_be_a_bucket(bucket):
   writer.write(3, 'train', {'loss': 0.5})
   writer.close()
   assert [line['step'] for line in lines(epath.Path(bucket))] == [2, 3]
-  assert set(Bucket.store) == {
-    '/bucket/run/config.json',
-    '/bucket/run/metrics.jsonl',
-  }
+  assert set(Bucket.store) == {'/bucket/run/config.json', '/bucket/run/metrics.jsonl'}
 
 
 def test_only_the_first_process_writes(tmp_path):
@@ -83,9 +77,7 @@ def test_only_the_first_process_writes(tmp_path):
 
 
 @pytest.mark.skipif(
-  not all(
-    importlib.util.find_spec(name) for name in ('tensorflow', 'tensorboard')
-  ),
+  not all(importlib.util.find_spec(name) for name in ('tensorflow', 'tensorboard')),
   reason='TensorBoard is optional',
 )
 def test_tensorboard_where_it_is_installed(tmp_path):

@@ -13,8 +13,7 @@ def setting_notes(runs: Sequence[EvaluationFiles]) -> list[str]:
   found = []
   if any(run.receipt.get('raw_fingerprint') is None for run in runs):
     found.append(
-      'no fingerprint of the raw data: nothing shows that both '
-      'were scored on the same clips'
+      'no fingerprint of the raw data: nothing shows that both were scored on the same clips'
     )
   steps = [run.receipt.get('checkpoint_step') for run in runs]
   if None not in steps and max(steps) > 1.1 * min(steps):
@@ -29,9 +28,7 @@ def setting_notes(runs: Sequence[EvaluationFiles]) -> list[str]:
     if len(set(values)) > 1:
       found.append(f'different {text}: {_listed(values)}')
   used = [run.receipt.get('versions') or {} for run in runs]
-  names = sorted(
-    name for name in set().union(*used) if len({v.get(name) for v in used}) > 1
-  )
+  names = sorted(name for name in set().union(*used) if len({v.get(name) for v in used}) > 1)
   if names:
     found.append(f'evaluated with different versions of {", ".join(names)}')
   if runs[0].pooling == 'frame':
@@ -44,9 +41,7 @@ def run_entry(run: EvaluationFiles) -> dict:
   return {'folder': str(run.folder), 'run': run.label, 'receipt': run.receipt}
 
 
-def document(
-  runs: Sequence[EvaluationFiles], options: dict, /, **fields
-) -> dict:
+def document(runs: Sequence[EvaluationFiles], options: dict, /, **fields) -> dict:
   """Returns a comparison ready for JSON: `fields` between setting and receipt.
 
   Args:
@@ -66,9 +61,7 @@ def document(
   )
 
 
-def table_text(
-  head: str, table: Sequence[tuple], remarks: Sequence[str], found: dict
-) -> str:
+def table_text(head: str, table: Sequence[tuple], remarks: Sequence[str], found: dict) -> str:
   """Returns a comparison's table with its remarks, warnings and source."""
   remarks = [*remarks, *(f'note: {w}' for w in found['warnings'])]
   lines = [head, *textio.columns(table)]
@@ -90,8 +83,7 @@ def _source(runs: Sequence[EvaluationFiles], receipt: dict) -> str:
     return _listed([run.receipt.get(key) for run in runs])
 
   used = ', '.join(
-    f'{name} {receipt["versions"][name]}'
-    for name in ('echoforge_jax', 'jax', 'numpy', 'scipy')
+    f'{name} {receipt["versions"][name]}' for name in ('echoforge_jax', 'jax', 'numpy', 'scipy')
   )
   return (
     f'protocol {runs[0].metrics["protocol"]}, split {listed("split")} of '

@@ -12,15 +12,7 @@ from echoforge_jax import textio
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation.scoring import METRICS, finite_mean
 
-_NEEDED = (
-  'protocol',
-  'n_patients',
-  'n_clips',
-  'unit',
-  'classes',
-  'ef',
-  'receipt',
-)
+_NEEDED = ('protocol', 'n_patients', 'n_clips', 'unit', 'classes', 'ef', 'receipt')
 _COLUMNS = (
   'ef_reference',
   'ef_predicted',
@@ -134,11 +126,7 @@ def read_evaluation(folder) -> EvaluationFiles:
     folder,
     metrics,
     patients,
-    {
-      name: _by_patient(rows, name)
-      for name in rows[0]
-      if name not in ('patient', 'view')
-    },
+    {name: _by_patient(rows, name) for name in rows[0] if name not in ('patient', 'view')},
   )
   _check_means(path, found)
   return found
@@ -154,9 +142,7 @@ def check_same_setting(runs: Sequence[EvaluationFiles]) -> None:
   first = runs[0]
   for other in runs[1:]:
     differing = [
-      f'{what} {_short(a)} and {_short(b)}'
-      for what, a, b in _identities(first, other)
-      if a != b
+      f'{what} {_short(a)} and {_short(b)}' for what, a, b in _identities(first, other) if a != b
     ]
     if differing:
       raise InputError(
@@ -184,11 +170,7 @@ def _identities(first: EvaluationFiles, other: EvaluationFiles):
     ('raw_fingerprint', 'raw data'),
   ):
     yield label, first.receipt.get(name), other.receipt.get(name)
-  yield (
-    'classes',
-    list(first.metrics['classes']),
-    list(other.metrics['classes']),
-  )
+  yield ('classes', list(first.metrics['classes']), list(other.metrics['classes']))
   yield 'unit', first.metrics['unit'], other.metrics['unit']
 
 
@@ -205,9 +187,7 @@ def _read_metrics(path: pathlib.Path) -> dict:
     found = {}
   missing = [k for k in _NEEDED if k not in found]
   receipt = found.get('receipt')
-  if not missing and not (
-    isinstance(receipt, dict) and isinstance(receipt.get('protocol'), dict)
-  ):
+  if not missing and not (isinstance(receipt, dict) and isinstance(receipt.get('protocol'), dict)):
     missing = ['protocol in its receipt']
   if missing:
     raise InputError(
@@ -243,9 +223,7 @@ def _read_rows(path: pathlib.Path, classes: tuple[str, ...]) -> list[dict]:
         f'{path}, line {line}: found {len(header) + len(row[None])} fields, '
         f'wanted {len(header)}; evaluate again'
       )
-    numbers = {
-      c: _number(row[c], f'{path}, line {line}, column {c}') for c in columns
-    }
+    numbers = {c: _number(row[c], f'{path}, line {line}, column {c}') for c in columns}
     known = numbers['ef_reference']
     rows.append(
       {
@@ -260,8 +238,7 @@ def _read_rows(path: pathlib.Path, classes: tuple[str, ...]) -> list[dict]:
   twice = [c for c, count in collections.Counter(clips).items() if count > 1]
   if twice:
     raise InputError(
-      f'{path}: found {" ".join(twice[0])} more than once, wanted a row a '
-      'clip; evaluate again'
+      f'{path}: found {" ".join(twice[0])} more than once, wanted a row a clip; evaluate again'
     )
   return rows
 
@@ -293,9 +270,7 @@ def _check_means(path: pathlib.Path, found: EvaluationFiles) -> None:
     for metric, entry in entries.items():
       mean = finite_mean(found.values[f'{name}_{metric}'].values())
       wanted = math.nan if entry['mean'] is None else entry['mean']
-      if math.isnan(mean) != math.isnan(wanted) or abs(mean - wanted) > (
-        1e-5 + 1e-5 * abs(wanted)
-      ):
+      if math.isnan(mean) != math.isnan(wanted) or abs(mean - wanted) > (1e-5 + 1e-5 * abs(wanted)):
         raise InputError(
           f'{path}: found a mean {name} {metric} of {mean:.6g}, wanted the '
           f'{wanted:.6g} of metrics.json beside it: they are of different '

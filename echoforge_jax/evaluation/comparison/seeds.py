@@ -56,8 +56,7 @@ def aggregate_runs(
   runs = [read_evaluation(folder) for folder in folders]
   if len(runs) < 2:
     raise InputError(
-      f'found {len(runs)} evaluation, wanted two or more runs '
-      'of one config; give several --workdir'
+      f'found {len(runs)} evaluation, wanted two or more runs of one config; give several --workdir'
     )
   check_same_setting(runs)
   for run in runs[1:]:
@@ -68,9 +67,7 @@ def aggregate_runs(
       )
   warnings = setting_notes(runs)
   if allow_mixed:
-    warnings.append(
-      'configs were not compared: SD and intervals are not those of seeds alone'
-    )
+    warnings.append('configs were not compared: SD and intervals are not those of seeds alone')
   else:
     check_receipts({str(run.folder): run.receipt for run in runs})
   options = dict(seed=seed, resamples=resamples)

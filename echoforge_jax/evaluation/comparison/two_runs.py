@@ -97,9 +97,7 @@ def _row(
   both = sorted(have[0] & have[1])
   if not both:
     return None
-  found = statistics.paired(
-    *(np.array([[v[p] for p in both]]) for v in values), **options
-  )
+  found = statistics.paired(*(np.array([[v[p] for p in both]]) for v in values), **options)
   del found['statistic']
   better = ''
   if quantity.better:
@@ -132,9 +130,7 @@ def _verdict(row: dict) -> str:
   return f'{row["better"]} is better'
 
 
-def _warnings(
-  first: EvaluationFiles, second: EvaluationFiles, common: set[str]
-) -> list[str]:
+def _warnings(first: EvaluationFiles, second: EvaluationFiles, common: set[str]) -> list[str]:
   found = setting_notes([first, second])
   left = len(set(first.patients) ^ set(second.patients))
   if left:
@@ -153,15 +149,9 @@ def _warnings(
       else 'both are trainings of one config from one seed: expect no '
       'difference but that of steps or machines'
     )
-  pairs = [
-    [run.values['ef_reference'].get(p, math.nan) for run in (first, second)]
-    for p in common
-  ]
+  pairs = [[run.values['ef_reference'].get(p, math.nan) for run in (first, second)] for p in common]
   if any(abs(x - y) > 0.5 for x, y in pairs):
-    found.append(
-      'the reference EF of some patients differs: other masks or '
-      'another image size'
-    )
+    found.append('the reference EF of some patients differs: other masks or another image size')
   found.append(
     'one training run each: the test covers the choice of patients, not '
     'the variation between training runs; aggregate several seeds for that'

@@ -56,9 +56,7 @@ class CaseFiles:
       return
     name = case_id(case.patient, case.view)
     content = json.dumps(
-      textio.to_json(_content(case, score)),
-      allow_nan=False,
-      separators=(',', ':'),
+      textio.to_json(_content(case, score)), allow_nan=False, separators=(',', ':')
     )
     text = f'echoforgeCase({json.dumps(name)},{content});\n'
     self.folder.mkdir(parents=True, exist_ok=True)
@@ -84,9 +82,7 @@ def _content(case: Case, score: ClipScore) -> dict:
     series = dice.setdefault(entry['class'], [None] * count)
     series[entry['frame']] = entry['dice']
   done, strip = cv2.imencode(
-    '.jpg',
-    case.frames.reshape(count * height, width),
-    [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY],
+    '.jpg', case.frames.reshape(count * height, width), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
   )
   if not done:
     raise OSError(f'{case.patient} {case.view}: frames cannot be encoded')
@@ -99,10 +95,7 @@ def _content(case: Case, score: ClipScore) -> dict:
     'unit': score.unit,
     'aspect': float(column * width / (row * height)),
     'strip': 'data:image/jpeg;base64,' + base64.b64encode(strip).decode(),
-    'truth': [
-      _run_lengths(m) if known else None
-      for m, known in zip(case.truth, case.known)
-    ],
+    'truth': [_run_lengths(m) if known else None for m, known in zip(case.truth, case.known)],
     'prediction': [_run_lengths(m) for m in case.prediction],
     'dice': dice,
     'areas': score.areas,

@@ -135,9 +135,7 @@ def page_charts(result: Result) -> dict[str, Chart]:
     'view': _groups(result, 'view', _VIEWS),
   }
   if m['whole_clip']:
-    found['whole_clip'] = _regression(
-      _pairs(result, 'ef_whole_clip'), m['whole_clip']['ef']
-    )
+    found['whole_clip'] = _regression(_pairs(result, 'ef_whole_clip'), m['whole_clip']['ef'])
   if m['calibration']:
     found['reliability'] = _reliability(m['calibration']['bins'])
   if m['risk_coverage']:
@@ -184,20 +182,14 @@ def _regression(pairs: Sequence[tuple], ef: dict) -> Chart | None:
     ci = ef['ci95']['pearson_r']
     known = all(map(math.isfinite, ci))
     text = [
-      f'r = {ef["pearson_r"]:.3f}'
-      + (f' [{ci[0]:.3f}, {ci[1]:.3f}]' if known else ''),
+      f'r = {ef["pearson_r"]:.3f}' + (f' [{ci[0]:.3f}, {ci[1]:.3f}]' if known else ''),
       f'y = {ef["slope"]:.2f} x {ef["intercept"]:+.1f}',
       *text,
     ]
   chart.points(axes, x, y, titles)
   # The axes are square, which leaves room beside them.
   axes.annotate(
-    _minus('\n'.join(text)),
-    (1.04, 0.98),
-    xycoords='axes fraction',
-    va='top',
-    fontsize=9,
-    color=INK,
+    _minus('\n'.join(text)), (1.04, 0.98), xycoords='axes fraction', va='top', fontsize=9, color=INK
   )
   axes.set(xlim=(low, high), ylim=(low, high), aspect='equal')
   return chart
@@ -209,18 +201,11 @@ def _bland_altman(pairs: Sequence[tuple], ef: dict) -> Chart | None:
     return None
   x, y, titles = zip(*pairs)
   mean, difference = np.add(x, y) / 2, np.subtract(y, x)
-  chart, axes = _chart(
-    'mean of reference and predicted EF (%)', 'predicted − reference (points)'
-  )
+  chart, axes = _chart('mean of reference and predicted EF (%)', 'predicted − reference (points)')
   lines = [(ef['bias'], 'bias', '-')]
   if math.isfinite(ef['sd']):
-    lines += [
-      (ef['loa'][0], '−1.96 SD', '--'),
-      (ef['loa'][1], '+1.96 SD', '--'),
-    ]
-  spread = 1.15 * max(
-    np.abs([*difference, *(line[0] for line in lines)]).max(), 1
-  )
+    lines += [(ef['loa'][0], '−1.96 SD', '--'), (ef['loa'][1], '+1.96 SD', '--')]
+  spread = 1.15 * max(np.abs([*difference, *(line[0] for line in lines)]).max(), 1)
   axes.set_ylim(-spread, spread)
   axes.axhline(0, color=GRAY, lw=1, ls=':')
   low, high = ef['ci95']['bias']
@@ -274,8 +259,7 @@ def _groups(result: Result, kind: str, order: Sequence[str]) -> Chart | None:
   name = f'{result.classes[0]}_dice'
   rows = [r for r in result.per_case if r[kind] and math.isfinite(r[name])]
   keys = sorted(
-    {r[kind] for r in rows},
-    key=lambda k: (order.index(k) if k in order else len(order), k),
+    {r[kind] for r in rows}, key=lambda k: (order.index(k) if k in order else len(order), k)
   )
   if not keys:
     return None
@@ -306,9 +290,7 @@ def _groups(result: Result, kind: str, order: Sequence[str]) -> Chart | None:
         for r in group
       ),
     )
-  axes.set_xticks(
-    range(len(keys)), [f'{k}\nn = {len(g)}' for k, g in zip(keys, groups)]
-  )
+  axes.set_xticks(range(len(keys)), [f'{k}\nn = {len(g)}' for k, g in zip(keys, groups)])
   axes.set_xlim(-0.6, len(keys) - 0.4)
   axes.grid(visible=False, axis='x')
   return chart
@@ -333,9 +315,7 @@ def _risk(block: dict) -> Chart:
   """Mean EF error of the most confident share of the patients."""
   curve = [p for p in block['curve'] if p['coverage'] >= _SUREST]
   x, y = zip(*((100 * p['coverage'], p['risk']) for p in curve))
-  chart, axes = _chart(
-    'share of the patients, most certain first (%)', 'mean EF error (points)'
-  )
+  chart, axes = _chart('share of the patients, most certain first (%)', 'mean EF error (points)')
   axes.plot([min(x), 100], [block['aurc_random']] * 2, ':', color=GRAY, lw=1.4)
   axes.plot(x, y, '-' if len(x) > _MANY else 'o-', color=BLUE, lw=1.6, ms=4)
   axes.set(xlim=(0, 103), ylim=(0, None))

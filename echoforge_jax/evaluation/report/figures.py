@@ -11,15 +11,7 @@ from matplotlib.patches import Patch
 import numpy as np
 
 from echoforge_jax.evaluation.aggregate import Result
-from echoforge_jax.evaluation.report.charts import (
-  BLUE,
-  GRAY,
-  INK,
-  ORANGE,
-  Chart,
-  new_figure,
-  tidy,
-)
+from echoforge_jax.evaluation.report.charts import BLUE, GRAY, INK, ORANGE, Chart, new_figure, tidy
 from echoforge_jax.evaluation.scoring import Case
 
 # Ground truth, prediction, both: the colours of the paper's Fig. 4.
@@ -28,10 +20,7 @@ _PANELS = 12  # Training curves that are drawn.
 
 
 def overlay(
-  frame: np.ndarray,
-  truth: np.ndarray,
-  prediction: np.ndarray,
-  alpha: float = 0.5,
+  frame: np.ndarray, truth: np.ndarray, prediction: np.ndarray, alpha: float = 0.5
 ) -> np.ndarray:
   """Paints green truth only, red prediction only, yellow both over a frame.
 
@@ -71,9 +60,7 @@ def pick_examples(result: Result) -> list[int]:
   return list(dict.fromkeys((order[0], order[len(order) // 2], order[-1])))
 
 
-def overlay_figure(
-  cases: Mapping[int, Case], result: Result, indices: Sequence[int]
-) -> Figure:
+def overlay_figure(cases: Mapping[int, Case], result: Result, indices: Sequence[int]) -> Figure:
   """Draws frames and overlays at ED, midway and ES of a few clips (Fig. 4).
 
   Frames have their true proportions, from the pixel spacing or native size.
@@ -89,17 +76,11 @@ def overlay_figure(
   extents = [_extent(cases[k]) for k in indices]
   ratio = np.mean([height / width for width, height in extents])
   figure = new_figure(12, 1.87 * ratio * len(indices) + 0.75)
-  grid = figure.subplots(
-    len(indices), 6, squeeze=False, gridspec_kw=dict(wspace=0.02, hspace=0.02)
-  )
+  grid = figure.subplots(len(indices), 6, squeeze=False, gridspec_kw=dict(wspace=0.02, hspace=0.02))
   for row, (k, label) in enumerate(zip(indices, _labels(len(indices)))):
     case, last = cases[k], len(cases[k].truth) - 1
-    for column, (t, name) in enumerate(
-      ((0, 'ED'), (last // 2, 'midway'), (last, 'ES'))
-    ):
-      painted = overlay(
-        case.frames[t], case.truth[t] == 1, case.prediction[t] == 1
-      )
+    for column, (t, name) in enumerate(((0, 'ED'), (last // 2, 'midway'), (last, 'ES'))):
+      painted = overlay(case.frames[t], case.truth[t] == 1, case.prediction[t] == 1)
       gray = np.repeat(case.frames[t][..., None], 3, axis=-1)
       left, right = grid[row, 2 * column : 2 * column + 2]
       _show(left, gray, extents[row])
@@ -109,9 +90,7 @@ def overlay_figure(
         right.set_title('overlay', fontsize=9, color=INK)
     dice = result.clips[k].means[result.classes[0]]['dice']
     grid[row, 0].set_ylabel(
-      f'{label}\n{case.patient} {case.view}\nDice {100 * dice:.1f} %',
-      fontsize=9,
-      color=INK,
+      f'{label}\n{case.patient} {case.view}\nDice {100 * dice:.1f} %', fontsize=9, color=INK
     )
   figure.legend(
     handles=[
@@ -154,9 +133,7 @@ def area_chart(result: Result, indices: Sequence[int]) -> Chart:
       (clip.truth_areas, 'o-', '#1f9d3a', 'ground truth'),
       (clip.areas, 's--', '#d42a2a', 'prediction'),
     ):
-      axes.plot(
-        frames, areas / scale, style, color=color, lw=1.6, ms=4, label=name
-      )
+      axes.plot(frames, areas / scale, style, color=color, lw=1.6, ms=4, label=name)
     axes.set_title(f'{label}: {clip.case.patient} {clip.case.view}')
     axes.set(xlabel='frame, ED to ES', ylabel=f'cavity area ({unit})')
     axes.set_ylim(0, axes.get_ylim()[1] * 1.03)
@@ -217,23 +194,11 @@ def _extent(case: Case) -> tuple[float, float]:
 
 def _show(axes, picture, extent: tuple[float, float], text: str = '') -> None:
   width, height = extent
-  axes.imshow(
-    picture,
-    extent=(0, width, height, 0),
-    aspect='equal',
-    interpolation='bilinear',
-  )
+  axes.imshow(picture, extent=(0, width, height, 0), aspect='equal', interpolation='bilinear')
   axes.set(xticks=[], yticks=[])
   axes.spines[:].set_visible(False)
   axes.text(
-    0.97,
-    0.03,
-    text,
-    ha='right',
-    va='bottom',
-    transform=axes.transAxes,
-    fontsize=9,
-    color='white',
+    0.97, 0.03, text, ha='right', va='bottom', transform=axes.transAxes, fontsize=9, color='white'
   )
 
 

@@ -18,13 +18,10 @@ def notes(result: Result) -> list[str]:
     f'({receipt["resamples"]} resamples, seed {receipt["seed"]}). They do not '
     'cover the variation between training runs.',
     'Clips run from the known ED to the known ES, as in the papers; in use, '
-    'these instants are not known'
-    + (': see the whole clips.' if m['whole_clip'] else '.'),
-    'Distances are in mm, between pixel centres of the two outlines, on the '
-    'true pixel spacing.'
+    'these instants are not known' + (': see the whole clips.' if m['whole_clip'] else '.'),
+    'Distances are in mm, between pixel centres of the two outlines, on the true pixel spacing.'
     if m['unit'] == 'mm'
-    else 'No pixel spacing is known: distances are in native pixels and no '
-    'volume is given.',
+    else 'No pixel spacing is known: distances are in native pixels and no volume is given.',
   ]
   if ef['reference']:
     found.append(_reference(m))
@@ -36,10 +33,7 @@ def notes(result: Result) -> list[str]:
       'known.'
     )
   if m['n_patients'] < _FEW:
-    found.append(
-      f'Only {m["n_patients"]} patients: one patient more or less moves these '
-      'numbers.'
-    )
+    found.append(f'Only {m["n_patients"]} patients: one patient more or less moves these numbers.')
   for name in result.classes:
     both, one = m['not_applicable'][name], m['one_empty'][name]
     if both or one:
@@ -54,9 +48,7 @@ def notes(result: Result) -> list[str]:
       f'are left out of the EF block; {ef["out_of_range"]} lie outside '
       '0-90 % and are kept in it.'
     )
-  found.append(
-    'Research software, not a medical device and not for clinical use.'
-  )
+  found.append('Research software, not a medical device and not for clinical use.')
   return found
 
 
@@ -64,21 +56,16 @@ def _reference(m: dict) -> str:
   """Where the reference EF comes from, and the method's own error."""
   if m['ef']['reference'] == ['masks']:
     return (
-      'The dataset gives no EF: the reference is measured on the true masks '
-      'by the same method.'
+      'The dataset gives no EF: the reference is measured on the true masks by the same method.'
     )
   if m['ef']['reference'] != ['dataset']:
     return (
-      "The EF reference is the dataset's value where it has one, else "
-      'measured on the true masks.'
+      "The EF reference is the dataset's value where it has one, else measured on the true masks."
     )
   own = m['ef_masks_against_dataset']
   amount = 'an unknown amount'
   if own['n'] and math.isfinite(own['bias']):
-    amount = (
-      f'{own["bias"]:+.2f} points on average (SD {number(own["sd"], 2)}, '
-      f'n = {own["n"]})'
-    )
+    amount = f'{own["bias"]:+.2f} points on average (SD {number(own["sd"], 2)}, n = {own["n"]})'
   return (
     'The EF reference is the value the dataset gives, which need not come '
     f'from the masks: true masks themselves differ from it by {amount}.'

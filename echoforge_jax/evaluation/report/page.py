@@ -82,10 +82,7 @@ def _render(
   metrics = result.metrics
   columns, rows, worst_by = tables.case_table(result)
   calibration = metrics['calibration'] or {'ece': {'mean': math.nan}}
-  facts = {
-    case_id(r['patient'], r['view']): tables.facts(r, result)
-    for r in result.per_case
-  }
+  facts = {case_id(r['patient'], r['view']): tables.facts(r, result) for r in result.per_case}
   return environment.get_template('report.html').render(
     metrics=metrics,
     protocol=result.protocol,
@@ -114,9 +111,7 @@ def _render(
 
 def _embedded(value) -> Markup:
   """JSON that no text in it can end the <script> element of."""
-  text = json.dumps(
-    textio.to_json(value), allow_nan=False, separators=(',', ':')
-  )
+  text = json.dumps(textio.to_json(value), allow_nan=False, separators=(',', ':'))
   for char in '<>&':
     text = text.replace(char, f'\\u{ord(char):04x}')
   return Markup(text)

@@ -102,14 +102,12 @@ def _ejection(result: Result) -> list[str]:
   limits = [(textio.interval(ef['loa'], 2), '') for ef in blocks]
   table.append(('limits of agreement', *sum(limits, ())))
   biases = [
-    (_bias(result, column), '')
-    for column, _ in zip(('ef_predicted', 'ef_whole_clip'), settings)
+    (_bias(result, column), '') for column, _ in zip(('ef_predicted', 'ef_whole_clip'), settings)
   ]
   table.append(('bias is not 0', *sum(biases, ())))
   counts = ' and '.join(str(ef['n']) for ef in blocks)
   return [
-    f'ejection fraction, {counts} patients '
-    f'(reference: {" and ".join(m["ef"]["reference"])})',
+    f'ejection fraction, {counts} patients (reference: {" and ".join(m["ef"]["reference"])})',
     *textio.columns(table),
     *_found(m['whole_clip']),
   ]
@@ -128,9 +126,7 @@ def _found(whole: dict | None) -> list[str]:
 
 
 def _bias(result: Result, column: str) -> str:
-  pairs = {
-    r['patient']: (r[column], r['ef_reference']) for r in result.per_case
-  }.values()
+  pairs = {r['patient']: (r[column], r['ef_reference']) for r in result.per_case}.values()
   return _difference(pairs, 'over', 'under', 'unclear')
 
 
@@ -161,9 +157,7 @@ def _patient_pairs(result: Result, key: str) -> list[tuple[float, float]]:
   for clip, series in zip(result.clips, result.over_time):
     if all(map(math.isfinite, series[key])):
       found.setdefault(clip.case.patient, []).append(series[key])
-  return [
-    tuple(sum(v) / len(v) for v in zip(*pairs)) for pairs in found.values()
-  ]
+  return [tuple(sum(v) / len(v) for v in zip(*pairs)) for pairs in found.values()]
 
 
 def _difference(
@@ -191,9 +185,7 @@ def _trust(m: dict) -> list[str]:
     mean, ci = mean_texts(m['calibration']['ece'], 100)
     lines.append(f'calibration error near the outlines {mean} % {ci}')
   if risk := m['risk_coverage']:
-    aurc, none, best = (
-      textio.number(risk[f'aurc{key}'], 2) for key in ('', '_random', '_oracle')
-    )
+    aurc, none, best = (textio.number(risk[f'aurc{key}'], 2) for key in ('', '_random', '_oracle'))
     lines += [
       'EF error when the least confident are left out, mean over shares: '
       f'{aurc} points {textio.interval(risk["aurc_ci95"], 2)}',
@@ -205,17 +197,14 @@ def _trust(m: dict) -> list[str]:
 def _sure(n: int) -> list[str]:
   """What the intervals say and what they do not."""
   lines = [
-    'how sure: intervals cover the choice of patients, not the '
-    'variation between training runs',
-    f'  p: Wilcoxon signed-rank over at most {n} patients, not adjusted '
-    'for the number of tests',
+    'how sure: intervals cover the choice of patients, not the variation between training runs',
+    f'  p: Wilcoxon signed-rank over at most {n} patients, not adjusted for the number of tests',
   ]
   if n < 2:
     lines.append('  one patient: no interval, no test')
   elif n < _FEW:
     lines.append(
-      f'  {n} patients are few: rare failures may be absent, '
-      'intervals somewhat too narrow'
+      f'  {n} patients are few: rare failures may be absent, intervals somewhat too narrow'
     )
   return lines
 
@@ -239,8 +228,7 @@ def _flags(result: Result) -> list[str]:
   listed = [
     (
       patient,
-      f'EF {textio.number(r["ef_reference"], 1)} -> '
-      + textio.number(r['ef_predicted'], 1),
+      f'EF {textio.number(r["ef_reference"], 1)} -> ' + textio.number(r['ef_predicted'], 1),
       r['flags'],
     )
     for patient, r in list(rows.items())[:_SHOWN]
@@ -273,10 +261,7 @@ def _receipt(m: dict) -> str:
   ]
   parts += [
     f'{label} {receipt[key]}'
-    for key, label in (
-      ('training_seed', 'training seed'),
-      ('git_revision', 'revision'),
-    )
+    for key, label in (('training_seed', 'training seed'), ('git_revision', 'revision'))
     if receipt.get(key) is not None
   ]
   versions = receipt.get('versions') or {}

@@ -8,11 +8,7 @@ from echoforge_jax.textio import NAMES, interval, number
 
 _GRADES = ('Good', 'Medium', 'Poor')
 # Keys of an EF block that carry an interval: label, digits.
-EF_KEYS = {
-  'pearson_r': ('Pearson r', 3),
-  'bias': ('bias (points)', 2),
-  'mae': ('MAE (points)', 2),
-}
+EF_KEYS = {'pearson_r': ('Pearson r', 3), 'bias': ('bias (points)', 2), 'mae': ('MAE (points)', 2)}
 
 # Keys of metrics' temporal block.
 OVER_TIME = {
@@ -30,10 +26,7 @@ def metric_form(metric: str, unit: str) -> tuple[str, float]:
 
 def mean_texts(entry: dict, scale: float = 1, digits: int = 2):
   """Returns an entry's mean and 95 % interval as (text, text)."""
-  return (
-    number(entry['mean'], digits, scale),
-    interval(entry['ci95'], digits, scale),
-  )
+  return (number(entry['mean'], digits, scale), interval(entry['ci95'], digits, scale))
 
 
 def ef_texts(ef: dict, key: str, digits: int = 2) -> tuple[str, str]:
@@ -129,9 +122,7 @@ def whole_rows(result: Result) -> list[tuple[str, ...]]:
   for key in ('ed', 'es'):
     mean, ci = mean_texts(whole[f'{key}_error_frames'], digits=1)
     ms = number(whole[f'{key}_error_ms']['mean'], 0)
-    rows.append(
-      (f'{key.upper()} found within (frames)', '', '', f'{mean} ({ms} ms)', ci)
-    )
+    rows.append((f'{key.upper()} found within (frames)', '', '', f'{mean} ({ms} ms)', ci))
   return rows
 
 
@@ -156,20 +147,11 @@ def case_table(result: Result):
     (f'ASD ({unit})', f'{name}_asd', (2, 1)),
   ]
   if unit == 'mm':
-    columns += [
-      ('EDV (ml)', 'edv_predicted_ml', (0, 1)),
-      ('ESV (ml)', 'esv_predicted_ml', (0, 1)),
-    ]
-  columns += [
-    ('EF ref. (%)', 'ef_reference', (1, 1)),
-    ('EF pred. (%)', 'ef_predicted', (1, 1)),
-  ]
+    columns += [('EDV (ml)', 'edv_predicted_ml', (0, 1)), ('ESV (ml)', 'esv_predicted_ml', (0, 1))]
+  columns += [('EF ref. (%)', 'ef_reference', (1, 1)), ('EF pred. (%)', 'ef_predicted', (1, 1))]
   if result.metrics['whole_clip']:
     columns.append(('EF whole clip (%)', 'ef_whole_clip', (1, 1)))
-  columns += [
-    ('certainty (%)', 'confidence', (1, 100)),
-    ('flags', 'flags', None),
-  ]
+  columns += [('certainty (%)', 'confidence', (1, 100)), ('flags', 'flags', None)]
 
   def cell(row, key, form):
     value = row[key]
@@ -184,10 +166,7 @@ def case_table(result: Result):
     return not math.isfinite(dice), dice, row['patient'], row['view']
 
   rows = [
-    (
-      case_id(row['patient'], row['view']),
-      [cell(row, key, form) for _, key, form in columns],
-    )
+    (case_id(row['patient'], row['view']), [cell(row, key, form) for _, key, form in columns])
     for row in sorted(result.per_case, key=badness)
   ]
   heads = [(label, form is not None) for label, _, form in columns]
@@ -198,9 +177,7 @@ def facts(row: dict, result: Result) -> list[tuple[str, str]]:
   """Returns (name, text) of what the viewer says beside a clip's frames."""
   name, unit = result.classes[0], row['unit']
   hd, asd = (number(row[f'{name}_{m}'], 2) for m in ('hd', 'asd'))
-  predicted, known = (
-    number(row[f'ef_{key}'], 1) for key in ('predicted', 'reference')
-  )
+  predicted, known = (number(row[f'ef_{key}'], 1) for key in ('predicted', 'reference'))
   found = [
     ('Dice', f'{number(row[f"{name}_dice"], 2, 100)} %'),
     ('HD, ASD', f'{hd} {unit}, {asd} {unit}'),
@@ -214,14 +191,10 @@ def facts(row: dict, result: Result) -> list[tuple[str, str]]:
     found.append(
       (
         'EF, ED and ES found',
-        f'{number(row["ef_whole_clip"], 1)} % '
-        f'(frames {ed}, {es} of the whole clip)',
+        f'{number(row["ef_whole_clip"], 1)} % (frames {ed}, {es} of the whole clip)',
       )
     )
-  found += [
-    ('quality', row['quality'] or 'unknown'),
-    ('flags', _flags(row['flags']) or 'none'),
-  ]
+  found += [('quality', row['quality'] or 'unknown'), ('flags', _flags(row['flags']) or 'none')]
   if row['whole_clip_flags']:
     found.append(('flags, whole clip', _flags(row['whole_clip_flags'])))
   return found

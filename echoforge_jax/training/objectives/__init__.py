@@ -8,11 +8,7 @@ import inspect
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.training.objectives.base import Objective
-from echoforge_jax.training.objectives.baselines import (
-  fixmatch,
-  mean_teacher,
-  supervised,
-)
+from echoforge_jax.training.objectives.baselines import fixmatch, mean_teacher, supervised
 from echoforge_jax.training.objectives.echoforge import echoforge
 
 OBJECTIVES = {
@@ -23,9 +19,7 @@ OBJECTIVES = {
 }
 
 
-def make_objective(
-  name: str, *, num_unlabeled: int | None = None, **options
-) -> Objective:
+def make_objective(name: str, *, num_unlabeled: int | None = None, **options) -> Objective:
   """Builds an objective by its name in `OBJECTIVES`.
 
   Args:
@@ -37,10 +31,7 @@ def make_objective(
     InputError: for an unknown name or a setting that it does not have.
   """
   if name not in OBJECTIVES:
-    raise InputError(
-      f'config.objective.name is {name!r}; choose one of '
-      f'{", ".join(OBJECTIVES)}'
-    )
+    raise InputError(f'config.objective.name is {name!r}; choose one of {", ".join(OBJECTIVES)}')
   parameters = inspect.signature(OBJECTIVES[name]).parameters
   known = [key for key in parameters if key != 'num_unlabeled']
   foreign = sorted(set(options) - set(known))

@@ -40,12 +40,7 @@ class Objective:
   student: Callable[[Apply, Batch], Outputs]
   teacher: Callable[[Apply, Batch], Any] | None
   loss: Term
-  batch_keys: tuple[str, ...] = (
-    'video_weak',
-    'video_strong',
-    'masks',
-    'labeled',
-  )
+  batch_keys: tuple[str, ...] = ('video_weak', 'video_strong', 'masks', 'labeled')
 
 
 def strong_view(apply: Apply, batch: Batch) -> Outputs:
@@ -85,9 +80,7 @@ def compose(
 def average(value: Array, count: Array | float = 1.0) -> metrics.Average:
   """Returns a metric as the pair (value * count, count)."""
   count = jnp.asarray(count, jnp.float32)
-  return metrics.Average(
-    total=jnp.asarray(value, jnp.float32) * count, count=count
-  )
+  return metrics.Average(total=jnp.asarray(value, jnp.float32) * count, count=count)
 
 
 def labeled_pair(labeled: Array) -> tuple[Array, Array]:
@@ -109,9 +102,7 @@ def labeled_pair(labeled: Array) -> tuple[Array, Array]:
   return frames, jnp.broadcast_to(valid[:, None], frames.shape)
 
 
-def unlabeled_frames(
-  labeled: Array, count: int | None = None
-) -> tuple[Array, Array]:
+def unlabeled_frames(labeled: Array, count: int | None = None) -> tuple[Array, Array]:
   """Picks `count` frames a clip, unlabeled ones first, in order of time.
 
   Args:

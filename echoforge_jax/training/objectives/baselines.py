@@ -11,23 +11,15 @@ from echoforge_jax.training.objectives.echoforge import plain_teacher
 
 
 def supervised(
-  *,
-  supervised_weight: float = 1.0,
-  coarse_weight: float = 0.4,
-  num_unlabeled: int | None = None,
+  *, supervised_weight: float = 1.0, coarse_weight: float = 0.4, num_unlabeled: int | None = None
 ) -> Objective:
   """Returns the loss on labeled frames alone."""
   del num_unlabeled
-  return compose(
-    [terms.supervised(supervised_weight), terms.coarse(coarse_weight)]
-  )
+  return compose([terms.supervised(supervised_weight), terms.coarse(coarse_weight)])
 
 
 def mean_teacher(
-  *,
-  supervised_weight: float = 1.0,
-  coarse_weight: float = 0.4,
-  num_unlabeled: int | None = None,
+  *, supervised_weight: float = 1.0, coarse_weight: float = 0.4, num_unlabeled: int | None = None
 ) -> Objective:
   """Returns the supervised loss and consistency on unlabeled frames.
 
@@ -45,10 +37,7 @@ def mean_teacher(
 
 
 def fixmatch(
-  *,
-  supervised_weight: float = 1.0,
-  coarse_weight: float = 0.4,
-  num_unlabeled: int | None = None,
+  *, supervised_weight: float = 1.0, coarse_weight: float = 0.4, num_unlabeled: int | None = None
 ) -> Objective:
   """Returns the supervised loss and hard, confident pseudo-labels.
 

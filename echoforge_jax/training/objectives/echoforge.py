@@ -62,23 +62,16 @@ def echoforge(
   def student(apply: Apply, batch: Batch) -> Outputs:
     frames, _ = labeled_pair(batch['labeled'])
     return apply(
-      batch['video_strong'],
-      labeled=batch['labeled'],
-      reforge=True,
-      reforge_frames=frames,
+      batch['video_strong'], labeled=batch['labeled'], reforge=True, reforge_frames=frames
     )
 
   def reforge(apply: Apply, batch: Batch) -> Array:
     labeled = batch['labeled']
     frames, _ = unlabeled_frames(labeled, num_unlabeled)
-    outputs = apply(
-      batch['video_weak'], labeled=labeled, reforge=True, reforge_frames=frames
-    )
+    outputs = apply(batch['video_weak'], labeled=labeled, reforge=True, reforge_frames=frames)
     # Without a single label there is nothing to reforge with (ours).
     return jnp.where(
-      labeled.any(),
-      outputs['reforged_logits'],
-      take_frames(outputs['logits'], frames),
+      labeled.any(), outputs['reforged_logits'], take_frames(outputs['logits'], frames)
     )
 
   parts = [
@@ -91,9 +84,7 @@ def echoforge(
   return compose(
     parts,
     student=student if episodic_weight else strong_view,
-    teacher=(
-      reforge if pseudo_labels == 'reforged' else plain_teacher(num_unlabeled)
-    ),
+    teacher=(reforge if pseudo_labels == 'reforged' else plain_teacher(num_unlabeled)),
   )
 
 

@@ -25,14 +25,10 @@ def supervised(weight: float = 1.0) -> Term:
   def term(outputs, teacher, batch, values):
     del teacher, values
     loss = losses.supervised_loss(outputs['logits'], batch['masks'])
-    dice, counted = losses.hard_dice(
-      jax.lax.stop_gradient(outputs['logits']), batch['masks']
-    )
+    dice, counted = losses.hard_dice(jax.lax.stop_gradient(outputs['logits']), batch['masks'])
     return weight * loss.value, {
       'loss_supervised': average(loss.value, loss.count),
-      'train_dice': metrics.Average(
-        total=(dice * counted).sum(), count=counted.sum()
-      ),
+      'train_dice': metrics.Average(total=(dice * counted).sum(), count=counted.sum()),
     }
 
   return term
@@ -66,9 +62,7 @@ def episodic(weight: float) -> Term:
     loss = losses.supervised_loss(
       outputs['reforged_logits'], take_frames(batch['masks'], frames), valid
     )
-    return weight * loss.value, {
-      'loss_episodic': average(loss.value, loss.count)
-    }
+    return weight * loss.value, {'loss_episodic': average(loss.value, loss.count)}
 
   return term
 
@@ -104,9 +98,7 @@ def consistency(num_unlabeled: int | None = None) -> Term:
 
   def term(outputs, teacher, batch, values):
     frames, valid = unlabeled_frames(batch['labeled'], num_unlabeled)
-    loss = losses.consistency_loss(
-      take_frames(outputs['logits'], frames), teacher, valid
-    )
+    loss = losses.consistency_loss(take_frames(outputs['logits'], frames), teacher, valid)
     active = (values.weight > 0).astype(jnp.float32)
     return values.weight * loss.value, {
       'loss_unsupervised': average(loss.value, active * loss.count)
