@@ -20,17 +20,13 @@ VERBS = {
 }
 
 
-def _usage() -> str:
-  lines = [f'echoforge {__version__}', '', 'usage: echoforge VERB [flags]', '']
-  lines += [f'  {verb:<10}{text}' for verb, text in VERBS.items()]
-  return '\n'.join(lines + ['', 'echoforge VERB --help lists its flags.'])
-
-
 def main(argv: list[str] | None = None) -> int:
   """Runs one verb; returns its exit status (0 well, 1 findings, 2 misuse)."""
   argv = sys.argv[1:] if argv is None else argv
   if not argv or argv[0] in ('-h', '--help', 'help'):
-    print(_usage())
+    verbs = '\n'.join(f'  {verb:<10}{text}' for verb, text in VERBS.items())
+    print(f'echoforge {__version__}\n\nusage: echoforge VERB [flags]\n\n{verbs}')
+    print('\nechoforge VERB --help lists its flags.')
     return 0 if argv else 2
   if argv[0] in ('-V', '--version'):
     print(__version__)

@@ -34,15 +34,8 @@ def base_config(model: str = 'echoforge', *, lite: bool = False) -> ConfigDict:
 def parse_config(argv: list[str]) -> ConfigDict:
   """Reads --config=FILE[:ARG] and --config.field=value, without global flags.
 
-  Args:
-    argv: these flags only, in any order. FILE may be the bare name of a config
-      that comes with the project.
-
-  Returns:
-    The locked config.
-
-  Raises:
-    InputError: for a missing file, an unknown flag or field, a wrong value.
+  The flags come in any order. FILE may be the bare name of a config that comes with the project.
+  The config is locked.
   """
   path, argv = _find_config_file(argv)
   values = flags.FlagValues()
@@ -69,9 +62,7 @@ def parse_config(argv: list[str]) -> ConfigDict:
 
 
 def _last_line(error: Exception) -> str:
-  lines = [line for line in str(error).splitlines() if line.strip()]
-  if not lines:
-    return type(error).__name__
+  lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
   # The flag's parser quotes the name of an exception raised by `get_config`.
   return lines[-1].rpartition('InputError: ')[-1].strip()
 
@@ -88,17 +79,16 @@ def _find_config_file(argv: list[str]) -> tuple[Path, list[str]]:
       if not path.is_file():
         shipped = ', '.join(sorted(p.stem for p in config_folder().glob('[a-z]*.py')))
         raise InputError(
-          f'--config={value}: no file {path}; give the path of one, or the '
-          f'name of a config that comes with this project: {shipped}'
+          f'--config={value}: no file {path}; give the path of one, or the name of a config '
+          f'that comes with this project: {shipped}'
         )
       if path.suffix != '.py':
         raise InputError(
-          f'--config={value}: {path} is not a Python file; the '
-          'configs that come with this project are in configs/'
+          f'--config={value}: {path} is not a Python file; the configs that come with this project '
+          'are in configs/'
         )
-      found = f'--config={path}{colon}{argument}'
       # The flags' parser wants the file before the fields.
-      return path, [found, *argv[:index], *argv[end:]]
+      return path, [f'--config={path}{colon}{argument}', *argv[:index], *argv[end:]]
   raise InputError('--config=FILE is missing, such as --config=configs/phantom_lite.py')
 
 
@@ -110,8 +100,8 @@ def _resolve(path: Path) -> Path:
   return shipped if shipped.is_file() else path
 
 
-# Fields that do not change what is learned; they may differ on resume. Of a
-# run, num_steps is the length, whether it was given or follows from num_epochs.
+# Fields that do not change what is learned; they may differ on resume. Of a run, num_steps is the
+# length, whether it was given or follows from num_epochs.
 RUNTIME_FIELDS = (
   'num_epochs',
   'log_every',
@@ -163,13 +153,12 @@ def is_runtime_field(name: str) -> bool:
 def config_digest(config: ConfigDict) -> str:
   """Returns what two runs of one experiment share, whatever their seeds.
 
-  16 hex digits over every field of a resolved config except the training seed,
-  the data folder and the `RUNTIME_FIELDS`, which do not change what is learned.
+  16 hex digits over every field of a resolved config except the training seed, the data folder and
+  the `RUNTIME_FIELDS`, which do not change what is learned.
   """
   learned = {
     name: value
     for name, value in flatten(config.to_dict()).items()
     if name not in _NOT_LEARNED and not is_runtime_field(name)
   }
-  text = json.dumps(learned, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:16]
+  return hashlib.sha256(json.dumps(learned, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,8 +1,7 @@
 """Phantom patients to a trained, scored model and a real clip, in one call.
 
-Every stage calls the library function behind the verb of its name. Stages
-that are complete are skipped and an interrupted training resumes, so that the
-same call after an interruption continues where it stopped.
+Every stage calls the library function behind the verb of its name. Stages that are complete are
+skipped and an interrupted training resumes, so that the same call continues where it stopped.
 """
 
 import collections
@@ -17,8 +16,7 @@ from echoforge_jax import textio
 from echoforge_jax.errors import InputError
 
 NUM_PATIENTS = 100
-# Share of the patients that is tested on: the demo's intervals need more than
-# CAMUS's tenth.
+# Share of the patients that is tested on: the demo's intervals need more than CAMUS's tenth.
 TEST_SHARE = 0.25
 IMAGE_SIZE = 128
 # What the config asks for; set before the phantom starts JAX.
@@ -54,22 +52,16 @@ def run_demo(
   """Runs the demo, or what is left of it.
 
   Args:
-    out_dir: gets raw/, data/, run/, report_PROTOCOL/ and segment/.
+    out_dir: gets raw/, data/, run/, report_PROTOCOL/ and segment/; not a demo with other settings.
     num_patients: phantom patients, 10 or more for splits worth the name.
     seed: of the phantom and of training.
     num_steps: training steps; None takes the config's.
     image_size: side of the prepared frames, a multiple of 32.
     config_path: the training config: a file or a name.
     say: gets every line of the report.
-    num_workers: processes that make phantoms beside this one; they import the
-      calling script, which needs its `if __name__ == '__main__'`.
+    num_workers: processes that make phantoms beside this one; they import the calling script, which
+      needs its `if __name__ == '__main__'`.
     progress: shows bars.
-
-  Returns:
-    Where everything is.
-
-  Raises:
-    InputError: `out_dir` holds a demo with other settings.
   """
   from echoforge_jax.phantom import camus_writer
 
@@ -88,9 +80,8 @@ def run_demo(
   _claim(out_dir, settings)
   clock = _Clock(say)
   data_dir, run_dir = out_dir / 'data', out_dir / 'run'
-  with clock.stage(
-    'phantom', f'{num_patients} synthetic patients with exact truth, as raw CAMUS files'
-  ):
+  text = f'{num_patients} synthetic patients with exact truth, as raw CAMUS files'
+  with clock.stage('phantom', text):
     camus_writer.write_camus(
       out_dir / 'raw',
       num_patients=num_patients,
@@ -126,9 +117,8 @@ def _prepare(clock, raw_dir, data_dir, image_size, progress) -> None:
     if errors:
       first = errors[0]
       raise InputError(
-        f'{first.file}: found {first.found}; wanted {first.wanted}; '
-        f'{first.remedy} (the first of {len(errors)} errors; `echoforge '
-        f'verify --dataset=camus --raw={raw_dir}` lists all)'
+        f'{first.file}: found {first.found}; wanted {first.wanted}; {first.remedy} (the first of '
+        f'{len(errors)} errors; `echoforge verify --dataset=camus --raw={raw_dir}` lists all)'
       )
   with clock.stage('prepare', f'squeezed to {image_size}x{image_size}, ArrayRecord'):
     prepared = prepare('camus', raw_dir, data_dir, image_size, progress=progress)
@@ -185,15 +175,12 @@ def _segment(clock, out_dir, run_dir) -> tuple[pathlib.Path, dict]:
   path = pathlib.Path(examples.get_path('ybr_color'))
   folder = out_dir / 'segment' / path.stem
   written = folder / 'result.json'  # Written last: the stage is complete.
-  with clock.stage(
-    'segment',
-    f"a real apical four-chamber clip (pydicom's {path.name}), unlike anything trained on",
-  ):
-    result = (
-      json.loads(written.read_text())
-      if written.exists()
-      else batch.segment_file(path, run_dir, lag=0, out_dir=folder).content
-    )
+  text = f"a real apical four-chamber clip (pydicom's {path.name}), unlike anything trained on"
+  with clock.stage('segment', text):
+    if written.exists():
+      result = json.loads(written.read_text())
+    else:
+      result = batch.segment_file(path, run_dir, lag=0, out_dir=folder).content
     clock.say(batch.summary(folder.name, result))
   return folder / 'overlay.mp4', result
 
@@ -201,14 +188,12 @@ def _segment(clock, out_dir, run_dir) -> tuple[pathlib.Path, dict]:
 def _close(clock, reports, overlay) -> None:
   from echoforge_jax.inference.receipt import DISCLAIMER
 
-  clock.say('')
-  clock.say(f'== done in {_duration(sum(clock.seconds.values()))} ==')
+  clock.say(f'\n== done in {_duration(sum(clock.seconds.values()))} ==')
   for protocol, page in reports.items():
     clock.say(f'{"report " + protocol:<18} {page}')
   for name in ('overlay.mp4', 'overlay.png', 'result.json'):
     clock.say(f'{name:<18} {overlay.with_name(name)}')
-  clock.say('')
-  clock.say(f'{DISCLAIMER} This is such a model.')
+  clock.say(f'\n{DISCLAIMER} This is such a model.')
 
 
 def _claim(out_dir: pathlib.Path, settings: dict) -> None:
@@ -224,9 +209,8 @@ def _claim(out_dir: pathlib.Path, settings: dict) -> None:
       ]
       if differing:
         raise InputError(
-          f'{path}: an earlier demo with other settings is here '
-          f'({"; ".join(differing)}); give the same ones to continue it, '
-          'or another --out'
+          f'{path}: an earlier demo with other settings is here ({"; ".join(differing)}); give the '
+          'same ones to continue it, or another --out'
         )
       return
     if out_dir.exists() and any(out_dir.iterdir()):

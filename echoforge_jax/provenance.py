@@ -7,32 +7,15 @@ import subprocess
 
 from echoforge_jax import __version__
 
-# What computes, trains, stores, decodes or tests: another version of any of
-# these may give another number.
+# Another version of any of these may give another number.
 _PACKAGES = (
-  'jax',
-  'jaxlib',
-  'flax',
-  'optax',
-  'orbax-checkpoint',
-  'grain',
-  'tensorflow-datasets',
-  'ml_collections',
-  'numpy',
-  'scipy',
-  'opencv-python-headless',
-  'scikit-image',
-  'SimpleITK',
-  'av',
-)
+  'jax jaxlib flax optax orbax-checkpoint grain tensorflow-datasets ml_collections numpy scipy '
+  'opencv-python-headless scikit-image SimpleITK av'
+).split()
 
 
 def versions() -> dict[str, str]:
-  """Versions of this package, Python and what computes the numbers.
-
-  Returns:
-    Version by name; packages that are not installed are left out.
-  """
+  """Returns the versions of this package, Python and what computes the numbers, by name."""
   found = {'echoforge_jax': __version__, 'python': platform.python_version()}
   for name in _PACKAGES:
     try:
@@ -43,11 +26,9 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-  """Commit of the checkout this package runs from.
+  """Returns the short hash of this package's commit; None outside a checkout or without git.
 
-  Returns:
-    Short hash, with '-dirty' if tracked files differ from it; None outside a
-    checkout of this package or without git.
+  It ends in '-dirty' if tracked files differ from the commit.
   """
   package = pathlib.Path(__file__).resolve().parent
   if not (package.parent / '.git').exists():
@@ -66,11 +47,7 @@ def git_revision() -> str | None:
 
 
 def device_kind() -> str:
-  """What predicts: platform, kind and number of JAX's local devices.
-
-  Returns:
-    For example 'gpu: NVIDIA H200' or 'cpu: cpu x 8'.
-  """
+  """Returns JAX's local devices, such as 'gpu: NVIDIA H200' or 'cpu: cpu x 8'."""
   import jax  # Slow to import; reading a receipt does not need it.
 
   devices = jax.local_devices()

@@ -23,8 +23,8 @@ def is_synthetic(metrics: dict) -> bool:
 def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
   """Yields a temporary path that becomes `path` in one move at the end.
 
-  An interrupted write leaves `path` as it was; an error removes what was
-  written. The folder must exist. Works in buckets as well.
+  An interrupted write leaves `path` as it was; an error removes what was written. The folder must
+  exist. Works in buckets as well.
   """
   path = epath.Path(path)
   temporary = path.with_name(path.name + '.partial')
@@ -43,11 +43,9 @@ def write_text(path: epath.PathLike, text: str) -> None:
 
 
 def to_json(value: Any, digits: int | None = None) -> Any:
-  """Returns a value in strict JSON's types: NaN and infinity become None.
+  """Returns nested values, arrays too, in strict JSON's types; NaN and infinity become None.
 
-  Args:
-    value: nested dicts, sequences, arrays, numpy or Python scalars.
-    digits: floats are rounded to this many decimals; None keeps them.
+  Floats are rounded to `digits` decimals; None keeps them.
   """
   if isinstance(value, dict):
     return {str(k): to_json(v, digits) for k, v in value.items()}
@@ -91,9 +89,7 @@ def p_text(value: float | None) -> str:
   """Returns a p value: four digits, '<.0001' below them, 'n/a' for None."""
   if value is None or not math.isfinite(value):
     return 'n/a'
-  if value < 1e-4:
-    return '<.0001'
-  return f'{value:.4f}'.removeprefix('0')
+  return '<.0001' if value < 1e-4 else f'{value:.4f}'.removeprefix('0')
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -16,15 +16,9 @@ _FIELDS = ('frames', 'spacing_mm', 'fps')
 def read_medical(path: pathlib.Path) -> raw_clip.RawClip:
   """Reads a medical image with frames along its third (or fourth) axis.
 
-  The third axis' spacing is not read as time: CAMUS and others write 1 there.
-  In-plane spacing of exactly 1 x 1 is the writers' default, not a
-  calibration (an ultrasound pixel is 0.1 to 0.8 mm), and counts as unknown.
-
-  Args:
-    path: .nii, .nii.gz, .mha, .mhd (with its .raw) or .nrrd.
-
-  Raises:
-    InputError: unreadable, too large, or not a gray (or RGB) clip.
+  The third axis' spacing is not read as time: CAMUS and others write 1 there. In-plane spacing of
+  exactly 1 x 1 is the writers' default, not a calibration (an ultrasound pixel is 0.1 to 0.8 mm),
+  and counts as unknown.
   """
   volume = volumes.read_volume(path)
   frames, color = raw_clip.to_gray(path, volume.array)
@@ -36,15 +30,7 @@ def read_medical(path: pathlib.Path) -> raw_clip.RawClip:
 
 
 def read_numpy(path: pathlib.Path) -> raw_clip.RawClip:
-  """Reads an NPY array, or an NPZ with `frames`, `spacing_mm` and `fps`.
-
-  Args:
-    path: .npy, or .npz whose only array or whose `frames` is the clip.
-
-  Raises:
-    InputError: unreadable, too large, pickled objects, or not a gray (or RGB)
-      clip.
-  """
+  """Reads an NPY array, or an NPZ with `frames` (or one array), `spacing_mm` and `fps`."""
   try:
     if zipfile.is_zipfile(path):
       fields = _npz_fields(path)
@@ -54,24 +40,19 @@ def read_numpy(path: pathlib.Path) -> raw_clip.RawClip:
     raise
   except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds.
     raise InputError(
-      f'{path}: cannot be read as a NumPy file: damaged, of another kind, or '
-      'with Python objects, which are never loaded; wanted an array of '
-      'numbers: save it again with numpy.save'
+      f'{path}: cannot be read as a NumPy file: damaged, of another kind, or with Python objects, '
+      'which are never loaded; wanted an array of numbers: save it again with numpy.save'
     ) from error
   frames, color = raw_clip.to_gray(path, fields['frames'])
   spacing = np.ravel(fields.get('spacing_mm', raw_clip.UNKNOWN_SPACING))
   if spacing.size != 2 or spacing.dtype.kind not in 'uif':
     raise InputError(
-      f'{path}: found spacing_mm {str(spacing.tolist())[:80]}; wanted two '
-      'numbers, mm per pixel (row, column)'
+      f'{path}: found spacing_mm {str(spacing.tolist())[:80]}; wanted two numbers, mm per pixel '
+      '(row, column)'
     )
   fps = np.ravel(fields.get('fps', math.nan))
-  return raw_clip.RawClip(
-    frames,
-    tuple(raw_clip.known(s) for s in spacing),
-    raw_clip.known(fps[0] if fps.size else math.nan),
-    color=color,
-  )
+  fps = raw_clip.known(fps[0] if fps.size else math.nan)
+  return raw_clip.RawClip(frames, tuple(raw_clip.known(s) for s in spacing), fps, color=color)
 
 
 def _npz_fields(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -80,20 +61,16 @@ def _npz_fields(path: pathlib.Path) -> dict[str, np.ndarray]:
     sizes = {entry.filename.removesuffix('.npy'): entry.file_size for entry in archive.infolist()}
   if 'frames' not in sizes and len(sizes) != 1:
     raise InputError(
-      f'{path}: found arrays {str(sorted(sizes))[:200]}; wanted one named '
-      '"frames": save it with numpy.savez(path, frames=...)'
+      f'{path}: found arrays {str(sorted(sizes))[:200]}; wanted one named "frames": save it with '
+      'numpy.savez(path, frames=...)'
     )
   only = 'frames' if 'frames' in sizes else next(iter(sizes))
-  wanted = {
-    'frames': only,
-    **{name: name for name in _FIELDS[1:] if name in sizes and name != only},
-  }
+  wanted = {name: name for name in _FIELDS if name in sizes and name != only} | {'frames': only}
   size = sum(sizes[name] for name in wanted.values())
   if size > raw_clip.MAX_BYTES:  # A small file may unpack to very much.
     raise InputError(
-      f'{path}: found arrays that unpack to {size / 2**30:.1f} GiB; wanted '
-      f'at most {raw_clip.MAX_BYTES / 2**30:.0f} GiB: cut the clip into '
-      'shorter ones, as uint8'
+      f'{path}: found arrays that unpack to {size / 2**30:.1f} GiB; wanted at most '
+      f'{raw_clip.MAX_BYTES / 2**30:.0f} GiB: cut the clip into shorter ones, as uint8'
     )
   with np.load(path, allow_pickle=False) as loaded:
     return {field: loaded[name] for field, name in wanted.items()}

@@ -1,10 +1,8 @@
 """Reader of CAMUS as the provider distributes it, in both of its forms.
 
-NIfTI (2022): `database_nifti/patientXXXX/` with `Info_V.cfg` and
-`patientXXXX_V_{ED,ES,half_sequence}[_gt].nii.gz`, every frame labeled, and
-`database_split/subgroup_*.txt`. MetaImage (2019): `training/` and `testing/`
-with `patientXXXX_V_{ED,ES}[_gt].mhd` and `..._V_sequence.mhd`, labels at ED
-and ES only, anisotropic spacing. Which form it is shows in the folder.
+NIfTI (2022): every frame labeled, splits in `database_split/subgroup_*.txt`. MetaImage (2019):
+labels at ED and ES only, anisotropic spacing, `training/` and `testing/`. docs/data.md shows the
+files. The folder tells which form it is.
 """
 
 import dataclasses
@@ -40,17 +38,11 @@ _PATIENT = re.compile(r'patient\d+')
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Where the patients of a raw CAMUS folder lie.
+  """Where the patients of a raw CAMUS folder lie."""
 
-  Attributes:
-    form: 'nifti' or 'mhd'.
-    root: the folder that holds `database_nifti`, or `training`.
-    folders: folder of each patient, by patient id in id order.
-  """
-
-  form: str
-  root: Path
-  folders: dict[str, Path]
+  form: str  # 'nifti' or 'mhd'.
+  root: Path  # Holds `database_nifti`, or `training`.
+  folders: dict[str, Path]  # By patient id, in id order.
 
   @property
   def split_dir(self) -> Path:
@@ -62,18 +54,15 @@ def find_layout(raw_dir) -> Layout:
   """Finds the patients below `raw_dir` and tells the form by their files.
 
   Args:
-    raw_dir: the download's root (`CAMUS_public`, its parent, or a phantom), or
-      the patients' folder itself (`database_nifti`, `training`).
-
-  Raises:
-    InputError: `raw_dir` is no folder, or holds no CAMUS patients.
+    raw_dir: the download's root (`CAMUS_public`, its parent, or a phantom), or the patients' folder
+      itself (`database_nifti`, `training`).
   """
   raw_dir = Path(raw_dir)
   wanted = 'database_nifti/patient0001/... (NIfTI) or training/patient0001/... (.mhd)'
   if not raw_dir.is_dir():
     raise InputError(
-      f'{raw_dir}: folder not found; wanted the CAMUS root, '
-      f'which holds {wanted}; remedy: correct the path'
+      f'{raw_dir}: folder not found; wanted the CAMUS root, which holds {wanted}; remedy: correct '
+      'the path'
     )
   roots = [raw_dir, raw_dir / 'CAMUS_public']
   if raw_dir.resolve().name in ('database_nifti', 'training'):
@@ -90,8 +79,8 @@ def find_layout(raw_dir) -> Layout:
     return Layout(_form(folders), raw_dir, folders)
   found = ', '.join(sorted(os.listdir(raw_dir))[:5]) or 'an empty folder'
   raise InputError(
-    f'{raw_dir}: no CAMUS patients here (found {found}); wanted '
-    f'{wanted}; remedy: point at the unpacked CAMUS root'
+    f'{raw_dir}: no CAMUS patients here (found {found}); wanted {wanted}; remedy: point at the '
+    'unpacked CAMUS root'
   )
 
 
@@ -104,7 +93,7 @@ def _patient_folders(folder: Path) -> dict[str, Path]:
 
 
 def _training_and_testing(root: Path) -> dict[str, Path]:
-  """Patients of both folders; a number used in both is told apart."""
+  """Returns the patients of both folders; a number used in both is told apart."""
   folders = _patient_folders(root / 'training')
   if not folders:
     return {}
@@ -115,7 +104,7 @@ def _training_and_testing(root: Path) -> dict[str, Path]:
 
 
 def _form(folders: dict[str, Path]) -> str:
-  """The form of the first folder with volumes, by what most of them are."""
+  """Returns what most of the volumes are in the first folder that holds any."""
   for folder in folders.values():
     names = os.listdir(folder)
     nifti = sum(name.endswith('.nii.gz') for name in names)
@@ -143,27 +132,14 @@ def is_synthetic(raw_dir) -> bool:
 def read_clip(raw_dir, patient: str, view: str) -> Clip:
   """Reads one view's half-sequence, in the order ED -> ES.
 
-  In the MetaImage form only ED and ES are labeled, and nothing is where the
-  provider withheld the labels.
-
-  Args:
-    raw_dir: see `find_layout`.
-    patient: id out of `list_patients`.
-    view: '2CH' or '4CH'.
-
-  Returns:
-    The clip at native size, spacing from the header.
-
-  Raises:
-    InputError: an unknown patient or view, or a file that is missing,
-      damaged or contradicts its neighbours.
+  In the MetaImage form only ED and ES are labeled, and nothing is where the provider withheld the
+  labels. Size and spacing are native.
   """
   layout = find_layout(raw_dir)
   if patient not in layout.folders:
     raise InputError(
-      f'{layout.root}: no patient {patient!r}; wanted one of '
-      f'{len(layout.folders)} on disk, the first is '
-      f'{next(iter(layout.folders))!r}'
+      f'{layout.root}: no patient {patient!r}; wanted one of {len(layout.folders)} on disk, the '
+      f'first is {next(iter(layout.folders))!r}'
     )
   if view not in VIEWS:
     raise InputError(f'unknown view {view!r}; wanted one of {VIEWS}')
@@ -173,25 +149,18 @@ def read_clip(raw_dir, patient: str, view: str) -> Clip:
 
 
 def read_split(raw_dir, split: str, scheme: str = 'official') -> list[str]:
-  """Patients of one split, in id order.
+  """Returns the patient ids of one split, in id order, on disk or not.
 
-  'official' reads `database_split/subgroup_*.txt` (400/50/50). Without that
-  folder the MetaImage form's own folders decide: `testing/` is the test set
-  and the last ninth of `training/` by id validates (50 of 450; ours).
-  'memsam' goes by patient number: 1-350, 351-400, 401-500. A set that does
-  not reach number 401 or passes 500 is no CAMUS: there the same shares (70,
-  10 and 20 %) are cut by id order (ours).
+  'official' reads `database_split/subgroup_*.txt` (400/50/50). Without that folder the MetaImage
+  form's own folders decide: `testing/` is the test set and the last ninth of `training/` by id
+  validates (50 of 450; ours). 'memsam' goes by patient number: 1-350, 351-400, 401-500. A set that
+  does not reach number 401 or passes 500 is no CAMUS: there the same shares (70, 10 and 20 %) are
+  cut by id order (ours).
 
   Args:
     raw_dir: see `find_layout`.
     split: 'training' ('train'), 'validation' or 'testing' ('test').
     scheme: 'official' or 'memsam'.
-
-  Returns:
-    Patient ids, each on disk or not (`verify` compares).
-
-  Raises:
-    InputError: unknown names, or an absent or empty list.
   """
   layout = find_layout(raw_dir)
   if split not in _SPLIT_NAMES:
@@ -207,22 +176,14 @@ def read_split(raw_dir, split: str, scheme: str = 'official') -> list[str]:
     patients = read_split_file(layout.split_dir / SPLIT_FILES[name])
   if not patients:
     raise InputError(
-      f'{layout.root}: the {scheme} {name} split is empty; '
-      'wanted at least one patient; remedy: more patients, or '
-      'another scheme'
+      f'{layout.root}: the {scheme} {name} split is empty; wanted at least one patient; remedy: '
+      'more patients, or another scheme'
     )
   return patients
 
 
 def read_split_file(path) -> list[str]:
-  """Reads a `subgroup_*.txt`, one id per line; blank lines are skipped.
-
-  Returns:
-    Ids in id order, duplicates kept.
-
-  Raises:
-    FindingError: the file is absent, not text, or a line is no patient id.
-  """
+  """Returns the ids of a `subgroup_*.txt`, one per line, in id order, duplicates kept."""
   path = Path(path)
   if not path.is_file():
     raise fault('split-missing', path, 'nothing', 'one patient id per line')
@@ -231,17 +192,13 @@ def read_split_file(path) -> list[str]:
   except UnicodeDecodeError as error:
     raise fault('split-unreadable', path, f'no text ({error.reason})', 'patient ids') from error
   patients = []
-  for number, line in enumerate(lines, start=1):
-    if not line.strip():
+  for number, line in enumerate(map(str.strip, lines), start=1):
+    if not line:
       continue
-    if not _PATIENT.search(line.strip()):
-      raise fault(
-        'split-unreadable',
-        path,
-        f'{line.strip()!r} in line {number}',
-        "patient ids such as 'patient0001'",
-      )
-    patients.append(line.strip())
+    if not _PATIENT.search(line):
+      found = f'{line!r} in line {number}'
+      raise fault('split-unreadable', path, found, "patient ids such as 'patient0001'")
+    patients.append(line)
   return sorted(patients, key=patient_number)
 
 
@@ -263,9 +220,7 @@ def _memsam(layout: Layout) -> dict[str, list[str]]:
 
 
 def _folder_split(layout: Layout) -> dict[str, list[str]]:
-  training = [
-    patient for patient, folder in layout.folders.items() if folder.parent.name != 'testing'
-  ]
+  training = [name for name, folder in layout.folders.items() if folder.parent.name != 'testing']
   testing = [patient for patient in layout.folders if patient not in set(training)]
   validation = max(1, round(len(training) / 9))
   return {

@@ -23,23 +23,15 @@ _NEEDED = {'nifti': ('sequence', 'sequence_gt'), 'mhd': ('sequence', 'ED_gt', 'E
 
 
 def read_info(path) -> dict[str, str]:
-  """Parses `Key: value` lines of an `Info_V.cfg`, unknown keys included.
-
-  Returns:
-    Values by lower-case key, both stripped.
-
-  Raises:
-    FindingError: the file is absent, not text, or without any such line.
-  """
+  """Returns the `Key: value` lines of an `Info_V.cfg` by lower-case key."""
   path = Path(path)
   try:
     text = path.read_bytes().decode('utf-8-sig')
   except FileNotFoundError as error:
     raise fault('missing-file', path, 'nothing', 'a cfg file') from error
   except UnicodeDecodeError as error:
-    raise fault(
-      'cfg-unreadable', path, f'no text file ({error.reason})', 'lines such as "ED: 1"'
-    ) from error
+    found = f'no text file ({error.reason})'
+    raise fault('cfg-unreadable', path, found, 'lines such as "ED: 1"') from error
   info = {}
   for line in text.splitlines():
     key, colon, value = line.partition(':')
@@ -61,57 +53,38 @@ def info_number(info: dict[str, str], *keys: str) -> float:
 
 
 class View:
-  """One view of one patient, as far as `read` could read it.
-
-  Attributes:
-    form: 'nifti' or 'mhd'.
-    folder: of the patient.
-    view: '2CH' or '4CH'.
-    info: of the cfg; empty if it cannot be read.
-    arrays: uint8 [T, H, W] of each volume that can be used, by `VOLUMES`.
-    spacing_mm: float32 [2] mm per pixel (row, column), by `VOLUMES`.
-    ends: frames of ED and ES, from 0; None if the cfg does not tell.
-    withheld: the provider keeps this patient's labels.
-  """
+  """One view of one patient, as far as `read` could read it."""
 
   def __init__(self, form: str, folder: Path, view: str):
     self.form, self.folder, self.view = form, folder, view
     self.cfg_path = folder / f'Info_{view}.cfg'
-    self.info: dict[str, str] = {}
+    self.info: dict[str, str] = {}  # Of the cfg; empty if it cannot be read.
+    # By `VOLUMES`: uint8 [T, H, W] of each that can be used, and float32 [2] mm (row, column).
     self.arrays: dict[str, np.ndarray] = {}
     self.spacing_mm: dict[str, np.ndarray] = {}
-    self.ends: tuple[int, int] | None = None
-    self.withheld = False
+    self.ends: tuple[int, int] | None = None  # ED and ES, from 0; None if the cfg does not tell.
+    self.withheld = False  # The provider keeps this patient's labels.
 
   def path(self, key: str) -> Path:
     """Returns the path of a volume of `VOLUMES`."""
     if self.form == 'nifti':
       key = key.replace('sequence', 'half_sequence')
-    name = f'{self.folder.name}_{self.view}_{key}{ENDINGS[self.form]}'
-    return self.folder / name
+    return self.folder / f'{self.folder.name}_{self.view}_{key}{ENDINGS[self.form]}'
 
   def read(self, *, everything: bool = False) -> Iterator[Finding]:
-    """Reads the files of a clip, and yields what is wrong with them.
-
-    Args:
-      everything: reads the volumes that a clip does not need as well.
-    """
+    """Reads the files of a clip (or everything), and yields what is wrong with them."""
     try:
       self.info = read_info(self.cfg_path)
     except FindingError as error:
       yield error.finding
     keys = (VOLUMES if everything else _NEEDED)[self.form]
     masks = [key for key in keys if key.endswith('_gt')]
-    if (
-      self.form == 'mhd'
-      and self.folder.parent.name == 'testing'
-      and not any(self.path(key).exists() for key in masks)
-    ):
+    is_test = self.form == 'mhd' and self.folder.parent.name == 'testing'
+    if is_test and not any(self.path(key).exists() for key in masks):
       self.withheld = True
       keys = [key for key in keys if key not in masks]
-      yield make_finding(
-        'labels-withheld', self.folder, f'no _gt file for {self.view}', 'masks at ED and ES'
-      )
+      found = f'no _gt file for {self.view}'
+      yield make_finding('labels-withheld', self.folder, found, 'masks at ED and ES')
     for key in keys:
       yield from self._read_volume(key)
       if key == 'sequence':  # A clip that is refused needs no masks.
@@ -152,9 +125,8 @@ class View:
     if 'sequence' in self.arrays:
       length = len(self.arrays['sequence'])
       if 'nbframe' in info and count != length:
-        yield make_finding(
-          'cfg-count', path, f'NbFrame: {info["nbframe"]}', f'{length}, the frames of the sequence'
-        )
+        found, wanted = f'NbFrame: {info["nbframe"]}', f'{length}, the frames of the sequence'
+        yield make_finding('cfg-count', path, found, wanted)
       count = length
     numbers = {key: info_number(info, key) for key in ('ED', 'ES')}
     for key, number in list(numbers.items()):
@@ -180,14 +152,10 @@ class View:
     reference, *others = self.arrays or ('',)
     for key in others:
       length = len(self.arrays[reference]) if 'sequence' in key else 1
-      wanted = (length, *self.arrays[reference].shape[1:])
-      if self.arrays[key].shape != wanted:
-        yield make_finding(
-          'shape-mismatch',
-          self.path(key),
-          f'the shape {self.arrays[key].shape}',
-          f'{wanted} as {self.path(reference).name}',
-        )
+      shape, wanted = self.arrays[key].shape, (length, *self.arrays[reference].shape[1:])
+      if shape != wanted:
+        wanted = f'{wanted} as {self.path(reference).name}'
+        yield make_finding('shape-mismatch', self.path(key), f'the shape {shape}', wanted)
         del self.arrays[key]
 
   def masks_at_ends(self) -> dict[str, tuple[np.ndarray, str]]:
@@ -203,15 +171,14 @@ class View:
   def _check_cavity(self) -> Iterator[Finding]:
     for name, (mask, key) in self.masks_at_ends().items():
       if not (mask == LABELS['lv']).any():
-        yield make_finding(
-          'lv-empty', self.path(key), f'no label {LABELS["lv"]} at {name}', 'a left ventricle'
-        )
+        found = f'no label {LABELS["lv"]} at {name}'
+        yield make_finding('lv-empty', self.path(key), found, 'a left ventricle')
 
   def clip(self, patient: str) -> Clip:
     """Returns the clip of a view that was read without an error.
 
-    A sequence stored from ES to ED is flipped, images and masks together. A
-    frame whose mask lacks the left ventricle is not labeled.
+    A sequence stored from ES to ED is flipped, images and masks together. A frame whose mask lacks
+    the left ventricle is not labeled.
     """
     frames, (ed, es) = self.arrays['sequence'], self.ends
     masks = self.arrays.get('sequence_gt')

@@ -11,16 +11,16 @@ from pydicom import encaps, pixels, uid
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import raw_clip, sector, video
 from echoforge_jax.formats.color import ColorSeen
+from echoforge_jax.textio import first_line
 
-# Regions (DICOM C.8.5.5): spatial formats 1 (two-dimensional image), 2
-# (M-mode) and 3 (spectral Doppler); the unit code 3 is centimeters.
+# Regions (DICOM C.8.5.5): spatial formats 1 (two-dimensional image), 2 (M-mode) and 3 (spectral
+# Doppler); the unit code 3 is centimeters.
 _TWO_DIMENSIONAL, _NO_IMAGE, _CENTIMETERS = 1, (2, 3), 3
 _MODALITIES = ('US', 'OT', 'SC', '')
 # Bytes above which an element stays in the file until it is asked for.
 _DEFER = 2**20
-# A region past the image's edge is taken for one of a larger original only
-# if, divided by a whole factor, it encloses the moving sector this well, and
-# any other factor clearly worse.
+# A region past the image's edge is taken for one of a larger original only if, divided by a whole
+# factor, it encloses the moving sector this well, and any other factor clearly worse.
 _MIN_AGREEMENT, _MIN_MARGIN = 0.75, 0.15
 _FACTORS = (2, 3, 4)
 
@@ -34,23 +34,15 @@ def is_dicom(path: pathlib.Path) -> bool:
 def read_dicom(path: pathlib.Path) -> raw_clip.RawClip:
   """Reads one ultrasound cine loop.
 
-  Args:
-    path: a DICOM file of any transfer syntax that pydicom's plugins decode, or
-      MPEG-2, MPEG-4 or HEVC video.
-
-  Returns:
-    The clip; `region` is the largest two-dimensional calibrated region.
-
-  Raises:
-    InputError: not DICOM, another modality, damaged, M-mode or spectral Doppler
-      only.
+  pydicom's plugins or, for MPEG-2, MPEG-4 and HEVC, PyAV decode it. `region` is the largest
+  two-dimensional calibrated region.
   """
   try:
     dataset = pydicom.dcmread(path, defer_size=_DEFER)
   except Exception as error:  # Damaged headers raise a dozen kinds.
     raise InputError(
-      f'{path}: cannot be read as DICOM, damaged, cut short or of another '
-      f'kind ({_line(error)}); fetch it again'
+      f'{path}: cannot be read as DICOM, damaged, cut short or of another kind ({_line(error)}); '
+      'fetch it again'
     ) from error
   modality = str(dataset.get('Modality', '') or '')
   if modality not in _MODALITIES:
@@ -65,16 +57,11 @@ def read_dicom(path: pathlib.Path) -> raw_clip.RawClip:
     )
   except InputError:
     raise
-  except (
-    ArithmeticError,
-    AttributeError,
-    KeyError,
-    TypeError,
-    ValueError,
-  ) as error:  # Values are parsed only when asked for.
+  except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+    # Values are parsed only when asked for.
     raise InputError(
-      f'{path}: a field of its DICOM header is missing or no number '
-      f'({_line(error)}); export it again'
+      f'{path}: a field of its DICOM header is missing or no number ({_line(error)}); export it '
+      'again'
     ) from error
 
 
@@ -85,24 +72,23 @@ def _check_regions(path: pathlib.Path, dataset: pydicom.Dataset) -> None:
   }
   if formats & set(_NO_IMAGE) and _TWO_DIMENSIONAL not in formats:
     raise InputError(
-      f'{path}: found M-mode or spectral Doppler regions only; wanted a '
-      'two-dimensional (B-mode) clip'
+      f'{path}: found M-mode or spectral Doppler regions only; wanted a two-dimensional (B-mode) '
+      'clip'
     )
 
 
 def _frames(path: pathlib.Path, dataset: pydicom.Dataset):
-  """(gray frames uint8 [T, H, W], color seen, flags)."""
+  """Returns (gray frames uint8 [T, H, W], color seen, flags)."""
   if 'PixelData' not in dataset:
     raise InputError(
-      f'{path}: this DICOM file holds no image, or is cut '
-      'short; wanted an ultrasound clip: fetch it again'
+      f'{path}: this DICOM file holds no image, or is cut short; wanted an ultrasound clip: fetch '
+      'it again'
     )
   syntax = dataset.file_meta.get('TransferSyntaxUID')
   if syntax in uid.MPEGTransferSyntaxes:
     count = max(int(dataset.get('NumberOfFrames') or 1), 1)
-    stream = b''.join(  # One stream, in however many pieces.
-      encaps.generate_frames(dataset.PixelData, number_of_frames=1)
-    )
+    # One stream, in however many pieces.
+    stream = b''.join(encaps.generate_frames(dataset.PixelData, number_of_frames=1))
     found = video.read_video(path, io.BytesIO(stream))
     return (found.frames, found.color, ('fewer_frames',) if len(found.frames) < count else ())
   count = raw_clip.known(dataset.get('NumberOfFrames'))
@@ -112,9 +98,8 @@ def _frames(path: pathlib.Path, dataset: pydicom.Dataset):
   gray = np.empty(shape, np.uint8)
   color, filled = None, 0
   try:
-    for index, frame in enumerate(
-      pixels.iter_pixels(path, decoding_plugin=_plugin(syntax))
-    ):  # Converts YBR to RGB.
+    decoded = pixels.iter_pixels(path, decoding_plugin=_plugin(syntax))  # Converts YBR to RGB.
+    for index, frame in enumerate(decoded):
       frame = _eight_bits(frame, dataset)
       if frame.ndim == 3 and ColorSeen.wants(index):
         color = color or ColorSeen(shape[1:])
@@ -125,15 +110,15 @@ def _frames(path: pathlib.Path, dataset: pydicom.Dataset):
       raise ValueError(f'{count} frames announced, {filled} found')
   except Exception as error:  # Codecs raise a dozen kinds.
     raise InputError(
-      f'{path}: its {getattr(syntax, "name", "unnamed")} pixel data cannot '
-      f'be decoded, damaged, cut short or of an unknown codec '
-      f'({_line(error)}); fetch it again, or export it uncompressed'
+      f'{path}: its {getattr(syntax, "name", "unnamed")} pixel data cannot be decoded, damaged, '
+      f'cut short or of an unknown codec ({_line(error)}); fetch it again, or export it '
+      'uncompressed'
     ) from error
   return gray, color, ()
 
 
 def _plugin(syntax) -> str:
-  """The decoder to use; GDCM, which checks least, only where it is alone."""
+  """Returns the decoder to use; GDCM, which checks least, only where it is alone."""
   try:
     names = pixels.get_decoder(syntax).available_plugins
   except NotImplementedError:
@@ -142,7 +127,7 @@ def _plugin(syntax) -> str:
 
 
 def _eight_bits(frame: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
-  """A decoded frame -> uint8 [H, W] gray or [H, W, 3] RGB."""
+  """Returns a decoded frame as uint8 [H, W] gray or [H, W, 3] RGB."""
   photometric = dataset.PhotometricInterpretation
   full = 2 ** int(dataset.BitsStored) - 1
   if photometric == 'PALETTE COLOR':
@@ -154,7 +139,7 @@ def _eight_bits(frame: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
 
 
 def _frame_rate(dataset: pydicom.Dataset) -> tuple[float, tuple[str, ...]]:
-  """(frames per second, flags) of the frame time(s), else the cine rates."""
+  """Returns (frames per second, flags) of the frame time(s), else the cine rates."""
   times, flags = [raw_clip.known(dataset.get('FrameTime'))], ()
   vector = np.atleast_1d(dataset.get('FrameTimeVector') or [])
   steps = [raw_clip.known(step) for step in vector[1:]]  # The first is 0.
@@ -164,9 +149,7 @@ def _frame_rate(dataset: pydicom.Dataset) -> tuple[float, tuple[str, ...]]:
     uneven = max(good) - min(good) > 0.5 * times[-1]
     flags = ('uneven_frames',) if uneven or len(good) < len(steps) else ()
   rates = [1000 / t for t in times if not math.isnan(t)]
-  rates += [
-    raw_clip.known(dataset.get(name)) for name in ('CineRate', 'RecommendedDisplayFrameRate')
-  ]
+  rates += [raw_clip.known(dataset.get(key)) for key in ('CineRate', 'RecommendedDisplayFrameRate')]
   rate = next((rate for rate in rates if not math.isnan(rate)), math.nan)
   return rate, flags
 
@@ -177,12 +160,9 @@ def _calibration(dataset, frames):
   best = _largest_region(dataset)
   if best is None:
     spacing = _pixel_spacing(dataset)
-    known = not math.isnan(spacing[0])
-    note = (
-      'no calibrated image region; spacing from Pixel Spacing'
-      if known
-      else 'no calibrated image region: spacing unknown'
-    )
+    note = 'no calibrated image region; spacing from Pixel Spacing'
+    if math.isnan(spacing[0]):
+      note = 'no calibrated image region: spacing unknown'
     return None, spacing, [note], []
   bounds, spacing = best
   if bounds[2] <= height and bounds[3] <= width:
@@ -193,26 +173,20 @@ def _calibration(dataset, frames):
     f'{bounds[3] - 1} exceeds the {height}x{width} image'
   )
   if factor is None:
-    return (
-      None,
-      raw_clip.UNKNOWN_SPACING,
-      [f'{what} and matches the moving sector at no whole factor: region ignored, spacing unknown'],
-      ['region_unusable'],
+    note = (
+      f'{what} and matches the moving sector at no whole factor: region ignored, spacing unknown'
     )
-  return (
-    _divided(bounds, factor),
-    tuple(s * factor for s in spacing),
-    [
-      f'{what}: the image is a copy scaled down by {factor} (the moving '
-      f'sector fills the region divided by {factor}); region and '
-      'spacing rescaled'
-    ],
-    ['region_rescaled'],
+    return None, raw_clip.UNKNOWN_SPACING, [note], ['region_unusable']
+  note = (
+    f'{what}: the image is a copy scaled down by {factor} (the moving sector fills the region '
+    f'divided by {factor}); region and spacing rescaled'
   )
+  spacing = tuple(s * factor for s in spacing)
+  return _divided(bounds, factor), spacing, [note], ['region_rescaled']
 
 
 def _largest_region(dataset):
-  """(bounds, spacing_mm) of the largest two-dimensional region, or None."""
+  """Returns (bounds, spacing_mm) of the largest two-dimensional region, or None."""
   found = []
   for item in dataset.get('SequenceOfUltrasoundRegions') or []:
     if item.get('RegionSpatialFormat') != _TWO_DIMENSIONAL:
@@ -237,14 +211,11 @@ def _largest_region(dataset):
       )
     found.append((bounds, spacing))
 
-  def area(entry):
-    return (entry[0][2] - entry[0][0]) * (entry[0][3] - entry[0][1])
-
-  return max(found, key=area, default=None)
+  return max(found, key=lambda entry: _area(entry[0]), default=None)
 
 
 def _pixel_spacing(dataset) -> tuple[float, float]:
-  """Spacing from Pixel Spacing (mm, row then column), or unknown."""
+  """Returns the spacing from Pixel Spacing (mm, row then column), or unknown."""
   values = np.atleast_1d(dataset.get('PixelSpacing') or raw_clip.UNKNOWN_SPACING)
   spacing = tuple(raw_clip.known(value) for value in values)
   return spacing if len(spacing) == 2 else raw_clip.UNKNOWN_SPACING
@@ -253,14 +224,12 @@ def _pixel_spacing(dataset) -> tuple[float, float]:
 def matching_factor(bounds, frames: np.ndarray) -> int | None:
   """Returns the factor by which an image was scaled down, if one is certain.
 
+  It is the factor from 2 to 4 at which the region fits the image and agrees with the extent of what
+  moves (intersection over union at least 0.75 and 0.15 above every other factor's, ours), or None.
+
   Args:
     bounds: (top, left, bottom, right) of a region that exceeds the image.
     frames: uint8 [T, H, W].
-
-  Returns:
-    The factor from 2 to 4 at which the region fits the image and agrees with
-    the extent of what moves (intersection over union at least 0.75 and 0.15
-    above every other factor's, ours), or None.
   """
   height, width = frames.shape[1:]
   moving = sector.find_sector(frames)
@@ -283,18 +252,17 @@ def _divided(bounds, factor: int):
 
 
 def _overlap(a, b) -> float:
-  """Intersection over union of two (top, left, bottom, right) boxes."""
+  """Returns the intersection over union of two (top, left, bottom, right) boxes."""
   height = min(a[2], b[2]) - max(a[0], b[0])
   width = min(a[3], b[3]) - max(a[1], b[1])
   both = max(height, 0) * max(width, 0)
+  return both / (_area(a) + _area(b) - both)
 
-  def area(box):
-    return (box[2] - box[0]) * (box[3] - box[1])
 
-  return both / (area(a) + area(b) - both)
+def _area(box) -> int:
+  return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _line(error: Exception) -> str:
-  """The first line of an error's message, or its kind."""
-  text = str(error).strip().splitlines()
-  return text[0][:160] if text else error.__class__.__name__
+  """Returns the first line of an error's message, or its kind."""
+  return first_line(error)[:160]

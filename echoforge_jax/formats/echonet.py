@@ -1,14 +1,12 @@
 """EchoNet-Dynamic as Stanford distributes it.
 
-    FileList.csv          a row a clip: EF, volumes, size, frame rate, split
-    VolumeTracings.csv    two traced frames a clip, normally 21 rows each: the
-                          long axis, then 20 chords across it
+    FileList.csv          a row per clip: EF, volumes, size, frame rate, split
+    VolumeTracings.csv    two traced frames per clip, 21 rows each: the long axis, 20 chords
     Videos/<name>.avi     MJPG, 112 x 112, three equal channels
 
-Facts that the files do not state, and what the reader makes of them: the
-decoded number of frames may differ from the CSV (the decode is trusted); ED is
-the traced frame with the larger area, which is the later one in about 1 % of
-the clips; six clips have no tracing; there is no pixel spacing.
+Facts that the files do not state, and what the reader makes of them: the decoded number of frames
+may differ from the CSV (the decode is trusted); ED is the traced frame with the larger area, which
+is the later one in about 1 % of the clips; six clips have no tracing; there is no pixel spacing.
 """
 
 from collections.abc import Iterator
@@ -40,33 +38,23 @@ DEFAULT_EXCLUDED = (
 # Traced by the provider, but without a clip.
 KNOWN_ORPHAN = '0X4F8859C8AB4DA9CB'
 PHANTOM_FILE = 'phantom.json'
-LIST_COLUMNS = (
-  'FileName',
-  'EF',
-  'ESV',
-  'EDV',
-  'FrameHeight',
-  'FrameWidth',
-  'FPS',
-  'NumberOfFrames',
-  'Split',
-)
+LIST_COLUMNS = tuple('FileName EF ESV EDV FrameHeight FrameWidth FPS NumberOfFrames Split'.split())
 TRACING_COLUMNS = ('FileName', 'X1', 'Y1', 'X2', 'Y2', 'Frame')
 
 
 def clip_name(text: str) -> str:
-  """Name of a clip from what a CSV calls it, with or without '.avi'."""
+  """Returns the name of a clip from what a CSV calls it, with or without '.avi'."""
   text = text.strip()
   return text[:-4] if text.lower().endswith('.avi') else text
 
 
 def video_path(raw_dir: str | os.PathLike, name: str) -> pathlib.Path:
-  """Path of a clip's video, whether it exists or not."""
+  """Returns the path of a clip's video, whether it exists or not."""
   return pathlib.Path(raw_dir) / VIDEOS / f'{name}.avi'
 
 
 def is_synthetic(raw_dir: str | os.PathLike) -> bool:
-  """Whether the clips were written by the phantom."""
+  """Returns True if the phantom wrote the clips."""
   return (pathlib.Path(raw_dir) / PHANTOM_FILE).exists()
 
 
@@ -78,16 +66,15 @@ def _lines(path: pathlib.Path, columns: tuple[str, ...]) -> Iterator['_Line']:
       missing = [c for c in columns if c not in (reader.fieldnames or ())]
       if missing:
         raise InputError(
-          f'{path}: found the columns {reader.fieldnames or []}, wanted '
-          f'{list(columns)}; fetch the file again from the provider'
+          f'{path}: found the columns {reader.fieldnames or []}, wanted {list(columns)}; fetch the '
+          'file again from the provider'
         )
       for row in reader:
         yield _Line(path, reader.line_num, row)
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     raise InputError(
-      f'{path}: cannot be read ({error}); wanted a CSV file with the '
-      f'columns {", ".join(columns)}; --raw is the folder that holds '
-      f'{FILE_LIST}, {TRACINGS} and {VIDEOS}/'
+      f'{path}: cannot be read ({error}); wanted a CSV file with the columns {", ".join(columns)}; '
+      f'--raw is the folder that holds {FILE_LIST}, {TRACINGS} and {VIDEOS}/'
     ) from error
 
 
@@ -99,8 +86,7 @@ class _Line:
     self.name = clip_name(row['FileName'] or '')
 
   def fault(self, found: str, wanted: str) -> FindingError:
-    where = f'line {self.line}: {found} ({self.name})'
-    return fault('csv-line', self.path, where, wanted)
+    return fault('csv-line', self.path, f'line {self.line}: {found} ({self.name})', wanted)
 
   def number(self, column: str, *, optional: bool = False) -> float:
     text = (self.row[column] or '').strip()
@@ -122,7 +108,7 @@ class _Line:
 
 
 def _file_row(line: _Line) -> FileRow:
-  """One line of FileList.csv; raises `FindingError` where it is wrong."""
+  """Returns one line of FileList.csv; raises `FindingError` where it is wrong."""
   name, extra = line.name, line.row.get(None)
   if not name or '/' in name or '\\' in name:
     raise line.fault(f'FileName is {name!r}', f'the name of a clip in {VIDEOS}/')
@@ -143,26 +129,13 @@ def _file_row(line: _Line) -> FileRow:
 
 
 class Dataset:
-  """The tables of a raw folder, read once.
-
-  A line that cannot be used costs its clip, not the dataset.
-
-  Attributes:
-    raw_dir: root of the raw dataset.
-    files: lines of the file list by clip; the first if there are several.
-    tracings: clip -> frame -> rows float64 [R, 4] (x1, y1, x2, y2).
-    findings: what is wrong with single lines.
-  """
+  """The tables of a raw folder, read once. A line that cannot be used costs its clip only."""
 
   def __init__(self, raw_dir: str | os.PathLike):
-    """Reads both tables.
-
-    Raises:
-      InputError: a table is absent or lacks columns.
-    """
+    """Reads both tables."""
     self.raw_dir = pathlib.Path(raw_dir)
-    self.files: dict[str, FileRow] = {}
-    self.findings: list[Finding] = []
+    self.files: dict[str, FileRow] = {}  # By clip; the first line if there are several.
+    self.findings: list[Finding] = []  # What is wrong with single lines.
     self._split: dict[str, str] = {}
     self._broken: dict[str, Finding] = {}
     for line in _lines(self.raw_dir / FILE_LIST, LIST_COLUMNS):
@@ -177,6 +150,7 @@ class Dataset:
         rows.append([line.number(c) for c in ('X1', 'Y1', 'X2', 'Y2')])
       except FindingError as error:
         self._refuse(line.name, error.finding)
+    # Clip -> frame -> rows float64 [R, 4] (x1, y1, x2, y2).
     self.tracings = {
       name: {frame: np.asarray(rows) for frame, rows in frames.items() if rows}
       for name, frames in found.items()
@@ -217,16 +191,8 @@ class Dataset:
   def read_clip(self, name: str, view: str = VIEW) -> Clip:
     """Reads one whole clip, frames as stored.
 
-    Args:
-      name: as in FileList.csv, without '.avi'.
-      view: '4CH'.
-
-    Returns:
-      The clip: the two traced frames labeled, `ed` the one with the larger
-      area; `ed` may come after `es`.
-
-    Raises:
-      InputError: the clip cannot be used.
+    The two traced frames are labeled, and `ed` is the one with the larger area; it may come after
+    `es`. `name` is that of FileList.csv without '.avi', `view` is '4CH'.
     """
     if name in self._broken:
       raise FindingError(self._broken[name])

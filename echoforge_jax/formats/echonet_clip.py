@@ -22,31 +22,18 @@ _FAR = 1e5  # Pixels.
 
 @dataclasses.dataclass(frozen=True)
 class FileRow:
-  """One line of FileList.csv.
+  """One line of FileList.csv; numbers are NaN if empty."""
 
-  Attributes:
-    name: clip, without '.avi'.
-    ef_percent: ejection fraction in percent; NaN if empty.
-    esv_ml: end-systolic volume in ml.
-    edv_ml: end-diastolic volume in ml.
-    height: rows of a frame.
-    width: columns of a frame.
-    fps: frames per second.
-    num_frames: as listed; the decoded number may differ.
-    split: as written, for example 'TRAIN'.
-    line: line number in the file.
-  """
-
-  name: str
+  name: str  # Without '.avi'.
   ef_percent: float
   esv_ml: float
   edv_ml: float
   height: int
   width: int
   fps: float
-  num_frames: int
-  split: str
-  line: int = 0
+  num_frames: int  # As listed; the decoded number may differ.
+  split: str  # As written, for example 'TRAIN'.
+  line: int  # Of the file.
 
 
 def missing_bytes(path: str | os.PathLike) -> int:
@@ -58,25 +45,14 @@ def missing_bytes(path: str | os.PathLike) -> int:
     head = file.read(8)
   if len(head) < 8 or head[:4] != b'RIFF':
     return 0
-  wanted = 8 + int.from_bytes(head[4:], 'little')
-  return max(0, wanted - os.path.getsize(path))
+  return max(0, 8 + int.from_bytes(head[4:], 'little') - os.path.getsize(path))
 
 
 def tracing_mask(rows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-  """The mask of a tracing, by the provider's own rule.
+  """Returns the mask of a tracing uint8 {0, 1} of `shape` [H, W], by the provider's own rule.
 
-  The polygon runs down the first ends of the chords and up the second ends;
-  the long axis (row 0) is no part of it.
-
-  Args:
-    rows: float64 [R, 4] (x1, y1, x2, y2) in pixels, R >= 3.
-    shape: (H, W).
-
-  Returns:
-    uint8 [H, W], 1 inside.
-
-  Raises:
-    ValueError: with fewer rows.
+  The polygon runs down the first ends of the chords and up the second ends; the long axis (row 0)
+  is no part of it. `rows` is float64 [R, 4] (x1, y1, x2, y2) in pixels, R >= 3.
   """
   from skimage import draw  # A third of a second; needed here only.
 
@@ -94,15 +70,7 @@ def tracing_mask(rows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 class Recording:
-  """One clip, read and checked in one pass, as far as `read` could read it.
-
-  Attributes:
-    row: of the file list.
-    traced: frame -> rows float64 [R, 4] of its tracing.
-    path: of the video.
-    frames: uint8 [T, H, W]; None if no frame can be decoded.
-    masks: uint8 [H, W] {0, 1} of each traced frame that can be used.
-  """
+  """One clip, read and checked in one pass, as far as `read` could read it."""
 
   def __init__(
     self,
@@ -123,8 +91,8 @@ class Recording:
       never_traced: the release is known to lack this clip's tracing.
     """
     self.path, self.row, self.traced = path, row, traced
-    self.frames: np.ndarray | None = None
-    self.masks: dict[int, np.ndarray] = {}
+    self.frames: np.ndarray | None = None  # uint8 [T, H, W]; None if no frame can be decoded.
+    self.masks: dict[int, np.ndarray] = {}  # uint8 [H, W] {0, 1} of usable traced frames.
     self._tables, self._never_traced = tables, never_traced
 
   def read(self) -> Iterator[Finding]:
@@ -155,16 +123,14 @@ class Recording:
       clip, error = video.decode(path, look_for_color=False)
     except InputError as wrong:
       reason = str(wrong).removeprefix(f'{path}: ').split(';')[0]
-      wanted = 'an MJPG AVI file'
-      yield make_finding('video-undecodable', path, reason, wanted)
+      yield make_finding('video-undecodable', path, reason, 'an MJPG AVI file')
       return
     self.frames = clip.frames
     if missing := missing_bytes(path):
       error = error or f'{missing} bytes are missing'
     if error:
       found = f'{len(self.frames)} frames, then {error}'
-      wanted = 'a file that decodes to its end'
-      yield make_finding('video-damaged', path, found, wanted)
+      yield make_finding('video-damaged', path, found, 'a file that decodes to its end')
     height, width = self.frames.shape[1:]
     if (height, width) != (self.row.height, self.row.width):
       wanted = f'{self.row.height} x {self.row.width} as the list says'
@@ -173,8 +139,7 @@ class Recording:
   def _read_tracing(self, frame: int, rows: np.ndarray) -> Iterator[Finding]:
     what = f'frame {frame} of {self.row.name}'
     if len(rows) < MIN_ROWS:
-      found = f'{len(rows)} rows of {what}'
-      yield make_finding('tracing-short', self._tables, found, f'{ROWS}')
+      yield make_finding('tracing-short', self._tables, f'{len(rows)} rows of {what}', ROWS)
       return
     if not 0 <= frame < len(self.frames):
       count = f'a frame below {len(self.frames)}, the frames of the video'
@@ -182,8 +147,7 @@ class Recording:
       return
     self.masks[frame] = tracing_mask(rows, self.frames.shape[1:])
     if not self.masks[frame].any():
-      found = f'an empty polygon, {what}'
-      yield make_finding('lv-empty', self._tables, found, 'a ventricle')
+      yield make_finding('lv-empty', self._tables, f'an empty polygon, {what}', 'a ventricle')
 
   def ends(self) -> tuple[int, int]:
     """Returns (ed, es): the larger of the two traced areas is ED."""

@@ -1,7 +1,7 @@
-"""What is wrong with a file: findings, their codes, a summary, JSON.
+"""Findings: what is wrong with a file, with codes, a summary and JSON.
 
-Readers yield findings as they read. A clip is refused with the first error
-among them; verification lists them all.
+Readers yield findings as they read. A clip is refused with the first error among them; verification
+lists them all.
 """
 
 import collections
@@ -13,24 +13,20 @@ from echoforge_jax.errors import InputError
 ERROR, WARNING = 'error', 'warning'
 _FETCH = 'fetch the file again from the provider'
 _CORRECT = 'correct the line, or fetch the file again'
-_EXCLUDE = (
-  'fetch the files again, or leave the clip out with `prepare --exclude` or `--allow_skips`'
-)
-_NONE = 'none needed: '
-# Code -> (what it means, the remedy). Errors make the reader refuse the clip
-# or the results wrong; the reader copes with warnings.
+_VIEW = 'fetch all files of this view again'
+_EXCLUDE = 'leave the clip out with `prepare --exclude` or `--allow_skips`'
+_REPLACE = f'fetch the files again, or {_EXCLUDE}'
+# Code -> (what it means, the remedy). Errors make the reader refuse the clip or the results wrong;
+# the reader copes with warnings.
 _ERRORS = {
   'missing-file': ('a file of the layout is absent', _FETCH),
   'truncated-file': ('the length contradicts the header', _FETCH),
   'damaged-file': ('checksum or header is broken', _FETCH),
   'volume-shape': ('not frames x rows x columns of gray levels', _FETCH),
-  'shape-mismatch': (
-    'image, mask, ED, ES and sequence differ in size',
-    'fetch all files of this view again',
-  ),
+  'shape-mismatch': ('image, mask, ED, ES and sequence differ in size', _VIEW),
   'frame-order': (
     'the ED or ES file is another frame of the sequence: images, masks or cfg run the other way',
-    'fetch all files of this view again',
+    _VIEW,
   ),
   'voxel-values': ('NaN, fractions or values outside 0..255', 'store uint8 gray levels and labels'),
   'image-blank': ('every pixel of a frame has the same value', _FETCH),
@@ -49,7 +45,7 @@ _ERRORS = {
     'the image would be no 50 to 250 mm deep',
     'check the unit of the spacing',
   ),
-  'spacing-mismatch': ('files of one view differ in spacing', 'fetch all files of this view again'),
+  'spacing-mismatch': ('files of one view differ in spacing', _VIEW),
   'cfg-unreadable': ('no "Key: value" text', _FETCH),
   'cfg-frame': ('ED or ES is no frame number of the sequence', _CORRECT),
   'cfg-count': ('NbFrame is not the number of frames', _CORRECT),
@@ -70,16 +66,13 @@ _ERRORS = {
   'duplicate-images': ('two sequences are identical', 'delete one patient, or fetch both again'),
   'csv-line': ('a line of a table cannot be read', _CORRECT),
   'listed-twice': ('a clip is listed twice', 'delete one of the lines'),
-  'tracing-frames': ('not two traced frames', _EXCLUDE),
-  'tracing-short': ('too few rows to span an area', _EXCLUDE),
-  'tracing-beyond': ('the traced frame does not exist', _EXCLUDE),
-  'split-unknown': (
-    'the split is none of TRAIN, VAL, TEST',
-    'correct the line, or leave the clip out with `prepare --exclude` or `--allow_skips`',
-  ),
-  'video-undecodable': ('no frame can be decoded', _EXCLUDE),
-  'video-damaged': ('the video breaks off', _EXCLUDE),
-  'video-resized': ('frames have another size than is listed: the tracing may not fit', _EXCLUDE),
+  'tracing-frames': ('not two traced frames', _REPLACE),
+  'tracing-short': ('too few rows to span an area', _REPLACE),
+  'tracing-beyond': ('the traced frame does not exist', _REPLACE),
+  'split-unknown': ('the split is none of TRAIN, VAL, TEST', f'correct the line, or {_EXCLUDE}'),
+  'video-undecodable': ('no frame can be decoded', _REPLACE),
+  'video-damaged': ('the video breaks off', _REPLACE),
+  'video-resized': ('frames have another size than is listed: the tracing may not fit', _REPLACE),
 }
 _WARNINGS = {
   'stray-file': ('not part of the layout; nothing reads it', 'move it elsewhere'),
@@ -87,23 +80,9 @@ _WARNINGS = {
     'the ED or ES file is not that frame of the sequence',
     'check ED and ES in the cfg file',
   ),
-  'voxel-dtype': (
-    'whole numbers, but not stored as uint8',
-    _NONE + 'the reader converts without loss',
-  ),
-  'frame-unlabeled': (
-    'masks without a left ventricle between ED and ES',
-    _NONE + 'the reader marks them unlabeled',
-  ),
-  'labels-withheld': ('a test patient without labels', _NONE + 'it cannot be scored'),
   'ed-es-close': (
     'the ventricle at ED is up to 5 % smaller than at ES',
     'look at the masks; such an EF is unreliable',
-  ),
-  'es-before-ed': ('the sequence is stored from ES to ED', _NONE + 'the reader puts ED first'),
-  'atrium-cut': (
-    'the left atrium touches the image border',
-    _NONE + 'its area and length are lower bounds',
   ),
   'quality-unknown': ('image quality is none of Good, Medium, Poor', _CORRECT),
   'fps-range': ('FrameRate is no number in 5..500', _CORRECT),
@@ -111,49 +90,53 @@ _WARNINGS = {
     'both views belong to one patient, but their cfg files differ',
     'check that the folder holds one patient',
   ),
-  'split-unlisted': ('a patient on disk is in no split', _NONE + 'nothing will use it'),
-  'clip-unlisted': ('a video is not listed', _NONE + 'nothing will use it'),
-  'tracing-unlisted': ('a tracing without a listed clip', _NONE + 'nothing will use it'),
+}
+# Warnings that need no remedy; what the reader does instead.
+_HARMLESS = {
+  'voxel-dtype': ('whole numbers, but not stored as uint8', 'the reader converts without loss'),
+  'frame-unlabeled': (
+    'masks without a left ventricle between ED and ES',
+    'the reader marks them unlabeled',
+  ),
+  'labels-withheld': ('a test patient without labels', 'it cannot be scored'),
+  'es-before-ed': ('the sequence is stored from ES to ED', 'the reader puts ED first'),
+  'atrium-cut': (
+    'the left atrium touches the image border',
+    'its area and length are lower bounds',
+  ),
+  'split-unlisted': ('a patient on disk is in no split', 'nothing will use it'),
+  'clip-unlisted': ('a video is not listed', 'nothing will use it'),
+  'tracing-unlisted': ('a tracing without a listed clip', 'nothing will use it'),
   'tracing-known-missing': (
     'the release never traced this clip',
-    _NONE + '`prepare` excludes it by default',
+    '`prepare` excludes it by default',
   ),
-  'tracing-rows': ('a tracing of other than 21 rows', _NONE + 'its polygon is used as it is'),
+  'tracing-rows': ('a tracing of other than 21 rows', 'its polygon is used as it is'),
   'tracing-outside': (
     'traced points lie outside the frame',
-    _NONE + 'the polygon is cut at the border; look at the clip',
+    'the polygon is cut at the border; look at the clip',
   ),
-  'split-case': ('a split in lower case', _NONE + 'the reader ignores case'),
-  'ef-volumes': ('EF and the volumes beside it disagree', _NONE + 'the EF is used as it is'),
-  'frame-count': (
-    'more or fewer frames decode than are listed',
-    _NONE + 'the decoded frames count',
-  ),
-  'video-size': ('frames are not 112 x 112', _NONE + 'frames are squeezed to the grid asked for'),
-  'interval-short': ('fewer than ten frames from ED to ES', _NONE + 'sampling repeats frames'),
+  'split-case': ('a split in lower case', 'the reader ignores case'),
+  'ef-volumes': ('EF and the volumes beside it disagree', 'the EF is used as it is'),
+  'frame-count': ('more or fewer frames decode than are listed', 'the decoded frames count'),
+  'video-size': ('frames are not 112 x 112', 'frames are squeezed to the grid asked for'),
+  'interval-short': ('fewer than ten frames from ED to ES', 'sampling repeats frames'),
 }
 # Code -> (severity, what it means, the remedy).
-CODES = {code: (ERROR, *entry) for code, entry in _ERRORS.items()} | {
-  code: (WARNING, *entry) for code, entry in _WARNINGS.items()
+CODES = {
+  **{code: (ERROR, *entry) for code, entry in _ERRORS.items()},
+  **{code: (WARNING, *entry) for code, entry in _WARNINGS.items()},
+  **{code: (WARNING, what, f'none needed: {does}') for code, (what, does) in _HARMLESS.items()},
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """One fault of one file; all fields are text.
+  """One fault of one file."""
 
-  Attributes:
-    severity: 'error' or 'warning'.
-    code: key of `CODES`.
-    file: path of the file or folder.
-    found: what was found.
-    wanted: what was wanted.
-    remedy: what to do.
-  """
-
-  severity: str
-  code: str
-  file: str
+  severity: str  # 'error' or 'warning'.
+  code: str  # Key of `CODES`.
+  file: str  # Path of the file or folder.
   found: str
   wanted: str
   remedy: str
@@ -188,13 +171,7 @@ def raise_first(findings: Iterable[Finding], also: str = '') -> None:
 
 
 def summary(findings: list[Finding], num_patients: int, examples: int = 3) -> str:
-  """Returns findings by code, errors first, as lines for a terminal.
-
-  Args:
-    findings: of `verify_camus` or `verify_echonet`.
-    num_patients: patients verified.
-    examples: files named for each code.
-  """
+  """Returns findings by code, errors first, `examples` of each, as lines for a terminal."""
   groups = collections.defaultdict(list)
   for finding in findings:
     groups[finding.severity, finding.code].append(finding)
@@ -202,8 +179,7 @@ def summary(findings: list[Finding], num_patients: int, examples: int = 3) -> st
   for (severity, code), group in sorted(groups.items()):
     lines.append(f'{severity} {code} ({len(group)}): {CODES[code][1]}')
     for finding in group[:examples]:
-      lines.append(f'  {finding.file}')
-      lines.append(f'    found {finding.found}; wanted {finding.wanted}')
+      lines += [f'  {finding.file}', f'    found {finding.found}; wanted {finding.wanted}']
     if len(group) > examples:
       lines.append(f'  ... and {len(group) - examples} more')
     lines.append(f'  remedy: {CODES[code][2]}')
@@ -215,17 +191,7 @@ def summary(findings: list[Finding], num_patients: int, examples: int = 3) -> st
 
 
 def as_json(findings: list[Finding], *, dataset: str, raw_dir, num_patients: int) -> dict:
-  """Returns findings and their counts as plain values.
-
-  Args:
-    findings: of `verify_camus` or `verify_echonet`.
-    dataset: 'camus' or 'echonet'.
-    raw_dir: the folder verified.
-    num_patients: patients verified.
-
-  Returns:
-    Keys dataset, raw, num_patients, errors, warnings, findings.
-  """
+  """Returns the findings of one verification and their counts as plain values."""
   errors = sum(finding.severity == ERROR for finding in findings)
   return {
     'dataset': dataset,

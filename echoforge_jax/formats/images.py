@@ -16,10 +16,7 @@ _GRAY = {'1': 'L', 'L': 'L', 'LA': 'L', 'I': 'I', 'I;16': 'I', 'I;16B': 'I'}
 
 
 def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns a folder's images in natural order (frame2 before frame10).
-
-  Hidden files and folders below it are left out.
-  """
+  """Returns a folder's images in natural order (frame2 before frame10), but for hidden ones."""
   found = [
     path
     for path in folder.iterdir()
@@ -31,23 +28,19 @@ def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
 def read_folder(folder: pathlib.Path) -> raw_clip.RawClip:
   """Reads a folder of images, one per frame, in natural order of their names.
 
-  Images carry neither spacing nor frame rate. Other files are left out, with a
-  note.
-
-  Raises:
-    InputError: no image, two kinds, two sizes, or a damaged image.
+  Images carry neither spacing nor frame rate. Other files are left out, with a note.
   """
   paths = image_files(folder)
   if not paths:
     raise InputError(
-      f'{folder}: found a folder without images; wanted one of PNG frames, '
-      'or with --recursive one of clips'
+      f'{folder}: found a folder without images; wanted one of PNG frames, or with --recursive one '
+      'of clips'
     )
   kinds = sorted({path.suffix.lower().replace('jpeg', 'jpg') for path in paths})
   if len(kinds) > 1:
     raise InputError(
-      f'{folder}: found images of several kinds ({", ".join(kinds)}); '
-      'wanted the frames of one clip: keep one kind'
+      f'{folder}: found images of several kinds ({", ".join(kinds)}); wanted the frames of one '
+      'clip: keep one kind'
     )
   frames, color = None, None
   for index, path in enumerate(paths):
@@ -57,28 +50,21 @@ def read_folder(folder: pathlib.Path) -> raw_clip.RawClip:
       frames = np.empty((len(paths), *frame.shape[:2]), np.uint8)
     if frame.shape[:2] != frames.shape[1:]:
       raise InputError(
-        f'{path}: found {frame.shape[0]}x{frame.shape[1]} pixels; wanted '
-        f'{frames.shape[1]}x{frames.shape[2]} as {paths[0].name} before it: '
-        'keep the frames of one clip in a folder'
+        f'{path}: found {frame.shape[0]}x{frame.shape[1]} pixels; wanted {frames.shape[1]}x'
+        f'{frames.shape[2]} as {paths[0].name} before it: keep the frames of one clip in a folder'
       )
     frames[index], color = _gray(path, frame, index, color)
   others = sorted(
     path.name for path in folder.iterdir() if path not in paths and not path.name.startswith('.')
   )
-  notes = (
-    (f'{len(others)} other entries in the folder were left out (the first is {others[0]})',)
-    if others
-    else ()
-  )
+  notes = ()
+  if others:
+    notes = (f'{len(others)} other entries in the folder were left out (the first is {others[0]})',)
   return raw_clip.RawClip(frames, notes=notes, color=color)
 
 
 def read_image(path: pathlib.Path) -> raw_clip.RawClip:
-  """Reads one PNG, JPEG or BMP image as a clip of one frame.
-
-  Raises:
-    InputError: damaged, or no gray or color image of a usual size.
-  """
+  """Reads one PNG, JPEG or BMP image as a clip of one frame."""
   frame = _read(path)
   raw_clip.checked_size(path, 1, *frame.shape[:2])
   gray, color = _gray(path, frame, 0, None)
@@ -86,7 +72,7 @@ def read_image(path: pathlib.Path) -> raw_clip.RawClip:
 
 
 def _read(path: pathlib.Path) -> np.ndarray:
-  """[H, W] gray in the file's own type, or uint8 [H, W, 3] color."""
+  """Returns [H, W] gray in the file's own type, or uint8 [H, W, 3] color."""
   try:
     with Image.open(path) as image:
       raw_clip.checked_size(path, 1, image.height, image.width)
@@ -95,14 +81,13 @@ def _read(path: pathlib.Path) -> np.ndarray:
     raise
   except Exception as error:  # Codecs raise a dozen kinds.
     raise InputError(
-      f'{path}: cannot be read as an image: empty, damaged, of another '
-      f'kind or not to be opened ({error.__class__.__name__}); export it '
-      'again'
+      f'{path}: cannot be read as an image: empty, damaged, of another kind or not to be opened '
+      f'({error.__class__.__name__}); export it again'
     ) from error
 
 
 def _gray(path, frame, index, color):
-  """(uint8 [H, W], color seen) of one frame."""
+  """Returns (uint8 [H, W], color seen) of one frame."""
   if frame.ndim == 2:
     return raw_clip.to_gray(path, frame)[0][0], color
   color = color or ColorSeen(frame.shape[:2])

@@ -13,77 +13,55 @@ from echoforge_jax.formats.color import ColorSeen
 MAX_BYTES = 4 * 2**30
 MIN_SIDE, MAX_SIDE = 16, 4096
 UNKNOWN_SPACING = (math.nan, math.nan)
-# An ultrasound pixel is 0.1 to 0.8 mm, and a heart clip 20 to 150 frames a
-# second: what lies far outside is a wrong unit, not a measurement.
+# An ultrasound pixel is 0.1 to 0.8 mm, and a heart clip 20 to 150 frames per second: what lies far
+# outside is a wrong unit, not a measurement.
 SPACING_RANGE, FPS_RANGE = (0.01, 5.0), (1.0, 1000.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class RawClip:
-  """A clip as it lies in its file, before anything is cropped or scaled.
+  """A clip as it lies in its file, before anything is cropped or scaled."""
 
-  Attributes:
-    frames: uint8 [T, H, W] gray levels, native size; T is 1 for a still.
-    spacing_mm: mm per pixel (row, column); NaN where unknown.
-    fps: frames per second; NaN where unknown.
-    region: (top, left, bottom, right) pixel bounds (half open) of the image
-      area named by the file, or None where the file names none.
-    notes: what the reader found or decided, one sentence each.
-    flags: codes of what a user should know (see `measurement.FLAGS`).
-    color: where the frames have color; None where the file cannot hold any.
-  """
-
-  frames: np.ndarray
-  spacing_mm: tuple[float, float] = UNKNOWN_SPACING
+  frames: np.ndarray  # uint8 [T, H, W] gray levels, native size; T is 1 for a still.
+  spacing_mm: tuple[float, float] = UNKNOWN_SPACING  # Per pixel (row, column); NaN where unknown.
   fps: float = math.nan
+  # (top, left, bottom, right), half open, of the image area, if the file names one.
   region: tuple[int, int, int, int] | None = None
-  notes: tuple[str, ...] = ()
-  flags: tuple[str, ...] = ()
-  color: ColorSeen | None = None
+  notes: tuple[str, ...] = ()  # What the reader found or decided, one sentence each.
+  flags: tuple[str, ...] = ()  # What a user should know (see `measurement.FLAGS`).
+  color: ColorSeen | None = None  # None where the file cannot hold any.
 
 
 def checked_size(path: pathlib.Path, frames: int, height: int, width: int) -> None:
   """Refuses what is no clip by its size, before its pixels are read.
 
-  Args:
-    path: names the file in the message.
-    frames: number of frames, or of frames decoded so far.
-    height: rows.
-    width: columns.
-
-  Raises:
-    InputError: no frame, a side outside 16..4096 pixels, or more than
-      `MAX_BYTES` of gray levels.
+  `frames` may count what has been decoded so far.
   """
   if frames < 1:
     raise InputError(f'{path}: found no frame; wanted a clip: export it again')
   if not (MIN_SIDE <= min(height, width) and max(height, width) <= MAX_SIDE):
     raise InputError(
-      f'{path}: found frames of {height}x{width}; wanted sides of '
-      f'{MIN_SIDE} to {MAX_SIDE} pixels: export the clip at its own size'
+      f'{path}: found frames of {height}x{width}; wanted sides of {MIN_SIDE} to {MAX_SIDE} pixels: '
+      'export the clip at its own size'
     )
   size = frames * height * width
   if size > MAX_BYTES:
     raise InputError(
-      f'{path}: found {frames} frames of {height}x{width}, '
-      f'{size / 2**30:.1f} GiB of gray levels; wanted at most '
-      f'{MAX_BYTES / 2**30:.0f} GiB: cut the clip into shorter ones'
+      f'{path}: found {frames} frames of {height}x{width}, {size / 2**30:.1f} GiB of gray levels; '
+      f'wanted at most {MAX_BYTES / 2**30:.0f} GiB: cut the clip into shorter ones'
     )
 
 
 def to_gray(path: pathlib.Path, array: np.ndarray) -> tuple[np.ndarray, ColorSeen | None]:
-  """Converts an array of a known or safely guessed range to gray levels.
+  """Converts an array of a known or safely guessed range to gray levels uint8 [T, H, W].
 
   Args:
     path: names the file in the message.
-    array: [T, H, W], [T, H, W, 1], [T, H, W, 3 or 4] or one frame [H, W] or
-      [H, W, 3 or 4]: bool, integers in 0..255, or floats in [0, 1] or [0, 255].
+    array: [T, H, W], [T, H, W, 1], [T, H, W, 3 or 4] or one frame [H, W] or [H, W, 3 or 4]: bool,
+      integers in 0..255, or floats in [0, 1] or [0, 255].
 
   Returns:
-    uint8 [T, H, W], and the color seen (None if the array is gray).
-
-  Raises:
-    InputError: other shapes, not-a-number values or other ranges.
+    The frames, and the color seen (None if the array is gray).
   """
   found = list(array.shape)
   if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4)):
@@ -92,8 +70,8 @@ def to_gray(path: pathlib.Path, array: np.ndarray) -> tuple[np.ndarray, ColorSee
     array = array[..., None]
   if array.ndim != 4 or array.shape[-1] not in (1, 3, 4):
     raise InputError(
-      f'{path}: found an array of shape {found}; wanted [T, H, W] gray or '
-      '[T, H, W, 3] color frames: save it in that order'
+      f'{path}: found an array of shape {found}; wanted [T, H, W] gray or [T, H, W, 3] color '
+      'frames: save it in that order'
     )
   checked_size(path, *array.shape[:3])
   scale = _scale(path, array)
@@ -125,14 +103,14 @@ def _scale(path: pathlib.Path, array: np.ndarray) -> float:
     wrong = sum(int((~np.isfinite(frame)).sum()) for frame in array)
     if wrong:
       raise InputError(
-        f'{path}: found {wrong} values that are not finite numbers; wanted '
-        'gray levels 0..255: save them as uint8'
+        f'{path}: found {wrong} values that are not finite numbers; wanted gray levels 0..255: '
+        'save them as uint8'
       )
   low, high = float(array.min()), float(array.max())
   if low < 0 or high > 255:
     raise InputError(
-      f'{path}: found values from {low:g} to {high:g}; wanted gray levels '
-      '0..255 (or floats in [0, 1]): rescale the clip first'
+      f'{path}: found values from {low:g} to {high:g}; wanted gray levels 0..255 (or floats in '
+      '[0, 1]): rescale the clip first'
     )
   return 255.0 if kind in 'bf' and high <= 1 else 1.0
 
@@ -143,14 +121,13 @@ def luma(color: np.ndarray) -> np.ndarray:
   return np.rint(color[..., :3].astype(np.float32) @ weights).astype(np.uint8)
 
 
-def known(value, limits: tuple[float, float] = (0, math.inf)) -> float:
-  """Returns a positive finite number within limits; NaN for all else."""
+def known(value) -> float:
+  """Returns a positive finite number; NaN for all else."""
   try:
     number = float(value)
   except (TypeError, ValueError):
     return math.nan
-  believed = limits[0] <= number <= limits[1]
-  return number if math.isfinite(number) and number > 0 and believed else (math.nan)
+  return number if 0 < number < math.inf else math.nan
 
 
 def plausible(clip: RawClip) -> RawClip:
@@ -159,18 +136,16 @@ def plausible(clip: RawClip) -> RawClip:
   if any(not low_high(s, SPACING_RANGE) for s in clip.spacing_mm):
     changes['spacing_mm'] = UNKNOWN_SPACING
     flags.append('spacing_implausible')
-    notes.append(
-      'the file states {:g} x {:g} mm a pixel: taken as unknown'.format(*clip.spacing_mm)
-    )
+    row, column = clip.spacing_mm
+    notes.append(f'the file states {row:g} x {column:g} mm a pixel: taken as unknown')
   if not low_high(clip.fps, FPS_RANGE):
     changes['fps'] = math.nan
     flags.append('fps_implausible')
     notes.append(f'the file states {clip.fps:g} frames a second: taken as unknown')
   if math.isnan(sum(changes.get('spacing_mm', clip.spacing_mm))):
     changes['spacing_mm'] = UNKNOWN_SPACING  # One of two is of no use.
-  return dataclasses.replace(
-    clip, **changes, notes=(*clip.notes, *notes), flags=(*clip.flags, *flags)
-  )
+  notes, flags = (*clip.notes, *notes), (*clip.flags, *flags)
+  return dataclasses.replace(clip, **changes, notes=notes, flags=flags)
 
 
 def low_high(value: float, limits: tuple[float, float]) -> bool:

@@ -1,8 +1,7 @@
 """Any clip -> `RawClip`: gray frames, mm per pixel, frame rate, region.
 
-One function a family of formats, in `dicom.py`, `video.py`, `arrays.py` and
-`images.py`; this file chooses by content first (DICOM has a magic number and
-often no extension) and by extension second.
+One function per family of formats, in other files; this one chooses by content first (DICOM has a
+magic number and often no extension) and by extension second.
 """
 
 import dataclasses
@@ -26,42 +25,32 @@ _FEW_FRAMES = 10
 
 
 def read_any(path) -> RawClip:
-  """Reads one ultrasound clip of any supported format.
+  """Reads all frames of one ultrasound clip, at native size.
 
-  Args:
-    path: a DICOM file (with or without extension), a video (AVI, MP4, MOV, MKV,
-      WEBM, WMV, GIF), NIfTI, MetaImage, NRRD, NPY or NPZ, an image, or a folder
-      of images, one per frame.
-
-  Returns:
-    The clip with all its frames at native size.
-
-  Raises:
-    InputError: missing, empty, truncated, of another kind, too large, or with
-      values that are not gray levels.
+  `path` is a DICOM file (with or without extension), a video (AVI, MP4, MOV, MKV, WEBM, WMV, GIF),
+  NIfTI, MetaImage, NRRD, NPY or NPZ, an image, or a folder of images, one per frame.
   """
   path = pathlib.Path(path)
-  check_exists(path)
+  _check_exists(path)
   try:
     if not path.is_dir() and path.stat().st_size == 0:
       raise InputError(f'{path}: found an empty file (0 bytes); wanted a clip: fetch it again')
     clip = _reader_of(path)(path)
   except OSError as error:
     raise InputError(
-      f'{path}: cannot be opened ({error.strerror or error}); wanted a file '
-      'you may read: check its permissions'
+      f'{path}: cannot be opened ({error.strerror or error}); wanted a file you may read: check '
+      'its permissions'
     ) from error
   return _described(raw_clip.plausible(clip))
 
 
-def check_exists(path: pathlib.Path) -> None:
-  """Raises `InputError` for what is neither a file nor a folder."""
+def _check_exists(path: pathlib.Path) -> None:
   if path.is_file() or path.is_dir():
     return
   if path.is_symlink():
     raise InputError(
-      f'{path}: found a link that leads nowhere (to {os.readlink(path)}); '
-      'wanted a clip: name the file itself'
+      f'{path}: found a link that leads nowhere (to {os.readlink(path)}); wanted a clip: name the '
+      'file itself'
     )
   if os.path.lexists(path):
     raise InputError(
@@ -73,13 +62,11 @@ def check_exists(path: pathlib.Path) -> None:
 def is_clip_name(path: pathlib.Path) -> bool:
   """Returns True for a file that `read_any` would read as a clip of its own.
 
-  The extension decides, or the magic number of DICOM. Single images are no
-  clips: in a folder they are the frames of one.
+  The extension decides, or the magic number of DICOM. Single images are no clips: in a folder they
+  are the frames of one.
   """
   name = path.name.lower()
-  if name == 'dicomdir' or name.startswith('.'):
-    return False
-  if name.endswith(images.SUFFIXES):
+  if name == 'dicomdir' or name.startswith('.') or name.endswith(images.SUFFIXES):
     return False
   try:
     return name.endswith(SUFFIXES) or dicom.is_dicom(path)

@@ -18,8 +18,8 @@ def _resize(image: np.ndarray, size: int) -> np.ndarray:
 def squeeze_frames(frames: np.ndarray, size: int) -> np.ndarray:
   """Squeezes frames uint8 [T, H, W] to [T, S, S], ignoring the aspect ratio.
 
-  Each axis that shrinks is averaged over the area of the new pixel (no aliasing
-  of speckle); each axis that grows is interpolated linearly.
+  Each axis that shrinks is averaged over the area of the new pixel (no aliasing of speckle); each
+  axis that grows is interpolated linearly.
   """
   if frames.shape[1:] == (size, size):
     return frames.copy()
@@ -29,15 +29,14 @@ def squeeze_frames(frames: np.ndarray, size: int) -> np.ndarray:
 def squeeze_masks(masks: np.ndarray, size: int) -> np.ndarray:
   """Squeezes labels uint8 [T, H, W] to [T, S, S]: the most covering label wins.
 
-  Nearest-neighbor sampling looks at one native pixel only; the majority of the
-  covered area keeps the area of every label unbiased (ours).
+  Nearest-neighbor sampling looks at one native pixel only; the majority of the covered area keeps
+  the area of every label unbiased (ours).
   """
   if masks.shape[1:] == (size, size):
     return masks.copy()
   squeezed = np.zeros((len(masks), size, size), np.uint8)
   for mask, out in zip(masks, squeezed):
-    # Sorted labels, without the sort of np.unique.
-    labels = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    labels = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))  # Faster than np.unique.
     best = np.zeros((size, size), np.uint8)
     for label in labels:
       cover = _resize(np.where(mask == label, np.uint8(255), np.uint8(0)), size)
@@ -50,8 +49,8 @@ def squeeze_masks(masks: np.ndarray, size: int) -> np.ndarray:
 def squeezed_spacing(spacing_mm: np.ndarray, native_size: tuple[int, int], size: int) -> np.ndarray:
   """Returns the pixel spacing after squeezing (H, W) to a square of side S.
 
-  The field of view keeps its millimeters: float32 [2] (row * H / S, column * W
-  / S); NaN stays NaN.
+  The field of view keeps its millimeters: float32 [2] (row * H / S, column * W / S); NaN stays NaN.
+
   """
   scale = np.asarray(native_size, np.float64) / size
   return (np.asarray(spacing_mm, np.float64) * scale).astype(np.float32)

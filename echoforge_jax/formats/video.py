@@ -17,11 +17,7 @@ _FINEST = 2
 
 
 def read_video(path: pathlib.Path, stream: io.BytesIO | None = None) -> raw_clip.RawClip:
-  """Reads a video to its end, as `decode` does.
-
-  Raises:
-    InputError: not a video, damaged midway, without frames, or too large.
-  """
+  """Reads a video to its end, as `decode` does; refuses one that is damaged midway."""
   clip, error = decode(path, stream)
   if error:
     raise _damaged(path, len(clip.frames), error) from error
@@ -33,8 +29,7 @@ def decode(
 ) -> tuple[raw_clip.RawClip, Exception | None]:
   """Decodes a video's first video stream to gray frames as far as it goes.
 
-  The number of frames is what decodes, never what the header claims. A video
-  carries no calibration, so the spacing is unknown.
+  The number of frames is what decodes, never what the header claims. A video carries no spacing.
 
   Args:
     path: the video file.
@@ -43,10 +38,6 @@ def decode(
 
   Returns:
     The clip, and the error that ended it before its end, if any.
-
-  Raises:
-    InputError: no frame can be decoded, or frames are too large or differ in
-      size.
   """
   pixels, shape, count, ended = bytearray(), None, 0, None
   color, announced, rate = None, 0, None
@@ -55,8 +46,8 @@ def decode(
       if not container.streams.video:
         kinds = sorted({found.type for found in container.streams})
         raise InputError(
-          f'{path}: found {" and ".join(kinds) or "no"} streams only; '
-          'wanted a video stream: export the clip as video'
+          f'{path}: found {" and ".join(kinds) or "no"} streams only; wanted a video stream: '
+          'export the clip as video'
         )
       video = container.streams.video[0]
       rate = video.average_rate or video.guessed_rate
@@ -66,8 +57,8 @@ def decode(
         shape = shape or image.shape
         if image.shape != shape:
           raise InputError(
-            f'{path}: the frame size changes within the video, at frame '
-            f'{count}; wanted one size: export the clip again'
+            f'{path}: the frame size changes within the video, at frame {count}; wanted one size: '
+            'export the clip again'
           )
         raw_clip.checked_size(path, count + 1, *shape)
         is_color = look_for_color and frame.format.name not in _GRAY_FORMATS
@@ -96,13 +87,13 @@ def decode(
 def _damaged(path, count: int, error: Exception) -> InputError:
   where = f' after {count} frames' if count else ''
   return InputError(
-    f'{path}: cannot be decoded as a video{where}: damaged, truncated or '
-    f'of another kind ({type(error).__name__}); export it again'
+    f'{path}: cannot be decoded as a video{where}: damaged, truncated or of another kind '
+    f'({type(error).__name__}); export it again'
   )
 
 
 def _upright(frame: av.VideoFrame, kind: str) -> np.ndarray:
-  """A frame as an array, turned as its container says (phones do)."""
+  """Returns a frame as an array, turned as its container says (phones do)."""
   image = frame.to_ndarray(format=kind)
   turns = round(frame.rotation / 90) % 4
   return np.ascontiguousarray(np.rot90(image, turns)) if turns else image

@@ -1,17 +1,15 @@
 """NIfTI and MetaImage volumes, read only when every byte is there.
 
-SimpleITK decodes a truncated `.nii.gz` without a word and leaves the missing
-voxels undefined, turns NaN into zero, and ignores surplus bytes of a `.raw`.
-So each file's checksum and length are compared with its own header, and its
-floating-point voxels are looked at, before it is decoded.
+SimpleITK decodes a truncated `.nii.gz` without a word and leaves the missing voxels undefined,
+turns NaN into zero, and ignores surplus bytes of a `.raw`. So each file's checksum and length are
+compared with its own header, and its floating-point voxels are looked at, before it is decoded.
 """
 
-import dataclasses
 import gzip
 import math
 from pathlib import Path
 import struct
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 import zlib
 
 import numpy as np
@@ -21,16 +19,8 @@ from echoforge_jax.formats import raw_clip
 from echoforge_jax.formats.findings import fault
 
 # Bytes per voxel of MetaImage element types.
-_META_BYTES = dict(
-  MET_UCHAR=1,
-  MET_CHAR=1,
-  MET_USHORT=2,
-  MET_SHORT=2,
-  MET_UINT=4,
-  MET_INT=4,
-  MET_FLOAT=4,
-  MET_DOUBLE=8,
-)
+_META_BYTES = {'MET_UCHAR': 1, 'MET_CHAR': 1, 'MET_USHORT': 2, 'MET_SHORT': 2, 'MET_UINT': 4}
+_META_BYTES |= {'MET_INT': 4, 'MET_FLOAT': 4, 'MET_DOUBLE': 8}
 # NIfTI codes of floating-point voxels.
 _NIFTI_FLOATS = {16: 'f4', 64: 'f8'}
 _LEVELS = 'whole numbers in 0..255'
@@ -40,31 +30,20 @@ _MAX_SURPLUS = 2**20
 _MAX_HEADER_LINES, _MAX_LINE = 500, 2**16
 
 
-@dataclasses.dataclass(frozen=True)
-class Volume:
-  """Voxels and in-plane spacing of one file.
+class Volume(NamedTuple):
+  """Voxels and in-plane spacing of one file."""
 
-  Attributes:
-    array: [T, H, W] in the file's own dtype, or [T, H, W, C] color; T is 1 for
-      a single frame. Other shapes stay as they are.
-    spacing_mm: float32 [2] mm per pixel (row, column); NaN where the header
-      gives none.
-  """
+  # [T, H, W] in the file's own dtype, or [T, H, W, C] color; T is 1 for a single frame. Other
+  # shapes stay as they are.
 
   array: np.ndarray
-  spacing_mm: np.ndarray
+  spacing_mm: np.ndarray  # float32 [2] per pixel (row, column); NaN where the header gives none.
 
 
 def read_volume(path) -> Volume:
   """Reads a NIfTI, MetaImage or NRRD file after checking that it is whole.
 
-  Args:
-    path: the file; for `.mhd` the header, its `.raw` lies beside it. The length
-      of `.nrrd` is not checked.
-
-  Raises:
-    InputError: the file is absent, of the wrong length, otherwise damaged,
-      holds NaN, or has too many or too large frames.
+  The header of an `.mhd` names its `.raw` beside it. The length of `.nrrd` is not checked.
   """
   path = Path(path)
   checked = not path.name.lower().endswith('.nrrd')
@@ -78,12 +57,9 @@ def read_volume(path) -> Volume:
     image = reader.Execute()
   except RuntimeError as error:
     reason = str(error).strip().splitlines()[-1].strip()
-    raise fault(
-      'damaged-file',
-      path,
-      f'a file that cannot be read as a medical image ({reason[:160]})',
-      'a whole NIfTI, MetaImage or NRRD file',
-    ) from error
+    found = f'a file that cannot be read as a medical image ({reason[:160]})'
+    wanted = 'a whole NIfTI, MetaImage or NRRD file'
+    raise fault('damaged-file', path, found, wanted) from error
   array = sitk.GetArrayFromImage(image)
   dimensions = image.GetDimension()
   if dimensions == 4 and 1 in array.shape[:2]:  # [T, 1, H, W] or [1, T, H, W].
@@ -96,17 +72,7 @@ def read_volume(path) -> Volume:
 
 
 def check_file(path: Path) -> np.ndarray:
-  """Compares a `.nii`, `.nii.gz`, `.mhd` or `.mha` file with its own header.
-
-  No voxel is decoded.
-
-  Returns:
-    float32 [2] spacing (row, column), NaN where the header has none.
-
-  Raises:
-    FindingError: the file is absent, of the wrong length, otherwise damaged or
-      holds NaN.
-  """
+  """Returns the spacing of a NIfTI or MetaImage file, after comparing it with its own header."""
   if not path.is_file():
     raise fault('missing-file', path, 'nothing', 'a NIfTI or MetaImage volume')
   if path.name.lower().endswith(('.mhd', '.mha')):
@@ -117,12 +83,7 @@ def check_file(path: Path) -> np.ndarray:
 def as_uint8(array: np.ndarray, path: Path) -> np.ndarray:
   """Casts whole numbers in 0..255 to uint8.
 
-  Args:
-    array: any shape and dtype; returned itself if it is uint8.
-    path: the file the values came from, for the message.
-
-  Raises:
-    FindingError: a value is NaN, infinite, fractional or outside 0..255.
+  An array that is uint8 is returned itself; `path` names the file in messages.
   """
   if array.dtype == np.uint8:
     return array
@@ -161,28 +122,15 @@ def _check_nifti_stream(path: Path, file: BinaryIO) -> np.ndarray:
   offset = struct.unpack(order + 'f', header[108:112])[0]
   sizes = dims[1 : 1 + dims[0]] if 1 <= dims[0] <= 7 else ()
   floats = _NIFTI_FLOATS.get(datatype)
-  if (
-    not sizes
-    or min(sizes) < 1
-    or bits < 8
-    or not 348 <= offset < 1e9
-    or floats
-    and bits != 8 * np.dtype(floats).itemsize
-  ):
-    raise fault(
-      'damaged-file',
-      path,
-      f'a senseless header (dim {dims}, bitpix {bits}, offset {offset:g})',
-      'sizes of a NIfTI-1 volume',
-    )
+  wrong_bits = floats and bits != 8 * np.dtype(floats).itemsize
+  if not sizes or min(sizes) < 1 or bits < 8 or not 348 <= offset < 1e9 or wrong_bits:
+    found = f'a senseless header (dim {dims}, bitpix {bits}, offset {offset:g})'
+    raise fault('damaged-file', path, found, 'sizes of a NIfTI-1 volume')
   voxels = math.prod(sizes) * bits // 8
   if voxels > MAX_VOXEL_BYTES:
-    raise fault(
-      'damaged-file',
-      path,
-      f'a header that announces {voxels / 2**30:.1f} GiB (size {sizes})',
-      f'at most {MAX_VOXEL_BYTES / 2**30:.0f} GiB: a shorter clip, as uint8',
-    )
+    found = f'a header that announces {voxels / 2**30:.1f} GiB (size {sizes})'
+    wanted = f'at most {MAX_VOXEL_BYTES / 2**30:.0f} GiB: a shorter clip, as uint8'
+    raise fault('damaged-file', path, found, wanted)
   payload = header[int(offset) :]
   file.read(max(int(offset) - len(header), 0))
   payload += file.read(voxels - len(payload))
@@ -218,12 +166,8 @@ def _check_metaimage(path: Path) -> np.ndarray:
     ]
     channels = int(header.get('ElementNumberOfChannels', '1'))
   except (KeyError, ValueError) as error:
-    raise fault(
-      'damaged-file',
-      path,
-      f'no MetaImage header ({error!r})',
-      'DimSize, ElementType and ElementDataFile',
-    ) from error
+    wanted = 'DimSize, ElementType and ElementDataFile'
+    raise fault('damaged-file', path, f'no MetaImage header ({error!r})', wanted) from error
   if data_name == 'LOCAL':
     data_file, found = path, path.stat().st_size - start
   else:
@@ -235,19 +179,16 @@ def _check_metaimage(path: Path) -> np.ndarray:
   if not packed and element in _META_BYTES:
     wanted = math.prod(sizes) * channels * _META_BYTES[element]
     if found != wanted:
-      raise fault(
-        'truncated-file',
-        data_file,
-        f'{found} bytes of voxels',
-        f'{wanted} for the size {tuple(sizes)} in {path.name}',
-      )
+      wanted = f'{wanted} for the size {tuple(sizes)} in {path.name}'
+      raise fault('truncated-file', data_file, f'{found} bytes of voxels', wanted)
   if len(steps) < 2:
     return np.full(2, np.nan, np.float32)
   return _spacing(steps[1], steps[0])
 
 
 def _spacing(row: float, column: float) -> np.ndarray:
-  """Spacing float32 [2] (row, column); NaN where not a positive number."""
+  """Returns the spacing float32 [2] (row, column); NaN where not a positive number."""
+
   spacing = np.array([row, column], np.float32)
   spacing[~(np.isfinite(spacing) & (spacing > 0))] = np.nan
   return spacing
