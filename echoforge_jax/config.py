@@ -23,9 +23,8 @@ def config_folder() -> Path:
 def base_config(model: str = 'echoforge', *, lite: bool = False) -> ConfigDict:
   """Returns the config of `configs/base.py`, unlocked, for a config to change.
 
-  Args:
-    model: 'echoforge', or 'sscf', whose model and objective have other fields.
-    lite: a small model and short clips, for minutes on two CPU cores.
+  `model` may be 'sscf', whose model and objective have other fields. `lite` asks for a small model
+  and short clips, for minutes on two CPU cores.
   """
   base = runpy.run_path(str(config_folder() / 'base.py'))
   return base['get_config'](model, lite).unlock()
@@ -55,16 +54,12 @@ def parse_config(argv: list[str]) -> ConfigDict:
       f'no such field in the config: {error.args[0]}; configs/base.py lists every field'
     ) from error
   except (flags.Error, TypeError, ValueError) as error:
-    raise InputError(_last_line(error)) from error
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # The flag's parser quotes the name of an exception raised by `get_config`.
+    raise InputError(lines[-1].rpartition('InputError: ')[-1].strip()) from error
   if rest:
     raise InputError(f'unexpected argument {rest[0]!r}; write flags as --name=value')
   return values['config'].value
-
-
-def _last_line(error: Exception) -> str:
-  lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-  # The flag's parser quotes the name of an exception raised by `get_config`.
-  return lines[-1].rpartition('InputError: ')[-1].strip()
 
 
 def _find_config_file(argv: list[str]) -> tuple[Path, list[str]]:
@@ -75,7 +70,11 @@ def _find_config_file(argv: list[str]) -> tuple[Path, list[str]]:
       end = index + 1 if equals else index + 2
       value = value if equals else ''.join(argv[index + 1 : end])
       wanted, colon, argument = value.partition(':')
-      path = _resolve(Path(wanted))
+      path = Path(wanted)
+      # The project's own file answers to NAME and configs/NAME.py elsewhere.
+      if not path.is_file() and str(path.parent) in ('.', 'configs'):
+        own = config_folder() / path.with_suffix('.py').name
+        path = own if own.is_file() else path
       if not path.is_file():
         shipped = ', '.join(sorted(p.stem for p in config_folder().glob('[a-z]*.py')))
         raise InputError(
@@ -92,28 +91,12 @@ def _find_config_file(argv: list[str]) -> tuple[Path, list[str]]:
   raise InputError('--config=FILE is missing, such as --config=configs/phantom_lite.py')
 
 
-def _resolve(path: Path) -> Path:
-  """Returns the project's own file for NAME or configs/NAME.py elsewhere."""
-  if path.is_file() or str(path.parent) not in ('.', 'configs'):
-    return path
-  shipped = config_folder() / path.with_suffix('.py').name
-  return shipped if shipped.is_file() else path
-
-
 # Fields that do not change what is learned; they may differ on resume. Of a run, num_steps is the
 # length, whether it was given or follows from num_epochs.
 RUNTIME_FIELDS = (
-  'num_epochs',
-  'log_every',
-  'checkpoint_every',
-  'keep_checkpoints',
-  'compilation_cache',
-  'cpu_devices',
-  'eval',
-  'num_devices',
-  'fsdp',
-  'data.cache_mb',
-)
+  'num_epochs log_every checkpoint_every keep_checkpoints compilation_cache cpu_devices eval '
+  'num_devices fsdp data.cache_mb'
+).split()
 
 
 def config_to_json(config: ConfigDict) -> str:

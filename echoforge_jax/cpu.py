@@ -45,8 +45,8 @@ def jit(function: Callable, **options: Any) -> Any:
   """Jits a function that applies a model and takes no gradient.
 
   Call it late: it asks JAX for its devices. On a CPU the result may not be called inside of another
-  jitted function or a gradient, since JAX takes compile options only outermost. `options` are those
-  of `jax.jit`, but for `compiler_options`.
+  jitted function or a gradient, since JAX takes compile options only outermost.
+
   """
   compiler_options = known_options(INFERENCE, jax.default_backend())
   return jax.jit(function, compiler_options=compiler_options, **options)

@@ -61,18 +61,13 @@ def run_demo(
     say: gets every line of the report.
     num_workers: processes that make phantoms beside this one; they import the calling script, which
       needs its `if __name__ == '__main__'`.
-    progress: shows bars.
   """
+
   from echoforge_jax.phantom import camus_writer
 
   out_dir = pathlib.Path(out_dir)
-  settings = {
-    'num_patients': num_patients,
-    'seed': seed,
-    'num_steps': num_steps,
-    'image_size': image_size,
-    'config': pathlib.Path(config_path).name,
-  }
+  settings = {'num_patients': num_patients, 'seed': seed, 'num_steps': num_steps}
+  settings |= {'image_size': image_size, 'config': pathlib.Path(config_path).name}
   if num_patients < 3:
     raise InputError(
       f'--patients={num_patients}: wanted at least 3, one for each of training, validation and test'
@@ -110,10 +105,8 @@ def _prepare(clock, raw_dir, data_dir, image_size, progress) -> None:
     findings = verify.verify_camus(raw_dir, progress=progress)
     errors = [finding for finding in findings if finding.severity == 'error']
     codes = collections.Counter(finding.code for finding in findings)
-    clock.say(
-      f'{len(errors)} errors, {len(findings) - len(errors)} warnings'
-      + ''.join(f'; {count} {code}' for code, count in codes.items())
-    )
+    counts = ''.join(f'; {count} {code}' for code, count in codes.items())
+    clock.say(f'{len(errors)} errors, {len(findings) - len(errors)} warnings{counts}')
     if errors:
       first = errors[0]
       raise InputError(
@@ -131,21 +124,13 @@ def _train(config_path, data_dir, run_dir, seed, num_steps, image_size):
   from echoforge_jax import config
   from echoforge_jax.training import loop
 
-  flags = [
-    f'--config={config_path}',
-    f'--config.data.data_dir={data_dir}',
-    f'--config.data.image_size={image_size}',
-    f'--config.seed={seed}',
-  ]
+  fields = {'data.data_dir': data_dir, 'data.image_size': image_size, 'seed': seed}
   if num_steps is not None:
     every = max(1, min(200, num_steps // 2))
-    flags += [
-      f'--config.num_steps={num_steps}',
-      f'--config.optimizer.warmup_steps={min(20, num_steps // 10)}',
-      f'--config.eval.every={every}',
-      f'--config.checkpoint_every={every}',
-    ]
-  return loop.train(config.parse_config(flags), run_dir)
+    fields |= {'num_steps': num_steps, 'eval.every': every, 'checkpoint_every': every}
+    fields['optimizer.warmup_steps'] = min(20, num_steps // 10)
+  flags = [f'--config.{name}={value}' for name, value in fields.items()]
+  return loop.train(config.parse_config([f'--config={config_path}', *flags]), run_dir)
 
 
 def _evaluate(clock, out_dir, run_dir) -> dict[str, pathlib.Path]:

@@ -15,24 +15,14 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.formats.camus_view import VIEWS, View
 from echoforge_jax.formats.findings import fault, raise_first
 
-SPLIT_FILES = {
-  'training': 'subgroup_training.txt',
-  'validation': 'subgroup_validation.txt',
-  'testing': 'subgroup_testing.txt',
-}
+SPLIT_FILES = {name: f'subgroup_{name}.txt' for name in ('training', 'validation', 'testing')}
 SCHEMES = ('official', 'memsam')
 # What `echoforge phantom` leaves beside the layout, and CAMUS does not.
 PHANTOM_FILE = 'phantom.json'
 # The names both worlds use for the three splits.
-_SPLIT_NAMES = {
-  'train': 'training',
-  'training': 'training',
-  'validation': 'validation',
-  'test': 'testing',
-  'testing': 'testing',
-}
+_SPLIT_NAMES = {'train': 'training', 'test': 'testing'} | {name: name for name in SPLIT_FILES}
 # Last patient number of training and validation in MemSAM (CVPR 2024).
-_MEMSAM_LAST = (350, 400, 500)
+_MEMSAM_LAST = (350, 400)
 _PATIENT = re.compile(r'patient\d+')
 
 
@@ -206,11 +196,10 @@ def _memsam(layout: Layout) -> dict[str, list[str]]:
   patients = sorted(layout.folders, key=patient_number)
   numbers = [patient_number(patient) for patient in patients]
   if len(set(numbers)) == len(numbers) and 400 < max(numbers) <= 500:
-    cuts = [sum(number <= last for number in numbers) for last in _MEMSAM_LAST[:2]]
+    cuts = [sum(number <= last for number in numbers) for last in _MEMSAM_LAST]
   else:
     count = len(patients)
-    test = max(1, round(0.2 * count))
-    validation = max(1, round(0.1 * count))
+    test, validation = max(1, round(0.2 * count)), max(1, round(0.1 * count))
     cuts = [max(count - test - validation, 0), max(count - test, 0)]
   return {
     'training': patients[: cuts[0]],

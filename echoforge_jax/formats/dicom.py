@@ -41,14 +41,20 @@ def read_dicom(path: pathlib.Path) -> raw_clip.RawClip:
     dataset = pydicom.dcmread(path, defer_size=_DEFER)
   except Exception as error:  # Damaged headers raise a dozen kinds.
     raise InputError(
-      f'{path}: cannot be read as DICOM, damaged, cut short or of another kind ({_line(error)}); '
-      'fetch it again'
+      f'{path}: cannot be read as DICOM, damaged, cut short or of another kind '
+      f'({first_line(error)[:160]}); fetch it again'
     ) from error
   modality = str(dataset.get('Modality', '') or '')
   if modality not in _MODALITIES:
     raise InputError(f'{path}: found modality {modality[:16]}; wanted an ultrasound clip (US)')
   try:
-    _check_regions(path, dataset)
+    items = dataset.get('SequenceOfUltrasoundRegions') or []
+    formats = {item.get('RegionSpatialFormat') for item in items}
+    if formats & set(_NO_IMAGE) and _TWO_DIMENSIONAL not in formats:
+      raise InputError(
+        f'{path}: found M-mode or spectral Doppler regions only; wanted a two-dimensional (B-mode) '
+        'clip'
+      )
     frames, color, decoded_flags = _frames(path, dataset)
     fps, time_flags = _frame_rate(dataset)
     region, spacing, notes, flags = _calibration(dataset, frames)
@@ -60,21 +66,9 @@ def read_dicom(path: pathlib.Path) -> raw_clip.RawClip:
   except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
     # Values are parsed only when asked for.
     raise InputError(
-      f'{path}: a field of its DICOM header is missing or no number ({_line(error)}); export it '
-      'again'
+      f'{path}: a field of its DICOM header is missing or no number ({first_line(error)[:160]}); '
+      'export it again'
     ) from error
-
-
-def _check_regions(path: pathlib.Path, dataset: pydicom.Dataset) -> None:
-  """Refuses what shows a trace over time instead of an image."""
-  formats = {
-    item.get('RegionSpatialFormat') for item in dataset.get('SequenceOfUltrasoundRegions') or []
-  }
-  if formats & set(_NO_IMAGE) and _TWO_DIMENSIONAL not in formats:
-    raise InputError(
-      f'{path}: found M-mode or spectral Doppler regions only; wanted a two-dimensional (B-mode) '
-      'clip'
-    )
 
 
 def _frames(path: pathlib.Path, dataset: pydicom.Dataset):
@@ -111,7 +105,7 @@ def _frames(path: pathlib.Path, dataset: pydicom.Dataset):
   except Exception as error:  # Codecs raise a dozen kinds.
     raise InputError(
       f'{path}: its {getattr(syntax, "name", "unnamed")} pixel data cannot be decoded, damaged, '
-      f'cut short or of an unknown codec ({_line(error)}); fetch it again, or export it '
+      f'cut short or of an unknown codec ({first_line(error)[:160]}); fetch it again, or export it '
       'uncompressed'
     ) from error
   return gray, color, ()
@@ -159,7 +153,9 @@ def _calibration(dataset, frames):
   height, width = frames.shape[1:]
   best = _largest_region(dataset)
   if best is None:
-    spacing = _pixel_spacing(dataset)
+    values = np.atleast_1d(dataset.get('PixelSpacing') or raw_clip.UNKNOWN_SPACING)
+    spacing = tuple(raw_clip.known(value) for value in values)
+    spacing = spacing if len(spacing) == 2 else raw_clip.UNKNOWN_SPACING
     note = 'no calibrated image region; spacing from Pixel Spacing'
     if math.isnan(spacing[0]):
       note = 'no calibrated image region: spacing unknown'
@@ -169,8 +165,8 @@ def _calibration(dataset, frames):
     return bounds, spacing, [], []
   factor = matching_factor(bounds, frames)
   what = (
-    f'region rows {bounds[0]}-{bounds[2] - 1}, columns {bounds[1]}-'
-    f'{bounds[3] - 1} exceeds the {height}x{width} image'
+    f'region rows {bounds[0]}-{bounds[2] - 1}, columns {bounds[1]}-{bounds[3] - 1} exceeds the '
+    f'{height}x{width} image'
   )
   if factor is None:
     note = (
@@ -214,13 +210,6 @@ def _largest_region(dataset):
   return max(found, key=lambda entry: _area(entry[0]), default=None)
 
 
-def _pixel_spacing(dataset) -> tuple[float, float]:
-  """Returns the spacing from Pixel Spacing (mm, row then column), or unknown."""
-  values = np.atleast_1d(dataset.get('PixelSpacing') or raw_clip.UNKNOWN_SPACING)
-  spacing = tuple(raw_clip.known(value) for value in values)
-  return spacing if len(spacing) == 2 else raw_clip.UNKNOWN_SPACING
-
-
 def matching_factor(bounds, frames: np.ndarray) -> int | None:
   """Returns the factor by which an image was scaled down, if one is certain.
 
@@ -261,8 +250,3 @@ def _overlap(a, b) -> float:
 
 def _area(box) -> int:
   return (box[2] - box[0]) * (box[3] - box[1])
-
-
-def _line(error: Exception) -> str:
-  """Returns the first line of an error's message, or its kind."""
-  return first_line(error)[:160]

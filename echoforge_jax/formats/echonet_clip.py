@@ -84,7 +84,6 @@ class Recording:
     """Reads nothing yet.
 
     Args:
-      path: of the video.
       tables: the file of tracings, for messages.
       row: of the file list.
       traced: frame -> rows float64 [R, 4] (x1, y1, x2, y2).

@@ -33,10 +33,7 @@ class RawClip:
 
 
 def checked_size(path: pathlib.Path, frames: int, height: int, width: int) -> None:
-  """Refuses what is no clip by its size, before its pixels are read.
-
-  `frames` may count what has been decoded so far.
-  """
+  """Refuses what is no clip by its size, before its pixels (or more frames) are read."""
   if frames < 1:
     raise InputError(f'{path}: found no frame; wanted a clip: export it again')
   if not (MIN_SIDE <= min(height, width) and max(height, width) <= MAX_SIDE):

@@ -46,8 +46,11 @@ def read_volume(path) -> Volume:
   The header of an `.mhd` names its `.raw` beside it. The length of `.nrrd` is not checked.
   """
   path = Path(path)
-  checked = not path.name.lower().endswith('.nrrd')
-  spacing = check_file(path) if checked else None
+  name, spacing = path.name.lower(), None
+  if not name.endswith('.nrrd'):
+    if not path.is_file():
+      raise fault('missing-file', path, 'nothing', 'a NIfTI or MetaImage volume')
+    spacing = (_check_metaimage if name.endswith(('.mhd', '.mha')) else _check_nifti)(path)
   reader = sitk.ImageFileReader()
   reader.SetFileName(str(path))
   try:
@@ -69,15 +72,6 @@ def read_volume(path) -> Volume:
   if spacing is None:
     spacing = _spacing(*image.GetSpacing()[1::-1])
   return Volume(array, spacing)
-
-
-def check_file(path: Path) -> np.ndarray:
-  """Returns the spacing of a NIfTI or MetaImage file, after comparing it with its own header."""
-  if not path.is_file():
-    raise fault('missing-file', path, 'nothing', 'a NIfTI or MetaImage volume')
-  if path.name.lower().endswith(('.mhd', '.mha')):
-    return _check_metaimage(path)
-  return _check_nifti(path)
 
 
 def as_uint8(array: np.ndarray, path: Path) -> np.ndarray:
