@@ -54,7 +54,6 @@ def run_demo(
   Args:
     out_dir: gets raw/, data/, run/, report_PROTOCOL/ and segment/; not a demo with other settings.
     num_patients: phantom patients, 10 or more for splits worth the name.
-    seed: of the phantom and of training.
     num_steps: training steps; None takes the config's.
     image_size: side of the prepared frames, a multiple of 32.
     config_path: the training config: a file or a name.
