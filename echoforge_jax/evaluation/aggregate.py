@@ -52,15 +52,15 @@ def score_predictions(
   """Scores predicted clips: overlap, distances, EF, smoothness, calibration.
 
   Args:
-    cases: clips with truth and prediction, ED first and ES last; consumed one
-      at a time, none is kept.
+    cases: clips with truth and prediction, ED first and ES last; consumed one at a time, none is
+      kept.
     protocol: what is scored and how it is pooled.
     classes: names, in the order of the class ids; EF needs 'lv'.
     seed: of the bootstrap over patients.
     resamples: bootstrap resamples.
     receipt: where the predictions come from; copied into the document.
-    whole: the same patients' whole clips, predicted without knowledge of ED
-      and ES; consumed one at a time. Empty leaves that block out.
+    whole: the same patients' whole clips, predicted without knowledge of ED and ES; consumed one at
+      a time. Empty leaves that block out.
     on_clip: called with each case and its score while its arrays are there.
 
   Raises:
@@ -124,9 +124,8 @@ def _common_unit(clips: list[ClipScore]) -> str:
   if len(units) > 1:
     case = units['px']
     raise InputError(
-      f'{case.patient} {case.view} has no pixel spacing while '
-      'other clips have one; found mm and px, wanted one unit; give that '
-      'clip its spacing or evaluate it apart'
+      f'{case.patient} {case.view} has no pixel spacing while other clips have one; found mm and '
+      'px, wanted one unit; give that clip its spacing or evaluate it apart'
     )
   return next(iter(units))
 

@@ -39,8 +39,8 @@ def over_time(clip: ClipScore, ranges: Mapping[str, float]) -> dict[str, tuple[f
     ranges: `temporal.attribute_ranges` of the truth over all clips.
 
   Returns:
-    'area_roughness', 'inconsistent_share', 'valid_share', and the mean
-    deviation of each of Painchaud's attributes; NaN where unknown.
+    'area_roughness', 'inconsistent_share', 'valid_share', and the mean deviation of each of
+    Painchaud's attributes; NaN where unknown.
   """
   both = clip.attributes, clip.complete_truth
   deviations = [temporal.attribute_deviations(a, ranges) for a in both]

@@ -22,10 +22,8 @@ class PatientEjection:
     from_masks: measured on the truth masks.
     predicted: measured on the predicted masks.
     dataset: (EDV ml, ESV ml, EF percent) as the dataset gives them.
-    by_view: view -> method ('discs', 'area_length') -> predicted EF percent
-      from that view alone.
-    whole: measured on the whole clips, ED and ES as found; None if they were
-      not predicted.
+    by_view: view -> method ('discs', 'area_length') -> predicted EF percent from that view alone.
+    whole: measured on the whole clips, ED and ES as found; None if they were not predicted.
     confidence: mean of the clips' confidence; NaN if unknown.
   """
 

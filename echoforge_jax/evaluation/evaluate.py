@@ -80,8 +80,8 @@ def evaluate(
     progress: show a bar.
 
   Raises:
-    InputError: for an unknown protocol, split or workdir, or a split without
-      clips, or a folder that cannot be written.
+    InputError: for an unknown protocol, split or workdir, or a split without clips, or a folder
+      that cannot be written.
   """
   chosen = get_protocol(protocol)
   _check_writable(out_dir)
@@ -116,8 +116,8 @@ def write_evaluation(
   """Scores predicted clips and writes every file of an evaluation.
 
   Args:
-    cases: clips with frames, truth and prediction. Iterated once, then
-      indexed for the few that the figures show: they need not be in memory.
+    cases: clips with frames, truth and prediction. Iterated once, then indexed for the few that the
+      figures show: they need not be in memory.
     protocol: see `score_predictions`, as for classes, seed and receipt.
     out_dir: as in `evaluate`.
     log_path: a training run's metrics.jsonl, for its curves; or None.
@@ -179,8 +179,8 @@ def predict_split(
   The arguments are those of `evaluate`.
 
   Raises:
-    InputError: where there is no run, no checkpoint or no data, or where the
-      protocol's test patients may have been trained on.
+    InputError: where there is no run, no checkpoint or no data, or where the protocol's test
+      patients may have been trained on.
   """
   # JAX, orbax and grain are slow to import; tables alone need none of them.
   from echoforge_jax.data import pipeline, prepared
@@ -194,10 +194,9 @@ def predict_split(
   dataset = protocol.dataset or data.dataset
   if dataset == data.dataset and data.split_scheme != protocol.split_scheme:
     raise InputError(
-      f'{workdir}: trained with the patient lists {data.split_scheme!r}, but '
-      f'the protocol {protocol.name!r} tests on those of '
-      f'{protocol.split_scheme!r}, some of whom it was trained on; choose a '
-      'protocol with the same lists'
+      f'{workdir}: trained with the patient lists {data.split_scheme!r}, but the protocol '
+      f'{protocol.name!r} tests on those of {protocol.split_scheme!r}, some of whom it was trained '
+      'on; choose a protocol with the same lists'
     )
   where = dict(
     data_dir=str(data_dir or data.data_dir),
@@ -231,8 +230,8 @@ def make_receipt(config, source, protocol: Protocol, *, step: int, which: str, w
   Args:
     config: the run's resolved config.
     source: the prepared split (`data.prepared.ClipSource`).
-    protocol: names the dataset and whose patient lists; `score_predictions`
-      adds the rest of it, and the bootstrap's seed and resamples.
+    protocol: names the dataset and whose patient lists; `score_predictions` adds the rest of it,
+      and the bootstrap's seed and resamples.
     step: updates the checkpoint has seen.
     which: 'teacher' or 'student'.
     workdir: the run's directory; only its name is kept.

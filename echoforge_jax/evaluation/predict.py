@@ -24,12 +24,12 @@ def decide(logits: np.ndarray, threshold: float = 0.5) -> tuple[np.ndarray, np.n
 
   Args:
     logits: one sigmoid logit per class.
-    threshold: a pixel belongs to the class of the largest probability where
-      that is above the threshold.
+    threshold: a pixel belongs to the class of the largest probability where that is above the
+      threshold.
 
   Returns:
-    masks: uint8 [...], 0 background, k + 1 the k-th class; and the probability
-    of the first class, float16 [...].
+    masks: uint8 [...], 0 background, k + 1 the k-th class; and the probability of the first class,
+    float16 [...].
   """
   best = (logits.argmax(axis=-1) + 1).astype(np.uint8)
   masks = np.where(logits.max(axis=-1) > special.logit(threshold), best, 0)
@@ -40,8 +40,8 @@ def decide(logits: np.ndarray, threshold: float = 0.5) -> tuple[np.ndarray, np.n
 class PredictedClips(Sequence):
   """Clips of one shape with their prediction; predicted anew at each access.
 
-  Iterating predicts in batches and holds one batch at a time, so that a split
-  of any size fits in memory.
+  Iterating predicts in batches and holds one batch at a time, so that a split of any size fits in
+  memory.
   """
 
   def __init__(
@@ -94,8 +94,8 @@ class PredictedClips(Sequence):
 class WholeClips:
   """Whole clips with their prediction, as `segment` and streams predict.
 
-  Frames pass one after another with the memory carried on: no frame sees one
-  later than the model's `delay`, and nothing knows of ED or ES.
+  Frames pass one after another with the memory carried on: no frame sees one later than the model's
+  `delay`, and nothing knows of ED or ES.
   """
 
   def __init__(self, segmenter: Segmenter, clips: Clips, *, threshold: float = 0.5):

@@ -22,22 +22,20 @@ class Protocol:
 
   Attributes:
     name: what `--protocol` and metrics.json call it.
-    score: 'ends' scores the first (ED) and last (ES) sampled frame, 'all'
-      every sampled frame.
+    score: 'ends' scores the first (ED) and last (ES) sampled frame, 'all' every sampled frame.
     description: one line for reports.
     dataset: 'camus' or 'echonet'; '' takes the one the run was trained on.
-    split_scheme: whose patient lists decide: 'official', or 'memsam' (CAMUS
-      in the order of ids, 350/50/100).
-    sampler: 'linspace': rint(linspace(ED, ES, num_frames)); 'truncate': the
-      same cut to whole numbers.
+    split_scheme: whose patient lists decide: 'official', or 'memsam' (CAMUS in the order of ids,
+      350/50/100).
+    sampler: 'linspace': rint(linspace(ED, ES, num_frames)); 'truncate': the same cut to whole
+      numbers.
     num_frames: frames a clip, 2 or more.
     threshold: a class is predicted where its probability is above this.
-    pooling: 'clip_patient': the mean of a clip's scored frames, then of a
-      patient's clips, then of the patients; 'frame': the mean of all scored
-      frames, each counting once.
-    ef_method: 'biplane': Simpson's 20 discs from 2CH and 4CH; 'discs': of
-      each view alone; 'area_length': 8 A^2 / (3 pi L) of each view alone.
-      Volumes of several views are averaged with the last two.
+    pooling: 'clip_patient': the mean of a clip's scored frames, then of a patient's clips, then of
+      the patients; 'frame': the mean of all scored frames, each counting once.
+    ef_method: 'biplane': Simpson's 20 discs from 2CH and 4CH; 'discs': of each view alone;
+      'area_length': 8 A^2 / (3 pi L) of each view alone. Volumes of several views are averaged with
+      the last two.
     metric_spacing: True measures distances in mm, False in native pixels.
   """
 
@@ -88,8 +86,8 @@ def get_protocol(name: str) -> Protocol:
   """Returns the protocol of that name, or out of a JSON file.
 
   Args:
-    name: a key of `PROTOCOLS`, or the path of a .json file with the fields of
-      `Protocol`, of which name, score and description are needed.
+    name: a key of `PROTOCOLS`, or the path of a .json file with the fields of `Protocol`, of which
+      name, score and description are needed.
 
   Raises:
     InputError: if there is none of that name, or the file is no protocol.

@@ -25,8 +25,7 @@ class Case:
     spacing_mm: [2] mm per pixel of this grid (row, column); NaN if unknown.
     frames: uint8 [T, H, W] gray levels, for figures; or None.
     labeled: bool [T], frames whose truth is known; None means all.
-    native_size: (H, W) before the clip was squeezed to its grid; None means
-      it was not.
+    native_size: (H, W) before the clip was squeezed to its grid; None means it was not.
     quality: 'Good', 'Medium', 'Poor' or ''.
     ef_percent: the dataset's EF in percent; NaN if unknown.
     edv_ml: the dataset's end-diastolic volume in ml; NaN if unknown.
@@ -69,8 +68,8 @@ class Case:
   def spacing(self, metric: bool = True) -> tuple[float, float]:
     """Returns the size of a pixel of this grid (row, column).
 
-    It is in mm where the spacing is known and `metric` is set, else in native
-    pixels, so that a squeezed grid does not change what a distance means.
+    It is in mm where the spacing is known and `metric` is set, else in native pixels, so that a
+    squeezed grid does not change what a distance means.
     """
     if metric and self.unit == 'mm':
       return tuple(float(s) for s in self.spacing_mm)
@@ -87,14 +86,12 @@ class ClipScore:
     case: what was scored, its arrays dropped.
     unit: 'mm' or 'px' of distances.
     frames: one dict per labeled frame and class, of `frame_rows`.
-    means: class -> metric -> mean over the scored, applicable frames (NaN if
-      none).
+    means: class -> metric -> mean over the scored, applicable frames (NaN if none).
     areas: [T] predicted cavity areas in unit^2; NaN without class 'lv'.
     truth_areas: [T] true cavity areas; NaN where unlabeled.
     valid: share of frames whose prediction is anatomically valid.
     truth_valid: the same of the truth; NaN unless every frame is labeled.
-    truth_ends: cavities of the truth at (ED, ES); None where unmeasurable or
-      unlabeled.
+    truth_ends: cavities of the truth at (ED, ES); None where unmeasurable or unlabeled.
     predicted_ends: cavities of the prediction at (ED, ES).
     attributes: temporal attributes of the prediction.
     truth_attributes: of the truth; NaN on frames without a label.
@@ -137,9 +134,8 @@ def score_clip(case: Case, protocol: Protocol, classes: Sequence[str] = ('lv',))
   """
   if case.truth.shape != case.prediction.shape or case.truth.ndim != 3:
     raise InputError(
-      f'{case.patient} {case.view}: found masks of shape '
-      f'{case.prediction.shape} for a truth of {case.truth.shape}, wanted '
-      'the same [T, H, W]; predict on the grid the truth is on'
+      f'{case.patient} {case.view}: found masks of shape {case.prediction.shape} for a truth of '
+      f'{case.truth.shape}, wanted the same [T, H, W]; predict on the grid the truth is on'
     )
   metric, known = protocol.metric_spacing, case.known
   spacing = case.spacing(metric)
@@ -192,8 +188,8 @@ def frame_rows(
     spacing: size of a pixel (row, column).
 
   Returns:
-    One dict per labeled frame and class: patient, view, frame, phase, scored,
-    class, the metrics, areas.
+    One dict per labeled frame and class: patient, view, frame, phase, scored, class, the metrics,
+    areas.
   """
   scored = set(frames)
   ed = 0 if case.ed is None else case.ed

@@ -1,8 +1,8 @@
 """Scores whole clips without knowledge of ED and ES: the honest setting.
 
-The papers' protocols cut a clip at the true ED and ES. In use nobody knows
-them. Here (ours) the network sees every frame of the recording, ED and ES are
-read from the areas it predicts, and volumes and EF come from those frames.
+The papers' protocols cut a clip at the true ED and ES. In use nobody knows them. Here (ours) the
+network sees every frame of the recording, ED and ES are read from the areas it predicts, and
+volumes and EF come from those frames.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,10 +29,9 @@ class WholeScore:
     means: class -> metric -> mean over the scored frames.
     fps: frames per second; NaN where unknown.
     ends: cavities at the (ED, ES) that were found; None where none is.
-    found: (ED, ES) frames of the beat that was measured; None without any
-      cavity.
-    errors: distances (ED, ES) in frames from the true instants to the nearest
-      ones found in any beat; NaN where either is unknown.
+    found: (ED, ES) frames of the beat that was measured; None without any cavity.
+    errors: distances (ED, ES) in frames from the true instants to the nearest ones found in any
+      beat; NaN where either is unknown.
     flags: of `beats.read_curve`, 'no_cavity' and 'empty_frames'.
   """
 
@@ -55,8 +54,7 @@ def score_whole(
 
   Args:
     cases: whole clips in the order of time, `ed` and `es` set.
-    protocol: `score` 'ends' scores the true ED and ES frames, 'all' every
-      labeled frame.
+    protocol: `score` 'ends' scores the true ED and ES frames, 'all' every labeled frame.
     classes: names, in the order of the class ids; volumes need 'lv'.
   """
   for case in cases:

@@ -43,8 +43,8 @@ def read_curve(
     fps: frames per second; NaN where unknown.
 
   Returns:
-    smooth: float64 [T], the curve that was read; the beats, the chosen one
-    first (see `find_beats`), at least one; and flags.
+    smooth: float64 [T], the curve that was read; the beats, the chosen one first (see
+    `find_beats`), at least one; and flags.
   """
   smooth = smooth_curve(area, empty, fps)
   pairs, flags = find_beats(smooth, fps)
@@ -63,8 +63,8 @@ def read_curve(
 def smooth_curve(area: np.ndarray, empty: np.ndarray, fps: float = math.nan) -> np.ndarray:
   """Returns the area curve without jitter, bridged where there is no cavity.
 
-  It is a median of three, then a Gaussian of half 80 ms (1.5 frames where the
-  rate is unknown; never over a twelfth of the clip). Arguments as `read_curve`.
+  It is a median of three, then a Gaussian of half 80 ms (1.5 frames where the rate is unknown;
+  never over a twelfth of the clip). Arguments as `read_curve`.
   """
   index = np.arange(len(area))
   curve = np.interp(index, index[~empty], area[~empty])
@@ -83,9 +83,9 @@ def find_beats(smooth: np.ndarray, fps: float = math.nan):
     fps: frames per second; NaN where unknown.
 
   Returns:
-    (beats, flags): [(ed, es), ...] with the chosen beat first: the one with
-    the largest ED area whose contraction the clip shows whole; a beat that
-    the clip's start or end cuts comes last and is flagged. Never empty.
+    (beats, flags): [(ed, es), ...] with the chosen beat first: the one with the largest ED area
+    whose contraction the clip shows whole; a beat that the clip's start or end cuts comes last and
+    is flagged. Never empty.
   """
   spread = float(np.ptp(smooth))
   flags = []

@@ -1,9 +1,8 @@
 """Whether the probabilities mean what they say, and what confidence is worth.
 
-Ours; the papers give no calibration. The probability is that of one class
-(the ventricle). Pixels far from any outline are certain and right in every
-model, and would drown the rest: what is counted lies in a band around the
-outlines of truth and prediction.
+Ours; the papers give no calibration. The probability is that of one class (the ventricle). Pixels
+far from any outline are certain and right in every model, and would drown the rest: what is counted
+lies in a band around the outlines of truth and prediction.
 """
 
 import dataclasses
@@ -132,10 +131,9 @@ def risk_coverage(
     resamples: bootstrap resamples.
 
   Returns:
-    n; aurc, the mean risk over coverages 1/N ... 1, with its bootstrap
-    interval aurc_ci95; aurc_random, that of an uninformative confidence (the
-    mean error); aurc_oracle, that of the order of the errors themselves;
-    curve: [{'coverage', 'risk'}].
+    n; aurc, the mean risk over coverages 1/N ... 1, with its bootstrap interval aurc_ci95;
+    aurc_random, that of an uninformative confidence (the mean error); aurc_oracle, that of the
+    order of the errors themselves; curve: [{'coverage', 'risk'}].
   """
   pairs = np.stack([confidence, error], axis=-1).astype(np.float64)
   risk = _risks(pairs[None])[0]

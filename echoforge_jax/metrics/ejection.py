@@ -1,21 +1,18 @@
 """Left-ventricular volumes and ejection fraction from masks.
 
-The procedure follows the one CAMUS's makers publish (CREATIS): isotropic
-geometry, base = the longest near-straight stretch of the outline, apex = the
-outline point farthest from the base's midpoint, 20 discs across the long axis.
-Ours, and why:
-  * the outline is a sub-pixel polygon in mm (half level of the lightly
-    blurred mask) rather than pixels of a resampled mask, so that a 128x128
-    grid measures like a native one;
-  * a stretch is near-straight within 3 % of the ventricle's extent (theirs: 8
-    pixels), must lie on the base's side, and counts by how square it lies to
-    the ventricle's own axis, so that a long flat wall is not taken for a base;
-  * discs are cut at mid-height (theirs: at their lower face), and a diameter
-    is the length inside the outline;
-  * the discs' height comes from the longer of the two views' long axes *of
-    that instant*, as ASE/EACVI recommend (theirs: the longest of all four,
-    end-diastole's included, which inflates the end-systolic volume).
-The image's row 0 is the probe: the apex points up.
+The procedure follows the one CAMUS's makers publish (CREATIS): isotropic geometry, base = the
+longest near-straight stretch of the outline, apex = the outline point farthest from the base's
+midpoint, 20 discs across the long axis. Ours, and why:
+  * the outline is a sub-pixel polygon in mm (half level of the lightly blurred mask) rather than
+    pixels of a resampled mask, so that a 128x128 grid measures like a native one;
+  * a stretch is near-straight within 3 % of the ventricle's extent (theirs: 8 pixels), must lie on
+    the base's side, and counts by how square it lies to the ventricle's own axis, so that a long
+    flat wall is not taken for a base;
+  * discs are cut at mid-height (theirs: at their lower face), and a diameter is the length inside
+    the outline;
+  * the discs' height comes from the longer of the two views' long axes *of that instant*, as
+    ASE/EACVI recommend (theirs: the longest of all four, end-diastole's included, which inflates
+    the end-systolic volume). The image's row 0 is the probe: the apex points up.
 """
 
 import dataclasses
@@ -47,11 +44,10 @@ class Cavity:
     base: [2] midpoint of the base; base_ends: [2, 2] its two ends.
     apex: [2] the outline point farthest from `base`.
     length: long axis, |apex - base|.
-    diameters: [20] lengths inside the outline across the long axis, from the
-      base to the apex.
+    diameters: [20] lengths inside the outline across the long axis, from the base to the apex.
     area: area inside the outline.
-    flags: 'fragmented' (a second component above 5 % of the largest),
-      'holes', 'axis_not_upright' (the axis is over 45 degrees from vertical).
+    flags: 'fragmented' (a second component above 5 % of the largest), 'holes', 'axis_not_upright'
+      (the axis is over 45 degrees from vertical).
   """
 
   contour: np.ndarray
@@ -87,8 +83,8 @@ def measure_cavity(
   """Measures outline, base, apex, long axis and disc diameters.
 
   Args:
-    mask: bool [H, W], the cavity; noise is allowed: the largest component is
-      measured, its holes filled.
+    mask: bool [H, W], the cavity; noise is allowed: the largest component is measured, its holes
+      filled.
     spacing: mm per pixel (row, column); None measures in pixels.
 
   Returns:
@@ -127,8 +123,8 @@ def measure_cavity(
 def biplane_volume(two_chamber: Cavity | None, four_chamber: Cavity | None) -> float:
   """Returns Simpson's biplane volume in ml: sum over 20 discs of pi/4 d1 d2 h.
 
-  The cavities are of one instant and in mm; h is the longer of both long axes
-  over 20. NaN if a view has no cavity.
+  The cavities are of one instant and in mm; h is the longer of both long axes over 20. NaN if a
+  view has no cavity.
   """
   if two_chamber is None or four_chamber is None:
     return math.nan
@@ -167,15 +163,13 @@ def measure_ejection(
   Args:
     ed: cavity at end-diastole by view ('2CH', '4CH'); None where not found.
     es: the same views at end-systole.
-    method: 'biplane': Simpson from both views, or, flagged 'single_plane',
-      the discs of the only one; 'discs' or 'area_length': of each view alone,
-      the mean over the views.
+    method: 'biplane': Simpson from both views, or, flagged 'single_plane', the discs of the only
+      one; 'discs' or 'area_length': of each view alone, the mean over the views.
 
   Returns:
-    NaN and 'no_cavity' where a cavity is missing. Other flags:
-    'ef_out_of_range' (outside 0..90 %), 'es_larger_than_ed' (EF below zero),
-    'long_axes_differ' (biplane: the two views' long axes differ by more than
-    20 %), and the cavities' own.
+    NaN and 'no_cavity' where a cavity is missing. Other flags: 'ef_out_of_range' (outside 0..90 %),
+    'es_larger_than_ed' (EF below zero), 'long_axes_differ' (biplane: the two views' long axes
+    differ by more than 20 %), and the cavities' own.
   """
   flags = []
   volumes = []
@@ -238,8 +232,8 @@ def _outline(box: np.ndarray, corner: np.ndarray, spacing: np.ndarray) -> np.nda
 def _moments(contour: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, bool]:
   """Area, centroid, unit axis toward the apex, and whether it is upright.
 
-  The axis is the principal one of the polygon's second moments; where that is
-  over 45 degrees from vertical, it is the vertical instead.
+  The axis is the principal one of the polygon's second moments; where that is over 45 degrees from
+  vertical, it is the vertical instead.
   """
   centre = contour.mean(axis=0)
   p = contour - centre
@@ -265,11 +259,10 @@ def _find_base(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Midpoint and ends of the longest near-straight stretch at the base.
 
-  Every pair of outline points (i, j) spans a stretch i..j. It qualifies if
-  its middle lies on the base's side of the centroid, its chord is within 60
-  degrees of square to the axis, and no point between is farther from the
-  chord than 3 % of the ventricle's extent. Among these, the largest chord
-  times the squared cosine of its tilt wins.
+  Every pair of outline points (i, j) spans a stretch i..j. It qualifies if its middle lies on the
+  base's side of the centroid, its chord is within 60 degrees of square to the axis, and no point
+  between is farther from the chord than 3 % of the ventricle's extent. Among these, the largest
+  chord times the squared cosine of its tilt wins.
   """
   extent = np.ptp(contour @ axis)
   tolerance = _STRAIGHT * extent

@@ -1,7 +1,7 @@
 """Dice and intersection over union of one frame, unsmoothed.
 
-What an empty mask scores is decided here, for every table of an evaluation.
-`surface` decides the same for distances.
+What an empty mask scores is decided here, for every table of an evaluation. `surface` decides the
+same for distances.
 """
 
 import math

@@ -1,10 +1,9 @@
 """Patient-level intervals, agreement between two methods, paired tests.
 
-Intervals are expanded percentile bootstraps (Hesterberg, The American
-Statistician 2015): the plain percentile interval is too short by sqrt(1 - 1/n)
-and by normal instead of t quantiles; reading it at slightly wider levels mends
-both to first order. Why not BCa: see docs/statistics.md, which has the measured
-coverage of each.
+Intervals are expanded percentile bootstraps (Hesterberg, The American Statistician 2015): the plain
+percentile interval is too short by sqrt(1 - 1/n) and by normal instead of t quantiles; reading it
+at slightly wider levels mends both to first order. Why not BCa: see docs/statistics.md, which has
+the measured coverage of each.
 """
 
 from collections.abc import Callable, Sequence
@@ -70,9 +69,8 @@ class Agreement:
 def interval_levels(count: int) -> tuple[float, float]:
   """Returns the percentiles at which a bootstrap over few patients is read.
 
-  With t the Student quantile of n - 1 degrees of freedom, the lower level is
-  100 Phi(-sqrt(n / (n - 1)) t): 0.1 for n = 5, 0.9 for n = 10, 2.1 for n = 50
-  in place of 2.5 (Hesterberg 2015).
+  With t the Student quantile of n - 1 degrees of freedom, the lower level is 100 Phi(-sqrt(n / (n -
+  1)) t): 0.1 for n = 5, 0.9 for n = 10, 2.1 for n = 50 in place of 2.5 (Hesterberg 2015).
 
   Args:
     count: n, patients; 2 or more.
@@ -98,8 +96,8 @@ def bootstrap_ci(
     resamples: number of resamples.
 
   Returns:
-    The statistic at `interval_levels`, resamples on which it is undefined
-    left out; NaN with fewer than two patients.
+    The statistic at `interval_levels`, resamples on which it is undefined left out; NaN with fewer
+    than two patients.
   """
   values = np.asarray(values, np.float64)
   count = len(values)
@@ -122,8 +120,8 @@ def two_level_ci(
 ) -> tuple[float, float]:
   """95 % interval over draws of seeds and, independently, patients.
 
-  The draws are crossed, not nested, as all seeds share the patients (Owen
-  2007); drawing from S seeds understates their variance by (S - 1) / S.
+  The draws are crossed, not nested, as all seeds share the patients (Owen 2007); drawing from S
+  seeds understates their variance by (S - 1) / S.
 
   Args:
     table: [S, N, K], K numbers of each patient in each run.
@@ -132,8 +130,8 @@ def two_level_ci(
     resamples: draws.
 
   Returns:
-    2.5 and 97.5 percentiles of the mean over seeds of the statistic; NaN with
-    fewer than two patients.
+    2.5 and 97.5 percentiles of the mean over seeds of the statistic; NaN with fewer than two
+    patients.
   """
   seeds, patients = table.shape[:2]
   if patients < 2:
@@ -269,9 +267,9 @@ def over_seeds(
     resamples: of the bootstrap.
 
   Returns:
-    values: the statistic of each run; mean and sd (ddof 1) of these; t_ci95:
-    Student's interval, which covers another training on these patients; ci95:
-    `two_level_ci`, which covers other patients, too; n_patients.
+    values: the statistic of each run; mean and sd (ddof 1) of these; t_ci95: Student's interval,
+    which covers another training on these patients; ci95: `two_level_ci`, which covers other
+    patients, too; n_patients.
   """
   values = statistic(table)
   mean, sd = float(values.mean()), _sd(values)
@@ -305,9 +303,9 @@ def paired(
     resamples: of the bootstrap.
 
   Returns:
-    first, second: means; difference: of the means; ci95: its interval, of
-    `bootstrap_ci` over patients for one run, else `two_level_ci`; and what
-    `wilcoxon` says of the patients, each the mean of its runs.
+    first, second: means; difference: of the means; ci95: its interval, of `bootstrap_ci` over
+    patients for one run, else `two_level_ci`; and what `wilcoxon` says of the patients, each the
+    mean of its runs.
   """
   options = dict(seed=seed, resamples=resamples)
   apart = first - second
@@ -327,21 +325,19 @@ def paired(
 def wilcoxon(first, second) -> dict[str, int | float]:
   """Wilcoxon signed-rank test of two methods over the same patients.
 
-  Two-sided; patients without a difference are dropped (Wilcoxon's rule). Exact
-  up to 50 differences without ties and up to 13 with them, else the normal
-  approximation (`scipy.stats.wilcoxon`, method 'auto').
+  Two-sided; patients without a difference are dropped (Wilcoxon's rule). Exact up to 50 differences
+  without ties and up to 13 with them, else the normal approximation (`scipy.stats.wilcoxon`, method
+  'auto').
 
   Args:
     first: [N] one value per patient.
     second: [N] the other method's values, same patients in the same order.
 
   Returns:
-    n: pairs with both values.
-    n_different: those whose values differ; the test sees no others.
-    median_difference: of first - second over the n pairs.
-    statistic, p_value: of the test; p is 1 if all pairs are equal.
-    smallest_p: what n_different patients who all agree would give,
-      2^(1 - n_different): from .05 upwards the test can show nothing.
+    n: pairs with both values. n_different: those whose values differ; the test sees no others.
+    median_difference: of first - second over the n pairs. statistic, p_value: of the test; p is 1
+    if all pairs are equal. smallest_p: what n_different patients who all agree would give, 2^(1 -
+    n_different): from .05 upwards the test can show nothing.
 
   Raises:
     ValueError: if the two have different lengths.
@@ -375,8 +371,8 @@ def wilcoxon(first, second) -> dict[str, int | float]:
 def holm(p_values: Sequence[float]) -> list[float]:
   """Adjusts p values by Holm: all tests together err with at most 5 %.
 
-  The k-th smallest of m values is multiplied by m - k + 1; no adjusted value
-  is below that of a smaller p (Holm 1979). NaN values are no tests.
+  The k-th smallest of m values is multiplied by m - k + 1; no adjusted value is below that of a
+  smaller p (Holm 1979). NaN values are no tests.
   """
   adjusted = [math.nan] * len(p_values)
   order = sorted(

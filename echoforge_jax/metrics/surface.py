@@ -1,22 +1,20 @@
 """Distances between the outlines of two masks: HD, HD95 and ASD.
 
-The outline of a mask is the mask minus its erosion by the four-neighbour
-cross; what lies outside the image counts as background, so a mask that is cut
-by the image border has outline pixels there. Distances run from pixel centre
-to pixel centre on the true, possibly anisotropic, spacing.
+The outline of a mask is the mask minus its erosion by the four-neighbour cross; what lies outside
+the image counts as background, so a mask that is cut by the image border has outline pixels there.
+Distances run from pixel centre to pixel centre on the true, possibly anisotropic, spacing.
 
 Where other tools differ:
-  * SimpleITK's `HausdorffDistanceImageFilter` works on whole masks: a pixel of
-    A that lies inside B counts as distance zero. On the outlines of both masks
-    it returns exactly what `hd` is here; on the masks themselves it agrees
-    where both are convex and may be smaller or larger where they are not.
-  * SimpleITK's notebook recipe for the average distance takes the distances
-    to the outline (`SignedMaurerDistanceMap`) at the pixels of
-    `LabelContour`, and pools both directions as done here. Its contours drop
-    the pixels on the image border; elsewhere the numbers are the same if the
-    map is that of the contour.
-  * medpy has the same outlines, but its `assd` averages the two directed
-    means and its `hd95` takes the percentile of the pooled distances.
+  * SimpleITK's `HausdorffDistanceImageFilter` works on whole masks: a pixel of A that lies inside B
+    counts as distance zero. On the outlines of both masks it returns exactly what `hd` is here; on
+    the masks themselves it agrees where both are convex and may be smaller or larger where they are
+    not.
+  * SimpleITK's notebook recipe for the average distance takes the distances to the outline
+    (`SignedMaurerDistanceMap`) at the pixels of `LabelContour`, and pools both directions as done
+    here. Its contours drop the pixels on the image border; elsewhere the numbers are the same if
+    the map is that of the contour.
+  * medpy has the same outlines, but its `assd` averages the two directed means and its `hd95` takes
+    the percentile of the pooled distances.
 """
 
 import dataclasses
@@ -94,8 +92,8 @@ def surface_distances(
     spacing: mm per pixel (row, column); None measures in pixels.
 
   Returns:
-    All NaN (not applicable) where both masks are empty; the diagonal of the
-    field of view, hypot(H * row, W * column), where exactly one is.
+    All NaN (not applicable) where both masks are empty; the diagonal of the field of view, hypot(H
+    * row, W * column), where exactly one is.
   """
   spacing = (1.0, 1.0) if spacing is None else tuple(map(float, spacing))
   filled = truth.any(), prediction.any()
@@ -116,8 +114,8 @@ def surface_distances(
 def _outline_points(mask: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
   """Outline pixel centres [N, 2] in units of the spacing.
 
-  Only the bounding box is eroded: the frame around it is background, so that
-  cropping cannot change the outline.
+  Only the bounding box is eroded: the frame around it is background, so that cropping cannot change
+  the outline.
   """
   box, corner = crop(mask)
   return (np.argwhere(outline(box)) + corner) * np.asarray(spacing)

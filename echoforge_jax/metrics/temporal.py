@@ -1,12 +1,11 @@
 """How smoothly a segmentation follows the heart from frame to frame.
 
-Painchaud et al. (IEEE TMI 2022) compare an attribute of each frame with the
-mean of its two neighbours, on attributes scaled to [0, 1] by their range, and
-call a frame inconsistent when any attribute deviates by more than a threshold.
-The thresholds are theirs. Their ranges belong to full-rate cycles of their
-label set; ours are the range of the truth over the evaluated clips, and a
-protocol's frames lie farther apart than theirs. The share is therefore always
-given for the truth as well: that is the floor, not zero.
+Painchaud et al. (IEEE TMI 2022) compare an attribute of each frame with the mean of its two
+neighbours, on attributes scaled to [0, 1] by their range, and call a frame inconsistent when any
+attribute deviates by more than a threshold. The thresholds are theirs. Their ranges belong to
+full-rate cycles of their label set; ours are the range of the truth over the evaluated clips, and a
+protocol's frames lie farther apart than theirs. The share is therefore always given for the truth
+as well: that is the floor, not zero.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,8 +36,7 @@ def neighbour_deviation(series) -> np.ndarray:
 def roughness(series) -> float:
   """Returns the RMS deviation from the neighbours over the mean (ours).
 
-  It is a share of the mean of [T] areas (0.01 = 1 %); NaN below three frames or
-  without area.
+  It is a share of the mean of [T] areas (0.01 = 1 %); NaN below three frames or without area.
   """
   deviation = neighbour_deviation(series)
   mean = np.mean(series) if len(series) else 0.0
@@ -62,10 +60,9 @@ def attributes(
     spacing: size of a pixel (row, column).
 
   Returns:
-    [T] arrays by name: area, base_width, length, orientation (of the
-    principal axis, radians from vertical) and, with a myocardium, myo_area and
-    the epicardium's centre as a share of the image; NaN where a frame has no
-    cavity.
+    [T] arrays by name: area, base_width, length, orientation (of the principal axis, radians from
+    vertical) and, with a myocardium, myo_area and the epicardium's centre as a share of the image;
+    NaN where a frame has no cavity.
   """
   rows = {'area': [], 'base_width': [], 'length': [], 'orientation': []}
   for cavity, mask in zip(cavities, lv):
@@ -89,8 +86,8 @@ def attributes(
 def _orientation(mask: np.ndarray, spacing: tuple[float, float]) -> float:
   """Principal axis of a mask's pixels, radians from vertical.
 
-  The axis from base to apex jumps with the base's end points by a few degrees
-  from frame to frame, even where the motion is smooth; second moments do not.
+  The axis from base to apex jumps with the base's end points by a few degrees from frame to frame,
+  even where the motion is smooth; second moments do not.
   """
   points = np.argwhere(mask) * np.asarray(spacing)
   rows, columns = (points - points.mean(axis=0)).T
@@ -118,8 +115,7 @@ def inconsistent_frames(clip: Mapping[str, np.ndarray], ranges: Mapping[str, flo
     ranges: `attribute_ranges` of the truth.
 
   Returns:
-    bool [T - 2]. A frame that has no cavity, or is next to one without, is
-    inconsistent.
+    bool [T - 2]. A frame that has no cavity, or is next to one without, is inconsistent.
   """
   bad = np.zeros(max(len(clip['area']) - 2, 0), bool)
   for name, series in clip.items():

@@ -17,10 +17,9 @@ def is_anatomically_valid(mask: np.ndarray, classes: tuple[str, ...]) -> dict[st
     classes: names in the order of the class ids.
 
   Returns:
-    one_component and no_holes (of every class; False for an empty one); with
-    'myo' and 'lv', myo_encloses_lv: at least half of the pixels around the
-    cavity are myocardium (the base is open; ours); with 'la' and 'lv',
-    la_touches_lv.
+    one_component and no_holes (of every class; False for an empty one); with 'myo' and 'lv',
+    myo_encloses_lv: at least half of the pixels around the cavity are myocardium (the base is open;
+    ours); with 'la' and 'lv', la_touches_lv.
   """
   layers = {name: mask == k + 1 for k, name in enumerate(classes)}
   checks = {

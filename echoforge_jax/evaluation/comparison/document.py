@@ -86,11 +86,10 @@ def _source(runs: Sequence[EvaluationFiles], receipt: dict) -> str:
     f'{name} {receipt["versions"][name]}' for name in ('echoforge_jax', 'jax', 'numpy', 'scipy')
   )
   return (
-    f'protocol {runs[0].metrics["protocol"]}, split {listed("split")} of '
-    f'{listed("dataset")}, training seeds {listed("training_seed")}, '
-    f'steps {listed("checkpoint_step")}, evaluated at '
-    f'{listed("git_revision")}, table at {receipt["git_revision"]}, '
-    f'bootstrap seed {receipt["seed"]} x {receipt["resamples"]}, {used}'
+    f'protocol {runs[0].metrics["protocol"]}, split {listed("split")} of {listed("dataset")}, '
+    f'training seeds {listed("training_seed")}, steps {listed("checkpoint_step")}, evaluated at '
+    f'{listed("git_revision")}, table at {receipt["git_revision"]}, bootstrap seed '
+    f'{receipt["seed"]} x {receipt["resamples"]}, {used}'
   )
 
 

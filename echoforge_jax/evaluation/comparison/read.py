@@ -32,8 +32,7 @@ class Quantity:
     name: key in `EvaluationFiles.values`.
     label: for tables, without the unit.
     unit: for tables; '%' values are stored as shares of one.
-    better: 'higher' or 'lower'; '' where neither is (a smooth curve may be a
-      frozen one).
+    better: 'higher' or 'lower'; '' where neither is (a smooth curve may be a frozen one).
   """
 
   name: str
@@ -60,9 +59,8 @@ class EvaluationFiles:
     folder: where they are.
     metrics: content of metrics.json.
     patients: identifiers, in the order of per_case.csv.
-    values: name ('lv_dice', 'ef_error', ...) -> patient -> mean over the
-      patient's clips; only finite values. 'ef_reference' and 'ef_predicted'
-      are among them.
+    values: name ('lv_dice', 'ef_error', ...) -> patient -> mean over the patient's clips; only
+      finite values. 'ef_reference' and 'ef_predicted' are among them.
   """
 
   folder: pathlib.Path
@@ -107,8 +105,8 @@ def read_evaluation(folder) -> EvaluationFiles:
     folder: where `evaluate --out` wrote metrics.json and per_case.csv.
 
   Raises:
-    InputError: where a file is absent, damaged, of another kind or version,
-      or of another evaluation than its neighbour.
+    InputError: where a file is absent, damaged, of another kind or version, or of another
+      evaluation than its neighbour.
   """
   folder = pathlib.Path(folder)
   metrics = _read_metrics(folder / 'metrics.json')
@@ -136,8 +134,8 @@ def check_same_setting(runs: Sequence[EvaluationFiles]) -> None:
   """Raises unless all were scored alike on the same data.
 
   Raises:
-    InputError: where they differ in a field of the protocol, in dataset,
-      split, patient lists, raw data, classes or unit; names what differs.
+    InputError: where they differ in a field of the protocol, in dataset, split, patient lists, raw
+      data, classes or unit; names what differs.
   """
   first = runs[0]
   for other in runs[1:]:
@@ -146,9 +144,8 @@ def check_same_setting(runs: Sequence[EvaluationFiles]) -> None:
     ]
     if differing:
       raise InputError(
-        f'{first.folder} and {other.folder} do not compare: found '
-        f'{"; ".join(differing)}; wanted the same; evaluate both under one '
-        'protocol on one prepared data set'
+        f'{first.folder} and {other.folder} do not compare: found {"; ".join(differing)}; wanted '
+        'the same; evaluate both under one protocol on one prepared data set'
       )
 
 
@@ -179,9 +176,8 @@ def _read_metrics(path: pathlib.Path) -> dict:
     found = json.loads(path.read_text())
   except (OSError, ValueError) as error:
     raise InputError(
-      f'{path}: cannot be read ({getattr(error, "strerror", 0) or error}); '
-      'wanted an evaluation; write one with `evaluate --out='
-      f'{path.parent}`'
+      f'{path}: cannot be read ({getattr(error, "strerror", 0) or error}); wanted an evaluation; '
+      f'write one with `evaluate --out={path.parent}`'
     ) from error
   if not isinstance(found, dict):
     found = {}

@@ -35,8 +35,7 @@ def aggregate_runs(
 ) -> dict:
   """Aggregates evaluations of runs that differ in nothing but the seed.
 
-  Every metric goes through `statistics.over_seeds`, over the patients that all
-  runs could measure.
+  Every metric goes through `statistics.over_seeds`, over the patients that all runs could measure.
 
   Args:
     folders: of the evaluations, two or more.
@@ -45,13 +44,13 @@ def aggregate_runs(
     allow_mixed: let configs, steps and networks differ, and seeds be equal.
 
   Returns:
-    JSON-ready dict: protocol, unit, runs (folder, run, receipt), n_seeds,
-    n_patients, method, rows (name, label, unit, values, mean, sd, t_ci95,
-    ci95, n_patients), warnings, receipt, source (its text).
+    JSON-ready dict: protocol, unit, runs (folder, run, receipt), n_seeds, n_patients, method, rows
+    (name, label, unit, values, mean, sd, t_ci95, ci95, n_patients), warnings, receipt, source (its
+    text).
 
   Raises:
-    InputError: when protocols, data, patients or configs differ, two runs
-      have the same seed, or there is one run only.
+    InputError: when protocols, data, patients or configs differ, two runs have the same seed, or
+      there is one run only.
   """
   runs = [read_evaluation(folder) for folder in folders]
   if len(runs) < 2:
@@ -90,8 +89,8 @@ def check_receipts(receipts: Mapping[str, Mapping]) -> None:
     receipts: name of a run -> its receipt.
 
   Raises:
-    InputError: where config, network or steps differ, a receipt does not say,
-      or two runs have the same seed.
+    InputError: where config, network or steps differ, a receipt does not say, or two runs have the
+      same seed.
   """
   names = ', '.join(receipts)
   for key, label in (
@@ -102,15 +101,13 @@ def check_receipts(receipts: Mapping[str, Mapping]) -> None:
     found = [receipt.get(key) for receipt in receipts.values()]
     if None in found:
       raise InputError(
-        f'{list(receipts)[found.index(None)]}: found no {key} in its '
-        'receipt, wanted one to see whether the runs belong together; it is '
-        'older: evaluate again'
+        f'{list(receipts)[found.index(None)]}: found no {key} in its receipt, wanted one to see '
+        'whether the runs belong together; it is older: evaluate again'
       )
     if len(set(found)) > 1:
       raise InputError(
-        f'the runs {names} differ in {label} ({key} '
-        f'{", ".join(map(str, found))}); wanted runs that differ in the '
-        'seed only'
+        f'the runs {names} differ in {label} ({key} {", ".join(map(str, found))}); wanted runs '
+        'that differ in the seed only'
       )
   seeds = [receipt.get('training_seed') for receipt in receipts.values()]
   if len(set(seeds)) < len(seeds):

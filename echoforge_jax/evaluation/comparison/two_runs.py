@@ -21,10 +21,9 @@ from echoforge_jax.evaluation.comparison.read import (
 from echoforge_jax.metrics import statistics
 
 METHOD = (
-  'patient = mean of its clips; difference first - second over patients '
-  'with both; ci95: expanded percentile bootstrap over pairs; p: two-sided '
-  'Wilcoxon signed-rank, zero differences dropped (scipy, method auto); '
-  'p_holm: Holm over all rows'
+  'patient = mean of its clips; difference first - second over patients with both; ci95: expanded '
+  'percentile bootstrap over pairs; p: two-sided Wilcoxon signed-rank, zero differences dropped '
+  '(scipy, method auto); p_holm: Holm over all rows'
 )
 
 
@@ -33,8 +32,7 @@ def compare_runs(
 ) -> dict:
   """Compares two evaluations patient by patient (`statistics.paired`).
 
-  A patient's value is the mean of its clips'; p is adjusted by Holm over all
-  metrics of the table.
+  A patient's value is the mean of its clips'; p is adjusted by Holm over all metrics of the table.
 
   Args:
     first_dir: folder of an evaluation.
@@ -43,13 +41,12 @@ def compare_runs(
     resamples: bootstrap resamples.
 
   Returns:
-    JSON-ready dict: protocol, unit, first and second (folder, run, receipt),
-    n_patients, method, rows, warnings, receipt, source (its text). A row has
-    name, label, unit, n, n_different, only_first and only_second (patients
-    that only one of them could measure, left out), first, second,
-    difference, ci95, median_difference, p_value, p_holm, smallest_p_holm (had
-    all its patients agreed), better ('first', 'second', 'neither', or ''
-    where neither direction is), verdict.
+    JSON-ready dict: protocol, unit, first and second (folder, run, receipt), n_patients, method,
+    rows, warnings, receipt, source (its text). A row has name, label, unit, n, n_different,
+    only_first and only_second (patients that only one of them could measure, left out), first,
+    second, difference, ci95, median_difference, p_value, p_holm, smallest_p_holm (had all its
+    patients agreed), better ('first', 'second', 'neither', or '' where neither direction is),
+    verdict.
 
   Raises:
     InputError: when the two differ in protocol or data, or share no patient.
@@ -163,10 +160,9 @@ def comparison_table(comparison: dict) -> str:
   """Returns what `compare_runs` found as lines of text."""
   rows = comparison['rows']
   head = (
-    f'first {comparison["first"]["run"]} minus second '
-    f'{comparison["second"]["run"]}, {comparison["n_patients"]} '
-    'patients: mean difference [95 % interval over patients], '
-    f'Wilcoxon signed-rank p, adjusted by Holm for {len(rows)} rows'
+    f'first {comparison["first"]["run"]} minus second {comparison["second"]["run"]}, '
+    f'{comparison["n_patients"]} patients: mean difference [95 % interval over patients], Wilcoxon '
+    f'signed-rank p, adjusted by Holm for {len(rows)} rows'
   )
   table = [('', 'first', 'second', 'difference', '', 'n', 'p', 'p Holm', '')]
   for row in rows:

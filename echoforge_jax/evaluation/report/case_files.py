@@ -1,8 +1,8 @@
 """One small file per clip, which the report page loads when it is looked at.
 
-A page opened from disk may not fetch files, but it may add <script> tags: each
-file is one call that hands its clip over. Frames are a JPEG strip, label maps
-run lengths, so that a clip of ten 256 x 256 frames takes about 0.1 MB.
+A page opened from disk may not fetch files, but it may add <script> tags: each file is one call
+that hands its clip over. Frames are a JPEG strip, label maps run lengths, so that a clip of ten 256
+x 256 frames takes about 0.1 MB.
 """
 
 import base64
@@ -24,8 +24,7 @@ _JPEG_QUALITY = 82
 def case_id(patient: str, view: str) -> str:
   """Returns a clip's name of letters, digits, '_' and '-' only.
 
-  It is safe in file names and addresses; a hash is added where characters were
-  replaced.
+  It is safe in file names and addresses; a hash is added where characters were replaced.
   """
   name = f'{patient}_{view}'
   safe = re.sub(r'[^A-Za-z0-9_-]', '-', name)[:80]

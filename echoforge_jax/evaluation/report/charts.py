@@ -1,7 +1,7 @@
 """The charts of the report page, as vector graphics; a point links to its clip.
 
-Regression and Bland-Altman follow the paper's Fig. 3. Matplotlib's
-object-oriented interface is used, without global state.
+Regression and Bland-Altman follow the paper's Fig. 3. Matplotlib's object-oriented interface is
+used, without global state.
 """
 
 from collections.abc import Iterable, Sequence
@@ -122,8 +122,8 @@ def page_charts(result: Result) -> dict[str, Chart]:
     result: the evaluation.
 
   Returns:
-    By name: 'regression', 'bland_altman', 'whole_clip', 'positions',
-    'quality', 'view', 'reliability', 'risk'.
+    By name: 'regression', 'bland_altman', 'whole_clip', 'positions', 'quality', 'view',
+    'reliability', 'risk'.
   """
   m = result.metrics
   pairs = _pairs(result, 'ef_predicted')

@@ -50,8 +50,7 @@ def pick_examples(result: Result) -> list[int]:
     result: the evaluation.
 
   Returns:
-    Up to three distinct clip indices, best first; clips without a score are
-    left out.
+    Up to three distinct clip indices, best first; clips without a score are left out.
   """
   scores = np.array([c.means[result.classes[0]]['dice'] for c in result.clips])
   order = [int(k) for k in np.argsort(-scores) if math.isfinite(scores[k])]

@@ -14,9 +14,8 @@ def notes(result: Result) -> list[str]:
   receipt, ef = m['receipt'], m['ef']
   found = [f'{SYNTHETIC_NOTE.capitalize()}.'] if is_synthetic(m) else []
   found += [
-    'Intervals are 95 % bootstrap intervals that resample patients '
-    f'({receipt["resamples"]} resamples, seed {receipt["seed"]}). They do not '
-    'cover the variation between training runs.',
+    f'Intervals are 95 % bootstrap intervals that resample patients ({receipt["resamples"]} '
+    f'resamples, seed {receipt["seed"]}). They do not cover the variation between training runs.',
     'Clips run from the known ED to the known ES, as in the papers; in use, '
     'these instants are not known' + (': see the whole clips.' if m['whole_clip'] else '.'),
     'Distances are in mm, between pixel centres of the two outlines, on the true pixel spacing.'
@@ -28,9 +27,8 @@ def notes(result: Result) -> list[str]:
   share = m['temporal']['inconsistent_share']
   if share['n'] and not share['truth']['n']:
     found.append(
-      'No clip has a truth on every frame: how many of its frames the '
-      'thresholds would call inconsistent, the floor of that share, is not '
-      'known.'
+      'No clip has a truth on every frame: how many of its frames the thresholds would call '
+      'inconsistent, the floor of that share, is not known.'
     )
   if m['n_patients'] < _FEW:
     found.append(f'Only {m["n_patients"]} patients: one patient more or less moves these numbers.')
@@ -38,15 +36,13 @@ def notes(result: Result) -> list[str]:
     both, one = m['not_applicable'][name], m['one_empty'][name]
     if both or one:
       found.append(
-        f'{name.upper()}: {both} scored frames have neither truth nor '
-        f'prediction (left out); {one} have only one of them (Dice 0, '
-        'distance = diagonal of the field of view).'
+        f'{name.upper()}: {both} scored frames have neither truth nor prediction (left out); {one} '
+        'have only one of them (Dice 0, distance = diagonal of the field of view).'
       )
   if ef['not_measurable'] or ef['out_of_range']:
     found.append(
-      f'{ef["not_measurable"]} patients have no measurable predicted EF and '
-      f'are left out of the EF block; {ef["out_of_range"]} lie outside '
-      '0-90 % and are kept in it.'
+      f'{ef["not_measurable"]} patients have no measurable predicted EF and are left out of the EF '
+      f'block; {ef["out_of_range"]} lie outside 0-90 % and are kept in it.'
     )
   found.append('Research software, not a medical device and not for clinical use.')
   return found

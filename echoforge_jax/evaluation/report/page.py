@@ -29,8 +29,8 @@ def write_report(
 
   Args:
     result: the evaluation.
-    cases: the evaluated clips in the same order; only the few that the
-      overlay figure shows are read.
+    cases: the evaluated clips in the same order; only the few that the overlay figure shows are
+      read.
     report_dir: folder for index.html and figures/.
     log_path: a training run's metrics.jsonl, or None.
     case_files: the clips' files, or None if there are none.

@@ -37,9 +37,8 @@ _WHOLE_DOUBTS = (
 def summary_text(result: Result) -> str:
   """Returns what was measured, how sure it is, and what is to be doubted.
 
-  The tests in it are two-sided Wilcoxon signed-rank tests over patients: of
-  predicted minus reference EF, and of a prediction's roughness, inconsistent
-  and valid frames minus the truth's.
+  The tests in it are two-sided Wilcoxon signed-rank tests over patients: of predicted minus
+  reference EF, and of a prediction's roughness, inconsistent and valid frames minus the truth's.
   """
   m = result.metrics
   blocks = [
@@ -59,14 +58,12 @@ def _overlap(m: dict) -> list[str]:
   receipt = m['receipt']
   lines = [
     f'protocol {m["protocol"]}: {_count(m["n_patients"], "patient")}, '
-    f'{_count(m["n_clips"], "clip")}, '
-    f'{_count(m["n_frames"], "frame")} scored'
+    f'{_count(m["n_clips"], "clip")}, {_count(m["n_frames"], "frame")} scored'
   ]
   if receipt.get('run'):
     lines.append(
       f'{receipt.get("which", "network")} of {receipt["run"]} after '
-      f'{receipt.get("checkpoint_step")} steps, on '
-      f'{receipt.get("dataset")} {receipt.get("split")}'
+      f'{receipt.get("checkpoint_step")} steps, on {receipt.get("dataset")} {receipt.get("split")}'
     )
   if textio.is_synthetic(m):
     lines.append(textio.SYNTHETIC_NOTE)

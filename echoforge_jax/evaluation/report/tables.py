@@ -133,8 +133,8 @@ def case_table(result: Result):
     result: the evaluation.
 
   Returns:
-    (columns as (label, numeric), rows as (case id, [(text, sort key)]), the
-    number of the Dice column).
+    (columns as (label, numeric), rows as (case id, [(text, sort key)]), the number of the Dice
+    column).
   """
   name, unit = result.classes[0], result.metrics['unit']
   columns = [('patient', 'patient', None), ('view', 'view', None)]
