@@ -17,25 +17,15 @@ from echoforge_jax.metrics import calibration, statistics, temporal
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """An evaluation: the document, the tables, the curves.
-
-  Attributes:
-    protocol: what it was scored under.
-    classes: names in the order of the class ids.
-    metrics: the content of metrics.json (floats may be NaN).
-    per_case: one dict per clip.
-    per_frame: one dict per labeled frame and class.
-    clips: the clips' scores, in order.
-    over_time: of each clip, what `blocks.over_time` measured.
-  """
+  """An evaluation: the document, the tables, the curves."""
 
   protocol: Protocol
-  classes: tuple[str, ...]
-  metrics: dict
-  per_case: list[dict]
-  per_frame: list[dict]
+  classes: tuple[str, ...]  # In the order of the class ids.
+  metrics: dict  # The content of metrics.json (floats may be NaN).
+  per_case: list[dict]  # One per clip.
+  per_frame: list[dict]  # One per labeled frame and class.
   clips: list[ClipScore]
-  over_time: list[dict[str, tuple[float, float]]]
+  over_time: list[dict[str, tuple[float, float]]]  # Of each clip, see `blocks.over_time`.
 
 
 def score_predictions(
@@ -52,12 +42,10 @@ def score_predictions(
   """Scores predicted clips: overlap, distances, EF, smoothness, calibration.
 
   Args:
-    cases: clips with truth and prediction, ED first and ES last; consumed one at a time, none is
-      kept.
+    cases: clips with truth and prediction, ED first and ES last; consumed one at a time.
     protocol: what is scored and how it is pooled.
     classes: names, in the order of the class ids; EF needs 'lv'.
-    seed: of the bootstrap over patients.
-    resamples: bootstrap resamples.
+    seed, resamples: of the bootstrap over patients.
     receipt: where the predictions come from; copied into the document.
     whole: the same patients' whole clips, predicted without knowledge of ED and ES; consumed one at
       a time. Empty leaves that block out.
@@ -84,7 +72,7 @@ def score_predictions(
     'protocol': protocol.name,
     'n_patients': len(ejections),
     'n_clips': len(clips),
-    'n_frames': len({_frame(r) for r in rows if r['scored']}),
+    'n_frames': len({(r['patient'], r['view'], r['frame']) for r in rows if r['scored']}),
     'unit': unit,
     'classes': {
       name: {m: _metric(clips, name, m, protocol, options) for m in METRICS} for name in classes
@@ -101,17 +89,11 @@ def score_predictions(
     'flags': ef_scores.flag_counts([e.predicted for e in found]),
     'receipt': {**options, 'protocol': dataclasses.asdict(protocol), **(receipt or {})},
   }
-  per_case = [
-    _case_row(
-      clip, series, ejections[clip.case.patient], wholes.get((clip.case.patient, clip.case.view))
-    )
-    for clip, series in zip(clips, over_time)
-  ]
+  per_case = []
+  for clip, series in zip(clips, over_time):
+    key = clip.case.patient, clip.case.view
+    per_case.append(_case_row(clip, series, ejections[key[0]], wholes.get(key)))
   return Result(protocol, classes, metrics, per_case, rows, clips, over_time)
-
-
-def _frame(row: dict) -> tuple[str, str, int]:
-  return row['patient'], row['view'], row['frame']
 
 
 def _common_unit(clips: list[ClipScore]) -> str:
@@ -127,11 +109,11 @@ def _common_unit(clips: list[ClipScore]) -> str:
       f'{case.patient} {case.view} has no pixel spacing while other clips have one; found mm and '
       'px, wanted one unit; give that clip its spacing or evaluate it apart'
     )
-  return next(iter(units))
+  return clips[0].unit
 
 
 def _metric(clips, name: str, metric: str, protocol: Protocol, options) -> dict:
-  """One metric of one class, pooled as the protocol says."""
+  """Pools one metric of one class as the protocol says."""
   if protocol.pooling == 'clip_patient':
     return pool(((c.case.patient, c.means[name][metric]) for c in clips), options)
   frames: dict[str, list[float]] = {}
@@ -157,7 +139,7 @@ def _metric(clips, name: str, metric: str, protocol: Protocol, options) -> dict:
 
 
 def _empty_frames(rows, classes, *, masks: int) -> dict[str, int]:
-  """Scored frames on which this many of truth and prediction are empty."""
+  """Counts scored frames on which this many of truth and prediction are empty."""
   counts = dict.fromkeys(classes, 0)
   for row in rows:
     empty = (row['area_truth'] == 0) + (row['area_predicted'] == 0)
@@ -171,7 +153,7 @@ def _case_row(
   found: ef_scores.PatientEjection,
   whole: WholeScore | None,
 ) -> dict:
-  """One row of per_case.csv; EF and volumes are the patient's."""
+  """Returns one row of per_case.csv; EF and volumes are the patient's."""
   case = clip.case
   ed_found, es_found = (whole and whole.found) or (math.nan, math.nan)
   whole_flags = (*(found.whole.flags if found.whole else ()), *(whole.flags if whole else ()))
@@ -181,11 +163,7 @@ def _case_row(
     'quality': case.quality,
     'fps': case.fps,
     'n_frames': len({r['frame'] for r in clip.frames if r['scored']}),
-    **{
-      f'{name}_{metric}': value
-      for name, means in clip.means.items()
-      for metric, value in means.items()
-    },
+    **{f'{name}_{m}': v for name, means in clip.means.items() for m, v in means.items()},
     'unit': clip.unit,
     'edv_dataset_ml': found.dataset[0],
     'esv_dataset_ml': found.dataset[1],

@@ -15,14 +15,9 @@ from echoforge_jax.metrics import calibration, statistics, temporal
 
 
 def pool(pairs: Iterable[tuple[str, float]], options: Mapping) -> dict:
-  """Takes the mean within each patient, then over the patients.
+  """Takes the mean of finite (patient, value) within each patient, then over the patients.
 
-  Args:
-    pairs: (patient, value); values that are not finite are left out.
-    options: seed and resamples of the bootstrap over patients.
-
-  Returns:
-    mean, ci95, sd, median and n, the patients with a value.
+  `options` are seed and resamples of the bootstrap over patients.
   """
   values: dict[str, list[float]] = {}
   for patient, value in pairs:
@@ -32,15 +27,10 @@ def pool(pairs: Iterable[tuple[str, float]], options: Mapping) -> dict:
 
 
 def over_time(clip: ClipScore, ranges: Mapping[str, float]) -> dict[str, tuple[float, float]]:
-  """Measures how smoothly a clip moves, as (prediction, truth).
+  """Measures how smoothly a clip moves, as (prediction, truth); NaN where unknown.
 
-  Args:
-    clip: its scores.
-    ranges: `temporal.attribute_ranges` of the truth over all clips.
-
-  Returns:
-    'area_roughness', 'inconsistent_share', 'valid_share', and the mean deviation of each of
-    Painchaud's attributes; NaN where unknown.
+  `ranges` are `temporal.attribute_ranges` of the truth over all clips. Beside roughness and shares,
+  the result has the mean deviation of each of Painchaud's attributes.
   """
   both = clip.attributes, clip.complete_truth
   deviations = [temporal.attribute_deviations(a, ranges) for a in both]
@@ -102,10 +92,7 @@ def whole_block(
     'n_frames': sum(w.num_frames for w in wholes),
     'n_frames_scored': sum(w.num_scored for w in wholes),
     'classes': {
-      name: {
-        metric: pool(((w.patient, w.means[name][metric]) for w in wholes), options)
-        for metric in METRICS
-      }
+      name: {m: pool(((w.patient, w.means[name][m]) for w in wholes), options) for m in METRICS}
       for name in classes
     },
     'ef': ef_scores.ef_entry(measured, lambda e: e.whole, options),
@@ -126,8 +113,7 @@ def positions(
   for clip in clips:
     for row in clip.frames:
       position = round(row['frame'] / max(len(clip.areas) - 1, 1), 6)
-      pairs = found[row['class']].setdefault(position, [])
-      pairs.append((row['patient'], row['dice']))
+      found[row['class']].setdefault(position, []).append((row['patient'], row['dice']))
   return {
     name: [
       {'position': position, 'dice': pool(pairs, options)}
@@ -147,25 +133,18 @@ def calibration_block(clips: Iterable[ClipScore], options: Mapping) -> dict | No
   with np.errstate(invalid='ignore', divide='ignore'):
     confidence = pooled.confidence_sum / pooled.count
     accuracy = pooled.correct_sum / pooled.count
+  names = ('low', 'high', 'count', 'confidence', 'accuracy')
+  columns = (edges[:-1], edges[1:], pooled.count.astype(int), confidence, accuracy)
   return {
     'region': calibration.REGION,
     'ece': pool(((c.case.patient, calibration.ece(c.reliability)) for c in known), options),
     'ece_pooled': calibration.ece(pooled),
-    'bins': [
-      {
-        'low': float(edges[k]),
-        'high': float(edges[k + 1]),
-        'count': int(pooled.count[k]),
-        'confidence': float(confidence[k]),
-        'accuracy': float(accuracy[k]),
-      }
-      for k in range(len(pooled.count))
-    ],
+    'bins': [dict(zip(names, row)) for row in zip(*(c.tolist() for c in columns))],
   }
 
 
 def risk_block(found: Iterable[ef_scores.PatientEjection], options: Mapping) -> dict | None:
-  """EF error of the most confident share of the patients."""
+  """Measures the EF error of the most confident share of the patients."""
   pairs = [(e.confidence, abs(e.predicted.ef_percent - e.reference)) for e in found]
   pairs = [p for p in pairs if all(map(math.isfinite, p))]
   if len(pairs) < 2:
@@ -186,27 +165,16 @@ def groups(clips: Sequence[ClipScore], classes: Sequence[str], options: Mapping)
       for name in classes
     }
 
-  def by_clip(kind):
-    keys = dict.fromkeys(getattr(c.case, kind) for c in clips)
-    return {
-      key: entries(
-        lambda name, metric, key=key: (
-          (c.case.patient, c.means[name][metric]) for c in clips if getattr(c.case, kind) == key
-        )
-      )
-      for key in keys
-      if key
-    }
+  def of_clips(kind, key):
+    own = [c for c in clips if getattr(c.case, kind) == key]
+    return entries(lambda name, metric: ((c.case.patient, c.means[name][metric]) for c in own))
 
-  return {
-    'view': by_clip('view'),
-    'quality': by_clip('quality'),
-    'phase': {
-      phase: entries(
-        lambda name, metric, phase=phase: (
-          (r['patient'], r[metric]) for r in rows if r['phase'] == phase and r['class'] == name
-        )
-      )
-      for phase in ('ED', 'ES')
-    },
-  }
+  def of_phase(phase):
+    own = [r for r in rows if r['phase'] == phase]
+    return entries(lambda name, m: ((r['patient'], r[m]) for r in own if r['class'] == name))
+
+  found = {}
+  for kind in ('view', 'quality'):
+    keys = dict.fromkeys(getattr(c.case, kind) for c in clips)
+    found[kind] = {key: of_clips(kind, key) for key in keys if key}
+  return {**found, 'phase': {phase: of_phase(phase) for phase in ('ED', 'ES')}}

@@ -14,27 +14,16 @@ _SINGLE_PLANE = ('discs', 'area_length')
 
 @dataclasses.dataclass(frozen=True)
 class PatientEjection:
-  """One patient's volumes by reference, truth masks and prediction.
+  """One patient's volumes by reference, truth masks and prediction."""
 
-  Attributes:
-    reference: the dataset's EF where it has one, else from the truth masks.
-    source: 'dataset' or 'masks', where `reference` comes from; '' if none.
-    from_masks: measured on the truth masks.
-    predicted: measured on the predicted masks.
-    dataset: (EDV ml, ESV ml, EF percent) as the dataset gives them.
-    by_view: view -> method ('discs', 'area_length') -> predicted EF percent from that view alone.
-    whole: measured on the whole clips, ED and ES as found; None if they were not predicted.
-    confidence: mean of the clips' confidence; NaN if unknown.
-  """
-
-  reference: float
-  source: str
+  reference: float  # The dataset's EF where it has one, else from the truth masks.
+  source: str  # 'dataset' or 'masks', where `reference` comes from; '' if none.
   from_masks: ejection.Ejection
   predicted: ejection.Ejection
-  dataset: tuple[float, float, float]
-  by_view: dict[str, dict[str, float]]
-  whole: ejection.Ejection | None
-  confidence: float
+  dataset: tuple[float, float, float]  # EDV ml, ESV ml, EF percent.
+  by_view: dict[str, dict[str, float]]  # view -> single-plane method -> predicted EF percent.
+  whole: ejection.Ejection | None  # Of whole clips, ED and ES as found.
+  confidence: float  # Mean of the clips' confidence; NaN if unknown.
 
 
 def by_patient(
@@ -43,36 +32,29 @@ def by_patient(
   protocol: Protocol,
   metric: bool,
 ) -> dict[str, PatientEjection]:
-  """Measures every patient's EF.
+  """Measures every patient's EF; volumes are NaN unless lengths are in mm (`metric`).
 
-  Args:
-    clips: in the order of the patients.
-    wholes: (patient, view) -> score of the whole clip; may be empty.
-    protocol: names the method.
-    metric: whether lengths are in mm; volumes are NaN otherwise.
+  `wholes` are the scores of whole clips by (patient, view); it may be empty.
   """
   patients: dict[str, list[ClipScore]] = {}
   for clip in clips:
     patients.setdefault(clip.case.patient, []).append(clip)
-  return {
-    patient: _patient_ejection(
-      own, [w for c in own if (w := wholes.get((patient, c.case.view)))], protocol, metric
-    )
-    for patient, own in patients.items()
-  }
+  found = {}
+  for patient, own in patients.items():
+    whole = [w for c in own if (w := wholes.get((patient, c.case.view)))]
+    found[patient] = _patient_ejection(own, whole, protocol, metric)
+  return found
 
 
 def _patient_ejection(
   clips: Sequence[ClipScore], whole: Sequence[WholeScore], protocol: Protocol, metric: bool
 ) -> PatientEjection:
-  """One patient's EF from its clips' ED and ES cavities."""
+  """Measures one patient's EF from its clips' ED and ES cavities."""
 
   def measure(ends_by_view, method=protocol.ef_method):
     ed, es = ({view: pair[t] for view, pair in ends_by_view.items()} for t in (0, 1))
     found = ejection.measure_ejection(ed, es, method)
-    if metric:
-      return found
-    return dataclasses.replace(found, edv_ml=math.nan, esv_ml=math.nan)
+    return found if metric else dataclasses.replace(found, edv_ml=math.nan, esv_ml=math.nan)
 
   def known(name):
     values = (float(getattr(c.case, name)) for c in clips)
@@ -101,11 +83,8 @@ def _patient_ejection(
 def agreement(reference, prediction, options) -> dict:
   """Returns `statistics.agreement` as a dict, with lists instead of tuples."""
   found = dataclasses.asdict(statistics.agreement(reference, prediction, **options))
-  return {
-    **found,
-    'loa': list(found['loa']),
-    'ci95': {k: list(v) for k, v in found['ci95'].items()},
-  }
+  intervals = {k: list(v) for k, v in found['ci95'].items()}
+  return {**found, 'loa': list(found['loa']), 'ci95': intervals}
 
 
 def ef_entry(
@@ -113,11 +92,7 @@ def ef_entry(
   measured: Callable[[PatientEjection], ejection.Ejection],
   options,
 ) -> dict:
-  """Compares the EF that `measured` picks of each patient with the reference.
-
-  Returns:
-    The agreement, the reference's source, and counts of what is doubtful.
-  """
+  """Compares the EF that `measured` picks of each patient with the reference."""
   values = [measured(e) for e in found]
   return {
     **agreement([e.reference for e in found], [v.ef_percent for v in values], options),

@@ -24,12 +24,7 @@ from echoforge_jax.provenance import device_kind, git_revision, versions
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """A finished evaluation.
-
-  Attributes:
-    result: the scores.
-    paths: files by name: 'metrics', 'per_case', 'per_frame', 'report'.
-  """
+  """A finished evaluation; files by name: 'metrics', 'per_case', 'per_frame', 'report'."""
 
   result: Result
   paths: dict[str, pathlib.Path]
@@ -37,19 +32,12 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class PredictedSplit:
-  """A split as a run's model sees it; nothing is predicted before it is read.
+  """A split as a run's model sees it; nothing is predicted before it is read."""
 
-  Attributes:
-    cases: the protocol's clips, from ED to ES.
-    whole: the whole clips, frame after frame, ED and ES unknown to the model.
-    classes: names in the order of the class ids.
-    receipt: what identifies model and data.
-  """
-
-  cases: Sequence[Case]
-  whole: Iterable[Case]
-  classes: tuple[str, ...]
-  receipt: dict
+  cases: Sequence[Case]  # The protocol's clips, from ED to ES.
+  whole: Iterable[Case]  # The whole clips, ED and ES unknown to the model.
+  classes: tuple[str, ...]  # In the order of the class ids.
+  receipt: dict  # What identifies model and data.
 
 
 def evaluate(
@@ -78,10 +66,6 @@ def evaluate(
     batch_size: clips predicted at a time.
     whole_clip: score whole clips as well, ED and ES unknown.
     progress: show a bar.
-
-  Raises:
-    InputError: for an unknown protocol, split or workdir, or a split without clips, or a folder
-      that cannot be written.
   """
   chosen = get_protocol(protocol)
   _check_writable(out_dir)
@@ -115,17 +99,12 @@ def write_evaluation(
 ) -> Evaluation:
   """Scores predicted clips and writes every file of an evaluation.
 
+  The arguments are those of `evaluate` and `score_predictions`.
+
   Args:
     cases: clips with frames, truth and prediction. Iterated once, then indexed for the few that the
       figures show: they need not be in memory.
-    protocol: see `score_predictions`, as for classes, seed and receipt.
-    out_dir: as in `evaluate`.
     log_path: a training run's metrics.jsonl, for its curves; or None.
-    whole: the same patients' whole clips; iterated once.
-    progress: show a bar.
-
-  Raises:
-    InputError: if there are no cases or the folder cannot be written.
   """
   report_dir = pathlib.Path(out_dir) / 'report'
 
@@ -174,9 +153,7 @@ def predict_split(
   which: str = 'teacher',
   batch_size: int = 4,
 ) -> PredictedSplit:
-  """Restores a run's model to predict every clip of a split.
-
-  The arguments are those of `evaluate`.
+  """Restores a run's model to predict every clip of a split; arguments as of `evaluate`.
 
   Raises:
     InputError: where there is no run, no checkpoint or no data, or where the protocol's test
@@ -230,8 +207,7 @@ def make_receipt(config, source, protocol: Protocol, *, step: int, which: str, w
   Args:
     config: the run's resolved config.
     source: the prepared split (`data.prepared.ClipSource`).
-    protocol: names the dataset and whose patient lists; `score_predictions` adds the rest of it,
-      and the bootstrap's seed and resamples.
+    protocol: names the dataset and whose patient lists; `score_predictions` adds the rest of it.
     step: updates the checkpoint has seen.
     which: 'teacher' or 'student'.
     workdir: the run's directory; only its name is kept.
@@ -258,11 +234,7 @@ def make_receipt(config, source, protocol: Protocol, *, step: int, which: str, w
 
 
 def folders_of_runs(workdirs: Sequence, out_dir) -> dict[str, pathlib.Path]:
-  """Returns a folder in `out_dir` for each run: workdir -> folder.
-
-  Raises:
-    InputError: if two runs have the same name.
-  """
+  """Returns a folder in `out_dir` for each run, workdir -> folder; their names must differ."""
   folders = {str(w): pathlib.Path(out_dir) / pathlib.Path(w).resolve().name for w in workdirs}
   if len(set(folders.values())) < len(workdirs):
     raise InputError(
@@ -285,7 +257,7 @@ def _check_writable(out_dir) -> None:
 
 
 def _write_csv(path: pathlib.Path, rows: list[dict]) -> None:
-  """A table with a header; NaN is an empty field."""
+  """Writes a table with a header; NaN is an empty field."""
 
   def field(value):
     if isinstance(value, bool):

@@ -20,16 +20,10 @@ Clips = Sequence[Mapping[str, Any]]
 
 
 def decide(logits: np.ndarray, threshold: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
-  """Turns logits [..., K] into masks and a probability.
+  """Turns logits [..., K] into masks, uint8 [...], and a probability, float16 [...].
 
-  Args:
-    logits: one sigmoid logit per class.
-    threshold: a pixel belongs to the class of the largest probability where that is above the
-      threshold.
-
-  Returns:
-    masks: uint8 [...], 0 background, k + 1 the k-th class; and the probability of the first class,
-    float16 [...].
+  A pixel belongs to the class k of the largest probability, as k + 1, where that is above the
+  threshold; else it is 0. The probability is that of the first class.
   """
   best = (logits.argmax(axis=-1) + 1).astype(np.uint8)
   masks = np.where(logits.max(axis=-1) > special.logit(threshold), best, 0)
@@ -41,7 +35,8 @@ class PredictedClips(Sequence):
   """Clips of one shape with their prediction; predicted anew at each access.
 
   Iterating predicts in batches and holds one batch at a time, so that a split of any size fits in
-  memory.
+  memory. The model's `apply` gives 'logits' [B, T, S, S, K]; the clips are those of
+  `data.pipeline.eval_clips`.
   """
 
   def __init__(
@@ -53,15 +48,7 @@ class PredictedClips(Sequence):
     threshold: float = 0.5,
     batch_size: int = 4,
   ):
-    """Predicts nothing yet.
-
-    Args:
-      model: its `apply` gives 'logits' [B, T, S, S, K].
-      variables: the model's variables.
-      clips: of `data.pipeline.eval_clips`.
-      threshold: see `decide`.
-      batch_size: clips per batch; the last one is padded.
-    """
+    """Predicts nothing yet."""
     self._variables, self._clips = variables, clips
     self._threshold, self._batch_size = threshold, batch_size
 
@@ -95,19 +82,13 @@ class WholeClips:
   """Whole clips with their prediction, as `segment` and streams predict.
 
   Frames pass one after another with the memory carried on: no frame sees one later than the model's
-  `delay`, and nothing knows of ED or ES.
+  `delay`, and nothing knows of ED or ES. The clips are those of
+  `data.pipeline.eval_clips(sampler='all')`.
   """
 
   def __init__(self, segmenter: Segmenter, clips: Clips, *, threshold: float = 0.5):
-    """Predicts nothing yet.
-
-    Args:
-      segmenter: the model.
-      clips: of `data.pipeline.eval_clips(sampler='all')`.
-      threshold: see `decide`.
-    """
-    self._segmenter, self._clips = segmenter, clips
-    self._threshold = threshold
+    """Predicts nothing yet."""
+    self._segmenter, self._clips, self._threshold = segmenter, clips, threshold
 
   def __len__(self) -> int:
     return len(self._clips)
@@ -126,13 +107,7 @@ class WholeClips:
 def make_case(
   clip: Mapping[str, Any], prediction: np.ndarray, probability: np.ndarray | None = None
 ) -> Case:
-  """Makes a case from an evaluation clip and its predicted masks.
-
-  Args:
-    clip: of `data.pipeline.eval_clips`.
-    prediction: uint8 [T, S, S].
-    probability: float16 [T, S, S] of the first class, or None.
-  """
+  """Makes a case from an evaluation clip and its predicted masks, uint8 [T, S, S]."""
   native = clip.get('native_size')
   numbers = ('ef_percent', 'edv_ml', 'esv_ml', 'fps')
   return Case(

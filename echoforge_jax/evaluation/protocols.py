@@ -18,44 +18,29 @@ _CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-  """One way to score a dataset; two numbers compare only under the same one.
+  """One way to score a dataset; two numbers compare only under the same one."""
 
-  Attributes:
-    name: what `--protocol` and metrics.json call it.
-    score: 'ends' scores the first (ED) and last (ES) sampled frame, 'all' every sampled frame.
-    description: one line for reports.
-    dataset: 'camus' or 'echonet'; '' takes the one the run was trained on.
-    split_scheme: whose patient lists decide: 'official', or 'memsam' (CAMUS in the order of ids,
-      350/50/100).
-    sampler: 'linspace': rint(linspace(ED, ES, num_frames)); 'truncate': the same cut to whole
-      numbers.
-    num_frames: frames a clip, 2 or more.
-    threshold: a class is predicted where its probability is above this.
-    pooling: 'clip_patient': the mean of a clip's scored frames, then of a patient's clips, then of
-      the patients; 'frame': the mean of all scored frames, each counting once.
-    ef_method: 'biplane': Simpson's 20 discs from 2CH and 4CH; 'discs': of each view alone;
-      'area_length': 8 A^2 / (3 pi L) of each view alone. Volumes of several views are averaged with
-      the last two.
-    metric_spacing: True measures distances in mm, False in native pixels.
-  """
-
-  name: str
-  score: str
-  description: str
-  dataset: str = 'camus'
+  name: str  # What `--protocol` and metrics.json call it.
+  score: str  # 'ends': the first (ED) and last (ES) sampled frame; 'all': every one.
+  description: str  # One line for reports.
+  dataset: str = 'camus'  # 'camus' or 'echonet'; '' takes the one the run was trained on.
+  # Whose patient lists decide: 'official', or 'memsam' (CAMUS in the order of ids, 350/50/100).
   split_scheme: str = 'official'
+  # 'linspace': rint(linspace(ED, ES, num_frames)); 'truncate': the same cut to whole numbers.
   sampler: str = 'linspace'
-  num_frames: int = 10
-  threshold: float = 0.5
+  num_frames: int = 10  # Per clip, 2 or more.
+  threshold: float = 0.5  # A class is predicted where its probability is above this.
+  # 'clip_patient': the mean of a clip's scored frames, then of a patient's clips, then of the
+  # patients; 'frame': the mean of all scored frames, each counting once.
   pooling: str = 'clip_patient'
+  # 'biplane': Simpson's 20 discs from 2CH and 4CH; of each view alone, averaged over the views:
+  # 'discs', or 'area_length', 8 A^2 / (3 pi L).
   ef_method: str = 'biplane'
-  metric_spacing: bool = True
+  metric_spacing: bool = True  # Distances in mm; False: in native pixels.
 
   def scored_frames(self, count: int) -> list[int]:
     """Returns increasing indices of the frames to score, of `count`."""
-    if self.score == 'ends':
-      return sorted({0, count - 1})
-    return list(range(count))
+    return sorted({0, count - 1}) if self.score == 'ends' else list(range(count))
 
 
 _CAMUS = (
@@ -85,12 +70,7 @@ PROTOCOLS = {p.name: p for p in (*_CAMUS, *_BY_ID, _ECHONET)}
 def get_protocol(name: str) -> Protocol:
   """Returns the protocol of that name, or out of a JSON file.
 
-  Args:
-    name: a key of `PROTOCOLS`, or the path of a .json file with the fields of `Protocol`, of which
-      name, score and description are needed.
-
-  Raises:
-    InputError: if there is none of that name, or the file is no protocol.
+  The file has the fields of `Protocol`, of which name, score and description are needed.
   """
   if str(name).endswith('.json'):
     return _read_protocol(pathlib.Path(name))

@@ -15,43 +15,24 @@ METRICS = ('dice', 'iou', 'hd', 'hd95', 'asd')
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """One clip with its truth and its prediction, ED first and ES last.
-
-  Attributes:
-    patient: identifier.
-    view: '2CH' or '4CH'.
-    truth: uint8 [T, H, W] class ids: 0 background, k + 1 the k-th class.
-    prediction: uint8 [T, H, W] class ids.
-    spacing_mm: [2] mm per pixel of this grid (row, column); NaN if unknown.
-    frames: uint8 [T, H, W] gray levels, for figures; or None.
-    labeled: bool [T], frames whose truth is known; None means all.
-    native_size: (H, W) before the clip was squeezed to its grid; None means it was not.
-    quality: 'Good', 'Medium', 'Poor' or ''.
-    ef_percent: the dataset's EF in percent; NaN if unknown.
-    edv_ml: the dataset's end-diastolic volume in ml; NaN if unknown.
-    esv_ml: the dataset's end-systolic volume in ml; NaN if unknown.
-    fps: frames per second of the recording; NaN if unknown.
-    probability: float16 [T, H, W] of the first class; or None.
-    ed: position of the true ED in a whole clip; None means the first frame.
-    es: position of the true ES in a whole clip; None means the last frame.
-  """
+  """One clip with its truth and its prediction, ED first and ES last."""
 
   patient: str
-  view: str
-  truth: np.ndarray
-  prediction: np.ndarray
-  spacing_mm: np.ndarray
-  frames: np.ndarray | None = None
-  labeled: np.ndarray | None = None
-  native_size: tuple[int, int] | None = None
-  quality: str = ''
-  ef_percent: float = math.nan
+  view: str  # '2CH' or '4CH'.
+  truth: np.ndarray  # uint8 [T, H, W] class ids: 0 background, k + 1 the k-th class.
+  prediction: np.ndarray  # uint8 [T, H, W]
+  spacing_mm: np.ndarray  # [2] mm per pixel of this grid (row, column); NaN if unknown.
+  frames: np.ndarray | None = None  # uint8 [T, H, W] gray levels, for figures.
+  labeled: np.ndarray | None = None  # bool [T], frames whose truth is known; None means all.
+  native_size: tuple[int, int] | None = None  # (H, W) before the clip was squeezed to its grid.
+  quality: str = ''  # 'Good', 'Medium', 'Poor' or ''.
+  ef_percent: float = math.nan  # The dataset's, as are the volumes.
   edv_ml: float = math.nan
   esv_ml: float = math.nan
   fps: float = math.nan
-  probability: np.ndarray | None = None
-  ed: int | None = None
-  es: int | None = None
+  probability: np.ndarray | None = None  # float16 [T, H, W] of the first class.
+  ed: int | None = None  # Of a whole clip; None means the first frame.
+  es: int | None = None  # Of a whole clip; None means the last frame.
 
   @property
   def unit(self) -> str:
@@ -61,9 +42,9 @@ class Case:
   @property
   def known(self) -> np.ndarray:
     """Frames whose truth is known, bool [T]."""
-    if self.labeled is None:
-      return np.ones(len(self.truth), bool)
-    return np.asarray(self.labeled, bool)
+    return (
+      np.ones(len(self.truth), bool) if self.labeled is None else np.asarray(self.labeled, bool)
+    )
 
   def spacing(self, metric: bool = True) -> tuple[float, float]:
     """Returns the size of a pixel of this grid (row, column).
@@ -74,64 +55,38 @@ class Case:
     if metric and self.unit == 'mm':
       return tuple(float(s) for s in self.spacing_mm)
     size = self.truth.shape[1:]
-    native = self.native_size or size
-    return float(native[0]) / size[0], float(native[1]) / size[1]
+    return tuple(float(n) / s for n, s in zip(self.native_size or size, size))
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipScore:
-  """Everything measured on one clip.
+  """Everything measured on one clip."""
 
-  Attributes:
-    case: what was scored, its arrays dropped.
-    unit: 'mm' or 'px' of distances.
-    frames: one dict per labeled frame and class, of `frame_rows`.
-    means: class -> metric -> mean over the scored, applicable frames (NaN if none).
-    areas: [T] predicted cavity areas in unit^2; NaN without class 'lv'.
-    truth_areas: [T] true cavity areas; NaN where unlabeled.
-    valid: share of frames whose prediction is anatomically valid.
-    truth_valid: the same of the truth; NaN unless every frame is labeled.
-    truth_ends: cavities of the truth at (ED, ES); None where unmeasurable or unlabeled.
-    predicted_ends: cavities of the prediction at (ED, ES).
-    attributes: temporal attributes of the prediction.
-    truth_attributes: of the truth; NaN on frames without a label.
-    reliability: counts of the first class's probability; None if unknown.
-    confidence: of the whole clip's prediction; NaN if unknown.
-  """
-
-  case: Case
-  unit: str
-  frames: list[dict]
+  case: Case  # Its arrays are dropped.
+  unit: str  # 'mm' or 'px' of distances.
+  frames: list[dict]  # Of `frame_rows`.
+  # class -> metric -> mean over the scored, applicable frames (NaN if none).
   means: dict[str, dict[str, float]]
-  areas: np.ndarray
-  truth_areas: np.ndarray
-  valid: float
-  truth_valid: float
-  truth_ends: tuple = (None, None)
+  areas: np.ndarray  # [T] predicted cavity areas in unit^2; NaN without class 'lv'.
+  truth_areas: np.ndarray  # [T]; NaN where unlabeled.
+  valid: float  # Share of frames whose prediction is anatomically valid.
+  truth_valid: float  # NaN unless every frame is labeled.
+  truth_ends: tuple = (None, None)  # Cavities at (ED, ES); None: unmeasurable or unlabeled.
   predicted_ends: tuple = (None, None)
+  # Temporal attributes; NaN on frames without a label or cavity.
   attributes: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
   truth_attributes: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-  reliability: calibration.Bins | None = None
-  confidence: float = math.nan
+  reliability: calibration.Bins | None = None  # Of the first class's probability.
+  confidence: float = math.nan  # Of the whole clip's prediction.
 
   @property
   def complete_truth(self) -> dict[str, np.ndarray]:
     """The truth's attributes; empty unless every frame is labeled."""
-    complete = bool(np.isfinite(self.truth_areas).all())
-    return self.truth_attributes if complete else {}
+    return self.truth_attributes if np.isfinite(self.truth_areas).all() else {}
 
 
 def score_clip(case: Case, protocol: Protocol, classes: Sequence[str] = ('lv',)) -> ClipScore:
-  """Scores one clip under a protocol.
-
-  Args:
-    case: truth and prediction.
-    protocol: which frames count.
-    classes: names, in the order of the class ids.
-
-  Raises:
-    InputError: if truth and prediction differ in shape.
-  """
+  """Scores one clip under a protocol; truth and prediction must have one shape."""
   if case.truth.shape != case.prediction.shape or case.truth.ndim != 3:
     raise InputError(
       f'{case.patient} {case.view}: found masks of shape {case.prediction.shape} for a truth of '
@@ -139,8 +94,7 @@ def score_clip(case: Case, protocol: Protocol, classes: Sequence[str] = ('lv',))
     )
   metric, known = protocol.metric_spacing, case.known
   spacing = case.spacing(metric)
-  frames = protocol.scored_frames(len(known))
-  rows = frame_rows(case, frames, classes, known, spacing)
+  rows = frame_rows(case, protocol.scored_frames(len(known)), classes, known, spacing)
   return ClipScore(
     case=dataclasses.replace(case, truth=None, prediction=None, frames=None, probability=None),
     unit=case.unit if metric else 'px',
@@ -157,9 +111,7 @@ def class_means(rows: Iterable[dict], classes: Sequence[str]) -> dict:
   """Returns class -> metric -> mean of the scored, applicable rows."""
   scored = [r for r in rows if r['scored']]
   return {
-    name: {
-      metric: finite_mean(r[metric] for r in scored if r['class'] == name) for metric in METRICS
-    }
+    name: {m: finite_mean(r[m] for r in scored if r['class'] == name) for m in METRICS}
     for name in classes
   }
 
@@ -178,29 +130,20 @@ def frame_rows(
   labeled: np.ndarray,
   spacing: tuple[float, float],
 ) -> list[dict]:
-  """Measures every labeled frame and class.
+  """Measures every labeled frame and class, a dict for each.
 
   Args:
-    case: truth and prediction.
     frames: numbers of those that are scored.
-    classes: names in the order of the class ids.
     labeled: bool [T], frames to measure.
     spacing: size of a pixel (row, column).
-
-  Returns:
-    One dict per labeled frame and class: patient, view, frame, phase, scored, class, the metrics,
-    areas.
   """
-  scored = set(frames)
   ed = 0 if case.ed is None else case.ed
   es = len(case.truth) - 1 if case.es is None else case.es
-  pixel = spacing[0] * spacing[1]
-  rows = []
+  rows, scored, pixel = [], set(frames), spacing[0] * spacing[1]
   for t in np.flatnonzero(labeled):
     for k, name in enumerate(classes):
       truth = case.truth[t] == k + 1
       prediction = case.prediction[t] == k + 1
-      distances = surface.surface_distances(truth, prediction, spacing)
       rows.append(
         {
           'patient': case.patient,
@@ -211,7 +154,7 @@ def frame_rows(
           'class': name,
           'dice': overlap.dice(truth, prediction),
           'iou': overlap.iou(truth, prediction),
-          **dataclasses.asdict(distances),
+          **dataclasses.asdict(surface.surface_distances(truth, prediction, spacing)),
           'area_truth': float(truth.sum() * pixel),
           'area_predicted': float(prediction.sum() * pixel),
         }
@@ -220,7 +163,7 @@ def frame_rows(
 
 
 def _ventricle(case: Case, classes, known: np.ndarray, spacing) -> dict:
-  """Areas, cavities at ED and ES, and attributes over time of class 'lv'."""
+  """Measures areas, cavities at ED and ES, and attributes over time of class 'lv'."""
   if 'lv' not in classes:
     empty = np.full(len(known), math.nan)
     return {'areas': empty, 'truth_areas': empty}
@@ -243,7 +186,7 @@ def _ventricle(case: Case, classes, known: np.ndarray, spacing) -> dict:
 
 
 def _follow(masks, classes, spacing):
-  """Cavities [T] and temporal attributes of a clip's masks."""
+  """Measures cavities [T] and temporal attributes of a clip's masks."""
   lv = masks == classes.index('lv') + 1
   cavities = [ejection.measure_cavity(m, spacing) for m in lv]
   myo = (masks == classes.index('myo') + 1) if 'myo' in classes else None
@@ -251,7 +194,7 @@ def _follow(masks, classes, spacing):
 
 
 def _trust(case: Case, known: np.ndarray) -> dict:
-  """Calibration counts over the labeled frames, and the clip's confidence."""
+  """Counts calibration over the labeled frames, and takes the clip's confidence."""
   if case.probability is None:
     return {}
   truth, prediction = case.truth == 1, case.prediction == 1
@@ -263,5 +206,5 @@ def _trust(case: Case, known: np.ndarray) -> dict:
 
 
 def _valid_share(masks, classes) -> float:
-  """Share of frames on which the anatomy is valid."""
+  """Returns the share of frames on which the anatomy is valid."""
   return float(np.mean([validity.all_valid(frame, tuple(classes)) for frame in masks]))

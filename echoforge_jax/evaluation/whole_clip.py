@@ -1,4 +1,4 @@
-"""Scores whole clips without knowledge of ED and ES: the honest setting.
+"""Scores whole clips without knowledge of ED and ES.
 
 The papers' protocols cut a clip at the true ED and ES. In use nobody knows them. Here (ours) the
 network sees every frame of the recording, ED and ES are read from the areas it predicts, and
@@ -19,43 +19,27 @@ from echoforge_jax.metrics.beats import read_curve
 
 @dataclasses.dataclass(frozen=True)
 class WholeScore:
-  """What was measured on one whole clip.
-
-  Attributes:
-    patient: identifier.
-    view: '2CH' or '4CH'.
-    num_frames: of the clip.
-    num_scored: labeled frames that were scored.
-    means: class -> metric -> mean over the scored frames.
-    fps: frames per second; NaN where unknown.
-    ends: cavities at the (ED, ES) that were found; None where none is.
-    found: (ED, ES) frames of the beat that was measured; None without any cavity.
-    errors: distances (ED, ES) in frames from the true instants to the nearest ones found in any
-      beat; NaN where either is unknown.
-    flags: of `beats.read_curve`, 'no_cavity' and 'empty_frames'.
-  """
+  """What was measured on one whole clip."""
 
   patient: str
   view: str
   num_frames: int
-  num_scored: int
-  means: dict[str, dict[str, float]]
+  num_scored: int  # Labeled frames that were scored.
+  means: dict[str, dict[str, float]]  # class -> metric -> mean over the scored frames.
   fps: float
-  ends: tuple = (None, None)
-  found: tuple[int, int] | None = None
+  ends: tuple = (None, None)  # Cavities at the (ED, ES) that were found.
+  found: tuple[int, int] | None = None  # (ED, ES) frames; None without any cavity.
+  # Frames (ED, ES) from the true instants to the nearest ones found in any beat; NaN if unknown.
   errors: tuple[float, float] = (math.nan, math.nan)
-  flags: tuple[str, ...] = ()
+  flags: tuple[str, ...] = ()  # Of `beats.read_curve`, 'no_cavity' and 'empty_frames'.
 
 
 def score_whole(
   cases: Iterable[Case], protocol: Protocol, classes: Sequence[str] = ('lv',)
 ) -> Iterator[WholeScore]:
-  """Scores whole clips one at a time.
+  """Scores whole clips, in the order of time and with `ed` and `es` set, one at a time.
 
-  Args:
-    cases: whole clips in the order of time, `ed` and `es` set.
-    protocol: `score` 'ends' scores the true ED and ES frames, 'all' every labeled frame.
-    classes: names, in the order of the class ids; volumes need 'lv'.
+  The protocol's `score` 'ends' scores the true ED and ES frames, 'all' every labeled frame.
   """
   for case in cases:
     yield _score(case, protocol, tuple(classes))
@@ -89,9 +73,8 @@ def _beat(case: Case, label: int, spacing) -> dict:
   return {
     'found': beats[0].nearest,
     'ends': tuple(ejection.measure_cavity(lv[t], spacing) for t in beats[0].nearest),
-    'errors': (
-      float(min(abs(beat.ed - case.ed) for beat in beats)),
-      float(min(abs(beat.es - case.es) for beat in beats)),
+    'errors': tuple(
+      float(min(abs(getattr(beat, t) - getattr(case, t)) for beat in beats)) for t in ('ed', 'es')
     ),
     'flags': (*flags, *(['empty_frames'] if empty.any() else [])),
   }

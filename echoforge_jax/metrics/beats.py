@@ -1,6 +1,7 @@
 """ED and ES of every beat from a curve of cavity areas (ours)."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -8,9 +9,8 @@ from scipy import ndimage, signal
 
 _SMOOTHING_S = 0.08
 _SMOOTHING_FRAMES = 1.5
-# The shortest beat, 180 a minute, and a share of the curve's range below which
-# a bump is no beat (ours).
-_MIN_BEAT_S, _MIN_PROMINENCE = 0.33, 0.3
+_MIN_BEAT_S = 0.33  # 180 a minute.
+_MIN_PROMINENCE = 0.3  # A bump below this share of the curve's range is no beat (ours).
 _MIN_CONTRACTION = 0.08
 # A clip that starts below this share of its largest area starts after ED.
 _WHOLE_ED = 0.9
@@ -18,33 +18,25 @@ _WHOLE_ED = 0.9
 
 @dataclasses.dataclass(frozen=True)
 class Instants:
-  """ED and ES of one beat.
+  """ED and ES of one beat, as frame numbers."""
 
-  Attributes:
-    ed, es: frames of the curve's maximum and of the minimum after it.
-    nearest: (ED, ES), the frames with a cavity nearest to them.
-    whole: the clip shows the contraction from beginning to end.
-  """
-
-  ed: int
-  es: int
-  nearest: tuple[int, int]
-  whole: bool
+  ed: int  # The curve's maximum.
+  es: int  # The minimum after it.
+  nearest: tuple[int, int]  # The frames with a cavity nearest to (ED, ES).
+  whole: bool  # The clip shows the contraction from beginning to end.
 
 
 def read_curve(
   area: np.ndarray, empty: np.ndarray, fps: float = math.nan
 ) -> tuple[np.ndarray, list[Instants], list[str]]:
-  """Finds the beats of a clip.
+  """Finds the beats of a clip: (smooth curve [T], beats, flags).
+
+  The chosen beat comes first (see `find_beats`); there is at least one.
 
   Args:
     area: float64 [T] of the cavity, in any unit.
     empty: bool [T], frames without a cavity; not all.
     fps: frames per second; NaN where unknown.
-
-  Returns:
-    smooth: float64 [T], the curve that was read; the beats, the chosen one first (see
-    `find_beats`), at least one; and flags.
   """
   smooth = smooth_curve(area, empty, fps)
   pairs, flags = find_beats(smooth, fps)
@@ -64,10 +56,9 @@ def smooth_curve(area: np.ndarray, empty: np.ndarray, fps: float = math.nan) -> 
   """Returns the area curve without jitter, bridged where there is no cavity.
 
   It is a median of three, then a Gaussian of half 80 ms (1.5 frames where the rate is unknown;
-  never over a twelfth of the clip). Arguments as `read_curve`.
+  never over a twelfth of the clip).
   """
-  index = np.arange(len(area))
-  curve = np.interp(index, index[~empty], area[~empty])
+  curve = np.interp(np.arange(len(area)), np.flatnonzero(~empty), area[~empty])
   sigma = _SMOOTHING_S * fps / 2 if math.isfinite(fps) else _SMOOTHING_FRAMES
   sigma = min(sigma, len(area) / 12)
   if len(area) >= 5:
@@ -76,16 +67,10 @@ def smooth_curve(area: np.ndarray, empty: np.ndarray, fps: float = math.nan) -> 
 
 
 def find_beats(smooth: np.ndarray, fps: float = math.nan):
-  """Finds ED and ES of every beat: a maximum and the minimum that follows it.
+  """Finds (ED, ES) of every beat, a maximum and the minimum that follows it, and flags.
 
-  Args:
-    smooth: float64 [T] area curve.
-    fps: frames per second; NaN where unknown.
-
-  Returns:
-    (beats, flags): [(ed, es), ...] with the chosen beat first: the one with the largest ED area
-    whose contraction the clip shows whole; a beat that the clip's start or end cuts comes last and
-    is flagged. Never empty.
+  The chosen beat comes first: the one with the largest ED area whose contraction the clip shows
+  whole. A beat that the clip's start or end cuts comes last and is flagged. Never empty.
   """
   spread = float(np.ptp(smooth))
   flags = []
@@ -95,8 +80,7 @@ def find_beats(smooth: np.ndarray, fps: float = math.nan):
   peaks = _extrema(smooth, spread, fps)
   troughs = _extrema(-smooth, spread, fps)
   beats = []
-  for number, ed in enumerate(peaks):
-    end = peaks[number + 1] if number + 1 < len(peaks) else len(smooth)
+  for ed, end in itertools.pairwise([*peaks, len(smooth)]):
     between = [t for t in troughs if ed < t < end]
     if between:
       beats.append((ed, min(between, key=lambda t: smooth[t])))

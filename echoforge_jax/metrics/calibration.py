@@ -1,12 +1,12 @@
-"""Whether the probabilities mean what they say, and what confidence is worth.
+"""Whether the probabilities mean what they say, and what confidence is worth (ours).
 
-Ours; the papers give no calibration. The probability is that of one class (the ventricle). Pixels
-far from any outline are certain and right in every model, and would drown the rest: what is counted
-lies in a band around the outlines of truth and prediction.
+The probability is that of one class (the ventricle). Pixels far from any outline are certain and
+right in every model, and would drown the rest: only a band around the outlines counts.
 """
 
 import dataclasses
 import math
+import operator
 
 from jaxtyping import Bool, Float
 import numpy as np
@@ -20,24 +20,14 @@ _CROSS = ndimage.generate_binary_structure(2, 1)[None]
 
 @dataclasses.dataclass(frozen=True)
 class Bins:
-  """Counts of pixels by predicted probability; add them to pool clips.
+  """Counts of pixels in K equal bins of the predicted probability; add them to pool clips."""
 
-  Attributes:
-    count: float64 [K] pixels in each of K equal bins of [0, 1].
-    confidence_sum: float64 [K] sum of their probabilities.
-    correct_sum: float64 [K] how many of them belong to the class.
-  """
-
-  count: np.ndarray
-  confidence_sum: np.ndarray
-  correct_sum: np.ndarray
+  count: np.ndarray  # float64 [K]
+  confidence_sum: np.ndarray  # float64 [K], sum of their probabilities.
+  correct_sum: np.ndarray  # float64 [K], how many of them belong to the class.
 
   def __add__(self, other: 'Bins') -> 'Bins':
-    return Bins(
-      self.count + other.count,
-      self.confidence_sum + other.confidence_sum,
-      self.correct_sum + other.correct_sum,
-    )
+    return Bins(*map(operator.add, dataclasses.astuple(self), dataclasses.astuple(other)))
 
 
 def count_bins(
@@ -47,24 +37,12 @@ def count_bins(
   where: Bool[np.ndarray, 't h w'] | None = None,
   bins: int = BINS,
 ) -> Bins:
-  """Counts pixels by their probability of the class.
-
-  Args:
-    probability: in [0, 1].
-    truth: where the class is.
-    where: the pixels to count; None counts all.
-    bins: K, equal parts of [0, 1].
-  """
-  if where is None:
-    where = np.ones(truth.shape, bool)
+  """Counts pixels by their probability of the class, in [0, 1]; `where` None counts all."""
+  where = np.ones(truth.shape, bool) if where is None else where
   p = probability[where].astype(np.float64)
   index = np.minimum((p * bins).astype(np.int64), bins - 1)
-  return Bins(
-    *(
-      np.bincount(index, weights, bins).astype(np.float64)
-      for weights in (None, p, truth[where].astype(np.float64))
-    )
-  )
+  weights = (np.ones_like(p), p, truth[where].astype(np.float64))
+  return Bins(*(np.bincount(index, w, bins) for w in weights))
 
 
 def ece(found: Bins) -> float:
@@ -73,9 +51,8 @@ def ece(found: Bins) -> float:
   ECE = sum_k n_k / n |correct_k / n_k - confidence_k / n_k|.
   """
   total = found.count.sum()
-  if not total:
-    return math.nan
-  return float(np.abs(found.correct_sum - found.confidence_sum).sum() / total)
+  gap = np.abs(found.correct_sum - found.confidence_sum).sum()
+  return float(gap / total) if total else math.nan
 
 
 def boundary_band(
@@ -83,15 +60,9 @@ def boundary_band(
   prediction: Bool[np.ndarray, 't h w'],
   width_px: int = BAND_PIXELS,
 ) -> Bool[np.ndarray, 't h w']:
-  """Finds the pixels near the outline of either mask.
+  """Finds the pixels within `width_px`, in city blocks, of the outline of either mask.
 
-  Args:
-    truth: bool [T, H, W].
-    prediction: bool [T, H, W].
-    width_px: city-block distance to the outline, on either side.
-
-  Returns:
-    bool [T, H, W]; False everywhere on frames on which both are empty.
+  It is False everywhere on frames on which both are empty.
   """
   band = np.zeros(truth.shape, bool)
   for masks in (truth, prediction):
@@ -104,15 +75,14 @@ def boundary_band(
 def clip_confidence(
   probability: Float[np.ndarray, 't h w'], prediction: Bool[np.ndarray, 't h w']
 ) -> float:
-  """Returns the mean certainty |2 p - 1| around the predicted outlines.
+  """Returns the mean certainty |2 p - 1| around the predicted outlines, in [0, 1].
 
-  It is in [0, 1]; 0 where a frame has no predicted pixel at all.
+  It is 0 where a frame has no predicted pixel at all.
   """
   if not prediction.any(axis=(1, 2)).all():
     return 0.0
   band = boundary_band(prediction, prediction)
-  p = probability[band].astype(np.float64)
-  return float(np.abs(2 * p - 1).mean())
+  return float(np.abs(2 * probability[band].astype(np.float64) - 1).mean())
 
 
 def risk_coverage(
@@ -127,8 +97,6 @@ def risk_coverage(
   Args:
     confidence: [N] one value per patient; ties count in the order given.
     error: [N] the patients' errors, no NaN.
-    seed: of the bootstrap over patients.
-    resamples: bootstrap resamples.
 
   Returns:
     n; aurc, the mean risk over coverages 1/N ... 1, with its bootstrap interval aurc_ci95;
@@ -157,7 +125,7 @@ def risk_coverage(
 
 
 def _risks(pairs: np.ndarray) -> np.ndarray:
-  """[R, N, 2] (confidence, error) -> mean error of the first k, [R, N]."""
+  """Returns the mean error of the first k of (confidence, error), [R, N, 2] -> [R, N]."""
   order = np.argsort(-pairs[..., 0], axis=1, kind='stable')
   errors = np.take_along_axis(pairs[..., 1], order, axis=1)
   return errors.cumsum(axis=1) / np.arange(1, errors.shape[1] + 1)

@@ -2,7 +2,8 @@
 
 The procedure follows the one CAMUS's makers publish (CREATIS): isotropic geometry, base = the
 longest near-straight stretch of the outline, apex = the outline point farthest from the base's
-midpoint, 20 discs across the long axis. Ours, and why:
+midpoint, 20 discs across the long axis. The image's row 0 is the probe: the apex points up. Ours,
+and why:
   * the outline is a sub-pixel polygon in mm (half level of the lightly blurred mask) rather than
     pixels of a resampled mask, so that a 128x128 grid measures like a native one;
   * a stretch is near-straight within 3 % of the ventricle's extent (theirs: 8 pixels), must lie on
@@ -11,8 +12,7 @@ midpoint, 20 discs across the long axis. Ours, and why:
   * discs are cut at mid-height (theirs: at their lower face), and a diameter is the length inside
     the outline;
   * the discs' height comes from the longer of the two views' long axes *of that instant*, as
-    ASE/EACVI recommend (theirs: the longest of all four, end-diastole's included, which inflates
-    the end-systolic volume). The image's row 0 is the probe: the apex points up.
+    ASE/EACVI recommend (theirs: the longest of all four, which inflates the end-systolic volume).
 """
 
 import dataclasses
@@ -37,44 +37,28 @@ _FRAGMENT = 0.05  # Second component as a share of the largest.
 
 @dataclasses.dataclass(frozen=True)
 class Cavity:
-  """One ventricle outline measured in one view, in mm (or pixels).
+  """One ventricle outline measured in one view, in mm (or pixels)."""
 
-  Attributes:
-    contour: [N, 2] closed outline (row, column), equally spaced.
-    base: [2] midpoint of the base; base_ends: [2, 2] its two ends.
-    apex: [2] the outline point farthest from `base`.
-    length: long axis, |apex - base|.
-    diameters: [20] lengths inside the outline across the long axis, from the base to the apex.
-    area: area inside the outline.
-    flags: 'fragmented' (a second component above 5 % of the largest), 'holes', 'axis_not_upright'
-      (the axis is over 45 degrees from vertical).
-  """
-
-  contour: np.ndarray
-  base: np.ndarray
-  base_ends: np.ndarray
-  apex: np.ndarray
-  length: float
-  diameters: np.ndarray
+  contour: np.ndarray  # [N, 2] closed outline (row, column), equally spaced.
+  base: np.ndarray  # [2] midpoint of the base.
+  base_ends: np.ndarray  # [2, 2]
+  apex: np.ndarray  # [2] the outline point farthest from `base`.
+  length: float  # Long axis, |apex - base|.
+  diameters: np.ndarray  # [20] inside the outline across the long axis, from the base on.
   area: float
+  # 'fragmented' (a second component above 5 % of the largest), 'holes', 'axis_not_upright' (the
+  # axis is over 45 degrees from vertical).
   flags: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Ejection:
-  """Volumes in ml and ejection fraction in percent; NaN if not measurable.
-
-  Attributes:
-    edv_ml: end-diastolic volume.
-    esv_ml: end-systolic volume.
-    ef_percent: 100 (EDV - ESV) / EDV.
-    flags: reasons to doubt the numbers, empty if there are none.
-  """
+  """Volumes in ml and ejection fraction in percent; NaN if not measurable."""
 
   edv_ml: float
   esv_ml: float
-  ef_percent: float
-  flags: tuple[str, ...] = ()
+  ef_percent: float  # 100 (EDV - ESV) / EDV.
+  flags: tuple[str, ...] = ()  # Reasons to doubt the numbers.
 
 
 def measure_cavity(
@@ -82,13 +66,11 @@ def measure_cavity(
 ) -> Cavity | None:
   """Measures outline, base, apex, long axis and disc diameters.
 
-  Args:
-    mask: bool [H, W], the cavity; noise is allowed: the largest component is measured, its holes
-      filled.
-    spacing: mm per pixel (row, column); None measures in pixels.
+  None where there is no cavity (fewer than 16 pixels).
 
-  Returns:
-    The measurements, or None where there is no cavity (fewer than 16 pixels).
+  Args:
+    mask: bool [H, W]; its largest component is measured, holes filled.
+    spacing: mm per pixel (row, column); None measures in pixels.
   """
   mask = np.asarray(mask, bool)
   if not mask.any():
@@ -106,18 +88,9 @@ def measure_cavity(
     flags += ('axis_not_upright',)
   base, ends = _find_base(contour, centroid, axis)
   distances = np.linalg.norm(contour - base, axis=1)
-  apex = contour[distances.argmax()]
-  length = float(distances.max())
-  return Cavity(
-    contour=contour,
-    base=base,
-    base_ends=ends,
-    apex=apex,
-    length=length,
-    diameters=_diameters(contour, base, apex),
-    area=area,
-    flags=flags,
-  )
+  apex, length = contour[distances.argmax()], float(distances.max())
+  diameters = _diameters(contour, base, apex)
+  return Cavity(contour, base, ends, apex, length, diameters, area, flags)
 
 
 def biplane_volume(two_chamber: Cavity | None, four_chamber: Cavity | None) -> float:
@@ -146,10 +119,7 @@ def area_length_volume(cavity: Cavity | None) -> float:
 
 
 def ejection_fraction(edv_ml: float, esv_ml: float) -> float:
-  """Returns 100 (EDV - ESV) / EDV in percent.
-
-  It is NaN if a volume is unknown or EDV is not positive.
-  """
+  """Returns 100 (EDV - ESV) / EDV in percent; NaN if one is unknown or EDV is not positive."""
   if not (math.isfinite(edv_ml) and math.isfinite(esv_ml)) or edv_ml <= 0:
     return math.nan
   return 100 * (edv_ml - esv_ml) / edv_ml
@@ -168,8 +138,7 @@ def measure_ejection(
 
   Returns:
     NaN and 'no_cavity' where a cavity is missing. Other flags: 'ef_out_of_range' (outside 0..90 %),
-    'es_larger_than_ed' (EF below zero), 'long_axes_differ' (biplane: the two views' long axes
-    differ by more than 20 %), and the cavities' own.
+    'es_larger_than_ed', 'long_axes_differ' (biplane: by more than 20 %), and the cavities' own.
   """
   flags = []
   volumes = []
@@ -197,7 +166,7 @@ def measure_ejection(
 
 
 def _clean(mask: np.ndarray) -> tuple[np.ndarray | None, tuple[str, ...]]:
-  """The largest four-connected component with its holes filled."""
+  """Returns the largest four-connected component with its holes filled, and flags."""
   labels, count = ndimage.label(mask)
   sizes = np.bincount(labels.ravel())[1:]
   order = np.sort(sizes)[::-1]
@@ -205,32 +174,27 @@ def _clean(mask: np.ndarray) -> tuple[np.ndarray | None, tuple[str, ...]]:
     return None, ()
   component = labels == sizes.argmax() + 1
   filled = ndimage.binary_fill_holes(component)
-  flags = ()
-  if count > 1 and order[1] > _FRAGMENT * order[0]:
-    flags += ('fragmented',)
-  if filled.sum() > component.sum():
-    flags += ('holes',)
-  return filled, flags
+  flags = ('fragmented',) if count > 1 and order[1] > _FRAGMENT * order[0] else ()
+  return filled, flags + (('holes',) if filled.sum() > component.sum() else ())
 
 
 def _outline(box: np.ndarray, corner: np.ndarray, spacing: np.ndarray) -> np.ndarray | None:
-  """Closed outline [160, 2] (row, column) in mm, equally spaced."""
+  """Returns the closed outline [160, 2] (row, column) in mm, equally spaced."""
   margin = 4
   soft = ndimage.gaussian_filter(np.pad(box, margin).astype(np.float64), _BLUR)
   lines = contour_generator(z=soft).lines(0.5)
   if not lines:
     return None
   # Columns come first from the generator; coordinates are pixel centres.
-  line = max(lines, key=len)[:, ::-1] + (corner - margin)
-  line = line * spacing
+  line = (max(lines, key=len)[:, ::-1] + (corner - margin)) * spacing
   steps = np.linalg.norm(np.diff(line, axis=0), axis=1)
-  along = np.concatenate([[0.0], np.cumsum(steps)])
+  along = np.r_[0.0, np.cumsum(steps)]
   at = np.arange(_POINTS) * (along[-1] / _POINTS)
   return np.stack([np.interp(at, along, line[:, k]) for k in (0, 1)], axis=-1)
 
 
 def _moments(contour: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, bool]:
-  """Area, centroid, unit axis toward the apex, and whether it is upright.
+  """Returns area, centroid, unit axis toward the apex, and whether it is upright.
 
   The axis is the principal one of the polygon's second moments; where that is over 45 degrees from
   vertical, it is the vertical instead.
@@ -257,15 +221,14 @@ def _moments(contour: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, bool]:
 def _find_base(
   contour: np.ndarray, centroid: np.ndarray, axis: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Midpoint and ends of the longest near-straight stretch at the base.
+  """Finds midpoint and ends of the longest near-straight stretch at the base.
 
   Every pair of outline points (i, j) spans a stretch i..j. It qualifies if its middle lies on the
   base's side of the centroid, its chord is within 60 degrees of square to the axis, and no point
   between is farther from the chord than 3 % of the ventricle's extent. Among these, the largest
   chord times the squared cosine of its tilt wins.
   """
-  extent = np.ptp(contour @ axis)
-  tolerance = _STRAIGHT * extent
+  tolerance = _STRAIGHT * np.ptp(contour @ axis)
   across = np.array([-axis[1], axis[0]])
   count = len(contour)
   step = np.linalg.norm(np.diff(contour, axis=0), axis=1).max()
@@ -300,17 +263,14 @@ def _find_base(
     low = contour[(contour @ axis).argmin()]
     return low, np.stack([low, low])
   start, span = found
-  half = span / 2
-  middle = (
-    contour[(start + math.floor(half)) % count] + contour[(start + math.ceil(half)) % count]
-  ) / 2
-  return middle, contour[[start, (start + span) % count]]
+  middles = [(start + span // 2) % count, (start + (span + 1) // 2) % count]
+  return contour[middles].sum(axis=0) / 2, contour[[start, (start + span) % count]]
 
 
 def _diameters(
   contour: Float[np.ndarray, 'n 2'], base: np.ndarray, apex: np.ndarray
 ) -> Float[np.ndarray, ' 20']:
-  """Lengths inside the outline across the long axis, at mid-disc."""
+  """Measures lengths inside the outline across the long axis, at mid-disc."""
   axis = apex - base
   length = float(np.linalg.norm(axis))
   axis = axis / max(length, 1e-9)

@@ -1,7 +1,6 @@
 """Dice and intersection over union of one frame, unsmoothed.
 
-What an empty mask scores is decided here, for every table of an evaluation. `surface` decides the
-same for distances.
+What an empty mask scores is decided here, for every table; `surface` decides it for distances.
 """
 
 import math
@@ -14,10 +13,7 @@ ONE_EMPTY = 0.0  # A structure that was missed, or made up.
 
 
 def dice(truth: Bool[np.ndarray, 'h w'], prediction: Bool[np.ndarray, 'h w']) -> float:
-  """Returns 2 |A & B| / (|A| + |B|), with no smoothing term.
-
-  It is a share in [0, 1]; see `ONE_EMPTY` and `BOTH_EMPTY`.
-  """
+  """Returns 2 |A & B| / (|A| + |B|) in [0, 1]; see `ONE_EMPTY` and `BOTH_EMPTY`."""
   sizes = int(truth.sum()), int(prediction.sum())
   if not all(sizes):
     return ONE_EMPTY if any(sizes) else BOTH_EMPTY
@@ -25,10 +21,7 @@ def dice(truth: Bool[np.ndarray, 'h w'], prediction: Bool[np.ndarray, 'h w']) ->
 
 
 def iou(truth: Bool[np.ndarray, 'h w'], prediction: Bool[np.ndarray, 'h w']) -> float:
-  """Returns |A & B| / |A | B|, with no smoothing term.
-
-  It is a share in [0, 1]; see `ONE_EMPTY` and `BOTH_EMPTY`.
-  """
+  """Returns |A & B| / |A | B| in [0, 1]; see `ONE_EMPTY` and `BOTH_EMPTY`."""
   sizes = int(truth.sum()), int(prediction.sum())
   if not all(sizes):
     return ONE_EMPTY if any(sizes) else BOTH_EMPTY

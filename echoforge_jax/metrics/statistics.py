@@ -1,9 +1,10 @@
 """Patient-level intervals, agreement between two methods, paired tests.
 
 Intervals are expanded percentile bootstraps (Hesterberg, The American Statistician 2015): the plain
-percentile interval is too short by sqrt(1 - 1/n) and by normal instead of t quantiles; reading it
-at slightly wider levels mends both to first order. Why not BCa: see docs/statistics.md, which has
-the measured coverage of each.
+percentile interval is too short by sqrt(1 - 1/n) and by normal instead of t quantiles; slightly
+wider levels mend both to first order. Why not BCa: docs/statistics.md, with measured coverage.
+
+`seed` and `resamples` are those of the bootstrap: the same seed gives the same interval.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,58 +23,36 @@ _CHUNK, _CHUNK_OF_SEEDS = 1_000, 200
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """A mean over patients with its interval.
-
-  Attributes:
-    mean: over the n patients with a value; NaN if there are none.
-    ci95: (low, high) bootstrap interval; NaN with fewer than two patients.
-    sd: standard deviation (ddof 1).
-  """
+  """A mean over patients with its bootstrap interval; NaN where there are too few."""
 
   mean: float
   ci95: tuple[float, float]
-  sd: float
+  sd: float  # ddof 1
   median: float
-  n: int
+  n: int  # Patients with a value.
 
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-  """How a predicted quantity agrees with its reference, over patients.
+  """How a predicted quantity agrees with its reference, over patients."""
 
-  Attributes:
-    n: pairs with both values finite.
-    pearson_r: correlation; NaN below two pairs or without variation.
-    bias: mean of prediction - reference.
-    sd: standard deviation of the differences (ddof 1).
-    loa: limits of agreement, bias -/+ 1.96 sd.
-    mae: mean absolute difference.
-    rmse: root mean square difference.
-    slope: of the least-squares line prediction = slope * reference + icpt.
-    intercept: of the same line.
-    ci95: bootstrap intervals of pearson_r, bias, mae and rmse.
-  """
-
-  n: int
-  pearson_r: float
-  bias: float
-  sd: float
-  loa: tuple[float, float]
+  n: int  # Pairs with both values finite.
+  pearson_r: float  # NaN below two pairs or without variation.
+  bias: float  # Mean of prediction - reference.
+  sd: float  # Of the differences, ddof 1.
+  loa: tuple[float, float]  # Limits of agreement, bias -/+ 1.96 sd.
   mae: float
   rmse: float
-  slope: float
+  slope: float  # Least squares: prediction = slope * reference + intercept.
   intercept: float
-  ci95: dict[str, tuple[float, float]]
+  ci95: dict[str, tuple[float, float]]  # Of pearson_r, bias, mae and rmse.
 
 
 def interval_levels(count: int) -> tuple[float, float]:
-  """Returns the percentiles at which a bootstrap over few patients is read.
+  """Returns the percentiles at which a bootstrap over n = count patients, 2 or more, is read.
 
   With t the Student quantile of n - 1 degrees of freedom, the lower level is 100 Phi(-sqrt(n / (n -
   1)) t): 0.1 for n = 5, 0.9 for n = 10, 2.1 for n = 50 in place of 2.5 (Hesterberg 2015).
-
-  Args:
-    count: n, patients; 2 or more.
   """
   quantile = stats.t.ppf(1 - ALPHA / 2, count - 1)
   low = 100 * float(stats.norm.cdf(-math.sqrt(count / (count - 1)) * quantile))
@@ -87,17 +66,13 @@ def bootstrap_ci(
   seed: int = 0,
   resamples: int = RESAMPLES,
 ) -> tuple[float, float]:
-  """Expanded percentile bootstrap 95 % interval, resampling whole patients.
+  """Returns the expanded percentile bootstrap 95 % interval, resampling whole patients.
+
+  Resamples on which the statistic is undefined are left out; NaN with fewer than two patients.
 
   Args:
     values: [N, ...] one row per patient, no NaN.
     statistic: maps [R, N, ...] to [R]; called on chunks of resamples.
-    seed: of the resampling; the same seed gives the same interval.
-    resamples: number of resamples.
-
-  Returns:
-    The statistic at `interval_levels`, resamples on which it is undefined left out; NaN with fewer
-    than two patients.
   """
   values = np.asarray(values, np.float64)
   count = len(values)
@@ -118,20 +93,15 @@ def two_level_ci(
   seed: int = 0,
   resamples: int = RESAMPLES,
 ) -> tuple[float, float]:
-  """95 % interval over draws of seeds and, independently, patients.
+  """Returns the 95 % interval over draws of seeds and, independently, patients.
 
-  The draws are crossed, not nested, as all seeds share the patients (Owen 2007); drawing from S
-  seeds understates their variance by (S - 1) / S.
+  It is of the mean over seeds of the statistic; NaN with fewer than two patients. The draws are
+  crossed, not nested, as all seeds share the patients (Owen 2007); drawing from S seeds understates
+  their variance by (S - 1) / S.
 
   Args:
     table: [S, N, K], K numbers of each patient in each run.
     statistic: maps [R, N, K] to [R].
-    seed: of the draws.
-    resamples: draws.
-
-  Returns:
-    2.5 and 97.5 percentiles of the mean over seeds of the statistic; NaN with fewer than two
-    patients.
   """
   seeds, patients = table.shape[:2]
   if patients < 2:
@@ -148,7 +118,7 @@ def two_level_ci(
 
 
 def _percentiles(draw, resamples: int, chunk: int, levels):
-  """Percentiles of a statistic drawn in chunks, where it is defined."""
+  """Returns percentiles of a statistic drawn in chunks, where it is defined."""
   sizes = [min(chunk, resamples - k) for k in range(0, resamples, chunk)]
   drawn = np.concatenate([draw(size) for size in sizes])
   drawn = drawn[np.isfinite(drawn)]
@@ -159,16 +129,7 @@ def _percentiles(draw, resamples: int, chunk: int, levels):
 
 
 def estimate(values, *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
-  """Takes the mean over patients with its bootstrap interval.
-
-  Args:
-    values: [N] one value per patient; NaN values are left out.
-    seed: of the resampling.
-    resamples: number of resamples.
-
-  Returns:
-    The estimate; all NaN with n = 0 if no value is finite.
-  """
+  """Takes the mean over patients, [N] values of which NaN are left out, with its interval."""
   values = np.asarray(list(values), np.float64)
   values = values[np.isfinite(values)]
   if not values.size:
@@ -187,17 +148,7 @@ def _sd(values: np.ndarray) -> float:
 
 
 def agreement(reference, prediction, *, seed: int = 0, resamples: int = RESAMPLES) -> Agreement:
-  """Measures correlation, bias and limits of agreement of paired values.
-
-  Args:
-    reference: [N] one value per patient; NaN where unknown.
-    prediction: [N] in the same unit; NaN where it could not be measured.
-    seed: of the resampling.
-    resamples: number of resamples for the intervals.
-
-  Returns:
-    The agreement over the pairs of which both are finite.
-  """
+  """Measures correlation, bias and limits of agreement of the pairs that are both finite."""
   pairs = np.stack([list(reference), list(prediction)], -1).astype(np.float64)
   pairs = pairs[np.isfinite(pairs).all(axis=1)]
   point = dict.fromkeys(_AGREEMENT, math.nan)
@@ -219,10 +170,7 @@ def agreement(reference, prediction, *, seed: int = 0, resamples: int = RESAMPLE
 
 
 def pearson_r(pairs: np.ndarray) -> np.ndarray:
-  """Returns Pearson's correlation of sets of pairs, [R, N, 2] -> [R].
-
-  It is NaN where one side does not vary.
-  """
+  """Returns Pearson's correlation, [R, N, 2] -> [R]; NaN where one side does not vary."""
   centred = pairs - pairs.mean(axis=1, keepdims=True)
   # Rounding leaves a constant column a variance of about eps squared.
   floor = (1e-12 * np.maximum(np.abs(pairs).max(axis=1), 1e-300)) ** 2
@@ -263,8 +211,6 @@ def over_seeds(
   Args:
     table: [S, N, K], K numbers of each of N patients in each of S runs.
     statistic: maps [R, N, K] to [R].
-    seed: of the bootstrap.
-    resamples: of the bootstrap.
 
   Returns:
     values: the statistic of each run; mean and sd (ddof 1) of these; t_ci95: Student's interval,
@@ -273,10 +219,8 @@ def over_seeds(
   """
   values = statistic(table)
   mean, sd = float(values.mean()), _sd(values)
-  half = math.nan
-  if len(values) > 1:
-    quantile = stats.t.ppf(1 - ALPHA / 2, len(values) - 1)
-    half = float(quantile * sd / math.sqrt(len(values)))
+  quantile = stats.t.ppf(1 - ALPHA / 2, len(values) - 1)  # NaN for a single run.
+  half = float(quantile * sd / math.sqrt(len(values)))
   return {
     'values': values.tolist(),
     'mean': mean,
@@ -294,13 +238,7 @@ def paired(
   seed: int = 0,
   resamples: int = RESAMPLES,
 ) -> dict:
-  """Compares two methods over the same patients and as many runs of each.
-
-  Args:
-    first: [S, N], a number of each patient in each run.
-    second: [S, N], the other method's, runs and patients in the same order.
-    seed: of the bootstrap.
-    resamples: of the bootstrap.
+  """Compares two methods, [S, N] each, over the same N patients and as many runs of each.
 
   Returns:
     first, second: means; difference: of the means; ci95: its interval, of `bootstrap_ci` over
@@ -323,24 +261,16 @@ def paired(
 
 
 def wilcoxon(first, second) -> dict[str, int | float]:
-  """Wilcoxon signed-rank test of two methods over the same patients.
+  """Runs the Wilcoxon signed-rank test of two methods, [N] each, over the same patients.
 
   Two-sided; patients without a difference are dropped (Wilcoxon's rule). Exact up to 50 differences
-  without ties and up to 13 with them, else the normal approximation (`scipy.stats.wilcoxon`, method
-  'auto').
-
-  Args:
-    first: [N] one value per patient.
-    second: [N] the other method's values, same patients in the same order.
+  without ties and up to 13 with them, else the normal approximation (`scipy.stats.wilcoxon`).
 
   Returns:
-    n: pairs with both values. n_different: those whose values differ; the test sees no others.
-    median_difference: of first - second over the n pairs. statistic, p_value: of the test; p is 1
-    if all pairs are equal. smallest_p: what n_different patients who all agree would give, 2^(1 -
-    n_different): from .05 upwards the test can show nothing.
-
-  Raises:
-    ValueError: if the two have different lengths.
+    n: pairs with both values; n_different: those whose values differ; median_difference: of first -
+    second over the n pairs; statistic, p_value: of the test, p is 1 if all pairs are equal;
+    smallest_p: what n_different patients who all agree would give, 2^(1 - n_different): from .05
+    upwards the test can show nothing.
   """
   first, second = (np.asarray(list(x), np.float64) for x in (first, second))
   if first.shape != second.shape:

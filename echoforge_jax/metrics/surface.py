@@ -1,18 +1,12 @@
 """Distances between the outlines of two masks: HD, HD95 and ASD.
 
 The outline of a mask is the mask minus its erosion by the four-neighbour cross; what lies outside
-the image counts as background, so a mask that is cut by the image border has outline pixels there.
-Distances run from pixel centre to pixel centre on the true, possibly anisotropic, spacing.
-
-Where other tools differ:
-  * SimpleITK's `HausdorffDistanceImageFilter` works on whole masks: a pixel of A that lies inside B
-    counts as distance zero. On the outlines of both masks it returns exactly what `hd` is here; on
-    the masks themselves it agrees where both are convex and may be smaller or larger where they are
-    not.
-  * SimpleITK's notebook recipe for the average distance takes the distances to the outline
-    (`SignedMaurerDistanceMap`) at the pixels of `LabelContour`, and pools both directions as done
-    here. Its contours drop the pixels on the image border; elsewhere the numbers are the same if
-    the map is that of the contour.
+the image counts as background. Distances run from pixel centre to pixel centre on the true,
+possibly anisotropic, spacing. Where other tools differ:
+  * SimpleITK's `HausdorffDistanceImageFilter` works on whole masks: a pixel of A inside B counts as
+    zero. On the outlines of both masks it returns exactly what `hd` is here.
+  * SimpleITK's notebook recipe for the average distance (`SignedMaurerDistanceMap` at the pixels of
+    `LabelContour`) pools both directions as done here, but drops the pixels on the image border.
   * medpy has the same outlines, but its `assd` averages the two directed means and its `hd95` takes
     the percentile of the pooled distances.
 """
@@ -27,17 +21,11 @@ from scipy import spatial
 
 @dataclasses.dataclass(frozen=True)
 class SurfaceDistances:
-  """Outline distances of one frame, in mm or, without a spacing, in pixels.
+  """Outline distances of one frame, in mm or, without a spacing, in pixels."""
 
-  Attributes:
-    hd: Hausdorff distance, the largest of both directions.
-    hd95: the larger of both directed 95th percentiles.
-    asd: mean over the pooled distances of both outlines.
-  """
-
-  hd: float
-  hd95: float
-  asd: float
+  hd: float  # The largest of both directions.
+  hd95: float  # The larger of both directed 95th percentiles.
+  asd: float  # Mean over the pooled distances of both outlines.
 
 
 def outline(mask: Bool[np.ndarray, 'h w']) -> Bool[np.ndarray, 'h w']:
@@ -49,10 +37,7 @@ def outline(mask: Bool[np.ndarray, 'h w']) -> Bool[np.ndarray, 'h w']:
 
 
 def crop(mask: Bool[np.ndarray, 'h w']) -> tuple[Bool[np.ndarray, 'a b'], tuple[int, int]]:
-  """Returns (view of the bounding box, (row, column) of its first pixel).
-
-  The mask must not be empty. Most of a frame is background.
-  """
+  """Returns (bounding box of a mask that is not empty, (row, column) of its first pixel)."""
   rows = np.flatnonzero(mask.any(axis=1))
   columns = np.flatnonzero(mask.any(axis=0))
   top, left = int(rows[0]), int(columns[0])
@@ -64,15 +49,10 @@ def directed_distances(
   prediction: Bool[np.ndarray, 'h w'],
   spacing: tuple[float, float] = (1.0, 1.0),
 ) -> tuple[Float[np.ndarray, ' n'], Float[np.ndarray, ' m']]:
-  """Measures every outline pixel's distance to the other outline.
-
-  Args:
-    truth: not empty.
-    prediction: not empty.
-    spacing: size of a pixel (row, column).
+  """Measures every outline pixel's distance to the other outline, of masks that are not empty.
 
   Returns:
-    (from truth to prediction [N], from prediction to truth [M]).
+    (from truth to prediction [N], from prediction to truth [M]), in the unit of the spacing.
   """
   points = [_outline_points(mask, spacing) for mask in (truth, prediction)]
   trees = [spatial.cKDTree(p) for p in points]
@@ -84,24 +64,17 @@ def surface_distances(
   prediction: Bool[np.ndarray, 'h w'],
   spacing: tuple[float, float] | None = None,
 ) -> SurfaceDistances:
-  """Measures HD, HD95 and ASD between two masks.
+  """Measures HD, HD95 and ASD; `spacing` is mm per pixel (row, column), None measures in pixels.
 
-  Args:
-    truth: bool [H, W].
-    prediction: bool [H, W].
-    spacing: mm per pixel (row, column); None measures in pixels.
-
-  Returns:
-    All NaN (not applicable) where both masks are empty; the diagonal of the field of view, hypot(H
-    * row, W * column), where exactly one is.
+  All NaN (not applicable) where both masks are empty; the diagonal of the field of view where
+  exactly one is.
   """
   spacing = (1.0, 1.0) if spacing is None else tuple(map(float, spacing))
   filled = truth.any(), prediction.any()
   if not any(filled):
     return SurfaceDistances(math.nan, math.nan, math.nan)
   if not all(filled):
-    rows, columns = truth.shape
-    diagonal = math.hypot(rows * spacing[0], columns * spacing[1])
+    diagonal = math.hypot(truth.shape[0] * spacing[0], truth.shape[1] * spacing[1])
     return SurfaceDistances(diagonal, diagonal, diagonal)
   there, back = directed_distances(truth, prediction, spacing)
   return SurfaceDistances(
@@ -112,10 +85,6 @@ def surface_distances(
 
 
 def _outline_points(mask: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
-  """Outline pixel centres [N, 2] in units of the spacing.
-
-  Only the bounding box is eroded: the frame around it is background, so that cropping cannot change
-  the outline.
-  """
-  box, corner = crop(mask)
+  """Returns outline pixel centres [N, 2] in units of the spacing."""
+  box, corner = crop(mask)  # Around it is background, so that cropping changes no outline.
   return (np.argwhere(outline(box)) + corner) * np.asarray(spacing)

@@ -1,11 +1,10 @@
 """How smoothly a segmentation follows the heart from frame to frame.
 
-Painchaud et al. (IEEE TMI 2022) compare an attribute of each frame with the mean of its two
-neighbours, on attributes scaled to [0, 1] by their range, and call a frame inconsistent when any
-attribute deviates by more than a threshold. The thresholds are theirs. Their ranges belong to
-full-rate cycles of their label set; ours are the range of the truth over the evaluated clips, and a
-protocol's frames lie farther apart than theirs. The share is therefore always given for the truth
-as well: that is the floor, not zero.
+Painchaud et al. (IEEE TMI 2022) compare an attribute of each frame, scaled to [0, 1] by its range,
+with the mean of its two neighbours, and call a frame inconsistent when any deviates by more than a
+threshold. The thresholds are theirs; the ranges (ours) are those of the truth over the evaluated
+clips, whose frames lie farther apart than theirs. The share of the truth is therefore the floor,
+not zero.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,9 +33,9 @@ def neighbour_deviation(series) -> np.ndarray:
 
 
 def roughness(series) -> float:
-  """Returns the RMS deviation from the neighbours over the mean (ours).
+  """Returns the RMS deviation of [T] areas from their neighbours over the mean (ours).
 
-  It is a share of the mean of [T] areas (0.01 = 1 %); NaN below three frames or without area.
+  It is a share (0.01 = 1 %); NaN below three frames or without area.
   """
   deviation = neighbour_deviation(series)
   mean = np.mean(series) if len(series) else 0.0
@@ -60,31 +59,25 @@ def attributes(
     spacing: size of a pixel (row, column).
 
   Returns:
-    [T] arrays by name: area, base_width, length, orientation (of the principal axis, radians from
-    vertical) and, with a myocardium, myo_area and the epicardium's centre as a share of the image;
-    NaN where a frame has no cavity.
+    [T] arrays by name, NaN where a frame has no cavity: area, base_width, length, orientation (of
+    the principal axis, radians from vertical) and, with a myocardium, myo_area and the epicardium's
+    centre as a share of the image.
   """
-  rows = {'area': [], 'base_width': [], 'length': [], 'orientation': []}
-  for cavity, mask in zip(cavities, lv):
-    if cavity is None:
-      for values in rows.values():
-        values.append(math.nan)
-      continue
-    rows['area'].append(cavity.area)
-    rows['base_width'].append(float(np.linalg.norm(cavity.base_ends[1] - cavity.base_ends[0])))
-    rows['length'].append(cavity.length)
-    rows['orientation'].append(_orientation(mask, spacing))
+  measured = np.full((len(cavities), 4), math.nan)
+  for t, cavity in enumerate(cavities):
+    if cavity is not None:
+      width = np.linalg.norm(cavity.base_ends[1] - cavity.base_ends[0])
+      measured[t] = cavity.area, width, cavity.length, _orientation(lv[t], spacing)
+  rows = dict(zip(('area', 'base_width', 'length', 'orientation'), measured.T))
   if myo is not None:
     rows['myo_area'] = myo.sum(axis=(1, 2)) * spacing[0] * spacing[1]
     centres = [ndimage.center_of_mass(m) if m.any() else (math.nan,) * 2 for m in (myo | lv)]
-    size = np.asarray(lv.shape[1:], np.float64)
-    centre = np.asarray(centres) / size
-    rows['centre_y'], rows['centre_x'] = centre[:, 0], centre[:, 1]
+    rows['centre_y'], rows['centre_x'] = (np.asarray(centres) / lv.shape[1:]).T
   return {name: np.asarray(v, np.float64) for name, v in rows.items()}
 
 
 def _orientation(mask: np.ndarray, spacing: tuple[float, float]) -> float:
-  """Principal axis of a mask's pixels, radians from vertical.
+  """Returns the principal axis of a mask's pixels, radians from vertical.
 
   The axis from base to apex jumps with the base's end points by a few degrees from frame to frame,
   even where the motion is smooth; second moments do not.
@@ -95,10 +88,7 @@ def _orientation(mask: np.ndarray, spacing: tuple[float, float]) -> float:
 
 
 def attribute_ranges(clips: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
-  """Returns each attribute's largest minus smallest value over the clips.
-
-  It is NaN where an attribute was never measured.
-  """
+  """Returns each attribute's largest minus smallest value over the clips; NaN if never measured."""
   ranges = {}
   for name in {n for clip in clips for n in clip}:
     values = np.concatenate([clip[name] for clip in clips if name in clip])
@@ -108,14 +98,9 @@ def attribute_ranges(clips: Sequence[Mapping[str, np.ndarray]]) -> dict[str, flo
 
 
 def inconsistent_frames(clip: Mapping[str, np.ndarray], ranges: Mapping[str, float]) -> np.ndarray:
-  """Finds inner frames on which an attribute deviates beyond its threshold.
+  """Finds the inner frames, bool [T - 2], on which an attribute deviates beyond its threshold.
 
-  Args:
-    clip: `attributes` of a clip.
-    ranges: `attribute_ranges` of the truth.
-
-  Returns:
-    bool [T - 2]. A frame that has no cavity, or is next to one without, is inconsistent.
+  A frame that has no cavity, or is next to one without, is inconsistent. `ranges` are the truth's.
   """
   bad = np.zeros(max(len(clip['area']) - 2, 0), bool)
   for name, series in clip.items():

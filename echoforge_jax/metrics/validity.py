@@ -10,11 +10,7 @@ _OPEN_SHARE = 0.5
 
 
 def is_anatomically_valid(mask: np.ndarray, classes: tuple[str, ...]) -> dict[str, bool]:
-  """Checks one frame.
-
-  Args:
-    mask: uint8 [H, W] class ids: 0 background, k + 1 the k-th class.
-    classes: names in the order of the class ids.
+  """Checks one frame of class ids, uint8 [H, W]: 0 background, k + 1 the k-th class.
 
   Returns:
     one_component and no_holes (of every class; False for an empty one); with 'myo' and 'lv',
@@ -28,7 +24,7 @@ def is_anatomically_valid(mask: np.ndarray, classes: tuple[str, ...]) -> dict[st
   }
   if 'lv' not in layers:
     return checks
-  ring = _ring(layers['lv'])
+  ring = ndimage.binary_dilation(layers['lv']) & ~layers['lv']
   if 'myo' in layers:
     share = (ring & layers['myo']).sum() / max(ring.sum(), 1)
     checks['myo_encloses_lv'] = bool(share >= _OPEN_SHARE)
@@ -43,13 +39,8 @@ def all_valid(mask: np.ndarray, classes: tuple[str, ...]) -> bool:
 
 
 def _is_filled(mask: np.ndarray) -> bool:
-  """No background that the mask alone encloses; the border is no wall."""
+  """Returns whether there is no background that the mask alone encloses."""
   if not mask.any():
     return False
   box, _ = crop(mask)
   return bool(ndimage.binary_fill_holes(box).sum() == box.sum())
-
-
-def _ring(mask: np.ndarray) -> np.ndarray:
-  """The pixels just outside a mask."""
-  return ndimage.binary_dilation(mask) & ~mask

@@ -18,18 +18,13 @@ def setting_notes(runs: Sequence[EvaluationFiles]) -> list[str]:
   steps = [run.receipt.get('checkpoint_step') for run in runs]
   if None not in steps and max(steps) > 1.1 * min(steps):
     found.append(f'the checkpoints differ in steps: {_listed(steps)}')
-  for key, text in (
-    ('which', 'networks'),
-    ('image_size', 'image sizes'),
-    ('git_revision', 'git revisions'),
-    ('device', 'devices'),
-  ):
+  labels = ('networks', 'image sizes', 'git revisions', 'devices')
+  for key, text in zip(('which', 'image_size', 'git_revision', 'device'), labels):
     values = [run.receipt.get(key) for run in runs]
     if len(set(values)) > 1:
       found.append(f'different {text}: {_listed(values)}')
   used = [run.receipt.get('versions') or {} for run in runs]
-  names = sorted(name for name in set().union(*used) if len({v.get(name) for v in used}) > 1)
-  if names:
+  if names := sorted(n for n in set().union(*used) if len({v.get(n) for v in used}) > 1):
     found.append(f'evaluated with different versions of {", ".join(names)}')
   if runs[0].pooling == 'frame':
     found.append('means are over patients here, over frames in metrics.json')
@@ -44,21 +39,11 @@ def run_entry(run: EvaluationFiles) -> dict:
 def document(runs: Sequence[EvaluationFiles], options: dict, /, **fields) -> dict:
   """Returns a comparison ready for JSON: `fields` between setting and receipt.
 
-  Args:
-    runs: the evaluations behind it.
-    options: seed and resamples of the bootstrap.
-    **fields: what was found; 'rows' and 'warnings' are among them.
+  `options` are seed and resamples of the bootstrap; 'rows' and 'warnings' are among the fields.
   """
   receipt = options | {'git_revision': git_revision(), 'versions': versions()}
-  return textio.to_json(
-    {
-      'protocol': runs[0].metrics['protocol'],
-      'unit': runs[0].metrics['unit'],
-      **fields,
-      'receipt': receipt,
-      'source': _source(runs, receipt),
-    }
-  )
+  setting = {key: runs[0].metrics[key] for key in ('protocol', 'unit')}
+  return textio.to_json({**setting, **fields, 'receipt': receipt, 'source': _source(runs, receipt)})
 
 
 def table_text(head: str, table: Sequence[tuple], remarks: Sequence[str], found: dict) -> str:
@@ -77,14 +62,13 @@ def write_comparison(found: dict, out_dir, name: str) -> dict:
 
 
 def _source(runs: Sequence[EvaluationFiles], receipt: dict) -> str:
-  """One line that says what the numbers of a table come from."""
+  """Returns one line that says what the numbers of a table come from."""
 
   def listed(key):
     return _listed([run.receipt.get(key) for run in runs])
 
-  used = ', '.join(
-    f'{name} {receipt["versions"][name]}' for name in ('echoforge_jax', 'jax', 'numpy', 'scipy')
-  )
+  names = ('echoforge_jax', 'jax', 'numpy', 'scipy')
+  used = ', '.join(f'{name} {receipt["versions"][name]}' for name in names)
   return (
     f'protocol {runs[0].metrics["protocol"]}, split {listed("split")} of {listed("dataset")}, '
     f'training seeds {listed("training_seed")}, steps {listed("checkpoint_step")}, evaluated at '

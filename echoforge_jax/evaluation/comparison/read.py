@@ -4,41 +4,28 @@ import collections
 from collections.abc import Sequence
 import csv
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
+from typing import NamedTuple
 
 from echoforge_jax import textio
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation.scoring import METRICS, finite_mean
 
 _NEEDED = ('protocol', 'n_patients', 'n_clips', 'unit', 'classes', 'ef', 'receipt')
-_COLUMNS = (
-  'ef_reference',
-  'ef_predicted',
-  'ef_whole_clip',
-  'area_roughness',
-  'inconsistent_share',
-  'valid_share',
-  'ece',
-)
+_COLUMNS = ('ef_reference', 'ef_predicted', 'ef_whole_clip')
+_COLUMNS += ('area_roughness', 'inconsistent_share', 'valid_share', 'ece')
 
 
-@dataclasses.dataclass(frozen=True)
-class Quantity:
-  """Something measured on every patient.
+class Quantity(NamedTuple):
+  """Something measured on every patient."""
 
-  Attributes:
-    name: key in `EvaluationFiles.values`.
-    label: for tables, without the unit.
-    unit: for tables; '%' values are stored as shares of one.
-    better: 'higher' or 'lower'; '' where neither is (a smooth curve may be a frozen one).
-  """
-
-  name: str
-  label: str
-  unit: str
-  better: str
+  name: str  # Key in `EvaluationFiles.values`.
+  label: str  # For tables, without the unit.
+  unit: str  # For tables; '%' values are stored as shares of one.
+  better: str  # 'higher', 'lower' or '' (a smooth curve may be a frozen one).
 
 
 _OTHERS = (
@@ -53,19 +40,13 @@ _OTHERS = (
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationFiles:
-  """One evaluation as its files say.
-
-  Attributes:
-    folder: where they are.
-    metrics: content of metrics.json.
-    patients: identifiers, in the order of per_case.csv.
-    values: name ('lv_dice', 'ef_error', ...) -> patient -> mean over the patient's clips; only
-      finite values. 'ef_reference' and 'ef_predicted' are among them.
-  """
+  """One evaluation as its files say."""
 
   folder: pathlib.Path
   metrics: dict
-  patients: tuple[str, ...]
+  patients: tuple[str, ...]  # In the order of per_case.csv.
+  # name ('lv_dice', 'ef_error', 'ef_predicted', ...) -> patient -> mean over the patient's clips;
+  # only finite values.
   values: dict[str, dict[str, float]]
 
   @property
@@ -85,24 +66,16 @@ class EvaluationFiles:
 
   def quantities(self) -> list[Quantity]:
     """What was measured on at least one patient, in the order of tables."""
-    found = [
-      Quantity(
-        f'{name}_{metric}',
-        f'{name.upper()} {textio.NAMES[metric]}',
-        '%' if metric in ('dice', 'iou') else self.metrics['unit'],
-        'higher' if metric in ('dice', 'iou') else 'lower',
-      )
-      for name in self.metrics['classes']
-      for metric in METRICS
-    ]
+    found = []
+    for name, metric in itertools.product(self.metrics['classes'], METRICS):
+      form = ('%', 'higher') if metric in ('dice', 'iou') else (self.metrics['unit'], 'lower')
+      label = f'{name.upper()} {textio.NAMES[metric]}'
+      found.append(Quantity(f'{name}_{metric}', label, *form))
     return [q for q in (*found, *_OTHERS) if self.values[q.name]]
 
 
 def read_evaluation(folder) -> EvaluationFiles:
-  """Reads the files of an evaluation and checks that they belong together.
-
-  Args:
-    folder: where `evaluate --out` wrote metrics.json and per_case.csv.
+  """Reads what `evaluate --out` wrote into a folder and checks that it belongs together.
 
   Raises:
     InputError: where a file is absent, damaged, of another kind or version, or of another
@@ -120,29 +93,19 @@ def read_evaluation(folder) -> EvaluationFiles:
       f'the {metrics["n_patients"]} and {metrics["n_clips"]} of '
       'metrics.json beside it; evaluate again into an empty folder'
     )
-  found = EvaluationFiles(
-    folder,
-    metrics,
-    patients,
-    {name: _by_patient(rows, name) for name in rows[0] if name not in ('patient', 'view')},
-  )
+  names = [name for name in rows[0] if name not in ('patient', 'view')]
+  values = {name: _by_patient(rows, name) for name in names}
+  found = EvaluationFiles(folder, metrics, patients, values)
   _check_means(path, found)
   return found
 
 
 def check_same_setting(runs: Sequence[EvaluationFiles]) -> None:
-  """Raises unless all were scored alike on the same data.
-
-  Raises:
-    InputError: where they differ in a field of the protocol, in dataset, split, patient lists, raw
-      data, classes or unit; names what differs.
-  """
+  """Raises InputError, naming what differs, unless all were scored alike on the same data."""
   first = runs[0]
   for other in runs[1:]:
-    differing = [
-      f'{what} {_short(a)} and {_short(b)}' for what, a, b in _identities(first, other) if a != b
-    ]
-    if differing:
+    pairs = [pair for pair in _identities(first, other) if pair[1] != pair[2]]
+    if differing := [f'{what} {_short(a)} and {_short(b)}' for what, a, b in pairs]:
       raise InputError(
         f'{first.folder} and {other.folder} do not compare: found {"; ".join(differing)}; wanted '
         'the same; evaluate both under one protocol on one prepared data set'
@@ -155,19 +118,15 @@ def _short(value) -> str:
 
 
 def _identities(first: EvaluationFiles, other: EvaluationFiles):
-  """(what, first's, other's) of everything that has to be equal."""
+  """Yields (what, first's, other's) of everything that has to be equal."""
   yield 'protocol', first.metrics['protocol'], other.metrics['protocol']
   a, b = first.receipt['protocol'], other.receipt['protocol']
   for name in sorted((set(a) | set(b)) - {'name', 'description'}):
     yield f'protocol {name}', a.get(name), b.get(name)
-  for name, label in (
-    ('dataset', 'dataset'),
-    ('split', 'split'),
-    ('split_scheme', 'patient lists'),
-    ('raw_fingerprint', 'raw data'),
-  ):
-    yield label, first.receipt.get(name), other.receipt.get(name)
-  yield ('classes', list(first.metrics['classes']), list(other.metrics['classes']))
+  labels = {'split_scheme': 'patient lists', 'raw_fingerprint': 'raw data'}
+  for name in ('dataset', 'split', *labels):
+    yield labels.get(name, name), first.receipt.get(name), other.receipt.get(name)
+  yield 'classes', list(first.metrics['classes']), list(other.metrics['classes'])
   yield 'unit', first.metrics['unit'], other.metrics['unit']
 
 
@@ -179,8 +138,7 @@ def _read_metrics(path: pathlib.Path) -> dict:
       f'{path}: cannot be read ({getattr(error, "strerror", 0) or error}); wanted an evaluation; '
       f'write one with `evaluate --out={path.parent}`'
     ) from error
-  if not isinstance(found, dict):
-    found = {}
+  found = found if isinstance(found, dict) else {}
   missing = [k for k in _NEEDED if k not in found]
   receipt = found.get('receipt')
   if not missing and not (isinstance(receipt, dict) and isinstance(receipt.get('protocol'), dict)):
@@ -194,7 +152,7 @@ def _read_metrics(path: pathlib.Path) -> dict:
 
 
 def _read_rows(path: pathlib.Path, classes: tuple[str, ...]) -> list[dict]:
-  """Rows of per_case.csv: patient, view, and every quantity as a float."""
+  """Returns rows of per_case.csv: patient, view, and every quantity as a float."""
   columns = [f'{c}_{m}' for c in classes for m in METRICS] + list(_COLUMNS)
   try:
     with path.open(newline='') as file:
@@ -221,18 +179,11 @@ def _read_rows(path: pathlib.Path, classes: tuple[str, ...]) -> list[dict]:
       )
     numbers = {c: _number(row[c], f'{path}, line {line}, column {c}') for c in columns}
     known = numbers['ef_reference']
-    rows.append(
-      {
-        'patient': row['patient'],
-        'view': row['view'],
-        **numbers,
-        'ef_error': abs(numbers['ef_predicted'] - known),
-        'ef_error_whole_clip': abs(numbers['ef_whole_clip'] - known),
-      }
-    )
-  clips = [(row['patient'], row['view']) for row in rows]
-  twice = [c for c, count in collections.Counter(clips).items() if count > 1]
-  if twice:
+    numbers['ef_error'] = abs(numbers['ef_predicted'] - known)
+    numbers['ef_error_whole_clip'] = abs(numbers['ef_whole_clip'] - known)
+    rows.append({'patient': row['patient'], 'view': row['view'], **numbers})
+  clips = collections.Counter((row['patient'], row['view']) for row in rows)
+  if twice := [clip for clip, count in clips.items() if count > 1]:
     raise InputError(
       f'{path}: found {" ".join(twice[0])} more than once, wanted a row a clip; evaluate again'
     )
@@ -240,7 +191,7 @@ def _read_rows(path: pathlib.Path, classes: tuple[str, ...]) -> list[dict]:
 
 
 def _number(text: str | None, where: str) -> float:
-  """A field of the table; an empty one is NaN."""
+  """Returns a field of the table; an empty one is NaN."""
   try:
     return math.nan if text == '' else float(text)
   except (TypeError, ValueError) as error:
@@ -250,7 +201,7 @@ def _number(text: str | None, where: str) -> float:
 
 
 def _by_patient(rows: list[dict], name: str) -> dict[str, float]:
-  """Mean of the finite values of each patient that has any."""
+  """Returns the mean of the finite values of each patient that has any."""
   found: dict[str, list[float]] = {}
   for row in rows:
     found.setdefault(row['patient'], []).append(row[name])
@@ -259,7 +210,7 @@ def _by_patient(rows: list[dict], name: str) -> dict[str, float]:
 
 
 def _check_means(path: pathlib.Path, found: EvaluationFiles) -> None:
-  """The table has to give the means of metrics.json, where those pool so."""
+  """Checks that the table gives the means of metrics.json, where those pool so."""
   if found.pooling != 'clip_patient':
     return
   for name, entries in found.metrics['classes'].items():

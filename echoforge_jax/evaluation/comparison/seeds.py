@@ -6,17 +6,7 @@ import numpy as np
 
 from echoforge_jax import textio
 from echoforge_jax.errors import InputError
-from echoforge_jax.evaluation.comparison.document import (
-  document,
-  run_entry,
-  setting_notes,
-  table_text,
-)
-from echoforge_jax.evaluation.comparison.read import (
-  EvaluationFiles,
-  check_same_setting,
-  read_evaluation,
-)
+from echoforge_jax.evaluation.comparison import document, read
 from echoforge_jax.metrics import statistics
 
 METHOD = (
@@ -27,77 +17,51 @@ METHOD = (
 
 
 def aggregate_runs(
-  folders: Sequence,
-  *,
-  seed: int = 0,
-  resamples: int = statistics.RESAMPLES,
-  allow_mixed: bool = False,
+  folders: Sequence, *, seed: int = 0, resamples: int = statistics.RESAMPLES
 ) -> dict:
-  """Aggregates evaluations of runs that differ in nothing but the seed.
+  """Aggregates two or more evaluations of runs that differ in nothing but the seed.
 
-  Every metric goes through `statistics.over_seeds`, over the patients that all runs could measure.
-
-  Args:
-    folders: of the evaluations, two or more.
-    seed: of the bootstrap.
-    resamples: bootstrap resamples.
-    allow_mixed: let configs, steps and networks differ, and seeds be equal.
-
-  Returns:
-    JSON-ready dict: protocol, unit, runs (folder, run, receipt), n_seeds, n_patients, method, rows
-    (name, label, unit, values, mean, sd, t_ci95, ci95, n_patients), warnings, receipt, source (its
-    text).
+  Every metric goes through `statistics.over_seeds`, over the patients that all runs could measure;
+  the dict is ready for JSON.
 
   Raises:
     InputError: when protocols, data, patients or configs differ, two runs have the same seed, or
       there is one run only.
   """
-  runs = [read_evaluation(folder) for folder in folders]
+  runs = [read.read_evaluation(folder) for folder in folders]
   if len(runs) < 2:
     raise InputError(
       f'found {len(runs)} evaluation, wanted two or more runs of one config; give several --workdir'
     )
-  check_same_setting(runs)
+  read.check_same_setting(runs)
   for run in runs[1:]:
     if set(run.patients) != set(runs[0].patients):
       raise InputError(
         f'{runs[0].folder} and {run.folder} have different patients; wanted '
         'the same; evaluate all runs on one prepared data set'
       )
-  warnings = setting_notes(runs)
-  if allow_mixed:
-    warnings.append('configs were not compared: SD and intervals are not those of seeds alone')
-  else:
-    check_receipts({str(run.folder): run.receipt for run in runs})
+  check_receipts({str(run.folder): run.receipt for run in runs})
   options = dict(seed=seed, resamples=resamples)
-  return document(
+  return document.document(
     runs,
     options,
-    runs=[run_entry(run) for run in runs],
+    runs=[document.run_entry(run) for run in runs],
     n_seeds=len(runs),
     n_patients=len(runs[0].patients),
     method=METHOD,
     rows=_rows(runs, options),
-    warnings=warnings,
+    warnings=document.setting_notes(runs),
   )
 
 
 def check_receipts(receipts: Mapping[str, Mapping]) -> None:
-  """Raises unless runs differ in nothing but the training seed.
+  """Raises InputError unless runs, name -> receipt, differ in nothing but the training seed.
 
-  Args:
-    receipts: name of a run -> its receipt.
-
-  Raises:
-    InputError: where config, network or steps differ, a receipt does not say, or two runs have the
-      same seed.
+  A receipt that does not say is refused, as are two runs with the same seed.
   """
   names = ', '.join(receipts)
-  for key, label in (
-    ('config_digest', 'config'),
-    ('which', 'network'),
-    ('checkpoint_step', 'steps'),
-  ):
+  labels = {'config_digest': 'config', 'which': 'network', 'checkpoint_step': 'steps'}
+  for key, label in labels.items():
     found = [receipt.get(key) for receipt in receipts.values()]
     if None in found:
       raise InputError(
@@ -117,8 +81,8 @@ def check_receipts(receipts: Mapping[str, Mapping]) -> None:
     )
 
 
-def _rows(runs: Sequence[EvaluationFiles], options: dict) -> list[dict]:
-  """A row per quantity, then Pearson r and bias of the EF."""
+def _rows(runs: Sequence[read.EvaluationFiles], options: dict) -> list[dict]:
+  """Returns a row per quantity, then Pearson r and bias of the EF."""
   rows = []
 
   def add(name, label, unit, values, statistic):
@@ -135,20 +99,11 @@ def _rows(runs: Sequence[EvaluationFiles], options: dict) -> list[dict]:
   for q in runs[0].quantities():
     values = [run.values[q.name] for run in runs]
     add(q.name, q.label, q.unit, values, statistics.first_mean)
-  for column, name, label in (
-    ('ef_predicted', 'ef', 'EF'),
-    ('ef_whole_clip', 'ef_whole_clip', 'EF whole clip'),
-  ):
-    pairs = [
-      {
-        p: (run.values['ef_reference'][p], value)
-        for p, value in run.values[column].items()
-        if p in run.values['ef_reference']
-      }
-      for run in runs
-    ]
-    r = statistics.pearson_r
-    add(f'{name}_pearson_r', f'{label} Pearson r', '', pairs, r)
+  names = {'ef_predicted': ('ef', 'EF'), 'ef_whole_clip': ('ef_whole_clip', 'EF whole clip')}
+  for column, (name, label) in names.items():
+    both = [(run.values['ef_reference'], run.values[column]) for run in runs]
+    pairs = [{p: (known[p], v) for p, v in found.items() if p in known} for known, found in both]
+    add(f'{name}_pearson_r', f'{label} Pearson r', '', pairs, statistics.pearson_r)
     add(f'{name}_bias', f'{label} bias', 'points', pairs, statistics.bias)
   return rows
 
@@ -168,10 +123,8 @@ def seeds_table(found: dict) -> str:
       (
         row['label'] + unit,
         ' '.join(textio.number(v, *form) for v in row['values']),
-        textio.number(row['mean'], *form),
-        textio.number(row['sd'], *form),
-        textio.interval(row['t_ci95'], *form),
-        textio.interval(row['ci95'], *form),
+        *(textio.number(row[key], *form) for key in ('mean', 'sd')),
+        *(textio.interval(row[key], *form) for key in ('t_ci95', 'ci95')),
         str(row['n_patients']),
       )
     )
@@ -179,4 +132,4 @@ def seeds_table(found: dict) -> str:
     f'note: {seeds} seeds are few: the t-interval is wide for that reason, '
     'the other somewhat too narrow'
   ]
-  return table_text(head, table, remarks if seeds < 5 else [], found)
+  return document.table_text(head, table, remarks if seeds < 5 else [], found)

@@ -6,18 +6,8 @@ import numpy as np
 
 from echoforge_jax import textio
 from echoforge_jax.errors import InputError
-from echoforge_jax.evaluation.comparison.document import (
-  document,
-  run_entry,
-  setting_notes,
-  table_text,
-)
-from echoforge_jax.evaluation.comparison.read import (
-  EvaluationFiles,
-  Quantity,
-  check_same_setting,
-  read_evaluation,
-)
+from echoforge_jax.evaluation.comparison import document, read
+from echoforge_jax.evaluation.comparison.read import EvaluationFiles, Quantity
 from echoforge_jax.metrics import statistics
 
 METHOD = (
@@ -30,29 +20,20 @@ METHOD = (
 def compare_runs(
   first_dir, second_dir, *, seed: int = 0, resamples: int = statistics.RESAMPLES
 ) -> dict:
-  """Compares two evaluations patient by patient (`statistics.paired`).
+  """Compares the evaluations in two folders patient by patient (`statistics.paired`).
 
   A patient's value is the mean of its clips'; p is adjusted by Holm over all metrics of the table.
 
-  Args:
-    first_dir: folder of an evaluation.
-    second_dir: folder of the other.
-    seed: of the bootstrap.
-    resamples: bootstrap resamples.
-
   Returns:
-    JSON-ready dict: protocol, unit, first and second (folder, run, receipt), n_patients, method,
-    rows, warnings, receipt, source (its text). A row has name, label, unit, n, n_different,
-    only_first and only_second (patients that only one of them could measure, left out), first,
-    second, difference, ci95, median_difference, p_value, p_holm, smallest_p_holm (had all its
-    patients agreed), better ('first', 'second', 'neither', or '' where neither direction is),
-    verdict.
+    JSON-ready dict. In a row, only_first and only_second are the patients that only one of them
+    could measure, left out; smallest_p_holm is p had all its patients agreed; better is 'first',
+    'second', 'neither', or '' where neither direction is.
 
   Raises:
     InputError: when the two differ in protocol or data, or share no patient.
   """
-  runs = [read_evaluation(folder) for folder in (first_dir, second_dir)]
-  check_same_setting(runs)
+  runs = [read.read_evaluation(folder) for folder in (first_dir, second_dir)]
+  read.check_same_setting(runs)
   first, second = runs
   common = set(first.patients) & set(second.patients)
   if not common:
@@ -61,20 +42,19 @@ def compare_runs(
       'evaluations of the same split; evaluate both alike'
     )
   options = dict(seed=seed, resamples=resamples)
-  rows = [_row(q, first, second, common, options) for q in first.quantities()]
+  rows = [_row(q, runs, common, options) for q in first.quantities()]
   rows = [row for row in rows if row]
   p_values = [row['p_value'] for row in rows]
   for k, row in enumerate(rows):
+    agreeing = [*p_values[:k], row.pop('smallest_p'), *p_values[k + 1 :]]
     row['p_holm'] = statistics.holm(p_values)[k]
-    row['smallest_p_holm'] = statistics.holm(
-      [*p_values[:k], row.pop('smallest_p'), *p_values[k + 1 :]]
-    )[k]
+    row['smallest_p_holm'] = statistics.holm(agreeing)[k]
     row['verdict'] = _verdict(row)
-  return document(
+  return document.document(
     runs,
     options,
-    first=run_entry(first),
-    second=run_entry(second),
+    first=document.run_entry(first),
+    second=document.run_entry(second),
     n_patients=len(common),
     method=METHOD,
     rows=rows,
@@ -82,14 +62,8 @@ def compare_runs(
   )
 
 
-def _row(
-  quantity: Quantity,
-  first: EvaluationFiles,
-  second: EvaluationFiles,
-  common: set[str],
-  options: dict,
-) -> dict | None:
-  values = [run.values[quantity.name] for run in (first, second)]
+def _row(quantity: Quantity, runs, common: set[str], options: dict) -> dict | None:
+  values = [run.values[quantity.name] for run in runs]
   have = [common & set(v) for v in values]
   both = sorted(have[0] & have[1])
   if not both:
@@ -98,22 +72,15 @@ def _row(
   del found['statistic']
   better = ''
   if quantity.better:
-    sign = 1 if quantity.better == 'higher' else -1
-    gain = sign * found['difference']
+    gain = found['difference'] if quantity.better == 'higher' else -found['difference']
     better = 'neither' if gain == 0 else 'first' if gain > 0 else 'second'
-  return {
-    'name': quantity.name,
-    'label': quantity.label,
-    'unit': quantity.unit,
-    **found,
-    'only_first': len(have[0] - have[1]),
-    'only_second': len(have[1] - have[0]),
-    'better': better,
-  }
+  only = {'only_first': len(have[0] - have[1]), 'only_second': len(have[1] - have[0])}
+  texts = {'name': quantity.name, 'label': quantity.label, 'unit': quantity.unit}
+  return {**texts, **found, **only, 'better': better}
 
 
 def _verdict(row: dict) -> str:
-  """What may be said: nothing, where the patients cannot show anything."""
+  """Returns what may be said: nothing, where the patients cannot show anything."""
   if not row['n_different']:
     return 'equal'
   if row['smallest_p_holm'] >= statistics.ALPHA:
@@ -128,9 +95,8 @@ def _verdict(row: dict) -> str:
 
 
 def _warnings(first: EvaluationFiles, second: EvaluationFiles, common: set[str]) -> list[str]:
-  found = setting_notes([first, second])
-  left = len(set(first.patients) ^ set(second.patients))
-  if left:
+  found = document.setting_notes([first, second])
+  if left := len(set(first.patients) ^ set(second.patients)):
     found.append(f'{left} patients are in one evaluation only and left out')
   a, b = first.receipt, second.receipt
 
@@ -170,21 +136,19 @@ def comparison_table(comparison: dict) -> str:
     table.append(
       (
         f'{row["label"]} ({row["unit"]})',
-        textio.number(row['first'], 2, scale),
-        textio.number(row['second'], 2, scale),
+        *(textio.number(row[key], 2, scale) for key in ('first', 'second')),
         f'{row["difference"] * scale:+.2f}',
         textio.interval(row['ci95'], 2, scale),
         str(row['n']),
-        textio.p_text(row['p_value']),
-        textio.p_text(row['p_holm']),
+        *(textio.p_text(row[key]) for key in ('p_value', 'p_holm')),
         row['verdict'],
       )
     )
-  return table_text(head, table, _remarks(rows), comparison)
+  return document.table_text(head, table, _remarks(rows), comparison)
 
 
 def _remarks(rows: list[dict]) -> list[str]:
-  """What the verdicts do not say."""
+  """Returns what the verdicts do not say."""
   lines = []
   if any(row['verdict'].startswith('too few') for row in rows):
     wanted = 1 + math.ceil(math.log2(len(rows) / statistics.ALPHA) + 1e-9)

@@ -22,9 +22,9 @@ _JPEG_QUALITY = 82
 
 
 def case_id(patient: str, view: str) -> str:
-  """Returns a clip's name of letters, digits, '_' and '-' only.
+  """Returns a clip's name of letters, digits, '_' and '-', safe in file names and addresses.
 
-  It is safe in file names and addresses; a hash is added where characters were replaced.
+  A hash is added where characters were replaced.
   """
   name = f'{patient}_{view}'
   safe = re.sub(r'[^A-Za-z0-9_-]', '-', name)[:80]
@@ -34,18 +34,12 @@ def case_id(patient: str, view: str) -> str:
 
 
 class CaseFiles:
-  """Writes the files of clips while an evaluation streams past.
-
-  Attributes:
-    total_bytes: size of what was written.
-    count: number of files.
-  """
+  """Writes the files of clips while an evaluation streams past, and counts them."""
 
   def __init__(self, report_dir):
     """Removes an earlier evaluation's files from report_dir/cases/."""
     self.folder = pathlib.Path(report_dir) / FOLDER
-    self.total_bytes = 0
-    self.count = 0
+    self.total_bytes = self.count = 0
     for old in self.folder.glob('*.js'):
       old.unlink()
 
@@ -54,9 +48,8 @@ class CaseFiles:
     if case.frames is None:
       return
     name = case_id(case.patient, case.view)
-    content = json.dumps(
-      textio.to_json(_content(case, score)), allow_nan=False, separators=(',', ':')
-    )
+    content = textio.to_json(_content(case, score))
+    content = json.dumps(content, allow_nan=False, separators=(',', ':'))
     text = f'echoforgeCase({json.dumps(name)},{content});\n'
     self.folder.mkdir(parents=True, exist_ok=True)
     (self.folder / f'{name}.js').write_text(text)
@@ -65,7 +58,7 @@ class CaseFiles:
 
 
 def _run_lengths(labels: np.ndarray) -> list[int]:
-  """Row-major run lengths of a label map: [value, length, value, ...]."""
+  """Returns row-major run lengths of a label map: [value, length, value, ...]."""
   flat = labels.ravel()
   starts = np.flatnonzero(np.r_[True, flat[1:] != flat[:-1]])
   lengths = np.diff(np.r_[starts, flat.size])
@@ -73,16 +66,15 @@ def _run_lengths(labels: np.ndarray) -> list[int]:
 
 
 def _content(case: Case, score: ClipScore) -> dict:
-  """Everything the viewer shows of a clip."""
+  """Returns everything the viewer shows of a clip."""
   count, height, width = case.frames.shape
   row, column = case.spacing()
   dice: dict[str, list] = {}
   for entry in score.frames:
     series = dice.setdefault(entry['class'], [None] * count)
     series[entry['frame']] = entry['dice']
-  done, strip = cv2.imencode(
-    '.jpg', case.frames.reshape(count * height, width), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-  )
+  strip = case.frames.reshape(count * height, width)
+  done, strip = cv2.imencode('.jpg', strip, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
   if not done:
     raise OSError(f'{case.patient} {case.view}: frames cannot be encoded')
   return {

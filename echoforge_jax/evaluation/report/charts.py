@@ -27,12 +27,7 @@ _GRADES, _VIEWS = ('Good', 'Medium', 'Poor'), ('2CH', '4CH')
 
 @dataclasses.dataclass
 class Chart:
-  """A figure whose points say what they are and lead to a clip.
-
-  Attributes:
-    figure: the drawing.
-    titles: case id -> the text that hovering over its point shows.
-  """
+  """A figure; `titles` has the text that hovering over the point of a case id shows."""
 
   figure: Figure
   titles: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -40,19 +35,9 @@ class Chart:
   def points(self, axes, x, y, titles: Iterable[tuple[str, str]]) -> None:
     """Draws points; `titles` has a case id and a text for each."""
     titles = list(titles)
-    many = len(titles) > _MANY
-    axes.scatter(
-      x,
-      y,
-      s=9 if many else 24,
-      color=BLUE,
-      alpha=0.5 if many else 0.75,
-      edgecolors='white',
-      linewidths=0.4,
-      zorder=3,
-      clip_on=False,
-      urls=[f'#{name}' for name, _ in titles],
-    )
+    size = dict(s=9, alpha=0.5) if len(titles) > _MANY else dict(s=24, alpha=0.75)
+    look = dict(color=BLUE, edgecolors='white', linewidths=0.4, zorder=3, clip_on=False)
+    axes.scatter(x, y, urls=[f'#{name}' for name, _ in titles], **size, **look)
     self.titles.update(titles)
 
   def svg(self, name: str) -> str:
@@ -68,11 +53,8 @@ class Chart:
     text = out.getvalue()
     ids = dict.fromkeys(re.findall(r'\bid="([^"]+)"', text))
     names = {old: f'{name}-{k}' for k, old in enumerate(ids)}
-    return re.sub(
-      r'(\bid="|href="#|url\(#)([\w.]+)',
-      lambda found: found[1] + names.get(found[2], found[2]),
-      text,
-    )
+    used = r'(\bid="|href="#|url\(#)([\w.]+)'
+    return re.sub(used, lambda found: found[1] + names.get(found[2], found[2]), text)
 
   def element(self, name: str) -> str:
     """Returns an <svg> element for a page with other charts on it.
@@ -116,15 +98,7 @@ def tidy(axes) -> None:
 
 
 def page_charts(result: Result) -> dict[str, Chart]:
-  """Draws every chart that the result has numbers for.
-
-  Args:
-    result: the evaluation.
-
-  Returns:
-    By name: 'regression', 'bland_altman', 'whole_clip', 'positions', 'quality', 'view',
-    'reliability', 'risk'.
-  """
+  """Draws every chart that the result has numbers for, by the names of the template."""
   m = result.metrics
   pairs = _pairs(result, 'ef_predicted')
   found = {
@@ -152,7 +126,7 @@ def _chart(x_label: str, y_label: str) -> tuple[Chart, matplotlib.axes.Axes]:
 
 
 def _pairs(result: Result, column: str) -> list[tuple]:
-  """(reference, predicted, (case id, text)) of each patient with both."""
+  """Returns (reference, predicted, (case id, text)) of each patient with both."""
   found = {}
   for row in result.per_case:
     known, predicted = row['ef_reference'], row[column]
@@ -163,12 +137,8 @@ def _pairs(result: Result, column: str) -> list[tuple]:
   return list(found.values())
 
 
-def _minus(text: str) -> str:
-  return text.replace('-', '−')
-
-
 def _regression(pairs: Sequence[tuple], ef: dict) -> Chart | None:
-  """Predicted against reference EF, identity and least-squares line."""
+  """Draws predicted against reference EF, identity and least-squares line."""
   if len(pairs) < 2:
     return None
   x, y, titles = zip(*pairs)
@@ -181,22 +151,18 @@ def _regression(pairs: Sequence[tuple], ef: dict) -> Chart | None:
     axes.plot(ends, ef['slope'] * ends + ef['intercept'], color=ORANGE, lw=1.8)
     ci = ef['ci95']['pearson_r']
     known = all(map(math.isfinite, ci))
-    text = [
-      f'r = {ef["pearson_r"]:.3f}' + (f' [{ci[0]:.3f}, {ci[1]:.3f}]' if known else ''),
-      f'y = {ef["slope"]:.2f} x {ef["intercept"]:+.1f}',
-      *text,
-    ]
+    r = f'r = {ef["pearson_r"]:.3f}' + (f' [{ci[0]:.3f}, {ci[1]:.3f}]' if known else '')
+    text = [r, f'y = {ef["slope"]:.2f} x {ef["intercept"]:+.1f}', *text]
   chart.points(axes, x, y, titles)
   # The axes are square, which leaves room beside them.
-  axes.annotate(
-    _minus('\n'.join(text)), (1.04, 0.98), xycoords='axes fraction', va='top', fontsize=9, color=INK
-  )
+  text, look = '\n'.join(text).replace('-', '−'), dict(va='top', fontsize=9, color=INK)
+  axes.annotate(text, (1.04, 0.98), xycoords='axes fraction', **look)
   axes.set(xlim=(low, high), ylim=(low, high), aspect='equal')
   return chart
 
 
 def _bland_altman(pairs: Sequence[tuple], ef: dict) -> Chart | None:
-  """Difference against mean, with bias and labelled limits of agreement."""
+  """Draws difference against mean, with bias and labelled limits of agreement."""
   if len(pairs) < 2:
     return None
   x, y, titles = zip(*pairs)
@@ -215,21 +181,15 @@ def _bland_altman(pairs: Sequence[tuple], ef: dict) -> Chart | None:
     axes.axhline(value, color=ORANGE, lw=1.4, ls=style)
     # Beside the axes, where no point lies; labels keep clear of the bias's.
     apart = (0, -1, 1)[k] * max(abs(value - ef['bias']), 0.24 * spread)
-    axes.annotate(
-      _minus(f'{name}\n{value:+.2f}'),
-      (1.015, ef['bias'] + apart),
-      xycoords=('axes fraction', 'data'),
-      va='center',
-      fontsize=9,
-      color=INK,
-      annotation_clip=False,
-    )
+    text, where = f'{name}\n{value:+.2f}'.replace('-', '−'), (1.015, ef['bias'] + apart)
+    look = dict(va='center', fontsize=9, color=INK, annotation_clip=False)
+    axes.annotate(text, where, xycoords=('axes fraction', 'data'), **look)
   chart.points(axes, mean, difference, titles)
   return chart
 
 
 def _positions(entries: Sequence[dict]) -> Chart | None:
-  """Mean Dice with its interval by position from ED to ES."""
+  """Draws mean Dice with its interval by position from ED to ES."""
   entries = [e for e in entries if math.isfinite(e['dice']['mean'])]
   if not entries:
     return None
@@ -237,59 +197,34 @@ def _positions(entries: Sequence[dict]) -> Chart | None:
   mean = 100 * np.array([e['dice']['mean'] for e in entries])
   low, high = 100 * np.array([e['dice']['ci95'] for e in entries]).T
   chart, axes = _chart('position in the clip', 'Dice (%)')
-  axes.errorbar(
-    x,
-    mean,
-    yerr=np.nan_to_num([mean - low, high - mean]).clip(0),
-    # A line between ED and ES alone would claim what nobody labeled.
-    fmt='o-' if len(x) > 2 else 'o',
-    color=BLUE,
-    ms=5,
-    lw=1.6,
-    elinewidth=1.1,
-    capsize=3,
-  )
+  # A line between ED and ES alone would claim what nobody labeled.
+  look = dict(fmt='o-' if len(x) > 2 else 'o', color=BLUE, ms=5, lw=1.6, elinewidth=1.1, capsize=3)
+  axes.errorbar(x, mean, yerr=np.nan_to_num([mean - low, high - mean]).clip(0), **look)
   axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ['ED', '25 %', '50 %', '75 %', 'ES'])
   axes.set_xlim(-0.06, 1.06)
   return chart
 
 
 def _groups(result: Result, kind: str, order: Sequence[str]) -> Chart | None:
-  """Every clip's Dice by group, over the group's quartiles."""
+  """Draws every clip's Dice by group, over the group's quartiles."""
   name = f'{result.classes[0]}_dice'
   rows = [r for r in result.per_case if r[kind] and math.isfinite(r[name])]
-  keys = sorted(
-    {r[kind] for r in rows}, key=lambda k: (order.index(k) if k in order else len(order), k)
-  )
+  known = {key: k for k, key in enumerate(order)}
+  keys = sorted({r[kind] for r in rows}, key=lambda k: (known.get(k, len(order)), k))
   if not keys:
     return None
   chart, axes = _chart('', 'Dice of a clip (%)')
   groups = [[r for r in rows if r[kind] == key] for key in keys]
-  axes.boxplot(
-    [[100 * r[name] for r in group] for group in groups],
-    positions=range(len(keys)),
-    widths=0.5,
-    showfliers=False,
-    patch_artist=True,
-    boxprops=dict(facecolor='#2f6db320', edgecolor=GRAY),
-    whiskerprops=dict(color=GRAY),
-    capprops=dict(color=GRAY),
-    medianprops=dict(color=ORANGE, lw=1.6),
-  )
+  scores = [[100 * r[name] for r in group] for group in groups]
+  look = {f'{part}props': dict(color=GRAY) for part in ('whisker', 'cap')}
+  look['boxprops'] = dict(facecolor='#2f6db320', edgecolor=GRAY)
+  look |= dict(medianprops=dict(color=ORANGE, lw=1.6), patch_artist=True, showfliers=False)
+  axes.boxplot(scores, positions=range(len(keys)), widths=0.5, **look)
   jitter = np.random.default_rng(0)
   for k, group in enumerate(groups):
-    chart.points(
-      axes,
-      k + jitter.uniform(-0.17, 0.17, len(group)),
-      [100 * r[name] for r in group],
-      (
-        (
-          case_id(r['patient'], r['view']),
-          f'{r["patient"]} {r["view"]}: Dice {100 * r[name]:.2f} %',
-        )
-        for r in group
-      ),
-    )
+    clips = [(r['patient'], r['view'], 100 * r[name]) for r in group]
+    titles = [(case_id(p, view), f'{p} {view}: Dice {dice:.2f} %') for p, view, dice in clips]
+    chart.points(axes, k + jitter.uniform(-0.17, 0.17, len(group)), scores[k], titles)
   axes.set_xticks(range(len(keys)), [f'{k}\nn = {len(g)}' for k, g in zip(keys, groups)])
   axes.set_xlim(-0.6, len(keys) - 0.4)
   axes.grid(visible=False, axis='x')
@@ -297,14 +232,13 @@ def _groups(result: Result, kind: str, order: Sequence[str]) -> Chart | None:
 
 
 def _reliability(bins: Sequence[dict]) -> Chart | None:
-  """Share of pixels that are ventricle against the predicted probability."""
+  """Draws the share of pixels that are ventricle against the predicted probability."""
   used = [b for b in bins if b['count']]
   if not used:
     return None
   x, total = [b['confidence'] for b in used], sum(b['count'] for b in used)
   chart, axes = _chart('predicted probability', 'share that is ventricle')
-  shares = [b['count'] / total for b in used]
-  axes.bar(x, shares, width=0.05, color=GRAY, alpha=0.3, lw=0)
+  axes.bar(x, [b['count'] / total for b in used], width=0.05, color=GRAY, alpha=0.3, lw=0)
   axes.plot([0, 1], [0, 1], ':', color=GRAY, lw=1.4)
   axes.plot(x, [b['accuracy'] for b in used], 'o-', color=BLUE, lw=1.6, ms=5)
   axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
@@ -312,7 +246,7 @@ def _reliability(bins: Sequence[dict]) -> Chart | None:
 
 
 def _risk(block: dict) -> Chart:
-  """Mean EF error of the most confident share of the patients."""
+  """Draws the mean EF error of the most confident share of the patients."""
   curve = [p for p in block['curve'] if p['coverage'] >= _SUREST]
   x, y = zip(*((100 * p['coverage'], p['risk']) for p in curve))
   chart, axes = _chart('share of the patients, most certain first (%)', 'mean EF error (points)')

@@ -22,35 +22,22 @@ _PANELS = 12  # Training curves that are drawn.
 def overlay(
   frame: np.ndarray, truth: np.ndarray, prediction: np.ndarray, alpha: float = 0.5
 ) -> np.ndarray:
-  """Paints green truth only, red prediction only, yellow both over a frame.
-
-  Args:
-    frame: uint8 [H, W].
-    truth: bool [H, W].
-    prediction: bool [H, W].
-    alpha: opacity of the colours.
+  """Paints green truth only, red prediction only, yellow both over a frame, uint8 [H, W].
 
   Returns:
     float [H, W, 3] in [0, 1].
   """
   picture = np.repeat(frame[..., None].astype(np.float64) / 255, 3, axis=-1)
-  for where, color in (
-    (truth & ~prediction, GREEN),
-    (prediction & ~truth, RED),
-    (truth & prediction, YELLOW),
-  ):
+  parts = truth & ~prediction, prediction & ~truth, truth & prediction
+  for where, color in zip(parts, (GREEN, RED, YELLOW)):
     picture[where] = (1 - alpha) * picture[where] + alpha * np.asarray(color)
   return picture
 
 
 def pick_examples(result: Result) -> list[int]:
-  """Finds the clips of best, median and worst Dice of the first class.
+  """Finds the clips of best, median and worst Dice of the first class, best first.
 
-  Args:
-    result: the evaluation.
-
-  Returns:
-    Up to three distinct clip indices, best first; clips without a score are left out.
+  Up to three distinct clip indices; clips without a score are left out.
   """
   scores = np.array([c.means[result.classes[0]]['dice'] for c in result.clips])
   order = [int(k) for k in np.argsort(-scores) if math.isfinite(scores[k])]
@@ -60,17 +47,10 @@ def pick_examples(result: Result) -> list[int]:
 
 
 def overlay_figure(cases: Mapping[int, Case], result: Result, indices: Sequence[int]) -> Figure:
-  """Draws frames and overlays at ED, midway and ES of a few clips (Fig. 4).
+  """Draws frames and overlays at ED, midway and ES, a row per clip, best first (Fig. 4).
 
-  Frames have their true proportions, from the pixel spacing or native size.
-
-  Args:
-    cases: clips with frames, by their index in the result.
-    result: their evaluation.
-    indices: the clips to draw, best first; one or more.
-
-  Returns:
-    A figure with one row per clip.
+  Frames have their true proportions, from the pixel spacing or native size. `cases` are by their
+  index in the result.
   """
   extents = [_extent(cases[k]) for k in indices]
   ratio = np.mean([height / width for width, height in extents])
@@ -88,20 +68,11 @@ def overlay_figure(cases: Mapping[int, Case], result: Result, indices: Sequence[
         left.set_title(f'{name}, frame {t + 1}', fontsize=9, color=INK)
         right.set_title('overlay', fontsize=9, color=INK)
     dice = result.clips[k].means[result.classes[0]]['dice']
-    grid[row, 0].set_ylabel(
-      f'{label}\n{case.patient} {case.view}\nDice {100 * dice:.1f} %', fontsize=9, color=INK
-    )
-  figure.legend(
-    handles=[
-      Patch(color=GREEN, label='ground truth only'),
-      Patch(color=RED, label='prediction only'),
-      Patch(color=YELLOW, label='overlap'),
-    ],
-    loc='outside lower center',
-    ncols=3,
-    frameon=False,
-    fontsize=9,
-  )
+    text = f'{label}\n{case.patient} {case.view}\nDice {100 * dice:.1f} %'
+    grid[row, 0].set_ylabel(text, fontsize=9, color=INK)
+  legend = {'ground truth only': GREEN, 'prediction only': RED, 'overlap': YELLOW}
+  handles = [Patch(color=color, label=label) for label, color in legend.items()]
+  figure.legend(handles=handles, loc='outside lower center', ncols=3, frameon=False, fontsize=9)
   return figure
 
 
@@ -113,26 +84,17 @@ def png(figure: Figure) -> bytes:
 
 
 def area_chart(result: Result, indices: Sequence[int]) -> Chart:
-  """Draws the cavity area over time, predicted and true, of a few clips.
-
-  Args:
-    result: the evaluation.
-    indices: the clips to draw, best first; one or more.
-
-  Returns:
-    A chart with one panel per clip.
-  """
+  """Draws the cavity area over time, predicted and true, one panel per clip, best first."""
   figure = new_figure(max(3.6 * len(indices), 4), 3.1)
   panels = figure.subplots(1, len(indices), squeeze=False)[0]
   for axes, k, label in zip(panels, indices, _labels(len(indices))):
     clip = result.clips[k]
     scale, unit = (100, 'cm²') if clip.unit == 'mm' else (1, 'px²')
     frames = np.arange(1, len(clip.areas) + 1)
-    for areas, style, color, name in (
-      (clip.truth_areas, 'o-', '#1f9d3a', 'ground truth'),
-      (clip.areas, 's--', '#d42a2a', 'prediction'),
-    ):
-      axes.plot(frames, areas / scale, style, color=color, lw=1.6, ms=4, label=name)
+    look = dict(lw=1.6, ms=4)
+    areas = clip.truth_areas / scale, clip.areas / scale
+    axes.plot(frames, areas[0], 'o-', color='#1f9d3a', label='ground truth', **look)
+    axes.plot(frames, areas[1], 's--', color='#d42a2a', label='prediction', **look)
     axes.set_title(f'{label}: {clip.case.patient} {clip.case.view}')
     axes.set(xlabel='frame, ED to ES', ylabel=f'cavity area ({unit})')
     axes.set_ylim(0, axes.get_ylim()[1] * 1.03)
@@ -142,14 +104,7 @@ def area_chart(result: Result, indices: Sequence[int]) -> Chart:
 
 
 def training_chart(log_path) -> Chart | None:
-  """Draws the curves of a run's metrics.jsonl, one panel per quantity.
-
-  Args:
-    log_path: file of JSON objects with 'step', 'kind' and numbers.
-
-  Returns:
-    The chart, or None where there is nothing to draw.
-  """
+  """Draws the curves of a run's metrics.jsonl, one panel per quantity; None without any."""
   curves = _read_curves(epath.Path(log_path))
   if not curves:
     return None
@@ -160,16 +115,9 @@ def training_chart(log_path) -> Chart | None:
   for axes, (name, kinds) in zip(panels, curves.items()):
     for kind, points in kinds.items():
       steps, values = np.array(points).T
-      color = {'train': BLUE, 'eval': ORANGE, 'validation': ORANGE}
-      axes.plot(
-        steps,
-        values,
-        lw=1.4,
-        color=color.get(kind, GRAY),
-        label=kind,
-        marker='o' if len(steps) < 8 else None,
-        ms=3,
-      )
+      color = {'train': BLUE, 'eval': ORANGE, 'validation': ORANGE}.get(kind, GRAY)
+      marker = 'o' if len(steps) < 8 else None
+      axes.plot(steps, values, lw=1.4, color=color, label=kind, marker=marker, ms=3)
     axes.set(title=name.replace('_', ' '), xlabel='step')
     if len(kinds) > 1:
       axes.legend(frameon=False, fontsize=8, labelcolor=INK)
@@ -185,7 +133,7 @@ def _labels(count: int) -> list[str]:
 
 
 def _extent(case: Case) -> tuple[float, float]:
-  """Width and height of a frame in mm or native pixels."""
+  """Returns width and height of a frame in mm or native pixels."""
   row, column = case.spacing()
   height, width = case.truth.shape[1:]
   return width * column, height * row
@@ -196,9 +144,8 @@ def _show(axes, picture, extent: tuple[float, float], text: str = '') -> None:
   axes.imshow(picture, extent=(0, width, height, 0), aspect='equal', interpolation='bilinear')
   axes.set(xticks=[], yticks=[])
   axes.spines[:].set_visible(False)
-  axes.text(
-    0.97, 0.03, text, ha='right', va='bottom', transform=axes.transAxes, fontsize=9, color='white'
-  )
+  look = dict(ha='right', va='bottom', fontsize=9, color='white')
+  axes.text(0.97, 0.03, text, transform=axes.transAxes, **look)
 
 
 def _dice_text(result: Result, index: int, frame: int) -> str:
@@ -209,7 +156,7 @@ def _dice_text(result: Result, index: int, frame: int) -> str:
 
 
 def _read_curves(path: epath.Path) -> dict[str, dict[str, list]]:
-  """name -> kind -> [(step, value)], torn or foreign lines left out."""
+  """Returns name -> kind -> [(step, value)], torn or foreign lines left out."""
   curves: dict[str, dict[str, list]] = {}
   for line in path.read_text().splitlines() if path.is_file() else ():
     try:
@@ -225,7 +172,7 @@ def _read_curves(path: epath.Path) -> dict[str, dict[str, list]]:
 
 
 def _panel_rank(name: str) -> int:
-  """Losses first, then scores, then the rest, in the log's order."""
+  """Ranks losses first, then scores, then the rest, in the log's order."""
   if name == 'loss':
     return 0
   return 1 if name.startswith('loss') else 2 if name.startswith('dice') else 3

@@ -49,7 +49,7 @@ def notes(result: Result) -> list[str]:
 
 
 def _reference(m: dict) -> str:
-  """Where the reference EF comes from, and the method's own error."""
+  """Says where the reference EF comes from, and the method's own error."""
   if m['ef']['reference'] == ['masks']:
     return (
       'The dataset gives no EF: the reference is measured on the true masks by the same method.'

@@ -1,7 +1,7 @@
 """report/index.html: one self-contained page, its figures inside it."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import json
 import math
 import pathlib
@@ -25,7 +25,7 @@ def write_report(
   log_path=None,
   case_files: CaseFiles | None = None,
 ) -> pathlib.Path:
-  """Writes the figures and the page.
+  """Writes the figures and the page into a folder; returns the path of index.html.
 
   Args:
     result: the evaluation.
@@ -34,9 +34,6 @@ def write_report(
     report_dir: folder for index.html and figures/.
     log_path: a training run's metrics.jsonl, or None.
     case_files: the clips' files, or None if there are none.
-
-  Returns:
-    Path of index.html.
   """
   report_dir = pathlib.Path(report_dir)
   folder = report_dir / 'figures'
@@ -61,20 +58,11 @@ def write_report(
   return path
 
 
-def _render(
-  result: Result,
-  drawn: Mapping[str, charts.Chart],
-  overlays: bytes | None,
-  case_files: CaseFiles | None,
-) -> str:
-  """The page as text: styles, script, figures and numbers are inside it."""
-  environment = jinja2.Environment(
-    loader=jinja2.PackageLoader(__package__, 'templates'),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
+def _render(result: Result, drawn, overlays: bytes | None, case_files: CaseFiles | None) -> str:
+  """Returns the page as text: styles, script, figures and numbers are inside it."""
+  loader = jinja2.PackageLoader(__package__, 'templates')
+  options = dict(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+  environment = jinja2.Environment(loader=loader, autoescape=True, **options)
 
   def source(name):
     return Markup(environment.loader.get_source(environment, name)[0])
@@ -110,7 +98,7 @@ def _render(
 
 
 def _embedded(value) -> Markup:
-  """JSON that no text in it can end the <script> element of."""
+  """Returns JSON that no text in it can end the <script> element of."""
   text = json.dumps(textio.to_json(value), allow_nan=False, separators=(',', ':'))
   for char in '<>&':
     text = text.replace(char, f'\\u{ord(char):04x}')

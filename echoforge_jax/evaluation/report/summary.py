@@ -21,17 +21,14 @@ _FEW = 30
 _SHOWN = 4  # Flagged patients that are listed.
 # With several classes these alone; the rest is in metrics.json.
 _SHORT = ('dice', 'hd', 'asd')
-_DOUBTS = (
-  ('no_cavity', 'no ventricle'),
-  ('es_larger_than_ed', 'a larger ventricle at ES than at ED'),
-)
-_WHOLE_DOUBTS = (
-  ('no_cavity', 'no ventricle'),
-  ('empty_frames', 'frames without a ventricle'),
-  ('es_before_ed', 'ES found before ED'),
-  ('no_contraction', 'no visible contraction'),
-  ('es_larger_than_ed', 'a larger ventricle at ES than at ED'),
-)
+# Some are flags of whole clips alone.
+_DOUBTS = {
+  'no_cavity': 'no ventricle',
+  'empty_frames': 'frames without a ventricle',
+  'es_before_ed': 'ES found before ED',
+  'no_contraction': 'no visible contraction',
+  'es_larger_than_ed': 'a larger ventricle at ES than at ED',
+}
 
 
 def summary_text(result: Result) -> str:
@@ -41,20 +38,13 @@ def summary_text(result: Result) -> str:
   reference EF, and of a prediction's roughness, inconsistent and valid frames minus the truth's.
   """
   m = result.metrics
-  blocks = [
-    _overlap(m),
-    _ejection(result),
-    _over_time(result),
-    _trust(m),
-    _sure(m['n_patients']),
-    _flags(result),
-    [_receipt(m)],
-  ]
+  blocks = [_overlap(m), _ejection(result), _over_time(result), _trust(m)]
+  blocks += [_sure(m['n_patients']), _flags(result), [_receipt(m)]]
   return '\n\n'.join('\n'.join(block) for block in blocks if block)
 
 
 def _overlap(m: dict) -> list[str]:
-  """Who was scored, and the table of overlaps and distances."""
+  """Returns who was scored, and the table of overlaps and distances."""
   receipt = m['receipt']
   lines = [
     f'protocol {m["protocol"]}: {_count(m["n_patients"], "patient")}, '
@@ -81,12 +71,12 @@ def _overlap(m: dict) -> list[str]:
 
 
 def _heads(settings: list[dict]) -> tuple[str, ...]:
-  """Heads of value and interval of one or both settings."""
+  """Returns the heads of value and interval of one or both settings."""
   return ('ED, ES known', '', 'whole clip', '')[: 2 * len(settings)]
 
 
 def _ejection(result: Result) -> list[str]:
-  """The EF with ED and ES known and, beside it, found by the network."""
+  """Returns the EF with ED and ES known and, beside it, found by the network."""
   m = result.metrics
   settings = [m, *filter(None, [m['whole_clip']])]
   blocks = [s['ef'] for s in settings]
@@ -94,14 +84,11 @@ def _ejection(result: Result) -> list[str]:
     return ['ejection fraction: not measurable here', *_found(m['whole_clip'])]
   table = [('', *_heads(settings))]
   for key, (label, digits) in EF_KEYS.items():
-    texts = [ef_texts(ef, key, digits) for ef in blocks]
-    table.append((label, *sum(texts, ())))
+    table.append((label, *sum((ef_texts(ef, key, digits) for ef in blocks), ())))
   limits = [(textio.interval(ef['loa'], 2), '') for ef in blocks]
+  biases = [(_bias(result, f'ef_{column}'), '') for column in ('predicted', 'whole_clip')]
   table.append(('limits of agreement', *sum(limits, ())))
-  biases = [
-    (_bias(result, column), '') for column, _ in zip(('ef_predicted', 'ef_whole_clip'), settings)
-  ]
-  table.append(('bias is not 0', *sum(biases, ())))
+  table.append(('bias is not 0', *sum(biases[: len(blocks)], ())))
   counts = ' and '.join(str(ef['n']) for ef in blocks)
   return [
     f'ejection fraction, {counts} patients (reference: {" and ".join(m["ef"]["reference"])})',
@@ -111,7 +98,7 @@ def _ejection(result: Result) -> list[str]:
 
 
 def _found(whole: dict | None) -> list[str]:
-  """How far the instants that were found lie from the true ones."""
+  """Says how far the instants that were found lie from the true ones."""
   parts = []
   for key in ('ed', 'es') if whole else ():
     frames, ms = whole[f'{key}_error_frames'], whole[f'{key}_error_ms']
@@ -128,7 +115,7 @@ def _bias(result: Result, column: str) -> str:
 
 
 def _over_time(result: Result) -> list[str]:
-  """Roughness, inconsistency and validity beside the truth's own."""
+  """Returns roughness, inconsistency and validity beside the truth's own."""
   table = [('over time', 'predicted', '', 'truth', '')]
   for key, label in OVER_TIME.items():
     entry = result.metrics['temporal'][key]
@@ -136,12 +123,8 @@ def _over_time(result: Result) -> list[str]:
       continue
     verdict = ''
     if entry['truth']['n']:
-      verdict = _difference(
-        _patient_pairs(result, key),
-        'more than the truth',
-        'less than the truth',
-        'not distinguishable from the truth',
-      )
+      texts = ('more than the truth', 'less than the truth', 'not distinguishable from the truth')
+      verdict = _difference(_patient_pairs(result, key), *texts)
     truth, _ = mean_texts(entry['truth'], 100)
     table.append((label, *mean_texts(entry, 100), truth, verdict))
   lines = textio.columns(table)
@@ -149,7 +132,7 @@ def _over_time(result: Result) -> list[str]:
 
 
 def _patient_pairs(result: Result, key: str) -> list[tuple[float, float]]:
-  """Means over each patient's clips of (prediction, truth)."""
+  """Returns means over each patient's clips of (prediction, truth)."""
   found: dict[str, list[tuple[float, float]]] = {}
   for clip, series in zip(result.clips, result.over_time):
     if all(map(math.isfinite, series[key])):
@@ -157,10 +140,8 @@ def _patient_pairs(result: Result, key: str) -> list[tuple[float, float]]:
   return [tuple(sum(v) / len(v) for v in zip(*pairs)) for pairs in found.values()]
 
 
-def _difference(
-  pairs: Iterable[tuple[float, float]], larger: str, smaller: str, neither: str
-) -> str:
-  """What a signed-rank test of pairs may say, with its p."""
+def _difference(pairs: Iterable[tuple], larger: str, smaller: str, neither: str) -> str:
+  """Says what a signed-rank test of pairs may, with its p."""
   pairs = [p for p in pairs if all(map(math.isfinite, p))]
   if not pairs:
     return ''
@@ -176,7 +157,7 @@ def _difference(
 
 
 def _trust(m: dict) -> list[str]:
-  """Calibration, and what the confidence is worth."""
+  """Says how calibrated the probability is, and what the confidence is worth."""
   lines = []
   if m['calibration'] and m['calibration']['ece']['n']:
     mean, ci = mean_texts(m['calibration']['ece'], 100)
@@ -192,7 +173,7 @@ def _trust(m: dict) -> list[str]:
 
 
 def _sure(n: int) -> list[str]:
-  """What the intervals say and what they do not."""
+  """Says what the intervals cover and what they do not."""
   lines = [
     'how sure: intervals cover the choice of patients, not the variation between training runs',
     f'  p: Wilcoxon signed-rank over at most {n} patients, not adjusted for the number of tests',
@@ -207,29 +188,26 @@ def _sure(n: int) -> list[str]:
 
 
 def _flags(result: Result) -> list[str]:
-  """What is to be doubted, most general first."""
+  """Says what is to be doubted, most general first."""
   m = result.metrics
+  texts = {
+    'one_empty': 'only a truth or only a prediction (Dice 0)',
+    'not_applicable': 'neither truth nor prediction, left out',
+  }
   found = [
     f'{name.upper()}: {_count(count, "scored frame")} with {text}'
-    for counts, text in (
-      (m['one_empty'], 'only a truth or only a prediction (Dice 0)'),
-      (m['not_applicable'], 'neither truth nor prediction, left out'),
-    )
-    for name, count in counts.items()
+    for key, text in texts.items()
+    for name, count in m[key].items()
     if count
   ]
-  found += _doubts('ED, ES known', m, _DOUBTS)
+  found += _doubts('ED, ES known', m)
   if m['whole_clip']:
-    found += _doubts('whole clip', m['whole_clip'], _WHOLE_DOUBTS)
+    found += _doubts('whole clip', m['whole_clip'])
   rows = {r['patient']: r for r in result.per_case if r['flags']}
-  listed = [
-    (
-      patient,
-      f'EF {textio.number(r["ef_reference"], 1)} -> ' + textio.number(r['ef_predicted'], 1),
-      r['flags'],
-    )
-    for patient, r in list(rows.items())[:_SHOWN]
-  ]
+  listed = []
+  for patient, r in list(rows.items())[:_SHOWN]:
+    known, predicted = (textio.number(r[f'ef_{key}'], 1) for key in ('reference', 'predicted'))
+    listed.append((patient, f'EF {known} -> {predicted}', r['flags']))
   lines = ['flagged' if found or rows else 'flagged: nothing']
   lines += [f'  {text}' for text in found]
   lines += textio.columns(listed) if listed else []
@@ -238,12 +216,12 @@ def _flags(result: Result) -> list[str]:
   return lines
 
 
-def _doubts(setting: str, block: dict, texts) -> list[str]:
-  """One line that counts the patients behind each reason for doubt."""
+def _doubts(setting: str, block: dict) -> list[str]:
+  """Returns one line that counts the patients behind each reason for doubt."""
   found = [
     (block['ef']['not_measurable'], 'no measurable EF, left out'),
     (block['ef']['out_of_range'], 'an EF outside 0-90 %'),
-    *((block['flags'].get(flag, 0), text) for flag, text in texts),
+    *((block['flags'].get(flag, 0), text) for flag, text in _DOUBTS.items()),
   ]
   parts = [f'{count} {text}' for count, text in found if count]
   return [f'patients with ({setting}): {"; ".join(parts)}'] if parts else []
@@ -256,17 +234,10 @@ def _receipt(m: dict) -> str:
     f'protocol {m["protocol"]}',
     f'bootstrap seed {receipt["seed"]} x {receipt["resamples"]}',
   ]
-  parts += [
-    f'{label} {receipt[key]}'
-    for key, label in (('training_seed', 'training seed'), ('git_revision', 'revision'))
-    if receipt.get(key) is not None
-  ]
-  versions = receipt.get('versions') or {}
-  parts += [
-    f'{name} {versions[name]}'
-    for name in ('echoforge_jax', 'jax', 'numpy', 'scipy')
-    if name in versions
-  ]
+  labels = {'training_seed': 'training seed', 'git_revision': 'revision'}
+  parts += [f'{t} {receipt[key]}' for key, t in labels.items() if receipt.get(key) is not None]
+  versions, names = receipt.get('versions') or {}, ('echoforge_jax', 'jax', 'numpy', 'scipy')
+  parts += [f'{name} {versions[name]}' for name in names if name in versions]
   return ', '.join(parts)
 
 

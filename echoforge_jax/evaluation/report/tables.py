@@ -40,9 +40,8 @@ def headline_rows(result: Result) -> list[tuple[str, ...]]:
   for name, entries in result.metrics['classes'].items():
     for metric, entry in entries.items():
       label, scale = metric_form(metric, result.metrics['unit'])
-      median = number(entry['median'], 2, scale)
-      texts = mean_texts(entry, scale)
-      rows.append((name.upper(), label, *texts, median, str(entry['n'])))
+      texts = *mean_texts(entry, scale), number(entry['median'], 2, scale), str(entry['n'])
+      rows.append((name.upper(), label, *texts))
   return rows
 
 
@@ -72,10 +71,8 @@ def cards(result: Result) -> list[tuple[str, str, str]]:
   ]
   if ef['n']:
     bias = ef_texts(ef, 'bias')
-    found += [
-      ('EF bias', f'{bias[0]} points', bias[1]),
-      ('EF correlation r', *ef_texts(ef, 'pearson_r', 3)),
-    ]
+    found.append(('EF bias', f'{bias[0]} points', bias[1]))
+    found.append(('EF correlation r', *ef_texts(ef, 'pearson_r', 3)))
   return found
 
 
@@ -90,18 +87,16 @@ def group_rows(result: Result) -> list[tuple[str, ...]]:
     for key in sorted(groups, key=order):
       entries = groups[key][result.classes[0]]
       dice, hd = entries['dice'], entries['hd']
-      count = str(dice['n'])
-      rows.append((kind, key, count, *mean_texts(dice, 100), *mean_texts(hd)))
+      rows.append((kind, key, str(dice['n']), *mean_texts(dice, 100), *mean_texts(hd)))
   return rows
 
 
 def temporal_rows(block: dict) -> list[tuple[str, str, str, str]]:
   """Returns (quantity, prediction, interval, truth) of metrics' temporal."""
-  rows = []
-  for key, label in OVER_TIME.items():
-    truth, _ = mean_texts(block[key]['truth'], 100)
-    rows.append((label, *mean_texts(block[key], 100), truth))
-  return rows
+  return [
+    (label, *mean_texts(block[key], 100), mean_texts(block[key]['truth'], 100)[0])
+    for key, label in OVER_TIME.items()
+  ]
 
 
 def whole_rows(result: Result) -> list[tuple[str, ...]]:
@@ -129,12 +124,8 @@ def whole_rows(result: Result) -> list[tuple[str, ...]]:
 def case_table(result: Result):
   """Returns the table of every clip, the worst Dice first.
 
-  Args:
-    result: the evaluation.
-
-  Returns:
-    (columns as (label, numeric), rows as (case id, [(text, sort key)]), the number of the Dice
-    column).
+  It is (columns as (label, numeric), rows as (case id, [(text, sort key)]), the number of the Dice
+  column).
   """
   name, unit = result.classes[0], result.metrics['unit']
   columns = [('patient', 'patient', None), ('view', 'view', None)]
@@ -156,10 +147,8 @@ def case_table(result: Result):
   def cell(row, key, form):
     value = row[key]
     if form is None:
-      text = _flags(value) if key == 'flags' else str(value)
-      return text, text
-    known = math.isfinite(value)
-    return number(value, *form), f'{value:.6g}' if known else ''
+      return (_flags(value) if key == 'flags' else str(value),) * 2
+    return number(value, *form), f'{value:.6g}' if math.isfinite(value) else ''
 
   def badness(row):
     dice = row[f'{name}_dice']
@@ -188,12 +177,8 @@ def facts(row: dict, result: Result) -> list[tuple[str, str]]:
     found.append(('EDV, ESV predicted', f'{edv} ml, {esv} ml'))
   if math.isfinite(row['ef_whole_clip']):
     ed, es = (number(row[f'{t}_found'] + 1, 0) for t in ('ed', 'es'))
-    found.append(
-      (
-        'EF, ED and ES found',
-        f'{number(row["ef_whole_clip"], 1)} % (frames {ed}, {es} of the whole clip)',
-      )
-    )
+    ef = number(row['ef_whole_clip'], 1)
+    found.append(('EF, ED and ES found', f'{ef} % (frames {ed}, {es} of the whole clip)'))
   found += [('quality', row['quality'] or 'unknown'), ('flags', _flags(row['flags']) or 'none')]
   if row['whole_clip_flags']:
     found.append(('flags, whole clip', _flags(row['whole_clip_flags'])))
@@ -211,5 +196,5 @@ def receipt_rows(receipt: dict) -> list[tuple[str, str]]:
 
 
 def _flags(text: str) -> str:
-  """'no_cavity holes' -> 'no cavity, holes'."""
+  """Returns 'no cavity, holes' of 'no_cavity holes'."""
   return ', '.join(text.split()).replace('_', ' ')
