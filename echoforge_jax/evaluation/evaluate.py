@@ -49,7 +49,6 @@ def evaluate(
   which: str = 'teacher',
   seed: int = 0,
   *,
-  batch_size: int = 4,
   whole_clip: bool = True,
   progress: bool = False,
 ) -> Evaluation:
@@ -62,16 +61,11 @@ def evaluate(
     out_dir: where metrics.json, per_case.csv, per_frame.csv and report/ go.
     data_dir: prepared data; None takes the one the run was trained on.
     which: 'teacher' or 'student'.
-    seed: of the bootstrap over patients.
-    batch_size: clips predicted at a time.
     whole_clip: score whole clips as well, ED and ES unknown.
-    progress: show a bar.
   """
   chosen = get_protocol(protocol)
   _check_writable(out_dir)
-  predicted = predict_split(
-    workdir, split, chosen, data_dir=data_dir, which=which, batch_size=batch_size
-  )
+  predicted = predict_split(workdir, split, chosen, data_dir=data_dir, which=which)
   return write_evaluation(
     predicted.cases,
     chosen,
@@ -90,21 +84,18 @@ def write_evaluation(
   protocol: Protocol,
   out_dir,
   *,
-  classes: Sequence[str] = ('lv',),
-  seed: int = 0,
-  receipt: dict | None = None,
   log_path=None,
   whole: Iterable[Case] = (),
   progress: bool = False,
+  **options,
 ) -> Evaluation:
   """Scores predicted clips and writes every file of an evaluation.
-
-  The arguments are those of `evaluate` and `score_predictions`.
 
   Args:
     cases: clips with frames, truth and prediction. Iterated once, then indexed for the few that the
       figures show: they need not be in memory.
     log_path: a training run's metrics.jsonl, for its curves; or None.
+    whole, **options: of `score_predictions`.
   """
   report_dir = pathlib.Path(out_dir) / 'report'
 
@@ -113,15 +104,9 @@ def write_evaluation(
 
   try:
     files = CaseFiles(report_dir)
-    result = score_predictions(
-      bar(cases, 'ED to ES'),
-      protocol,
-      classes=classes,
-      seed=seed,
-      receipt=receipt,
-      on_clip=files.add,
-      whole=bar(whole, 'whole clips') if whole else (),
-    )
+    whole = bar(whole, 'whole clips') if whole else ()
+    ends = bar(cases, 'ED to ES')
+    result = score_predictions(ends, protocol, whole=whole, on_clip=files.add, **options)
     paths = write_result(result, out_dir)
     paths['report'] = write_report(result, cases, report_dir, log_path=log_path, case_files=files)
   except OSError as error:
@@ -145,19 +130,11 @@ def write_result(result: Result, out_dir) -> dict[str, pathlib.Path]:
 
 
 def predict_split(
-  workdir,
-  split: str,
-  protocol: Protocol,
-  *,
-  data_dir=None,
-  which: str = 'teacher',
-  batch_size: int = 4,
+  workdir, split: str, protocol: Protocol, *, data_dir=None, which: str = 'teacher'
 ) -> PredictedSplit:
   """Restores a run's model to predict every clip of a split; arguments as of `evaluate`.
 
-  Raises:
-    InputError: where there is no run, no checkpoint or no data, or where the protocol's test
-      patients may have been trained on.
+  Raises InputError where the protocol's test patients may have been trained on.
   """
   # JAX, orbax and grain are slow to import; tables alone need none of them.
   from echoforge_jax.data import pipeline, prepared
@@ -184,33 +161,21 @@ def predict_split(
   classes = tuple(data.classes)
   spec = DataSpec(**where, num_frames=protocol.num_frames, classes=classes)
   model = build.make_model(config)
-  cases = predict.PredictedClips(
-    model,
-    variables,
-    pipeline.eval_clips(spec, split, protocol.sampler),
-    threshold=protocol.threshold,
-    batch_size=batch_size,
-  )
-  whole = predict.WholeClips(
-    Segmenter(model, variables, classes=classes, image_size=data.image_size),
-    pipeline.eval_clips(spec, split, 'all'),
-    threshold=protocol.threshold,
-  )
+  clips = pipeline.eval_clips(spec, split, protocol.sampler)
+  cases = predict.PredictedClips(model, variables, clips, threshold=protocol.threshold)
+  clips = pipeline.eval_clips(spec, split, 'all')
+  segmenter = Segmenter(model, variables, classes=classes, image_size=data.image_size)
+  whole = predict.WholeClips(segmenter, clips, threshold=protocol.threshold)
   source = prepared.load_split(**where, split=split)
   receipt = make_receipt(config, source, protocol, step=step, which=which, workdir=workdir)
   return PredictedSplit(cases, whole, classes, receipt)
 
 
 def make_receipt(config, source, protocol: Protocol, *, step: int, which: str, workdir) -> dict:
-  """Returns what identifies an evaluated model and its data, ready for JSON.
+  """Returns what identifies an evaluated model and its prepared data, ready for JSON.
 
-  Args:
-    config: the run's resolved config.
-    source: the prepared split (`data.prepared.ClipSource`).
-    protocol: names the dataset and whose patient lists; `score_predictions` adds the rest of it.
-    step: updates the checkpoint has seen.
-    which: 'teacher' or 'student'.
-    workdir: the run's directory; only its name is kept.
+  Of the protocol it has the dataset and whose patient lists; `score_predictions` adds the rest.
+  `step` counts the updates that the checkpoint has seen.
   """
   return {
     'run': pathlib.Path(workdir).resolve().name,

@@ -99,9 +99,8 @@ class WholeClips:
       frames = np.asarray(clip['video'])[..., 0]
       logits = self._segmenter.frame_loop(fps=fps).run(frames)
       masks, likely = zip(*(decide(one, self._threshold) for one in logits))
-      yield dataclasses.replace(
-        make_case(clip, np.stack(masks), np.stack(likely)), ed=int(clip['ed']), es=int(clip['es'])
-      )
+      case = make_case(clip, np.stack(masks), np.stack(likely))
+      yield dataclasses.replace(case, ed=int(clip['ed']), es=int(clip['es']))
 
 
 def make_case(

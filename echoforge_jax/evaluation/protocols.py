@@ -105,14 +105,11 @@ def _read_protocol(path: pathlib.Path) -> Protocol:
       raise InputError(
         f'{path}: {field} is {value!r}, wanted one of {", ".join(c or repr(c) for c in choices)}'
       )
-  if not (
-    isinstance(protocol.num_frames, int)
-    and protocol.num_frames >= 2
-    and isinstance(protocol.threshold, int | float)
-    and 0 < protocol.threshold < 1
-  ):
+  count, threshold = protocol.num_frames, protocol.threshold
+  usable = isinstance(count, int) and isinstance(threshold, int | float)
+  if not (usable and count >= 2 and 0 < threshold < 1):
     raise InputError(
-      f'{path}: found num_frames {protocol.num_frames!r} and threshold '
-      f'{protocol.threshold!r}, wanted 2 or more and between 0 and 1'
+      f'{path}: found num_frames {count!r} and threshold {threshold!r}, wanted 2 or more and '
+      'between 0 and 1'
     )
   return protocol

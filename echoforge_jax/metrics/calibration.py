@@ -75,10 +75,7 @@ def boundary_band(
 def clip_confidence(
   probability: Float[np.ndarray, 't h w'], prediction: Bool[np.ndarray, 't h w']
 ) -> float:
-  """Returns the mean certainty |2 p - 1| around the predicted outlines, in [0, 1].
-
-  It is 0 where a frame has no predicted pixel at all.
-  """
+  """Returns the mean |2 p - 1| around the predicted outlines, in [0, 1]; 0 if a frame is empty."""
   if not prediction.any(axis=(1, 2)).all():
     return 0.0
   band = boundary_band(prediction, prediction)

@@ -111,9 +111,8 @@ def inconsistent_frames(clip: Mapping[str, np.ndarray], ranges: Mapping[str, flo
 
 
 def inconsistent_share(clip: Mapping[str, np.ndarray], ranges: Mapping[str, float]) -> float:
-  """Returns the share of a clip's inner frames that are inconsistent.
-
-  It is NaN without attributes, ranges or three frames.
+  """Returns the share of inner frames that are inconsistent; NaN if unknown or without three
+  frames.
   """
   bad = inconsistent_frames(clip, ranges) if clip and ranges else np.zeros(0)
   return float(bad.mean()) if bad.size else math.nan
@@ -122,10 +121,7 @@ def inconsistent_share(clip: Mapping[str, np.ndarray], ranges: Mapping[str, floa
 def attribute_deviations(
   clip: Mapping[str, np.ndarray], ranges: Mapping[str, float]
 ) -> dict[str, float]:
-  """Returns each attribute's mean absolute deviation, scaled by its range.
-
-  It is NaN where it was measured on no three frames in a row.
-  """
+  """Returns each attribute's mean absolute deviation over its range; NaN if never three in a row."""
   found = {}
   for name, series in clip.items():
     if ranges.get(name, 0) > 0:

@@ -83,10 +83,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 def tidy(axes) -> None:
   """Gives axes the look of all charts."""
-  for side in ('top', 'right'):
-    axes.spines[side].set_visible(False)
-  for side in ('left', 'bottom'):
-    axes.spines[side].set_color(GRAY)
+  axes.spines[['top', 'right']].set_visible(False)
+  axes.spines[['left', 'bottom']].set_color(GRAY)
   axes.grid(color=GRAY, alpha=0.25, lw=0.6)
   axes.set_axisbelow(True)
   axes.patch.set_visible(False)

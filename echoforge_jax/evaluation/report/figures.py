@@ -22,11 +22,7 @@ _PANELS = 12  # Training curves that are drawn.
 def overlay(
   frame: np.ndarray, truth: np.ndarray, prediction: np.ndarray, alpha: float = 0.5
 ) -> np.ndarray:
-  """Paints green truth only, red prediction only, yellow both over a frame, uint8 [H, W].
-
-  Returns:
-    float [H, W, 3] in [0, 1].
-  """
+  """Paints green truth only, red prediction only, yellow both: uint8 [H, W] -> [H, W, 3] in [0, 1]."""
   picture = np.repeat(frame[..., None].astype(np.float64) / 255, 3, axis=-1)
   parts = truth & ~prediction, prediction & ~truth, truth & prediction
   for where, color in zip(parts, (GREEN, RED, YELLOW)):
@@ -35,10 +31,7 @@ def overlay(
 
 
 def pick_examples(result: Result) -> list[int]:
-  """Finds the clips of best, median and worst Dice of the first class, best first.
-
-  Up to three distinct clip indices; clips without a score are left out.
-  """
+  """Finds up to three clips: best, median and worst Dice of the first class, among the scored."""
   scores = np.array([c.means[result.classes[0]]['dice'] for c in result.clips])
   order = [int(k) for k in np.argsort(-scores) if math.isfinite(scores[k])]
   if not order:

@@ -25,15 +25,12 @@ def write_report(
   log_path=None,
   case_files: CaseFiles | None = None,
 ) -> pathlib.Path:
-  """Writes the figures and the page into a folder; returns the path of index.html.
+  """Writes the figures and the page; returns the path of index.html.
 
   Args:
-    result: the evaluation.
     cases: the evaluated clips in the same order; only the few that the overlay figure shows are
       read.
-    report_dir: folder for index.html and figures/.
     log_path: a training run's metrics.jsonl, or None.
-    case_files: the clips' files, or None if there are none.
   """
   report_dir = pathlib.Path(report_dir)
   folder = report_dir / 'figures'

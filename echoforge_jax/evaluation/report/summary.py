@@ -19,8 +19,8 @@ from echoforge_jax.metrics import statistics
 
 _FEW = 30
 _SHOWN = 4  # Flagged patients that are listed.
-# With several classes these alone; the rest is in metrics.json.
-_SHORT = ('dice', 'hd', 'asd')
+_SHORT = ('dice', 'hd', 'asd')  # With several classes these alone.
+_HEADS = ('ED, ES known', '', 'whole clip', '')
 # Some are flags of whole clips alone.
 _DOUBTS = {
   'no_cavity': 'no ventricle',
@@ -59,7 +59,7 @@ def _overlap(m: dict) -> list[str]:
     lines.append(textio.SYNTHETIC_NOTE)
   lines.append('mean [95 % interval over patients]')
   settings = [m, *filter(None, [m['whole_clip']])]
-  table = [('', '', *_heads(settings))]
+  table = [('', '', *_HEADS[: 2 * len(settings)])]
   for name, entries in m['classes'].items():
     for metric in entries:
       if len(m['classes']) > 1 and metric not in _SHORT:
@@ -70,11 +70,6 @@ def _overlap(m: dict) -> list[str]:
   return lines + textio.columns(table)
 
 
-def _heads(settings: list[dict]) -> tuple[str, ...]:
-  """Returns the heads of value and interval of one or both settings."""
-  return ('ED, ES known', '', 'whole clip', '')[: 2 * len(settings)]
-
-
 def _ejection(result: Result) -> list[str]:
   """Returns the EF with ED and ES known and, beside it, found by the network."""
   m = result.metrics
@@ -82,13 +77,16 @@ def _ejection(result: Result) -> list[str]:
   blocks = [s['ef'] for s in settings]
   if not any(ef['n'] for ef in blocks):
     return ['ejection fraction: not measurable here', *_found(m['whole_clip'])]
-  table = [('', *_heads(settings))]
+  table = [('', *_HEADS[: 2 * len(settings)])]
   for key, (label, digits) in EF_KEYS.items():
     table.append((label, *sum((ef_texts(ef, key, digits) for ef in blocks), ())))
   limits = [(textio.interval(ef['loa'], 2), '') for ef in blocks]
-  biases = [(_bias(result, f'ef_{column}'), '') for column in ('predicted', 'whole_clip')]
   table.append(('limits of agreement', *sum(limits, ())))
-  table.append(('bias is not 0', *sum(biases[: len(blocks)], ())))
+  biases = []
+  for column, _ in zip(('ef_predicted', 'ef_whole_clip'), settings):
+    pairs = {r['patient']: (r[column], r['ef_reference']) for r in result.per_case}.values()
+    biases += [_difference(pairs, 'over', 'under', 'unclear'), '']
+  table.append(('bias is not 0', *biases))
   counts = ' and '.join(str(ef['n']) for ef in blocks)
   return [
     f'ejection fraction, {counts} patients (reference: {" and ".join(m["ef"]["reference"])})',
@@ -107,11 +105,6 @@ def _found(whole: dict | None) -> list[str]:
       mean, ci = mean_texts(frames, digits=1)
       parts.append(f'{key.upper()} {mean} {ci} frames{time}')
   return [f'  found in whole clips within: {", ".join(parts)}'] if parts else []
-
-
-def _bias(result: Result, column: str) -> str:
-  pairs = {r['patient']: (r[column], r['ef_reference']) for r in result.per_case}.values()
-  return _difference(pairs, 'over', 'under', 'unclear')
 
 
 def _over_time(result: Result) -> list[str]:
