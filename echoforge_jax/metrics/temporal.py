@@ -121,7 +121,7 @@ def inconsistent_share(clip: Mapping[str, np.ndarray], ranges: Mapping[str, floa
 def attribute_deviations(
   clip: Mapping[str, np.ndarray], ranges: Mapping[str, float]
 ) -> dict[str, float]:
-  """Returns each attribute's mean absolute deviation over its range; NaN if never three in a row."""
+  """Returns each attribute's mean absolute deviation over its range; NaN if unknown."""
   found = {}
   for name, series in clip.items():
     if ranges.get(name, 0) > 0:

@@ -22,7 +22,7 @@ _PANELS = 12  # Training curves that are drawn.
 def overlay(
   frame: np.ndarray, truth: np.ndarray, prediction: np.ndarray, alpha: float = 0.5
 ) -> np.ndarray:
-  """Paints green truth only, red prediction only, yellow both: uint8 [H, W] -> [H, W, 3] in [0, 1]."""
+  """Paints truth only green, prediction only red, both yellow: uint8 [H, W] -> float [H, W, 3]."""
   picture = np.repeat(frame[..., None].astype(np.float64) / 255, 3, axis=-1)
   parts = truth & ~prediction, prediction & ~truth, truth & prediction
   for where, color in zip(parts, (GREEN, RED, YELLOW)):
