@@ -17,12 +17,17 @@ METHOD = (
 
 
 def aggregate_runs(
-  folders: Sequence, *, seed: int = 0, resamples: int = statistics.RESAMPLES
+  folders: Sequence,
+  *,
+  seed: int = 0,
+  resamples: int = statistics.RESAMPLES,
+  allow_mixed: bool = False,
 ) -> dict:
   """Aggregates two or more evaluations of runs that differ in nothing but the seed.
 
   Every metric goes through `statistics.over_seeds`, over the patients that all runs could measure;
-  the dict is ready for JSON.
+  the dict is ready for JSON. `allow_mixed` lets configs, steps and networks differ, and seeds be
+  equal.
 
   Raises:
     InputError: when protocols, data, patients or configs differ, two runs have the same seed, or
@@ -40,7 +45,11 @@ def aggregate_runs(
         f'{runs[0].folder} and {run.folder} have different patients; wanted '
         'the same; evaluate all runs on one prepared data set'
       )
-  check_receipts({str(run.folder): run.receipt for run in runs})
+  warnings = document.setting_notes(runs)
+  if allow_mixed:
+    warnings.append('configs were not compared: SD and intervals are not those of seeds alone')
+  else:
+    check_receipts({str(run.folder): run.receipt for run in runs})
   options = dict(seed=seed, resamples=resamples)
   return document.document(
     runs,
@@ -50,7 +59,7 @@ def aggregate_runs(
     n_patients=len(runs[0].patients),
     method=METHOD,
     rows=_rows(runs, options),
-    warnings=document.setting_notes(runs),
+    warnings=warnings,
   )
 
 
