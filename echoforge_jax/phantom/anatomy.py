@@ -1,9 +1,8 @@
 """Who the patient is and where the heart lies: sampling and contours.
 
-Two frames of reference, both in mm. The ventricle's own: x to the right, z
-from the apex (0, 0) along the straight long axis to the base (0, L). The
-sector's: X to the right, Y down, origin at the probe (the sector's apex).
-Pure JAX: a patient and a streamed batch come from the same functions.
+Two frames of reference, both in mm. The ventricle's own: x to the right, z from the apex (0, 0)
+along the straight long axis to the base (0, L). The sector's: X to the right, Y down, origin at the
+probe. Pure JAX: a patient and a streamed batch come from the same functions.
 """
 
 import jax
@@ -43,37 +42,29 @@ def _lost_motion(d, config, ef):
   hypo = d.chance(config.hypokinesia_share) * (ef < 55.0)
   walls = jax.nn.one_hot(d.index(4), 4)
   walls = jnp.clip(walls + 0.6 * jnp.roll(walls, 2), 0.0, 1.0)
-  return (
-    hypo
-    * d.uniform(config.hypokinesia_severity)
-    * walls[:, None]
-    * _bump(d, 0.15, 0.8, (0.15, 0.35))[None]
-  )
+  lost = hypo * d.uniform(config.hypokinesia_severity) * walls[:, None]
+  return lost * _bump(d, 0.15, 0.8, (0.15, 0.35))[None]
 
 
 def sample_heart(key, config: PhantomConfig) -> dict:
   """Draws one patient: group, volumes, shape and motion of the ventricle.
 
-  Args:
-    key: typed PRNG key.
-    config: ranges; static under jit.
-
-  Returns:
-    dict of float32 scalars and small arrays, completed by `motion.complete`;
-    lengths mm, volumes ml, EF percent, angles rad, times in beats; per-wall
-    arrays [4, levels] are 4CH left, 4CH right, 2CH left, 2CH right.
+  Returns float32 scalars and small arrays, completed by `motion.complete`: lengths mm, volumes ml,
+  EF percent, angles rad, times in beats. Arrays per wall [4, levels] are 4CH left, 4CH right, 2CH
+  left, 2CH right. `config` is static under jit.
   """
   d = Draw(key)
   s = motion.levels()
-  table = lambda name: jnp.array(  # noqa: E731
-    [getattr(group, name) for group in config.groups], jnp.float32
-  )
+
+  def table(name):
+    return jnp.array([getattr(group, name) for group in config.groups], jnp.float32)
+
+  def within(name, u):
+    return table(name)[group, 0] + u * (table(name)[group, 1] - table(name)[group, 0])
+
   shares = table('share')
   group = jnp.searchsorted(jnp.cumsum(shares) / jnp.sum(shares), d.unit())
   group = jnp.clip(group, 0, len(config.groups) - 1)
-  within = lambda name, u: (  # noqa: E731
-    table(name)[group, 0] + u * (table(name)[group, 1] - table(name)[group, 0])
-  )
   size = d.unit() ** config.size_skew
   other = d.unit() ** config.size_skew
   edv = within('edv_ml', size)
@@ -82,11 +73,8 @@ def sample_heart(key, config: PhantomConfig) -> dict:
   length = within('length_mm', 0.65 * size + 0.35 * other)
   still = _lost_motion(d, config, ef)
   shape = 1.0 + config.undulation * _wave(d, 4, 4)
-  bulge = (
-    d.chance(config.septal_bulge_share)
-    * d.uniform(config.septal_bulge)
-    * _bump(d, 0.7, 0.95, (0.08, 0.2))
-  )
+  bulge = d.chance(config.septal_bulge_share) * d.uniform(config.septal_bulge)
+  bulge = bulge * _bump(d, 0.7, 0.95, (0.08, 0.2))
   shape = shape - bulge[None] * jnp.array([[1.0], [0.0], [0.0], [0.0]])
   apex = d.uniform((0.55, 0.85))
   thickness = apex + (1.0 - apex) * jnp.clip(s / 0.3, 0.0, 1.0)
@@ -124,27 +112,19 @@ def sample_heart(key, config: PhantomConfig) -> dict:
 
 
 def contours(heart, view, state) -> dict:
-  """Returns the contours of one view in the ventricle's own frame.
+  """Returns the contours of one view (0 for 4CH, 1 for 2CH; may be traced), ventricle's own frame.
 
-  Args:
-    heart: of `sample_heart`.
-    view: int, 0 for 4CH, 1 for 2CH (may be traced).
-    state: of `motion.beat_state`.
-
-  Returns:
-    dict: `endo`, `epi` float32 [2 levels - 1, 2] (x, z) mm from the left hinge
-    over the apex to the right hinge; `left`, `right` [2] hinges of the mitral
-    valve; `tilt`, `length`.
+  `endo`, `epi` float32 [2 levels - 1, 2] (x, z) mm from the left hinge over the apex to the right
+  hinge; `left`, `right` [2] hinges of the mitral valve; `tilt`, `length`. `state` is of
+  `motion.beat_state`.
   """
   x_left, z_left, x_right, z_right = motion.wall_curves(
     heart, view, state['widths'], state['length']
   )
-  endo = jnp.stack(
-    [jnp.concatenate([x_left[::-1], x_right[1:]]), jnp.concatenate([z_left[::-1], z_right[1:]])], -1
-  )
-  thick = state['wall'] * jnp.concatenate(
-    [heart['thickness'][2 * view][::-1], heart['thickness'][2 * view + 1][1:]]
-  )
+  x, z = (jnp.concatenate([a[::-1], b[1:]]) for a, b in ((x_left, x_right), (z_left, z_right)))
+  endo = jnp.stack([x, z], -1)
+  thick = heart['thickness']
+  thick = state['wall'] * jnp.concatenate([thick[2 * view][::-1], thick[2 * view + 1][1:]])
   tangent = jnp.gradient(endo, axis=0)
   tangent = tangent / (jnp.linalg.norm(tangent, axis=-1, keepdims=True) + 1e-6)
   outward = jnp.stack([tangent[:, 1], -tangent[:, 0]], -1)
@@ -155,24 +135,16 @@ def contours(heart, view, state) -> dict:
   # The muscle ends at the mitral plane.
   tilt = heart['tilt'][view]
   epi = jnp.stack([epi[:, 0], jnp.minimum(epi[:, 1], state['length'] + tilt * epi[:, 0])], -1)
-  return {
-    'endo': endo,
-    'epi': epi,
-    'left': endo[0],
-    'right': endo[-1],
-    'tilt': tilt,
-    'length': state['length'],
-  }
+  hinges = {'left': endo[0], 'right': endo[-1]}
+  return {'endo': endo, 'epi': epi, **hinges, 'tilt': tilt, 'length': state['length']}
 
 
 def polar_tables(shape) -> jax.Array:
-  """Returns the radii of both contours around the ventricle's centre.
+  """Returns the radii of both contours around the ventricle's centre, float32 [NUM_ANGLES + 1, 4].
 
-  Returns:
-    float32 [NUM_ANGLES + 1, 4]: endocardial and epicardial radius (mm) and for
-    each the cosine between ray and normal, at angles from -pi (the apex) over
-    the left wall, 0 (the base), the right wall to pi. Both walls continue
-    below the mitral plane, so that radii are continuous there.
+  Columns: endocardial and epicardial radius (mm) and for each the cosine between ray and normal, at
+  angles from -pi (the apex) over the left wall, 0 (the base), the right wall to pi. Both walls
+  continue below the mitral plane, so that radii are continuous there.
   """
   length = shape['length']
   grid = jnp.linspace(-jnp.pi, jnp.pi, NUM_ANGLES + 1)
@@ -209,15 +181,9 @@ def to_world(points, place, g):
 def sample_view(key, config: PhantomConfig, heart, view) -> dict:
   """Draws one recording of a heart: placement, chambers, scanner, display.
 
-  Args:
-    key: typed PRNG key.
-    config: ranges; static under jit.
-    heart: of `sample_heart`.
-    view: int, 0 for 4CH, 1 for 2CH (may be traced).
-
-  Returns:
-    dict of float32 scalars and small arrays; lengths mm, angles rad, levels
-    dB relative to myocardium. `quality` is int32 (index of `QUALITIES`).
+  Returns float32 scalars and small arrays: lengths mm, angles rad, levels dB relative to
+  myocardium. `quality` is int32 (index of `QUALITIES`). `view`: int, 0 for 4CH, 1 for 2CH (may be
+  traced).
   """
   d = Draw(key)
   ed = contours(heart, view, motion.end_diastole(heart))
@@ -227,15 +193,12 @@ def sample_view(key, config: PhantomConfig, heart, view) -> dict:
   la_length = d.uniform(config.la_length)
   base = place['apex_y'] + heart['length_ed'] * jnp.cos(place['axis_tilt'])
   depth = jnp.clip(base + la_length * d.uniform(config.depth_margin), *config.depth)
-  out = dict(
-    place,
-    depth=depth,
-    four=four,
-    radius=radius,
-    rocking=heart['rocking'],
-    view=jnp.asarray(view, jnp.int32),
-  )
-  out |= {
+  out = place | {
+    'depth': depth,
+    'four': four,
+    'radius': radius,
+    'rocking': heart['rocking'],
+    'view': jnp.asarray(view, jnp.int32),
     'la_length': la_length,
     'la_width': radius * d.uniform(config.la_width),
     'la_lean': radius * 0.2 * d.normal(),
@@ -273,13 +236,8 @@ def _place(d, config, heart, ed) -> dict:
   deeper = apex + jnp.arange(0.0, 60.0, 3.0)
 
   def span(depth):
-    where = {
-      'axis_tilt': tilt,
-      'rocking': 0.0,
-      'apex_y': depth,
-      'apex_x': depth * jnp.tan(direction),
-    }
-    world = to_world(ed['endo'], where, 0.0)
+    where = {'axis_tilt': tilt, 'apex_y': depth, 'apex_x': depth * jnp.tan(direction)}
+    world = to_world(ed['endo'], where | {'rocking': 0.0}, 0.0)
     theta = jnp.arctan2(world[:, 0], world[:, 1])
     return theta.min() - rock, theta.max() + rock
 
@@ -299,25 +257,16 @@ def _place(d, config, heart, ed) -> dict:
 def _sample_echo(d, config) -> dict:
   """Draws the brightness of each structure and the place of small ones."""
   quality = jnp.searchsorted(jnp.cumsum(jnp.array(config.quality_share)), d.unit()).clip(0, 2)
-  graded = lambda ranges: d.uniform(  # noqa: E731
-    tuple(jnp.array(ranges, jnp.float32)[quality])
-  )
+  graded = lambda ranges: d.uniform(tuple(jnp.array(ranges, jnp.float32)[quality]))  # noqa: E731
   shadows = jnp.arange(config.max_shadows) < d.index(config.max_shadows + 1)
   return {
     'quality': quality,
-    'blood_db': graded(config.blood_db),
-    'haze_db': graded(config.haze_db),
-    'noise_db': graded(config.noise_db),
-    'dynamic_range': graded(config.dynamic_range),
-    'background_db': d.uniform(config.background_db),
-    'lateral_db': d.uniform(config.lateral_db),
-    'septal_db': d.uniform(config.septal_db),
-    'apical_db': d.uniform(config.apical_db),
+    **{n: graded(getattr(config, n)) for n in ('blood_db', 'haze_db', 'noise_db', 'dynamic_range')},
+    **d.ranges(config, 'background_db', 'lateral_db', 'septal_db', 'apical_db'),
     'dark_wall': d.chance(config.dark_wall_share) * d.uniform((0.4, 1.0)),
     'dark_apex': d.chance(0.4),
     'dark_septum': d.chance(0.2),
-    'pericardium_db': d.uniform(config.pericardium_db),
-    'leaflet_db': d.uniform(config.leaflet_db),
+    **d.ranges(config, 'pericardium_db', 'leaflet_db'),
     'annulus_db': d.uniform(config.annulus_db, (2,)),
     'leaflet_length': d.uniform((0.75, 1.1), (2,)),
     'leaflet_sag': d.uniform((0.1, 0.45)),
@@ -352,6 +301,7 @@ def _sample_echo(d, config) -> dict:
 
 def _sample_scanner(d, config) -> dict:
   """Draws pulse, beam, timing and display settings."""
+  display = ('gamma', 'fps', 'tissue_time', 'haze_time', 'blood_time', 'persistence')
   return {
     'axial_fwhm': d.uniform(config.axial_fwhm),
     'lateral_fwhm': jnp.deg2rad(d.uniform(config.lateral_fwhm)),
@@ -362,10 +312,5 @@ def _sample_scanner(d, config) -> dict:
     # Two-way loss at the carrier's frequency, dB per mm.
     'loss': jnp.float32(0.2 * config.attenuation * 1.54 / config.wavelength),
     'gray': d.uniform(config.myocardium_gray),
-    'gamma': d.uniform(config.gamma),
-    'fps': d.uniform(config.fps),
-    'tissue_time': d.uniform(config.tissue_time),
-    'haze_time': d.uniform(config.haze_time),
-    'blood_time': d.uniform(config.blood_time),
-    'persistence': d.uniform(config.persistence),
+    **d.ranges(config, *display),
   }

@@ -34,8 +34,7 @@ _TOLERANCE = 0.15
 def gcnr(inside, outside, bins=64) -> float:
   """Returns the generalized contrast-to-noise ratio of two sets of gray levels.
 
-  It is 1 - overlap of both histograms: 0 nothing to see, 1 fully apart
-  (Rodriguez-Molares 2020).
+  It is 1 - overlap of both histograms: 0 nothing to see, 1 fully apart (Rodriguez-Molares 2020).
   """
   a, _ = np.histogram(inside, bins, (0, 256))
   b, _ = np.histogram(outside, bins, (0, 256))
@@ -61,23 +60,21 @@ def _half_width(correlation, mm) -> float:
 def speckle_size(frame, mm) -> tuple[float, float]:
   """Returns the axial and lateral FWHM, mm, of the speckle's autocorrelation.
 
-  Of the high-passed frame from 30 mm depth to 80 % of the sector and 25 mm to
-  either side, where rows are nearly axial; the probe is at row 0, centred.
+  Of the high-passed frame from 30 mm depth to 80 % of the sector and 25 mm to either side, where
+  rows are nearly axial; the probe is at row 0, centred.
   """
   height, width = frame.shape
   rows = slice(int(30.0 / mm), int(0.8 * height))
   half = min(int(25.0 / mm), width // 2)
   patch = high_pass(frame, mm)[rows, width // 2 - half : width // 2 + half]
   patch = patch - patch.mean()
-  size = [2 * n for n in patch.shape]
-  spectrum = np.abs(np.fft.rfft2(patch, size)) ** 2
-  correlation = np.fft.irfft2(spectrum, size)
+  rows, columns = patch.shape
+  size = [2 * rows, 2 * columns]
+  correlation = np.fft.irfft2(np.abs(np.fft.rfft2(patch, size)) ** 2, size)
   # Unbiased: fewer pairs at larger lags.
-  axial = correlation[: patch.shape[0] // 4, 0] / (patch.shape[0] - np.arange(patch.shape[0] // 4))
-  lateral = correlation[0, : patch.shape[1] // 2] / (
-    patch.shape[1] - np.arange(patch.shape[1] // 2)
-  )
-  return (_half_width(axial / axial[0], mm), _half_width(lateral / lateral[0], mm))
+  axial = correlation[: rows // 4, 0] / (rows - np.arange(rows // 4))
+  lateral = correlation[0, : columns // 2] / (columns - np.arange(columns // 2))
+  return _half_width(axial / axial[0], mm), _half_width(lateral / lateral[0], mm)
 
 
 def _geometry(mask, mm) -> dict:
@@ -102,13 +99,9 @@ def _geometry(mask, mm) -> dict:
 
 
 def measure(clip: Clip) -> dict[str, list[float]]:
-  """Measures one clip at native size.
+  """Measures one clip at native size: for every row of `TARGETS` its values (ED and ES, or one).
 
-  Args:
-    clip: labeled frames, isotropic spacing, probe at (row 0, W / 2).
-
-  Returns:
-    for every row of `TARGETS` the values of this clip (ED and ES, or one).
+  The clip has labeled frames, isotropic spacing and the probe at (row 0, W / 2).
   """
   mm = float(clip.spacing_mm[0])
   out = {name: [] for name in TARGETS}
@@ -119,21 +112,23 @@ def measure(clip: Clip) -> dict[str, list[float]]:
   out['depth mm'].append(height * mm)
   for k in (clip.ed, clip.es):
     frame, mask = clip.frames[k], clip.masks[k]
-    for name, value in _geometry(mask, mm).items():
-      out[name].append(value)
     lv, la = mask == LABELS['lv'], mask == LABELS['la']
     away = cv2.distanceTransform((~lv).astype(np.uint8), cv2.DIST_L2, 5) * mm
     shell = (away > 0) & (away < 8.0) & ~la & sector
-    out['gray LV'].append(frame[lv].mean())
-    out['gray 8 mm shell'].append(frame[shell].mean())
-    if la.any():
-      out['gray LA'].append(frame[la].mean())
-    out['gray sector median'].append(np.median(frame[sector]))
-    out['gray sector p99'].append(np.percentile(frame[sector], 99))
-    out['gCNR LV/shell'].append(gcnr(frame[lv], frame[shell]))
     axial, lateral = speckle_size(frame, mm)
-    out['speckle FWHM axial mm'].append(axial)
-    out['speckle FWHM lateral mm'].append(lateral)
+    found = _geometry(mask, mm) | {
+      'gray LV': frame[lv].mean(),
+      'gray 8 mm shell': frame[shell].mean(),
+      'gray sector median': np.median(frame[sector]),
+      'gray sector p99': np.percentile(frame[sector], 99),
+      'gCNR LV/shell': gcnr(frame[lv], frame[shell]),
+      'speckle FWHM axial mm': axial,
+      'speckle FWHM lateral mm': lateral,
+    }
+    if la.any():
+      found['gray LA'] = frame[la].mean()
+    for name, value in found.items():
+      out[name].append(value)
   inner = cv2.erode(sector.astype(np.uint8), np.ones((25, 25), np.uint8), borderValue=0) > 0
   fine = [high_pass(f, mm)[inner] for f in clip.frames]
   for lag in (1, 2, 5):
@@ -143,11 +138,9 @@ def measure(clip: Clip) -> dict[str, list[float]]:
   return out
 
 
-def calibrate(
-  num_patients: int, seed: int, config: PhantomConfig | None = None
-) -> dict[str, np.ndarray]:
+def calibrate(num_patients, seed, config: PhantomConfig | None = None) -> dict[str, np.ndarray]:
   """Measures both views of synthetic patients: values per row of `TARGETS`."""
-  config = PhantomConfig.camus() if config is None else config
+  config = config or PhantomConfig.camus()
   found = {name: [] for name in TARGETS}
   for index in range(1, num_patients + 1):
     for clip in generate_patient(seed, index, config).clips.values():
@@ -159,25 +152,25 @@ def calibrate(
 def format_table(found: dict[str, np.ndarray]) -> str:
   """Formats medians against `TARGETS`, one line per row.
 
-  The last column says `in` where the median lies between the 10th and 90th
-  percentile of real frames (within 15 % where only a median is known).
+  `in` marks a median between the 10th and 90th percentile of real frames (within 15 % of their
+  median where only that is known).
   """
   lines = [f'{"measure":<25}{"real median (p10-p90)":<24}{"phantom median (p10-p90)":<27}mark']
   for name, (median, low, high) in TARGETS.items():
     values = found[name][np.isfinite(found[name])]
     p10, p50, p90 = np.percentile(values, [10, 50, 90])
-    real = f'{median:g}' + (f' ({low:g}-{high:g})' if low is not None else '')
+    real = f'{median:g}'
     own = f'{p50:.3g} ({p10:.3g}-{p90:.3g})'
     if low is None:
       low, high = median * (1 - _TOLERANCE), median * (1 + _TOLERANCE)
+    else:
+      real += f' ({low:g}-{high:g})'
     mark = 'in' if low <= p50 <= high else 'OUT'
     lines.append(f'{name:<25}{real:<24}{own:<27}{mark}')
   return '\n'.join(lines)
 
 
-def calibration_table(num_patients: int, seed: int, config: PhantomConfig | None = None) -> str:
-  """Measures `num_patients` phantoms and prints them beside real frames."""
-  found = calibrate(num_patients, seed, config)
-  return f'{num_patients} patients, seed {seed}, both views, ED and ES frames\n' + format_table(
-    found
-  )
+def calibration_table(num_patients: int, seed: int, config: PhantomConfig) -> str:
+  """Measures `num_patients` phantoms and formats them beside real frames."""
+  title = f'{num_patients} patients, seed {seed}, both views, ED and ES frames\n'
+  return title + format_table(calibrate(num_patients, seed, config))

@@ -1,39 +1,29 @@
 """Ranges from which synthetic patients are drawn, with unit and source.
 
-A pair `(low, high)` is sampled uniformly unless its comment says otherwise.
-"Paper" sources are Hergum 2009 and Gao 2009 (COLE) for the beam-space image
-model; "measured" means measured on real CAMUS frames; "ours" is this
-project's choice; "transfer" are ranges that helped a network trained on
-synthetic stills to segment real clips.
+A pair `(low, high)` is sampled uniformly unless its comment says otherwise; values without a unit
+are dimensionless. Hergum 2009 and Gao 2009 (COLE) describe the beam-space image model; "measured"
+means on real CAMUS frames; "transfer" are ranges that helped a network trained on synthetic stills
+to segment real clips; fields that name no source are this project's choice.
 """
 
 import dataclasses
 
 Range = tuple[float, float]
-
-# Quality grades in the order of `PhantomConfig.quality_share`.
+# One range for each of `QUALITIES`.
+Graded = tuple[Range, Range, Range]
 QUALITIES = ('Good', 'Medium', 'Poor')
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """One clinical group of patients.
-
-  Attributes:
-    name: what reports call it.
-    share: probability, dimensionless; shares of all groups sum to 1.
-    edv_ml: end-diastolic volume, ml.
-    ef_percent: ejection fraction, percent.
-    wall_mm: end-diastolic wall thickness, mm.
-    length_mm: end-diastolic long axis of the cavity, mm.
-  """
+  """One clinical group of patients."""
 
   name: str
-  share: float
+  share: float  # Probability; the shares of all groups sum to 1.
   edv_ml: Range
   ef_percent: Range
-  wall_mm: Range
-  length_mm: Range
+  wall_mm: Range  # Wall thickness at ED.
+  length_mm: Range  # Long axis of the cavity at ED.
 
 
 GROUPS = (
@@ -44,166 +34,135 @@ GROUPS = (
 )
 
 
+def _both(camus, randomized):
+  """Returns a field with its values in the presets `camus` (the default) and `randomized`."""
+  return dataclasses.field(default=camus, metadata={'randomized': randomized})
+
+
+def _three(low, high) -> Graded:
+  return ((low, high),) * 3
+
+
 @dataclasses.dataclass(frozen=True)
 class PhantomConfig:
-  """Everything a synthetic patient is drawn from (immutable, hashable).
-
-  Use `PhantomConfig.camus()` for the calibrated default and
-  `PhantomConfig.randomized()` for domain randomisation.
-  """
+  """Everything a synthetic patient is drawn from (immutable, hashable)."""
 
   # ---- people
-  # Clinical groups; shares and ranges: clinical literature, fixed by design.
-  groups: tuple[Group, ...] = GROUPS
-  # Good / Medium / Poor, dimensionless; CAMUS paper.
-  quality_share: tuple[float, float, float] = (0.35, 0.46, 0.19)
-  # Exponent on the uniform draw of volume and length, dimensionless; above 1
-  # leans to the small end of each group's range (measured areas); ours.
-  size_skew: float = 4.5
-  heart_rate: Range = (52.0, 95.0)  # Heart rate, beats per minute; ours.
-  # Frames per second of the recording; CAMUS order of magnitude.
-  fps: Range = (40.0, 60.0)
-  # Frames from ED to ES, inclusive; CAMUS half sequences.
-  num_frames: tuple[int, int] = (10, 30)
+  groups: tuple[Group, ...] = GROUPS  # Shares and ranges: clinical literature, fixed by design.
+  quality_share: tuple[float, float, float] = (0.35, 0.46, 0.19)  # Of `QUALITIES`; CAMUS paper.
+  # Exponent on the uniform draw of volume and length; above 1 leans to the small end of each
+  # group's range (measured areas).
+  size_skew: float = _both(4.5, 1.3)
+  heart_rate: Range = (52.0, 95.0)  # Beats per minute.
+  fps: Range = (40.0, 60.0)  # Frames per second of the recording; CAMUS order of magnitude.
+  num_frames: tuple[int, int] = (10, 30)  # Frames from ED to ES, inclusive; CAMUS half sequences.
 
   # ---- left ventricle
-  # Distance apex to widest level over length, dimensionless; design.
-  widest: Range = (0.60, 0.70)
-  kappa: Range = (0.92, 1.08)  # R_2CH over R_4CH, dimensionless; design.
-  # Midline bend over length in each view, dimensionless; ours.
-  bend: Range = (-0.025, 0.05)
-  # Slope of the mitral plane against the long axis, dimensionless; ours.
-  mitral_tilt: Range = (-0.06, 0.06)
-  # Relative standard deviation of wall undulation, dimensionless; ours.
-  undulation: float = 0.03
-  # Long-axis shortening over ejection fraction, dimensionless; ours.
-  shortening: Range = (0.24, 0.36)
-  # How much more the apex narrows at ES, dimensionless; ours.
-  apical_narrowing: Range = (0.0, 0.25)
-  # Share of the annulus' radial motion that is missing, dimensionless; ours.
-  annulus_stiffness: Range = (0.3, 0.7)
-  # Probability of regional hypokinesia where EF is below 55 %; ours.
-  hypokinesia_share: float = 0.45
-  # Share of a hypokinetic wall's motion that is lost, dimensionless; ours.
-  hypokinesia_severity: Range = (0.3, 0.8)
-  # Basal septal bulge over radius, dimensionless, and its probability; ours.
-  septal_bulge: Range = (0.05, 0.25)
-  septal_bulge_share: float = 0.2
+  widest: Range = _both((0.60, 0.70), (0.48, 0.76))  # Apex to widest level over length; design.
+  kappa: Range = _both((0.92, 1.08), (0.85, 1.15))  # R_2CH over R_4CH; design.
+  bend: Range = _both((-0.025, 0.05), (-0.05, 0.08))  # Midline bend over length in each view.
+  mitral_tilt: Range = _both((-0.06, 0.06), (-0.16, 0.16))  # Mitral plane's slope to the long axis.
+  undulation: float = _both(0.03, 0.055)  # Relative standard deviation of wall undulation.
+  shortening: Range = _both((0.24, 0.36), (0.1, 0.4))  # Long-axis shortening over EF.
+  apical_narrowing: Range = _both((0.0, 0.25), (-0.1, 0.45))  # Extra narrowing of the apex at ES.
+  annulus_stiffness: Range = _both((0.3, 0.7), (0.1, 0.9))  # Missing share of its radial motion.
+  hypokinesia_share: float = _both(0.45, 0.5)  # Probability (regional) where EF is below 55 %.
+  hypokinesia_severity: Range = (0.3, 0.8)  # Share of a hypokinetic wall's motion that is lost.
+  septal_bulge: Range = _both((0.05, 0.25), (0.05, 0.5))  # Basal, over radius.
+  septal_bulge_share: float = _both(0.2, 0.35)  # Its probability.
 
   # ---- other chambers
-  # Left atrial length, mm, and half width over LV radius; ours.
-  la_length: Range = (32.0, 56.0)
-  la_width: Range = (0.75, 1.25)
-  # Right ventricle and atrium: width over LV radius; ours.
-  rv_width: Range = (0.7, 1.5)
-  ra_width: Range = (0.6, 1.1)
+  la_length: Range = _both((32.0, 56.0), (20.0, 75.0))  # Left atrial length, mm.
+  la_width: Range = _both((0.75, 1.25), (0.6, 1.9))  # Left atrial half width over LV radius.
+  rv_width: Range = _both((0.7, 1.5), (0.4, 2.2))  # Right ventricle and atrium: over LV radius.
+  ra_width: Range = _both((0.6, 1.1), (0.5, 1.9))
 
   # ---- view geometry
-  # Probability that a streamed clip is a four-chamber view; ours.
-  four_chamber_share: float = 0.5
-  # Depth of the LV apex under the probe, mm; measured 29 (18-41).
-  apex_depth: Range = (15.0, 41.0)
-  # Depth below the mitral plane over left atrial length; ours, so that the
-  # sector's depth comes near the measured 140 mm (111-170).
-  depth_margin: Range = (0.55, 1.35)
-  # Smallest and largest sector depth, mm; CAMUS sizes 292..616 rows.
-  depth: Range = (90.0, 189.0)
+  four_chamber_share: float = _both(0.5, 0.65)  # Probability that a streamed clip is a 4CH view.
+  apex_depth: Range = _both((15.0, 41.0), (8.0, 46.0))  # Below the probe, mm; measured 29 (18-41).
+  # Depth below the mitral plane over left atrial length, so that the sector's depth comes near
+  # the measured 140 mm (111-170).
+  depth_margin: Range = _both((0.55, 1.35), (0.2, 1.9))
+  depth: Range = _both((90.0, 189.0), (85.0, 230.0))  # Limits, mm; CAMUS sizes 292..616 rows.
   # Half opening angles of the sector, degree; CAMUS measured.
-  half_angles: tuple[float, ...] = (37.3, 37.3, 39.9)
-  # Jitter of the half angle, degree (standard deviation); ours.
-  half_angle_sd: float = 0.0
-  # Direction of the LV apex from the probe, degree (mean, sd); ours.
-  apex_direction: tuple[float, float] = (0.0, 5.0)
-  # Tilt of the long axis against the depth axis, degree (mean, sd); ours.
-  axis_tilt: tuple[float, float] = (2.0, 6.0)
-  # Room kept between the LV contour and the sector's edge, degree; a
-  # negative value leaves the ventricle where it falls (transfer).
-  sector_margin: float = 1.2
+  half_angles: tuple[float, ...] = _both(
+    (37.3, 37.3, 39.9), (36.0, 37.3, 37.3, 39.9, 43.0, 46.0, 49.0)
+  )
+  half_angle_sd: float = _both(0.0, 1.5)  # Standard deviation of the half angle, degree.
+  # Direction of the LV apex from the probe; long axis against the depth axis; degree (mean, sd).
+  apex_direction: tuple[float, float] = _both((0.0, 5.0), (-2.0, 7.0))
+  axis_tilt: tuple[float, float] = _both((2.0, 6.0), (4.0, 11.0))
+  # Room kept between the LV contour and the sector's edge, degree; a negative value leaves the
+  # ventricle where it falls (transfer).
+  sector_margin: float = _both(1.2, -1.0)
 
   # ---- pulse and beam
-  # Wavelength, mm: 1540 m/s at 2.5 MHz.
-  wavelength: float = 0.62
-  # Axial point spread, FWHM mm; Hergum 2009 order of magnitude.
-  axial_fwhm: Range = (0.5, 0.8)
-  # Lateral point spread, FWHM degree; Hergum 2009 order of magnitude.
-  lateral_fwhm: Range = (1.8, 2.2)
-  # Smoothing after detection, axial FWHM mm and lateral FWHM degree: brings
-  # the speckle to the measured 1.77 x 2.97 mm (scanners smooth too); ours.
-  post_axial: Range = (0.7, 1.15)
-  post_lateral: Range = (0.6, 1.2)
-  # One-way attenuation, dB/cm/MHz; the TGC undoes it, so that electronic
-  # noise grows with depth; textbook.
+  wavelength: float = 0.62  # mm: 1540 m/s at 2.5 MHz.
+  # Point spread, axial FWHM mm and lateral FWHM degree; Hergum 2009 order of magnitude.
+  axial_fwhm: Range = _both((0.5, 0.8), (0.5, 1.6))
+  lateral_fwhm: Range = _both((1.8, 2.2), (1.4, 3.4))
+  # Smoothing after detection, axial FWHM mm and lateral FWHM degree: brings the speckle to the
+  # measured 1.77 x 2.97 mm (scanners smooth too).
+  post_axial: Range = _both((0.7, 1.15), (0.2, 1.9))
+  post_lateral: Range = _both((0.6, 1.2), (0.2, 1.6))
+  # One-way, dB/cm/MHz (textbook); the TGC undoes it, so that electronic noise grows with depth.
   attenuation: float = 0.5
-  # Error of the TGC over the whole depth, dB; ours.
-  tgc_error: Range = (-5.0, 5.0)
+  tgc_error: Range = _both((-5.0, 5.0), (-9.0, 9.0))  # Over the whole depth, dB.
 
   # ---- echo levels, dB relative to myocardium unless said otherwise
-  # Blood, by quality grade Good, Medium, Poor; ours, after calibration.
-  blood_db: tuple[Range, Range, Range] = ((-26.0, -16.0), (-26.0, -16.0), (-24.0, -14.0))
-  # Haze (slow clutter) in the cavities, by quality grade; calibrated.
-  haze_db: tuple[Range, Range, Range] = ((-8.2, -7.2), (-7.8, -6.8), (-7.3, -6.2))
-  # Electronic noise at the far end after TGC, by quality grade; ours.
-  noise_db: tuple[Range, Range, Range] = ((-32.0, -24.0), (-28.0, -20.0), (-24.0, -15.0))
-  background_db: Range = (-3.0, 1.0)  # Tissue around the heart; ours.
+  # Blood; haze (slow clutter) in the cavities, calibrated; electronic noise at the far end after
+  # TGC: each by quality grade.
+  blood_db: Graded = _both(((-26.0, -16.0), (-26.0, -16.0), (-24.0, -14.0)), _three(-34.0, -9.0))
+  haze_db: Graded = _both(((-8.2, -7.2), (-7.8, -6.8), (-7.3, -6.2)), _three(-34.0, -8.0))
+  noise_db: Graded = _both(((-32.0, -24.0), (-28.0, -20.0), (-24.0, -15.0)), _three(-40.0, -12.0))
+  background_db: Range = _both((-3.0, 1.0), (-16.0, 2.0))  # Tissue around the heart.
   # Lateral wall, septum and apex; transfer (lateral and apical dropout).
-  lateral_db: Range = (-3.0, 1.0)
-  septal_db: Range = (-1.5, 2.0)
-  apical_db: Range = (-3.0, 2.0)
-  # Probability that a wall is nearly as dark as blood; transfer.
-  dark_wall_share: float = 0.06
-  # How dark such a wall is at ED, as a share of what it is at ES; transfer.
+  lateral_db: Range = _both((-3.0, 1.0), (-14.0, 2.0))
+  septal_db: Range = _both((-1.5, 2.0), (-4.0, 4.0))
+  apical_db: Range = _both((-3.0, 2.0), (-9.0, 3.0))
+  # Probability that a wall is nearly as dark as blood, how dark it is at ED as a share of what it
+  # is at ES, and probability that the apex of the cavity is as gray as the wall; transfer.
+  dark_wall_share: float = _both(0.06, 0.55)
   dark_wall_at_ed: Range = (1.0, 1.0)
-  # Probability that the apex of the cavity is as gray as the wall; transfer.
   apex_fill_share: float = 0.0
-  # Pericardium above its surroundings, dB; ours.
-  pericardium_db: Range = (8.0, 20.0)
-  # Leaflets and annulus; ours.
-  leaflet_db: Range = (2.0, 12.0)
-  annulus_db: Range = (8.0, 20.0)
-  # Tissue behind the atria above its surroundings, and streaks; ours.
-  roof_db: Range = (9.0, 22.0)
-  streak_db: Range = (2.0, 20.0)
-  papillary_db: Range = (-9.0, 0.0)  # Papillary muscles; transfer.
-  # Standard deviation of slow tissue heterogeneity, dB; ours.
-  heterogeneity_db: Range = (1.5, 3.5)
-  # Number of shadow / dropout wedges at most, and their depth, dB, by grade.
-  max_shadows: int = 3
-  shadow_db: tuple[Range, Range, Range] = ((0.0, 5.0), (0.0, 7.0), (1.0, 10.0))
-  # Side-to-side difference of the haze, dB; ours.
-  haze_side_db: Range = (0.0, 3.0)
-  # Near-field clutter at the probe, dB; ours.
-  near_field_db: Range = (8.0, 20.0)
+  pericardium_db: Range = _both((8.0, 20.0), (0.0, 14.0))  # Above its surroundings.
+  leaflet_db: Range = _both((2.0, 12.0), (-12.0, 7.0))
+  annulus_db: Range = _both((8.0, 20.0), (-2.0, 11.0))
+  roof_db: Range = _both((9.0, 22.0), (0.0, 18.0))  # Behind the atria, above its surroundings.
+  streak_db: Range = _both((2.0, 20.0), (-8.0, 16.0))
+  papillary_db: Range = _both((-9.0, 0.0), (-14.0, 3.0))  # Papillary muscles; transfer.
+  heterogeneity_db: Range = _both((1.5, 3.5), (1.0, 4.5))  # Standard deviation (slow, in tissue).
+  # Number of shadow / dropout wedges at most, and their depth by quality grade.
+  max_shadows: int = _both(3, 4)
+  shadow_db: Graded = _both(((0.0, 5.0), (0.0, 7.0), (1.0, 10.0)), _three(0.0, 20.0))
+  haze_side_db: Range = _both((0.0, 3.0), (0.0, 8.0))  # Side-to-side difference of the haze.
+  near_field_db: Range = _both((8.0, 20.0), (1.0, 16.0))  # Clutter at the probe.
 
   # ---- display
   # Dynamic range, dB, by quality grade; 50-60 dB on CAMUS-like scanners.
-  dynamic_range: tuple[Range, Range, Range] = ((52.0, 60.0), (50.0, 58.0), (50.0, 56.0))
+  dynamic_range: Graded = _both(((52.0, 60.0), (50.0, 58.0), (50.0, 56.0)), _three(36.0, 70.0))
   # Gray level of myocardium at 0 dB; measured shell 108 (78-129).
-  myocardium_gray: Range = (92.0, 142.0)
-  # Exponent on the normalised gray level (1 = linear), which stretches the
-  # bright end towards the measured 99th percentile; ours.
-  gamma: Range = (1.6, 2.1)
+  myocardium_gray: Range = _both((92.0, 142.0), (70.0, 165.0))
+  # Exponent on the normalised gray level (1 = linear), which stretches the bright end towards
+  # the measured 99th percentile.
+  gamma: Range = _both((1.6, 2.1), (0.7, 1.7))
 
   # ---- time
-  # Decorrelation time of tissue, s; calibrated to .93/.84/.66.
-  tissue_time: Range = (0.8, 2.4)
-  haze_time: Range = (1.0, 3.0)  # Decorrelation time of haze, s; ours.
-  # Decorrelation time of blood, s (mostly redrawn each frame); design.
-  blood_time: Range = (0.008, 0.02)
-  # Weight of the previous displayed frame (persistence); scanner setting.
-  persistence: Range = (0.35, 0.6)
-  # Whole-heart rocking from ED to ES, degree (standard deviation); ours.
-  rocking: float = 1.2
+  # Decorrelation times, s: tissue, calibrated to .93/.84/.66; haze; blood (mostly redrawn each
+  # frame), design.
+  tissue_time: Range = _both((0.8, 2.4), (0.08, 0.8))
+  haze_time: Range = _both((1.0, 3.0), (0.1, 1.2))
+  blood_time: Range = _both((0.008, 0.02), (0.005, 0.06))
+  persistence: Range = _both((0.35, 0.6), (0.0, 0.6))  # Weight of the previous displayed frame.
+  rocking: float = _both(1.2, 2.5)  # Of the whole heart from ED to ES, degree (standard deviation).
 
   # ---- streamed clips only (`stream.random_clips`)
-  # Share of clips that run from ED to ES; the others show any part of one
-  # to two beats; ours.
-  ed_to_es_share: float = 0.7
-  # Share of clips with CAMUS geometry; the others are EchoNet-like:
-  # off-centre sector, marks outside of it; transfer.
-  camus_geometry_share: float = 1.0
-  # Photometric randomisation on (gamma, gain, blur, wedge clutter, JPEG-like
-  # coarsening, marks); transfer.
-  photometric: bool = False
+  ed_to_es_share: float = 0.7  # Of clips; the others show any part of one to two beats.
+  # Share of clips with CAMUS geometry; the others are EchoNet-like: off-centre sector, marks
+  # outside of it. Photometric randomisation on (gamma, gain, blur, wedge clutter, JPEG-like
+  # coarsening, marks). Both transfer.
+  camus_geometry_share: float = _both(1.0, 0.5)
+  photometric: bool = _both(False, True)
 
   @classmethod
   def camus(cls) -> 'PhantomConfig':
@@ -213,68 +172,7 @@ class PhantomConfig:
   @classmethod
   def randomized(cls) -> 'PhantomConfig':
     """Returns wide ranges for training networks for real clips."""
-    three = lambda low, high: ((low, high),) * 3  # noqa: E731
-    return cls(
-      size_skew=1.3,
-      widest=(0.48, 0.76),
-      kappa=(0.85, 1.15),
-      bend=(-0.05, 0.08),
-      mitral_tilt=(-0.16, 0.16),
-      undulation=0.055,
-      shortening=(0.1, 0.4),
-      apical_narrowing=(-0.1, 0.45),
-      annulus_stiffness=(0.1, 0.9),
-      hypokinesia_share=0.5,
-      septal_bulge=(0.05, 0.5),
-      septal_bulge_share=0.35,
-      la_length=(20.0, 75.0),
-      la_width=(0.6, 1.9),
-      rv_width=(0.4, 2.2),
-      ra_width=(0.5, 1.9),
-      four_chamber_share=0.65,
-      apex_depth=(8.0, 46.0),
-      depth_margin=(0.2, 1.9),
-      depth=(85.0, 230.0),
-      half_angles=(36.0, 37.3, 37.3, 39.9, 43.0, 46.0, 49.0),
-      half_angle_sd=1.5,
-      apex_direction=(-2.0, 7.0),
-      axis_tilt=(4.0, 11.0),
-      sector_margin=-1.0,
-      axial_fwhm=(0.5, 1.6),
-      lateral_fwhm=(1.4, 3.4),
-      post_axial=(0.2, 1.9),
-      post_lateral=(0.2, 1.6),
-      tgc_error=(-9.0, 9.0),
-      blood_db=three(-34.0, -9.0),
-      haze_db=three(-34.0, -8.0),
-      haze_side_db=(0.0, 8.0),
-      noise_db=three(-40.0, -12.0),
-      background_db=(-16.0, 2.0),
-      lateral_db=(-14.0, 2.0),
-      septal_db=(-4.0, 4.0),
-      apical_db=(-9.0, 3.0),
-      dark_wall_share=0.55,
-      pericardium_db=(0.0, 14.0),
-      leaflet_db=(-12.0, 7.0),
-      annulus_db=(-2.0, 11.0),
-      papillary_db=(-14.0, 3.0),
-      roof_db=(0.0, 18.0),
-      streak_db=(-8.0, 16.0),
-      heterogeneity_db=(1.0, 4.5),
-      max_shadows=4,
-      shadow_db=three(0.0, 20.0),
-      near_field_db=(1.0, 16.0),
-      dynamic_range=three(36.0, 70.0),
-      myocardium_gray=(70.0, 165.0),
-      gamma=(0.7, 1.7),
-      tissue_time=(0.08, 0.8),
-      haze_time=(0.1, 1.2),
-      blood_time=(0.005, 0.06),
-      persistence=(0.0, 0.6),
-      rocking=2.5,
-      camus_geometry_share=0.5,
-      photometric=True,
-    )
+    return cls(**{f.name: f.metadata['randomized'] for f in dataclasses.fields(cls) if f.metadata})
 
   @classmethod
   def transfer(cls) -> 'PhantomConfig':

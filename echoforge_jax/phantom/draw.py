@@ -7,10 +7,7 @@ import jax.numpy as jnp
 
 
 class Draw:
-  """Random numbers, drawn all at once and then used up one by one.
-
-  One draw of many numbers compiles far faster than many draws of one.
-  """
+  """Random numbers, drawn all at once (compiles far faster) and then used up one by one."""
 
   def __init__(self, key, size=512):
     self._values = jax.random.uniform(key, (size,), minval=1e-6, maxval=1.0 - 1e-6)
@@ -35,6 +32,10 @@ class Draw:
     """Returns float32 `shape`, uniform in `bounds` (low, high)."""
     low, high = bounds
     return low + (high - low) * self.unit(shape)
+
+  def ranges(self, config, *names):
+    """Returns one `uniform` draw from each named range of `config`, in this order."""
+    return {name: self.uniform(getattr(config, name)) for name in names}
 
   def normal(self, shape=()):
     """Returns float32 `shape`, standard normal."""

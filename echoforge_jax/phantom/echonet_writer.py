@@ -1,14 +1,14 @@
 """Synthetic patients in EchoNet-Dynamic's raw layout.
 
-Each patient is one apical four-chamber clip of about one to two beats, 112 x
-112, MJPG, traced at one ED and the ES that follows. EF and volumes in the list
-are the phantom's exact ones, of the three-dimensional ventricle: as in the real
-set, one plane alone does not give them. `phantom.json` beside the layout holds
-the truth, and which traps were planted.
+Each patient is one apical four-chamber clip of about one to two beats, 112 x 112, MJPG, traced at
+one ED and the ES that follows. EF and volumes in the list are those of the three-dimensional
+ventricle: as in the real set, one plane alone does not give them. `phantom.json` holds the truth
+and the planted traps.
 """
 
 from collections.abc import Callable, Sequence
 import csv
+import functools
 import hashlib
 import io
 from pathlib import Path
@@ -48,53 +48,39 @@ def write_echonet(
 ) -> dict:
   """Writes synthetic patients as EchoNet-Dynamic; continues a stopped run.
 
-  A clip appears whole or not at all, and the same arguments give the same
-  tables and pixels. Both tables are written last.
+  A clip appears whole or not at all, and the same arguments give the same tables and pixels. Both
+  tables are written last.
 
-  Args:
-    out_dir: root; gets FileList.csv, VolumeTracings.csv, Videos/ and
-      phantom.json.
-    num_patients: clips in total, 1 to 9999.
-    seed: root seed of all patients and of the split.
-    config: `PhantomConfig`; None means `PhantomConfig.camus()`.
+  Args (the others, and the result, are those of `camus_writer.write_camus`):
+    out_dir: root; gets FileList.csv, VolumeTracings.csv, Videos/ and phantom.json.
     num_test: test clips; None takes the official share.
     traps: names of `echonet_traps.TRAPS` to plant.
-    num_workers: processes beside this one.
-    progress: shows a bar.
-    generate: `(seed, index, config) -> Patient` with a whole 4CH clip that
-      begins at ED; None renders two beats.
-
-  Returns:
-    The content of phantom.json.
-
-  Raises:
-    InputError: arguments out of range, or `out_dir` holds something else.
+    generate: its patients have a whole 4CH clip that begins at ED; None renders two beats.
   """
   writing.check_counts(num_patients, seed)
   echonet_traps.check(traps, num_patients)
   config = PhantomConfig.camus() if config is None else config
   out_dir = Path(out_dir)
   splits = split_clips(num_patients, seed, num_test)
+  counts = dict(num_patients=num_patients, num_test=splits.count('TEST'))
   truth = writing.open_truth(
-    out_dir,
-    config,
-    num_patients=num_patients,
-    num_test=splits.count('TEST'),
-    seed=seed,
-    layout='echonet',
-    traps=sorted(traps),
+    out_dir, config, **counts, seed=seed, layout='echonet', traps=sorted(traps)
   )
   if truth.pop('planting', False):
     # Stopped while it planted: what may have been changed is made again.
     for name in echonet_traps.choose(truth, traps).values():
       truth['patients'].pop(name)
-  jobs = []
-  for index in range(num_patients):
+
+  def made(index):
     name = clip_id(seed, index)
-    if name not in truth['patients'] or (
-      not truth.get('planted') and not echonet.video_path(out_dir, name).exists()
-    ):
-      jobs.append((seed, index, config, str(out_dir), splits[index], generate))
+    whole = truth.get('planted') or echonet.video_path(out_dir, name).exists()
+    return name in truth['patients'] and whole
+
+  jobs = [
+    (seed, index, config, str(out_dir), split, generate)
+    for index, split in enumerate(splits)
+    if not made(index)
+  ]
   if jobs or 'planted' not in truth:
     writing.make_patients(
       _write_patient, jobs, truth, out_dir, num_workers=num_workers, progress=progress
@@ -110,7 +96,7 @@ def write_echonet(
 
 
 def clip_id(seed: int, index: int) -> str:
-  """Name of a clip: '0X' and sixteen hexadecimal digits, as the provider's."""
+  """Names a clip: '0X' and sixteen hexadecimal digits, as the provider does."""
   digest = hashlib.sha256(f'echonet phantom {seed} {index}'.encode())
   return '0X' + digest.hexdigest()[:16].upper()
 
@@ -125,17 +111,10 @@ def split_clips(num_patients: int, seed: int, num_test: int | None = None) -> li
 
 
 def trace(mask: np.ndarray) -> np.ndarray:
-  """The tracing of a mask: the long axis, then chords across it.
+  """Traces bool [H, W]: the long axis, then chords across it from the apex to the base.
 
-  Args:
-    mask: bool [H, W].
-
-  Returns:
-    float64 [21, 4] rows (x1, y1, x2, y2), chords from the apex to the base;
-    the provider's polygon rule gives the mask back, but for rounding.
-
-  Raises:
-    ValueError: when there is no cavity to trace.
+  Returns float64 [21, 4] rows (x1, y1, x2, y2); the provider's polygon rule gives the mask back,
+  but for rounding. Raises ValueError when there is no cavity to trace.
   """
   cavity = ejection.measure_cavity(mask)
   if cavity is None:
@@ -156,24 +135,20 @@ def trace(mask: np.ndarray) -> np.ndarray:
     hit = (s <= place) != (s2 <= place)
     cross = w[hit] + (place - s[hit]) / (s2 - s)[hit] * (w2 - w)[hit]
     ends.append((cross.min() + _INSET, cross.max() - _INSET))
-  points = [[cavity.apex, cavity.base]] + [
-    [cavity.apex + place * along + end * across for end in pair]
-    for place, pair in zip(places, ends)
-  ]
-  rows = np.asarray(points)  # [21, 2, (row, column)]
+  middles = cavity.apex + places[:, None] * along
+  chords = middles[:, None] + np.array(ends)[..., None] * across
+  rows = np.concatenate([[[cavity.apex, cavity.base]], chords])  # [21, 2, (row, column)]
   return np.round(rows[:, :, ::-1].reshape(-1, 4), 4)
-
-
-def _whole_patient(seed, index, config):
-  from echoforge_jax.phantom.patient import generate_patient
-
-  return generate_patient(seed, index, config, beats=BEATS, views=('4CH',))
 
 
 def _write_patient(job: tuple) -> tuple[str, dict]:
   """Makes one patient, writes the clip, returns what the tables need."""
   seed, index, config, out_dir, split, generate = job
-  patient = (generate or _whole_patient)(seed, index + 1, config)
+  if generate is None:
+    from echoforge_jax.phantom.patient import generate_patient
+
+    generate = functools.partial(generate_patient, beats=BEATS, views=('4CH',))
+  patient = generate(seed, index + 1, config)
   clip = patient.clips['4CH']
   rng = np.random.default_rng([seed, 3, index])
   first, ed, es = _window(clip, rng)
@@ -187,22 +162,16 @@ def _write_patient(job: tuple) -> tuple[str, dict]:
   path.parent.mkdir(parents=True, exist_ok=True)
   with textio.replacing(path) as temporary:
     temporary.write_bytes(encode_mjpg(frames, clip.fps))
-  return name, {
-    **writing.facts_of(patient),
-    'split': split,
-    'fps': round(float(clip.fps)),
-    'num_frames': len(frames),
-    'ed': ed,
-    'es': es,
-    'tracings': {str(t): trace(masks[t]).tolist() for t in (ed, es)},
-  }
+  facts = {'split': split, 'fps': round(float(clip.fps)), 'num_frames': len(frames)}
+  facts |= {'ed': ed, 'es': es, 'tracings': {str(t): trace(masks[t]).tolist() for t in (ed, es)}}
+  return name, writing.facts_of(patient) | facts
 
 
 def _window(clip: Clip, rng) -> tuple[int, int, int]:
-  """(first frame kept, ED, ES counted from there): recordings start anywhere.
+  """Returns (first frame kept, ED, ES counted from there): recordings start anywhere.
 
-  Of two beats the first loses a part, and the ED that begins the second is
-  traced; of a single one, its own.
+  Of two beats the first loses a part, and the ED that begins the second is traced; of a single one,
+  its own.
   """
   areas = (clip.masks == LABELS['lv']).sum(axis=(1, 2))
   period = len(areas) // BEATS
@@ -216,26 +185,17 @@ def _window(clip: Clip, rng) -> tuple[int, int, int]:
 
 
 def _write_tables(out_dir: Path, truth: dict) -> None:
-  """FileList.csv and VolumeTracings.csv as the provider writes them."""
+  """Writes FileList.csv and VolumeTracings.csv as the provider does."""
   files, lines = io.StringIO(), io.StringIO()
   table = csv.writer(files, lineterminator='\n')
   table.writerow(echonet.LIST_COLUMNS)
   traced = csv.writer(lines, lineterminator='\n')
   traced.writerow(echonet.TRACING_COLUMNS)
   for name, facts in truth['patients'].items():
-    table.writerow(
-      [
-        name,
-        *(f'{facts[key]:.12f}' for key in ('ef_percent', 'esv_ml', 'edv_ml')),
-        SIZE,
-        SIZE,
-        facts['fps'],
-        facts['num_frames'],
-        facts['split'],
-      ]
-    )
+    exact = [f'{facts[key]:.12f}' for key in ('ef_percent', 'esv_ml', 'edv_ml')]
+    others = [facts[key] for key in ('fps', 'num_frames', 'split')]
+    table.writerow([name, *exact, SIZE, SIZE, *others])
     for frame, rows in facts['tracings'].items():
-      for row in rows:
-        traced.writerow([f'{name}.avi', *row, frame])
+      traced.writerows([f'{name}.avi', *row, frame] for row in rows)
   textio.write_text(out_dir / echonet.TRACINGS, lines.getvalue())
   textio.write_text(out_dir / echonet.FILE_LIST, files.getvalue())

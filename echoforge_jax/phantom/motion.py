@@ -1,10 +1,9 @@
 """The beat: volume over time, mitral opening, and a wall that obeys both.
 
-Prescribed are V(t) and L(t). The cavity's radius R(t) follows from the
-biplane disc integral of the contours as they are, bent, tilted and
-hypokinetic, so that the volume is exact; the wall's thickness follows from a
-constant myocardial volume. Everything is pure JAX and works on scalars of
-time; `jax.vmap` adds frames.
+Prescribed are V(t) and L(t). The cavity's radius R(t) follows from the biplane disc integral of the
+contours as they are, bent, tilted and hypokinetic, so that the volume is exact; the wall's
+thickness follows from a constant myocardial volume. Pure JAX on scalars of time; `jax.vmap` adds
+frames.
 """
 
 import jax
@@ -30,12 +29,8 @@ def _smoothstep(x):
 def ejected(phase, systole):
   """Returns the share [...] of the stroke volume that has left the LV (ours).
 
-  It is 0 at ED and 1 at ES, monotonic between them; rapid filling, diastasis
-  and atrial kick bring it back.
-
-  Args:
-    phase: float [...] time since ED in beats (any real number; periodic).
-    systole: float, share of the beat from ED to ES.
+  It is 0 at ED and 1 at ES, monotonic between them; rapid filling, diastasis and atrial kick bring
+  it back. `phase`: float [...] beats since ED (periodic); `systole`: beats from ED to ES.
   """
   phase = jnp.mod(phase, 1.0)
   u = jnp.clip(phase / systole, 0.0, 1.0)
@@ -77,17 +72,10 @@ def _trapezoid(values):
 
 
 def wall_curves(heart, view, widths, length):
-  """Returns both walls of one view in the ventricle's own frame.
+  """Returns x_left, z_left, x_right, z_right of one view, own frame, float32 [NUM_LEVELS] mm.
 
-  Args:
-    heart: of `anatomy.sample_heart`.
-    view: int, 0 for 4CH, 1 for 2CH (may be traced).
-    widths: float32 [4, NUM_LEVELS] half-widths in mm.
-    length: long axis in mm.
-
-  Returns:
-    x_left, z_left, x_right, z_right: float32 [NUM_LEVELS] mm; x to the
-    right, z from the apex (0) to the base.
+  `view`: 0 for 4CH, 1 for 2CH (may be traced); `widths`: float32 [4, NUM_LEVELS] half-widths in mm;
+  `length`: long axis in mm.
   """
   s = levels()
   middle = heart['bend'][view] * length * jnp.sin(jnp.pi * s) ** 2 * (0.5 + s)
@@ -115,8 +103,8 @@ def _chords(heart, view, widths, length):
 def biplane_volume(heart, widths, length):
   """Returns the volume in ml by biplane disc integration of the contours.
 
-  V = pi/4 sum_i d4_i d2_i L / n over discs perpendicular to the long axis,
-  after bending and tilting (Simpson's rule, the clinical definition).
+  V = pi/4 sum_i d4_i d2_i L / n over discs perpendicular to the long axis, after bending and
+  tilting (Simpson's rule, the clinical definition).
   """
   d4 = _chords(heart, 0, widths, length)
   d2 = _chords(heart, 1, widths, length)
@@ -126,9 +114,8 @@ def biplane_volume(heart, widths, length):
 def _solve_widths(heart, volume, length, g, still, still_widths):
   """Returns half-widths [4, NUM_LEVELS] in mm that hold exactly `volume` ml.
 
-  A wall moves with w = (1 - m) R p + m w_ED, where m is its share of lost
-  motion: the volume is a quadratic in R. Rescaled solutions remove the small
-  error that the tilted mitral plane makes.
+  A wall moves with w = (1 - m) R p + m w_ED, m its share of lost motion: the volume is quadratic in
+  R. Rescaled solutions remove the small error that the tilted mitral plane makes.
   """
   moving = (1.0 - still) * profiles(heart, g)
   fixed = still * still_widths
@@ -150,13 +137,8 @@ def _solve_widths(heart, volume, length, g, still, still_widths):
 
 def end_diastole(heart) -> dict:
   """Returns the `beat_state` at ED, as `complete` stored it with the heart."""
-  return {
-    'length': heart['length_ed'],
-    'volume': heart['edv'],
-    'widths': heart['ed_widths'],
-    'wall': heart['wall'],
-    'g': 0.0,
-  }
+  size = {'length': heart['length_ed'], 'volume': heart['edv']}
+  return size | {'widths': heart['ed_widths'], 'wall': heart['wall'], 'g': 0.0}
 
 
 def _thickness_terms(heart, widths):
@@ -168,10 +150,7 @@ def _thickness_terms(heart, widths):
 
 
 def complete(heart) -> dict:
-  """Adds ED widths mm [4, NUM_LEVELS] and the muscle's volume (`muscle`).
-
-  The muscle's volume is in mm3 up to a constant factor.
-  """
+  """Adds ED widths mm [4, NUM_LEVELS] and `muscle`, mm3 up to a constant factor."""
   nothing = jnp.zeros_like(heart['still'])
   widths = _solve_widths(heart, heart['edv'], heart['length_ed'], 0.0, nothing, nothing)
   a, b = _thickness_terms(heart, widths)
@@ -182,9 +161,8 @@ def complete(heart) -> dict:
 def beat_state(heart, g) -> dict:
   """Returns the ventricle's shape when the share `g` of the stroke is out.
 
-  Returns:
-    dict with `length` mm, `volume` ml, `widths` mm [4, NUM_LEVELS], `wall`
-    (thickness in mm where the thickness profile is 1) and `g`.
+  `length` mm, `volume` ml, `widths` mm [4, NUM_LEVELS], `wall` (thickness in mm where the thickness
+  profile is 1) and `g`.
   """
   volume = heart['edv'] + (heart['esv'] - heart['edv']) * g
   length = heart['length_ed'] + (heart['length_es'] - heart['length_ed']) * g

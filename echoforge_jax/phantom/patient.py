@@ -19,24 +19,13 @@ _CHUNK = 30
 
 @dataclasses.dataclass(frozen=True)
 class Patient:
-  """Both views of one patient with their exact truth.
+  """Both views of one patient with their exact truth."""
 
-  Attributes:
-    clips: '2CH' and '4CH' clips (or one of them) at native size, every frame
-      labeled.
-    edv_ml: end-diastolic volume, ml: biplane disc integral of the contours.
-    esv_ml: end-systolic volume, ml.
-    ef_percent: 100 (EDV - ESV) / EDV, not rounded.
-    group: 'normal', 'mild', 'reduced' or 'hypertrophic'.
-    sex: 'F' or 'M'.
-    age: years.
-  """
-
-  clips: dict[str, Clip]
-  edv_ml: float
+  clips: dict[str, Clip]  # '2CH' and '4CH' (or one) at native size, every frame labeled.
+  edv_ml: float  # Biplane disc integral of the contours.
   esv_ml: float
-  ef_percent: float
-  group: str
+  ef_percent: float  # 100 (EDV - ESV) / EDV, not rounded.
+  group: str  # Name of a `config.Group`.
   sex: str
   age: int
 
@@ -57,11 +46,8 @@ def _plan(heart, place, phases):
 
   def one(phase):
     frame = scene.frame_state(heart, place, phase)
-    outlines = (
-      frame['shape']['endo'],
-      frame['shape']['epi'],
-      scene.left_atrium_outline(place, frame),
-    )
+    shape = frame['shape']
+    outlines = shape['endo'], shape['epi'], scene.left_atrium_outline(place, frame)
     world = [anatomy.to_world(o, place, frame['g']) for o in outlines]
     return frame, world
 
@@ -103,11 +89,11 @@ def _phases(heart, place, config, beats):
 
 def _plan_all(heart, place, phases):
   """Plans in chunks of one size, so that one compilation serves all."""
-  padded = -len(phases) % _CHUNK
-  phases = np.append(phases, np.full(padded, phases[-1]))
+  count = len(phases)
+  phases = np.append(phases, np.full(-count % _CHUNK, phases[-1]))
   chunks = [_plan(heart, place, part.astype(np.float32)) for part in phases.reshape(-1, _CHUNK)]
-  outlines = [np.concatenate([np.asarray(c[1][k]) for c in chunks]) for k in range(3)]
-  return [c[0] for c in chunks], outlines
+  frames, outlines = zip(*chunks)
+  return frames, [np.concatenate(parts)[:count] for parts in zip(*outlines)]
 
 
 def _make_clip(key, heart, place, name, view, config, beats, truth, images=True):
@@ -116,18 +102,14 @@ def _make_clip(key, heart, place, name, view, config, beats, truth, images=True)
   half = float(place['half'])
   size = raster.native_size(float(place['depth']), half)
   converter = raster.ScanConverter(size[0] * raster.SPACING, half, render.GRID, size)
-  masks = np.stack(
-    [raster.label_image(converter, *(o[i] for o in outlines)) for i in range(len(phases))]
-  )
+  masks = np.stack([raster.label_image(converter, *frame) for frame in zip(*outlines)])
   video = np.zeros_like(masks)
   if images:
     start_key, frame_key = jax.random.split(key)
     clip = _start(start_key, place, render.GRID, _pool())
-    seconds = np.float32(1.0 / place['fps'])
+    fixed = render.GRID, _pool(), np.float32(1.0 / place['fps'])
     for i in range(len(phases)):
-      gray, clip = _render(
-        frame_key, i, place, frames[i // _CHUNK], clip, render.GRID, _pool(), seconds
-      )
+      gray, clip = _render(frame_key, i, place, frames[i // _CHUNK], clip, *fixed)
       video[i] = converter(np.asarray(gray))
   return Clip(
     patient=name,
@@ -155,44 +137,25 @@ def generate_patient(
 ) -> Patient:
   """Generates one patient; the same arguments give the same bytes.
 
-  Args:
-    seed: of the whole cohort.
-    index: of the patient in the cohort, from 1; patients do not depend on each
-      other, nor on how many are made.
-    config: ranges to draw from.
-    beats: 0 for frames from ED to ES (10-30 of them); n > 0 for n whole beats
-      that begin at ED, `ed` and `es` being those of the first.
-    views: what to make; a view is the same with and without the other.
-    images: False leaves the frames black: masks and truth, quickly.
+  Patients (`index` from 1 in the cohort of `seed`) do not depend on each other, nor on how many are
+  made; a view is the same with and without the other.
 
-  Returns:
-    The patient; clips of both views share volumes, long axis and timing.
+  Args:
+    beats: 0 for frames from ED to ES (10-30 of them); n > 0 for n whole beats that begin at ED,
+      `ed` and `es` being those of the first.
+    images: False leaves the frames black: masks and truth, quickly.
   """
   key = jax.random.fold_in(jax.random.key(seed), index)
   sample_key, *render_keys = jax.random.split(key, 3)
   heart, places = jax.device_get(_sample(sample_key, config))
   edv, esv = float(heart['edv']), float(heart['esv'])
-  sex = 'M' if heart['male'] > 0.5 else 'F'
-  truth = {
-    'ef_percent': 100.0 * (edv - esv) / edv,
-    'edv_ml': edv,
-    'esv_ml': esv,
-    'sex': sex,
-    'age': float(heart['age']),
-  }
+  truth = {'ef_percent': 100.0 * (edv - esv) / edv, 'edv_ml': edv, 'esv_ml': esv}
+  truth |= {'sex': 'M' if heart['male'] > 0.5 else 'F', 'age': float(heart['age'])}
   name = f'patient{index:04d}'
-  clips = {
-    view: _make_clip(k, heart, place, name, view, config, beats, truth, images)
-    for i, (view, k) in enumerate(zip(VIEWS, render_keys))
-    if view in views
-    for place in [jax.tree.map(lambda v: v[i], places)]
-  }
-  return Patient(
-    clips={view: clips[view] for view in ('2CH', '4CH') if view in clips},
-    edv_ml=edv,
-    esv_ml=esv,
-    ef_percent=truth['ef_percent'],
-    group=config.groups[int(heart['group'])].name,
-    sex=sex,
-    age=int(heart['age']),
-  )
+  clips = {}
+  for view in sorted(views):
+    i = VIEWS.index(view)
+    place = jax.tree.map(lambda v, i=i: v[i], places)
+    clips[view] = _make_clip(render_keys[i], heart, place, name, view, config, beats, truth, images)
+  group = config.groups[int(heart['group'])].name
+  return Patient(clips, group=group, **truth | {'age': int(heart['age'])})

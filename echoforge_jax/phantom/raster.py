@@ -10,13 +10,8 @@ SPACING = 0.308
 def fill(polygon, height, width) -> np.ndarray:
   """Returns bool [height, width]: pixels whose centre lies inside a polygon.
 
-  OpenCV's fill would also take the pixels that the outline touches, which
-  alone adds about one percent of volume.
-
-  Args:
-    polygon: float [N, 2] (x, y) in pixels; pixel (row, column) has its
-      centre at (column, row).
-    height, width: of the image.
+  `polygon`: float [N, 2] (x, y) in pixels; pixel (row, column) has its centre at (column, row).
+  OpenCV's fill also takes the pixels that the outline touches, about one percent of volume.
   """
   polygon = np.asarray(polygon, np.float64)
   x0, y0 = polygon[:, 0], polygon[:, 1]
@@ -46,13 +41,9 @@ class ScanConverter:
   """Beam space to native pixels; the maps are made once per clip."""
 
   def __init__(self, depth, half, grid, size):
-    """Prepares the maps.
+    """Prepares the maps for a sector of `depth` mm and half angle `half` rad.
 
-    Args:
-      depth: radius of the sector, mm.
-      half: half opening angle, rad.
-      grid: (rows, lines) of the beam image.
-      size: (H, W) of the native frame.
+    `grid`: (rows, lines) of the beam image; `size`: (H, W) of the native frame.
     """
     height, width = size
     self.mm = depth / height
@@ -80,14 +71,11 @@ class ScanConverter:
 def label_image(converter, endo, epi, atrium) -> np.ndarray:
   """Returns uint8 [H, W] label values of a native frame; 0 outside the sector.
 
-  Args:
-    converter: the frame's `ScanConverter`.
-    endo, epi, atrium: float [N, 2] outlines in the sector frame, mm.
+  `endo`, `epi`, `atrium`: float [N, 2] outlines in the sector frame, mm.
   """
   size = converter.inside.shape
   out = np.zeros(size, np.uint8)
-  out[fill(converter.pixels(atrium), *size)] = 3
-  out[fill(converter.pixels(epi), *size)] = 2
-  out[fill(converter.pixels(endo), *size)] = 1
+  for outline, label in ((atrium, 3), (epi, 2), (endo, 1)):
+    out[fill(converter.pixels(outline), *size)] = label
   out[~converter.inside] = 0
   return out

@@ -1,8 +1,7 @@
 """From anatomy to gray levels in beam space: the frame-by-frame core.
 
-Static shapes throughout: every patient is rendered on a beam grid of the
-same number of samples, whatever the depth, so that one compilation serves
-all. Scan conversion to the native size happens afterwards.
+Every patient is rendered on a beam grid of the same number of samples, whatever the depth, so that
+one compilation serves all. Scan conversion to the native size happens afterwards.
 """
 
 import jax
@@ -47,17 +46,10 @@ def _gain_and_haze(place, grid, slow):
 
 
 def start_clip(key, place, grid, pool) -> dict:
-  """Returns all that stays, or starts, with a clip.
+  """Returns all that stays, or starts, with a clip; `grid` (rows, lines) is static.
 
-  Args:
-    key: typed PRNG key.
-    place: of `anatomy.sample_view`.
-    grid: (rows, lines) of the beam grid, static.
-    pool: float32 [n] of `speckle.noise_pool`.
-
-  Returns:
-    dict of arrays: point-spread matrices, `gain` and `haze` maps in dB,
-    `grain` [rows, lines], and the random textures that age with time.
+  Point-spread matrices, `gain` and `haze` maps in dB, `grain` [rows, lines], and the random
+  textures that age with time. `pool`: float32 [n] of `speckle.noise_pool`.
   """
   rows, lines = grid
   signal = (rows, lines, 2)
@@ -96,18 +88,11 @@ def _point_spread(clip, signal):
 
 
 def next_frame(key, place, frame, clip, grid, pool, seconds):
-  """Renders one frame and ages the random textures.
+  """Renders one frame, `seconds` after the one before, and ages the random textures.
 
-  Args:
-    key: typed PRNG key of this frame.
-    place, frame: of `anatomy.sample_view`, `scene.frame_state`.
-    clip: of `start_clip`, or as this function returned it.
-    grid, pool: as in `start_clip`.
-    seconds: float, time since the frame before.
-
-  Returns:
-    gray: float32 [rows, lines] in [0, 1], before scan conversion.
-    clip: as given, with the textures of this frame.
+  `place` is of `anatomy.sample_view`, `frame` of `scene.frame_state`, `clip` of `start_clip` or as
+  this function returned it; `grid` and `pool` as in `start_clip`. Returns gray levels float32
+  [rows, lines] in [0, 1] before scan conversion, and the clip with the textures of this frame.
   """
   rows, lines = grid
   fresh = [n * jnp.sqrt(0.5) for n in speckle.take_noise(key, pool, [(rows, lines, 2)] * 4)]

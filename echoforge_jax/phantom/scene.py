@@ -1,7 +1,8 @@
 """What lies at a point of the sector: echo level, blood, material point.
 
-The functions take points in the sector frame (mm) as arrays of any shape, so
-that the same anatomy is drawn on a beam grid, or labelled on an image grid.
+Points in the sector frame (mm) are arrays of any shape: the same anatomy is drawn on a beam grid
+and labelled on an image grid. `place` is of `anatomy.sample_view`, `frame` of `frame_state`, `spot`
+of `locate`.
 """
 
 import jax
@@ -15,18 +16,11 @@ _NUM_SEPTUM = 128
 
 
 def frame_state(heart, place, phase) -> dict:
-  """Returns all that changes from frame to frame, for one view.
+  """Returns all that changes from frame to frame, for one view; `phase`: beats since ED.
 
-  Args:
-    heart: of `anatomy.sample_heart`.
-    place: of `anatomy.sample_view`.
-    phase: float, time since ED in beats.
-
-  Returns:
-    dict: `table` float32 [NUM_ANGLES + 1, 6] (polar radii and cosines now,
-    radii at ED), `septum` [_NUM_SEPTUM] x of the right ventricle's septal
-    edge over z, `shape` of `anatomy.contours`, `g`, `open`, `length`,
-    `length_ed`, `volume`.
+  `table` float32 [NUM_ANGLES + 1, 6] (polar radii and cosines now, radii at ED), `septum`
+  [_NUM_SEPTUM] x of the right ventricle's septal edge over z, `shape` of `anatomy.contours`, `g`,
+  `open`, `length`, `length_ed`.
   """
   g = motion.ejected(phase, heart['systole'])
   state = motion.beat_state(heart, g)
@@ -52,18 +46,11 @@ def _sigmoid(x):
 
 
 def locate(place, frame, x_world, y_world) -> dict:
-  """Locates points relative to the ventricle.
+  """Locates points, float32 [...] mm right of and below the probe, relative to the ventricle.
 
-  Args:
-    place: of `anatomy.sample_view`.
-    frame: of `frame_state`.
-    x_world, y_world: float32 [...] mm, right of and below the probe.
-
-  Returns:
-    dict of arrays [...]: `x`, `z` own frame; `r`, `phi` polar around the
-    centre; `endo`, `epi` signed distances (positive outside); `above`
-    distance to the mitral plane, positive on the ventricle's side; table
-    radii `radii` [..., 6].
+  Returns arrays [...]: `x`, `z` own frame; `r`, `phi` polar around the centre, `down` below it;
+  `endo`, `epi` signed distances (positive outside); `above` distance to the mitral plane, positive
+  on the ventricle's side; table radii `radii` [..., 6].
   """
   tilt = place['axis_tilt'] + place['rocking'] * frame['g']
   c, s = jnp.cos(tilt), jnp.sin(tilt)
@@ -73,13 +60,8 @@ def locate(place, frame, x_world, y_world) -> dict:
   r, phi = jnp.sqrt(x * x + down * down + 1e-6), jnp.arctan2(x, down)
   index = jnp.round((phi + jnp.pi) * (anatomy.NUM_ANGLES / (2.0 * jnp.pi)))
   radii = jnp.take(frame['table'], index.astype(jnp.int32), axis=0, mode='clip')
-  return {
-    'x': x,
-    'z': z,
-    'r': r,
-    'phi': phi,
-    'down': down,
-    'radii': radii,
+  own = {'x': x, 'z': z, 'r': r, 'phi': phi, 'down': down, 'radii': radii}
+  return own | {
     'endo': (r - radii[..., 0]) * radii[..., 2],
     'epi': (r - radii[..., 1]) * radii[..., 3],
     'above': frame['length'] + frame['shape']['tilt'] * x - z,
@@ -89,9 +71,9 @@ def locate(place, frame, x_world, y_world) -> dict:
 def material_point(place, frame, spot):
   """Returns X, Y [...] mm at ED of the tissue that is at a point now.
 
-  Inside the cavity and the wall the map scales radii so that both contours
-  go over into those of ED; outside, the displacement fades with distance,
-  and below the mitral plane with depth, down to the fixed atrial roof.
+  Inside the cavity and the wall the map scales radii so that both contours go over into those of
+  ED; outside, the displacement fades with distance, and below the mitral plane with depth, down to
+  the fixed atrial roof.
   """
   r, radii = spot['r'], spot['radii']
   endo, epi, endo0, epi0 = (radii[..., k] for k in (0, 1, 4, 5))
@@ -117,12 +99,10 @@ def _atrium_width(v, top, width):
 
 
 def left_atrium(place, frame) -> dict:
-  """Returns the left atrium's size now: it fills while the ventricle empties.
+  """Returns the left atrium's size now, mm: it fills while the ventricle empties.
 
-  Returns:
-    dict of floats, mm: `top` half-width at the valve, `width` largest
-    half-width, `length`, `middle` x at the valve, `lean` x at the roof
-    relative to that.
+  `top` half-width at the valve, `width` largest half-width, `length`, `middle` x at the valve,
+  `lean` x at the roof relative to that.
   """
   left, right = frame['shape']['left'], frame['shape']['right']
   top = 0.5 * (right[0] - left[0]) * 0.93
@@ -151,12 +131,10 @@ def left_atrium_outline(place, frame, count=40):
 
 
 def chambers(place, frame, spot) -> dict:
-  """Returns signed distances in mm, positive inside, of the four chambers.
+  """Returns signed distances in mm [...], positive inside, of the four chambers.
 
-  Returns:
-    dict of arrays [...]: `lv`, `la`, `rv`, `ra` (the right heart only in
-    four-chamber views), `septum` x of the right ventricle's septal edge,
-    `rv_wall` distance to its free wall.
+  `lv`, `la`, `rv`, `ra` (the right heart only in four-chamber views), `rv_wall` distance to the
+  right ventricle's free wall.
   """
   x, z, length = spot['x'], spot['z'], frame['length']
   la = left_atrium(place, frame)
@@ -211,16 +189,9 @@ def _mix(level, new, weight):
 
 
 def echo(place, frame, spot, grain):
-  """Returns the echo level of tissue and the share of blood at points.
+  """Returns the tissue's echo level, dB relative to myocardium, and the share of blood, [...].
 
-  Args:
-    place, frame, spot: of `anatomy.sample_view`, `frame_state`, `locate`.
-    grain: float32 [...] slow heterogeneity of the tissue, unit variance,
-      moving with it.
-
-  Returns:
-    level: float32 [...] dB relative to myocardium.
-    blood: float32 [...] in [0, 1].
+  `grain`: float32 [...] slow heterogeneity of the tissue, unit variance, moving with it.
   """
   rooms = chambers(place, frame, spot)
   rough = grain * place['heterogeneity_db']

@@ -1,11 +1,10 @@
 """Speckle: random scatterers on a beam grid, point spread, time.
 
-Linear model of Hergum 2009 and Gao 2009: the received signal is the sum over
-scatterers of a complex amplitude times a carrier phase times a separable
-point spread. The scatterers' amplitudes live on the beam grid of ED, one
-(complex Gaussian) per cell; each frame looks them up at the material point
-that a cell shows now. Equivalent to splatting moved scatterers, and a gather
-is far cheaper than a scatter.
+Linear model of Hergum 2009 and Gao 2009: the received signal is the sum over scatterers of a
+complex amplitude times a carrier phase times a separable point spread. The amplitudes live on the
+beam grid of ED, one (complex Gaussian) per cell; each frame looks them up at the material point
+that a cell shows now. Equivalent to splatting moved scatterers, and a gather is far cheaper than a
+scatter.
 """
 
 import math
@@ -26,8 +25,7 @@ def noise_pool(size=POOL_SIZE, seed=20090) -> jax.Array:
 def take_noise(key, pool, shapes) -> list[jax.Array]:
   """Returns slices of the pool at random places, float32 of the given shapes.
 
-  Drawing fresh normals would cost more than the rest of a frame, and one
-  draw of all places compiles faster than a draw for each.
+  Fresh normals would cost more than the rest of a frame; one draw of all places compiles faster.
   """
   bits = jax.random.bits(key, (len(shapes),))
   out = []
@@ -39,24 +37,17 @@ def take_noise(key, pool, shapes) -> list[jax.Array]:
 
 
 def smoother(count, fwhm, unit_energy) -> jax.Array:
-  """Returns a Gaussian point spread as a banded matrix [count, count].
+  """Returns a Gaussian point spread as a banded matrix [count, count]: the fastest convolution.
 
-  A matrix product is the fastest convolution here, on CPUs and accelerators.
-
-  Args:
-    count: number of samples along the axis.
-    fwhm: full width at half maximum in samples (may be traced).
-    unit_energy: True keeps the variance of white noise (point spread),
-      False keeps the mean (smoothing of an image).
+  `fwhm`: full width at half maximum in samples (may be traced); `unit_energy`: True keeps the
+  variance of white noise (point spread), False the mean (smoothing of an image).
   """
   sigma = jnp.maximum(fwhm / _FWHM, 1e-2)
   index = jnp.arange(count, dtype=jnp.float32)
   matrix = jnp.exp(-0.5 * ((index[:, None] - index[None]) / sigma) ** 2)
   if unit_energy:
-    total = jnp.sqrt((matrix**2).sum(1, keepdims=True))
-  else:
-    total = matrix.sum(1, keepdims=True)
-  return matrix / total
+    return matrix / jnp.sqrt((matrix**2).sum(1, keepdims=True))
+  return matrix / matrix.sum(1, keepdims=True)
 
 
 def slow_field(coarse, shape) -> jax.Array:

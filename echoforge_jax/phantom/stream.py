@@ -1,8 +1,7 @@
 """Endless moving patients straight from the accelerator, pure JAX.
 
-The same hearts, echoes and speckle as `patient.generate_patient`, drawn on a
-coarser beam grid and converted to square images under jit, with geometry and
-photometry randomised as far as the configuration says.
+The same hearts, echoes and speckle as `patient.generate_patient`, drawn on a coarser beam grid and
+converted to square images under jit, with geometry and photometry randomised as configured.
 """
 
 import functools
@@ -34,8 +33,8 @@ def _sample_window(key, config, place) -> dict:
   loose = place['depth'] / d.uniform((0.86, 1.12))
   square = jnp.maximum(loose, tall * d.uniform((0.72, 1.05)))
   free = 1.0 - camus
-  pick = lambda a, b: camus * a + free * b  # noqa: E731
   photo = 1.0 if config.photometric else 0.0
+  pick = lambda a, b: camus * a + free * b  # noqa: E731
   some = lambda p: photo * d.chance(p)  # noqa: E731
   return {
     'width': pick(tall * d.uniform((0.985, 1.015)), square),
@@ -149,39 +148,22 @@ def _one_clip(key, pool, num_frames, image_size, config):
 def random_clips(
   key, *, batch: int, num_frames: int, image_size: int, config: PhantomConfig
 ) -> dict[str, jax.Array]:
-  """Draws a batch of new moving patients; pure, for jit and vmap.
+  """Draws a batch of new moving patients; pure, for jit (all but `key` static) and vmap.
 
-  Under `jax.jit` make everything but `key` static.
-
-  Args:
-    key: typed PRNG key; the same key gives the same clips.
-    batch: clips B.
-    num_frames: frames T of each, from ED to ES or any part of one or two
-      beats (`config.ed_to_es_share`).
-    image_size: side S of the square frames, pixels.
-    config: ranges, `PhantomConfig.randomized()` for transfer.
-
-  Returns:
-    dict: `video` float32 [B, T, S, S, 1] in [0, 1]; `masks` uint8
-    [B, T, S, S] with the labels of `clip.LABELS`.
+  Frames run from ED to ES or show any part of one or two beats. The same key gives the same clips.
+  Returns `video` float32 [B, T, S, S, 1] in [0, 1] and `masks` uint8 [B, T, S, S], labels of
+  `clip.LABELS`.
   """
   pool_key, clip_key = jax.random.split(key)
   pool = jax.random.normal(pool_key, (_POOL,))
-  video, masks = jax.lax.map(
-    functools.partial(
-      _one_clip, pool=pool, num_frames=num_frames, image_size=image_size, config=config
-    ),
-    jax.random.split(clip_key, batch),
-    batch_size=min(batch, 8),
-  )
+  one = lambda k: _one_clip(k, pool, num_frames, image_size, config)  # noqa: E731
+  keys = jax.random.split(clip_key, batch)
+  video, masks = jax.lax.map(one, keys, batch_size=min(batch, 8))
   return {'video': video, 'masks': masks}
 
 
 @functools.cache
 def jitted(batch: int, num_frames: int, image_size: int, config: PhantomConfig):
   """Returns a compiled `key -> dict` for one set of static sizes."""
-  return jax.jit(
-    functools.partial(
-      random_clips, batch=batch, num_frames=num_frames, image_size=image_size, config=config
-    )
-  )
+  sizes = dict(batch=batch, num_frames=num_frames, image_size=image_size)
+  return jax.jit(functools.partial(random_clips, config=config, **sizes))

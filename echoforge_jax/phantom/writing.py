@@ -14,7 +14,6 @@ from echoforge_jax import __version__, textio
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats.camus import PHANTOM_FILE
 
-TRUTH_FILE = PHANTOM_FILE
 _SECONDS_BETWEEN = 5.0
 
 
@@ -29,60 +28,38 @@ def check_counts(num_patients: int, seed: int) -> None:
 def split_sizes(
   num_patients: int, num_test: int | None, shares: tuple[float, float]
 ) -> tuple[int, int]:
-  """Returns how many patients validate and test; neither is 0 from 3 on.
+  """Returns how many patients validate and test; neither is 0 from 3 patients on.
 
-  Args:
-    num_patients: in total.
-    num_test: test patients; None takes the share.
-    shares: of validation and test, of all patients.
-
-  Raises:
-    InputError: `num_test` leaves nothing to train on.
+  `num_test`: None takes the share; `shares`: of validation and test, of all patients.
   """
   val, test = (max(1, round(num_patients * share)) for share in shares)
   val, test = val if num_patients >= 3 else 0, test if num_patients >= 2 else 0
   most = num_patients - val - 1
   if num_test is not None and not 1 <= num_test <= most:
     raise InputError(
-      f'num_test is {num_test} of {num_patients} patients; wanted 1 to '
-      f'{max(1, most)}, so that {val} remain for validation and some for '
-      'training'
+      f'num_test is {num_test} of {num_patients} patients; wanted 1 to {max(1, most)}, '
+      f'so that {val} remain for validation and some for training'
     )
   return val, test if num_test is None else num_test
 
 
 def facts_of(patient) -> dict:
   """Returns what the truth file says of every patient."""
-  return {
-    'edv_ml': float(patient.edv_ml),
-    'esv_ml': float(patient.esv_ml),
-    'ef_percent': float(patient.ef_percent),
-    'group': str(patient.group),
-  }
+  facts = {key: float(getattr(patient, key)) for key in ('edv_ml', 'esv_ml', 'ef_percent')}
+  return facts | {'group': str(patient.group)}
 
 
 def open_truth(out_dir: Path, config, **fields) -> dict:
   """Returns the truth so far: of an earlier run in `out_dir`, or an empty one.
 
-  Args:
-    out_dir: root of the phantom dataset.
-    config: `PhantomConfig`; it and `fields` must be those of the earlier run.
-    **fields: what else the truth begins with.
-
-  Returns:
-    generator, fields, config and 'patients', a dict by patient.
-
-  Raises:
-    InputError: another phantom or foreign files are there.
+  `config` and `fields`, which the truth begins with, must be those of the earlier run; 'patients'
+  is a dict by patient.
   """
   if dataclasses.is_dataclass(config):
     config = dataclasses.asdict(config)
-  identity = {
-    'generator': f'echoforge_jax {__version__}',
-    **fields,
-    'config': textio.to_json(config),
-  }
-  path = out_dir / TRUTH_FILE
+  generator = f'echoforge_jax {__version__}'
+  identity = {'generator': generator, **fields, 'config': textio.to_json(config)}
+  path = out_dir / PHANTOM_FILE
   if path.exists():
     try:
       truth = json.loads(path.read_text())
@@ -91,22 +68,17 @@ def open_truth(out_dir: Path, config, **fields) -> dict:
       raise InputError(
         f"{path}: not a phantom's truth file ({error}); remedy: choose another --out"
       ) from error
-    differs = [key for key in identity if found[key] != identity[key]]
+    differs = ', '.join(key for key in identity if found[key] != identity[key])
     if differs:
       raise InputError(
-        f'{path}: an earlier phantom with another '
-        f'{", ".join(differs)} is here; remedy: choose another '
-        '--out, or delete this one'
+        f'{path}: an earlier phantom with another {differs} is here; '
+        'remedy: choose another --out, or delete this one'
       )
     return truth
-  if out_dir.exists() and not out_dir.is_dir():
+  if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+    state = f'holds files but no {PHANTOM_FILE}' if out_dir.is_dir() else 'is a file'
     raise InputError(
-      f'{out_dir}: is a file; wanted a new or empty folder; remedy: choose another --out'
-    )
-  if out_dir.exists() and any(out_dir.iterdir()):
-    raise InputError(
-      f'{out_dir}: holds files but no {TRUTH_FILE}; wanted a '
-      'new or empty folder; remedy: choose another --out'
+      f'{out_dir}: {state}; wanted a new or empty folder; remedy: choose another --out'
     )
   truth = {**identity, 'patients': {}}
   try:
@@ -122,7 +94,7 @@ def write_truth(out_dir: Path, truth: dict) -> None:
   """Replaces the truth file, whole or not at all."""
   truth['patients'] = dict(sorted(truth['patients'].items()))
   out_dir.mkdir(parents=True, exist_ok=True)
-  textio.write_json(out_dir / TRUTH_FILE, truth)
+  textio.write_json(out_dir / PHANTOM_FILE, truth)
 
 
 def make_patients(
@@ -136,22 +108,12 @@ def make_patients(
 ) -> None:
   """Makes what is missing; the truth file grows with the patients.
 
-  Args:
-    make: job -> (patient, facts); picklable.
-    jobs: one for each missing patient.
-    truth: of `open_truth`; its 'num_patients' sizes the bar.
-    out_dir: root of the phantom dataset.
-    num_workers: processes beside this one; 0 works in this one.
-    progress: shows a bar.
+  `make` is picklable: job -> (patient, facts); `jobs` has one for each missing patient.
+  `num_workers` counts processes beside this one; 0 works in this one.
   """
   total = truth['num_patients']
-  with tqdm(
-    total=total,
-    initial=total - len(jobs),
-    unit='patient',
-    desc=f'phantom {out_dir}',
-    disable=not progress,
-  ) as bar:
+  shown = dict(total=total, initial=total - len(jobs), unit='patient', desc=f'phantom {out_dir}')
+  with tqdm(**shown, disable=not progress) as bar:
     written = time.monotonic()
     try:
       for patient, facts in _run(make, jobs, num_workers):
@@ -171,9 +133,8 @@ def _run(make, jobs, num_workers) -> Iterator[tuple[str, dict]]:
     return
   # A forked copy of a process in which JAX has started threads may hang.
   context = multiprocessing.get_context('spawn')
-  with concurrent.futures.ProcessPoolExecutor(
-    min(num_workers, len(jobs)), mp_context=context
-  ) as pool:
+  num_workers = min(num_workers, len(jobs))
+  with concurrent.futures.ProcessPoolExecutor(num_workers, mp_context=context) as pool:
     tasks = [pool.submit(make, job) for job in jobs]
     try:
       for task in concurrent.futures.as_completed(tasks):
