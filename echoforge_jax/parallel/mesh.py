@@ -21,13 +21,9 @@ SPLIT_AT_LEAST = 4096
 def split_cpu(num_devices: int) -> None:
   """Makes JAX see the CPU as several devices, for data parallelism on cores.
 
-  XLA runs much of a program on one core; a batch divided between as many
-  devices as there are cores keeps them all busy. Call it at the entry point,
-  before JAX starts: later, or where XLA_FLAGS already says how many devices
-  the host has, it changes nothing.
-
-  Raises:
-    InputError: `num_devices` is not positive.
+  XLA runs much of a program on one core; a batch divided between as many devices as there are cores
+  keeps them all busy. Call it at the entry point, before JAX starts: later, or where XLA_FLAGS
+  already says how many devices the host has, it changes nothing.
   """
   if num_devices < 1:
     raise InputError(
@@ -46,43 +42,29 @@ def make_mesh(
 ) -> Mesh:
   """Makes a mesh for data parallelism, with the axes 'data' and 'fsdp'.
 
-  A batch is divided over all devices. Groups of `fsdp` devices hold one copy of
-  the state between them; with 1 every device holds it whole.
-
-  Args:
-    num_devices: how many devices to use; 0: all of them.
-    fsdp: devices that share one copy of the state.
-    devices: the devices to choose from; None: all devices of all processes.
-
-  Raises:
-    InputError: where there are fewer devices than asked for, or `fsdp` does not
-      divide them.
+  A batch is divided over all devices. Groups of `fsdp` devices hold one copy of the state between
+  them; with 1 every device holds it whole. `num_devices` 0: all of `devices`, whose None means all
+  devices of all processes.
   """
   devices = list(jax.devices() if devices is None else devices)
   count = num_devices or len(devices)
   if not 0 < count <= len(devices):
     raise InputError(
-      f'config.num_devices asks for {num_devices} devices but '
-      f'{len(devices)} are here; wanted 0 (all) to {len(devices)}'
+      f'config.num_devices asks for {num_devices} devices but {len(devices)} are here; '
+      f'wanted 0 (all) to {len(devices)}'
     )
   if jax.process_count() > 1 and count != len(devices):
     raise InputError(
-      f'config.num_devices is {num_devices} in a run of '
-      f'{jax.process_count()} processes; every process must take part: '
-      'set config.num_devices to 0'
+      f'config.num_devices is {num_devices} in a run of {jax.process_count()} processes; '
+      'every process must take part: set config.num_devices to 0'
     )
   if fsdp < 1 or count % fsdp:
-    fits = [str(n) for n in range(1, count + 1) if count % n == 0]
+    fits = ', '.join(str(n) for n in range(1, count + 1) if count % n == 0)
     raise InputError(
-      f'config.fsdp is {fsdp}, which does not divide {count} devices; '
-      f'wanted one of {", ".join(fits)}'
+      f'config.fsdp is {fsdp}, which does not divide {count} devices; wanted one of {fits}'
     )
-  return jax.make_mesh(
-    (count // fsdp, fsdp),
-    (DATA_AXIS, FSDP_AXIS),
-    axis_types=(AxisType.Auto,) * 2,
-    devices=devices[:count],
-  )
+  shape, types = (count // fsdp, fsdp), (AxisType.Auto, AxisType.Auto)
+  return jax.make_mesh(shape, (DATA_AXIS, FSDP_AXIS), axis_types=types, devices=devices[:count])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -98,9 +80,9 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def state_sharding(state: Any, mesh: Mesh) -> Any:
   """Returns shardings of a training state, or of any tree of such leaves.
 
-  A leaf is divided over 'fsdp' along its longest dimension that divides, so
-  parameters, their averages and their optimizer moments are divided alike.
-  Small leaves, and all where that axis is 1, are whole.
+  A leaf is divided over 'fsdp' along its longest dimension that divides, so parameters, their
+  averages and their optimizer moments are divided alike. Small leaves, and all where that axis is
+  1, are whole.
   """
   shares = mesh.shape[FSDP_AXIS]
 
@@ -110,9 +92,7 @@ def state_sharding(state: Any, mesh: Mesh) -> Any:
     if shares == 1 or math.prod(shape) < SPLIT_AT_LEAST or not dividing:
       return replicated(mesh)
     longest = max(dividing, key=lambda axis: shape[axis])
-    return NamedSharding(
-      mesh, PartitionSpec(*(FSDP_AXIS if axis == longest else None for axis in range(longest + 1)))
-    )
+    return NamedSharding(mesh, PartitionSpec(*[None] * longest, FSDP_AXIS))
 
   return jax.tree.map(leaf_sharding, state)
 
@@ -128,38 +108,27 @@ def scatter(tree: Any, mesh: Mesh) -> Any:
 
 
 def microbatches(batch: Any, parts: int, mixture: int, mesh: Mesh | None) -> Any:
-  """Cuts a batch into parts on the devices where its rows are, inside jit.
+  """Cuts a batch into `parts` A on the devices where its rows are, inside jit.
 
-  Args:
-    batch: tree of arrays [B, ...].
-    parts: A, how many; B is a multiple of A times `mixture` times the devices.
-    mixture: rows after which labeled and unlabeled clips repeat; part a takes
-      every A-th such run from the a-th on, whatever the number of devices.
-    mesh: devices the batch is divided over; None: one.
-
-  Returns:
-    A tree of arrays [A, B / A, ...], divided along the second dimension.
+  `batch` is a tree of arrays [B, ...], B a multiple of A times `mixture` times the devices of
+  `mesh` (None: one). Labeled and unlabeled clips repeat after `mixture` rows; part a takes every
+  A-th such run from the a-th on, whatever the number of devices. Returns arrays [A, B / A, ...],
+  divided along the second dimension.
   """
 
   def cut(x: jax.Array) -> jax.Array:
     rest = x.shape[1:]
-    x = x.reshape(-1, parts, mixture, *rest).swapaxes(0, 1)
-    x = x.reshape(parts, -1, *rest)
+    x = x.reshape(-1, parts, mixture, *rest).swapaxes(0, 1).reshape(parts, -1, *rest)
     if mesh is None:
       return x
-    return jax.lax.with_sharding_constraint(
-      x, NamedSharding(mesh, PartitionSpec(None, (DATA_AXIS, FSDP_AXIS)))
-    )
+    sharding = NamedSharding(mesh, PartitionSpec(None, (DATA_AXIS, FSDP_AXIS)))
+    return jax.lax.with_sharding_constraint(x, sharding)
 
   return jax.tree.map(cut, batch)
 
 
 def local_batch_size(name: str, size: int, process_count: int) -> int:
-  """Divides a global batch size, the config field `name`, among processes.
-
-  Raises:
-    InputError: where it does not divide.
-  """
+  """Divides a global batch size, the config field `name`, among processes."""
   if size % process_count:
     raise InputError(
       f'config.{name} is {size}, which {process_count} processes cannot '
@@ -169,17 +138,10 @@ def local_batch_size(name: str, size: int, process_count: int) -> int:
 
 
 def check_batch(labeled: int, mesh: Mesh, unlabeled: int = 0, parts: int = 1) -> None:
-  """Checks that a batch divides over the mesh's devices.
+  """Checks that a batch divides over the mesh's devices; the error says what would.
 
-  Args:
-    labeled: clips of `config.batch_size`.
-    mesh: from `make_mesh`.
-    unlabeled: clips of `config.unlabeled_batch_size`.
-    parts: of `config.grad_accum_steps`; each is divided over the devices, and
-      has both kinds of clips in the batch's proportion.
-
-  Raises:
-    InputError: where it does not; the message says what would.
+  Each of `parts` (`config.grad_accum_steps`) is divided over the devices, and has labeled and
+  unlabeled clips in the batch's proportion.
   """
   count, size = mesh.size, labeled + unlabeled
   if size % count:
@@ -187,26 +149,23 @@ def check_batch(labeled: int, mesh: Mesh, unlabeled: int = 0, parts: int = 1) ->
     nearest = f'{below} or {below + count}' if below else str(count)
     usable = max(n for n in range(1, count + 1) if size % n == 0)
     raise InputError(
-      f'a batch of {size} clips (config.batch_size + '
-      f'config.unlabeled_batch_size) does not divide over {count} devices; '
-      f'make it {nearest}, or set config.num_devices to {usable}'
+      f'a batch of {size} clips (config.batch_size + config.unlabeled_batch_size) does not '
+      f'divide over {count} devices; make it {nearest}, or set config.num_devices to {usable}'
     )
   runs = math.gcd(labeled, unlabeled)
   if parts > 1 and runs % (parts * count):
-    fits = [str(n) for n in range(2, runs + 1) if runs % (n * count) == 0]
+    fits = ['1'] + [str(n) for n in range(2, runs + 1) if runs % (n * count) == 0]
     raise InputError(
-      f'config.grad_accum_steps is {parts}: a batch of {labeled} labeled and '
-      f'{unlabeled} unlabeled clips cannot be cut into {parts} equal parts '
-      f'on each of {count} devices; wanted one of '
-      f'{", ".join(["1", *fits])}, or other batch sizes'
+      f'config.grad_accum_steps is {parts}: a batch of {labeled} labeled and {unlabeled} '
+      f'unlabeled clips cannot be cut into {parts} equal parts on each of {count} devices; '
+      f'wanted one of {", ".join(fits)}, or other batch sizes'
     )
 
 
 def process_place(mesh: Mesh) -> tuple[int, int]:
   """Returns which block of a batch this process loads, and of how many.
 
-  Blocks follow the mesh, whose order of devices need not be that of the
-  processes.
+  Blocks follow the mesh, whose order of devices need not be that of the processes.
   """
   order = list(dict.fromkeys(d.process_index for d in mesh.devices.flat))
   return order.index(jax.process_index()), len(order)
@@ -223,9 +182,8 @@ def put_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[
 
 def put_same(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
   """Puts a batch that every process holds whole on the devices."""
-
-  def put(value: np.ndarray) -> jax.Array:
-    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
-
   with jax.transfer_guard('allow'):  # Meant, and asked for here.
-    return {key: put(np.asarray(value)) for key, value in batch.items()}
+    return {
+      key: jax.make_array_from_callback(np.shape(value), sharding, np.asarray(value).__getitem__)
+      for key, value in batch.items()
+    }

@@ -1,7 +1,7 @@
 """Several processes as one program: started by an explicit flag only.
 
-A process that was not told so never looks for others: on a misconfigured
-cluster that would make N lonely runs out of one.
+A process that was not told so never looks for others: on a misconfigured cluster that would make N
+lonely runs out of one.
 """
 
 import jax
@@ -20,16 +20,8 @@ def start(
 ) -> None:
   """Joins this process with the others; before anything asks for devices.
 
-  Args:
-    coordinator_address: HOST:PORT of process 0. None, with the next two: found
-      from the cluster (Cloud TPU, GKE, Slurm, MPI).
-    num_processes: how many there are.
-    process_id: which of them this is, from 0.
-    timeout_seconds: to wait for the others.
-
-  Raises:
-    InputError: where the flags do not go together, no cluster is found, or the
-      others do not come.
+  `coordinator_address` is HOST:PORT of process 0; None, with the next two: found from the cluster
+  (Cloud TPU, GKE, Slurm, MPI).
   """
   given = (coordinator_address, num_processes, process_id)
   if any(value is not None for value in given):
@@ -53,9 +45,8 @@ def start(
   except (RuntimeError, ValueError) as error:
     if given[0] is None:
       raise InputError(
-        '--multihost: no cluster was found '
-        f'({first_line(error)}); give {_FLAGS}, or leave --multihost out '
-        'for a run of one process'
+        f'--multihost: no cluster was found ({first_line(error)}); '
+        f'give {_FLAGS}, or leave --multihost out for a run of one process'
       ) from error
     raise InputError(
       f'--multihost: process {process_id} of {num_processes} could not join '
@@ -64,7 +55,6 @@ def start(
     ) from error
   if num_processes is not None and jax.process_count() != num_processes:
     raise InputError(
-      f'--num_processes={num_processes}: {jax.process_count()} processes '
-      'joined; start each with another --process_id and the same accelerator '
-      'software'
+      f'--num_processes={num_processes}: {jax.process_count()} processes joined; '
+      'start each with another --process_id and the same accelerator software'
     )
