@@ -1,10 +1,11 @@
 """Costs of a model: parameters, operations and frames per second.
 
-Operations are XLA's count before it changes the program, a multiply and an add
-being two; papers that count multiply-adds as one report half of that.
+Operations are XLA's count before it changes the program. A multiply-add is two; papers that
+count it as one report half.
 """
 
 from collections.abc import Mapping
+import contextlib
 import dataclasses
 import math
 from pathlib import Path
@@ -21,78 +22,53 @@ import numpy as np
 from echoforge_jax import cpu, provenance, textio
 from echoforge_jax.training import build
 
-# What `study --study=cost` counts unless it is told otherwise.
+# The default of `study --study=cost`.
 CONFIGS = 'camus_echoforge', 'camus_sscf', 'phantom_lite', 'phantom_sscf_lite'
 FRAMES = 10  # Of a clip, as in the paper.
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """The cost of one model at one clip size.
+  """The cost of one model at one clip size."""
 
-  Attributes:
-    parameters: trained parameters by top-level module.
-    gflop: 1e9 operations of the forward pass of one clip, inference only.
-    frames: T of that clip.
-    image_size: side of its frames.
-    frames_per_second: median over repeats; NaN where it was not measured.
-    spread: (smallest, largest) frames per second.
-    compile_seconds: of the forward pass.
-  """
-
-  parameters: Mapping[str, int]
-  gflop: float
+  parameters: Mapping[str, int]  # Trained ones by top-level module.
+  gflop: float  # 1e9 operations of the forward pass of one clip, inference only.
   frames: int
   image_size: int
-  frames_per_second: float
-  spread: tuple[float, float]
+  frames_per_second: float  # Median over repeats; NaN where it was not measured.
+  spread: tuple[float, float]  # Smallest and largest frames per second.
   compile_seconds: float
 
   @property
   def total_parameters(self) -> int:
-    """Trained parameters of all modules."""
+    """Returns the trained parameters of all modules."""
     return sum(self.parameters.values())
 
 
 def count_flops(lowered: Any) -> float:
-  """Counts the operations of a program before the compiler changes it.
+  """Counts the operations of a lowered program over all devices; NaN where JAX cannot say.
 
-  An accelerator's count leaves out what it calls libraries for, so the CPU's
-  analysis of the same program stands in where there is none.
-
-  Args:
-    lowered: of `jax.jit(...).lower`, for any device.
-
-  Returns:
-    Operations over all devices, a multiply-add being two; the body of a loop
-    counts once. NaN where this JAX cannot say.
+  A multiply-add is two, the body of a loop counts once. The CPU's analysis of the same program
+  stands in for that of devices which have none.
   """
-  try:
+  costs = None
+  with contextlib.suppress(RuntimeError):  # Of devices that are not here, such as `plan`'s.
     costs = lowered.cost_analysis()
-  except RuntimeError:  # Of devices that are not here, such as `plan`'s.
-    costs = None
   if not costs:
-    try:
-      # JAX offers it for CPUs only, by no public name.
+    # JAX offers it for CPUs only, by no public name.
+    with contextlib.suppress(ImportError, AttributeError, RuntimeError):
       from jaxlib import _jax
 
-      costs = _jax.hlo_module_cost_analysis(
-        jax.devices('cpu')[0].client, lowered.compiler_ir('hlo').as_hlo_module()
-      )
-    except (ImportError, AttributeError, RuntimeError):
-      costs = None
+      module = lowered.compiler_ir('hlo').as_hlo_module()
+      costs = _jax.hlo_module_cost_analysis(jax.devices('cpu')[0].client, module)
   return float((costs or {}).get('flops', math.nan))
 
 
 def measure_model(model: nn.Module, *, frames: int, image_size: int, repeats: int = 5) -> Cost:
   """Counts and times the forward pass of one clip on the default device.
 
-  Args:
-    model: `apply(variables, video, train=False)`.
-    frames: T of the clip.
-    image_size: S.
-    repeats: timed calls after one that is not; 0 times nothing and needs no
-      memory for the weights.
+  `repeats` calls are timed after one that is not; 0 times nothing and needs no memory for the
+  weights.
   """
   shape = (1, frames, image_size, image_size, 1)
   video = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -116,7 +92,7 @@ def measure_model(model: nn.Module, *, frames: int, image_size: int, repeats: in
       rates.append(frames / (time.perf_counter() - start))
   return Cost(
     parameters={
-      name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+      name: sum(leaf.size for leaf in jax.tree.leaves(tree))
       for name, tree in abstract['params'].items()
     },
     # Of the model as it is written, on every device.
@@ -147,10 +123,8 @@ def markdown(costs: Mapping[str, Cost]) -> str:
     low, high = cost.spread
     lines.append(
       f'| {name} | {cost.total_parameters / 1e6:.2f} | {cost.gflop:.1f} '
-      f'| {cost.gflop / cost.frames:.2f} '
-      f'| {cost.frames} x {cost.image_size} x {cost.image_size} '
-      f'| {cost.frames_per_second:.1f} [{low:.1f}, {high:.1f}] '
-      f'| {cost.compile_seconds:.0f} |'
+      f'| {cost.gflop / cost.frames:.2f} | {cost.frames} x {cost.image_size} x {cost.image_size} '
+      f'| {cost.frames_per_second:.1f} [{low:.1f}, {high:.1f}] | {cost.compile_seconds:.0f} |'
     )
   return (
     '\n'.join(lines) + '\n\nA multiply-add counts two; frames/s: median [smallest, largest] on '

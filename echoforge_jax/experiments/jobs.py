@@ -6,6 +6,7 @@ Both `study` and `launch/sweep.py` use this. Callers leave out what is finished;
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import os
 from pathlib import Path
 import signal
@@ -16,23 +17,19 @@ import time
 from echoforge_jax.experiments import processes
 
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
-_POLL = 0.1  # Seconds.
-# What `train` ends with when a signal made it save.
-_STOPPED = (130, 143)
+_STOPPED = (130, 143)  # Statuses of `train` when a signal made it save.
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """Commands that run one after the other.
+  """Commands that run one after the other."""
 
-  Attributes:
-    name: for messages; no two jobs share one.
-    commands: arguments of `python -m echoforge_jax`, each with the log that its
-      output is appended to.
-  """
-
-  name: str
+  name: str  # No two jobs share one.
+  # Arguments of `python -m echoforge_jax`, each with the log that its output is appended to.
   commands: tuple[tuple[tuple[str, ...], Path], ...]
+
+
+say_at_once = functools.partial(print, flush=True)
 
 
 class _Running:
@@ -72,11 +69,6 @@ class _Running:
     return f'failed ({status}); {self._log}: {lines[-1] if lines else "empty"}'
 
 
-def say_at_once(text: str) -> None:
-  """Prints a line without waiting for more."""
-  print(text, flush=True)
-
-
 def _environment(slot: int, at_once: int, gpus_each: int) -> dict[str, str]:
   env = dict(os.environ, PYTHONUNBUFFERED='1')
   env['PYTHONPATH'] = os.pathsep.join(
@@ -99,21 +91,19 @@ def run_jobs(
 ) -> tuple[dict[str, str], int]:
   """Runs jobs; one that fails does not stop the others.
 
-  SIGTERM and SIGINT are passed on as SIGTERM, so that trainings save, and start
-  no other job; a second one kills. Call it from the main thread.
+  SIGTERM and SIGINT are passed on as SIGTERM, so that trainings save, and no other job starts;
+  a second one kills. Call it from the main thread.
 
   Args:
     jobs: in the order of their start.
     at_once: jobs that run side by side.
     gpus_each: GPUs that a job sees; 0 leaves them all visible.
-    on_done: gets a job whose commands all succeeded and their seconds, and
-      returns what to add to its line.
+    on_done: gets a job that succeeded and the seconds of its commands; adds text to its line.
     say: gets a line per event.
 
   Returns:
-    Name -> 'done', 'stopped', 'failed (STATUS); LOG: last line' or 'not
-    started'; and the exit status: 0, 1 where a job failed, 128 + n after
-    signal n.
+    Name -> 'done', 'stopped', 'failed (STATUS); LOG: last line' or 'not started'; and the exit
+    status: 0, 1 where a job failed, 128 + n after signal n.
   """
   states = {job.name: 'not started' for job in jobs}
   waiting, slots, running = list(jobs), list(range(at_once)), []
@@ -123,15 +113,13 @@ def run_jobs(
       while running or (waiting and not signals.received):
         while waiting and slots and not signals.received:
           job, slot = waiting.pop(0), slots.pop(0)
-          env = _environment(slot, at_once, gpus_each)
-          running.append(_Running(job, slot, env))
+          running.append(_Running(job, slot, _environment(slot, at_once, gpus_each)))
           say(f'  started {job.name}')
         for number in signals.received[handled:]:
           handled += 1
           _stop(running, number, handled, say)
         for one in list(running):
-          state = one.state(bool(signals.received))
-          if state is None:
+          if (state := one.state(bool(signals.received))) is None:
             continue
           running.remove(one)
           slots.append(one.slot)
@@ -140,7 +128,7 @@ def run_jobs(
           if state == 'done':
             text += on_done(one.job, one.seconds)
           say(text)
-        time.sleep(_POLL)
+        time.sleep(0.1)
     finally:
       for one in running:
         processes.kill(one.child)
@@ -151,12 +139,10 @@ def run_jobs(
 
 def _stop(running: list[_Running], number: int, count: int, say) -> None:
   if count == 1:
-    name = signal.Signals(number).name
-    say(f'stopped by {name}; waiting for the runs under way to save')
+    say(f'stopped by {signal.Signals(number).name}; waiting for the runs under way to save')
+    for one in running:
+      one.child.send_signal(signal.SIGTERM)
   else:
     say('killed')
-  for one in running:
-    if count == 1:
-      one.child.send_signal(signal.SIGTERM)
-    else:
+    for one in running:
       processes.kill(one.child)

@@ -11,18 +11,11 @@ _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 def spawn(command: list[str], **options: Any) -> subprocess.Popen:
-  """Starts a child in a process group of its own.
+  """Starts a child in a process group of its own; ask `status`, not `poll`, whether it has ended.
 
-  Ctrl-C in a terminal reaches the launcher only, which then decides. On Linux
-  the kernel kills the child where the launcher is killed (`kill -9` included).
-  Call it from the main thread: the kernel watches the thread that forks.
-
-  Args:
-    command: program and arguments.
-    **options: of `subprocess.Popen`.
-
-  Returns:
-    The child; ask `status`, not `poll`, whether it has ended.
+  Ctrl-C in a terminal reaches the launcher only. On Linux the kernel kills the child where the
+  launcher is killed (`kill -9` included). Call it from the main thread: the kernel watches the
+  thread that forks. `options` are those of `subprocess.Popen`.
   """
   # A stepping stone in place of `preexec_fn`, which is unsafe beside threads.
   stone = [sys.executable, '-I', '-S', __file__, str(os.getpid())]
@@ -32,10 +25,7 @@ def spawn(command: list[str], **options: Any) -> subprocess.Popen:
 
 
 def status(child: subprocess.Popen) -> int | None:
-  """Returns the exit status, 128 + n for signal n; None while the child runs.
-
-  Whatever the child left behind in its group is killed.
-  """
+  """Returns the exit status, 128 + n for signal n, and kills the group; None while it runs."""
   if child.returncode is None:
     flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
     if os.waitid(os.P_PID, child.pid, flags) is None:
@@ -60,11 +50,7 @@ def _kill_group(child: subprocess.Popen) -> None:
 
 
 class StopSignals:
-  """Records SIGTERM and SIGINT in place of their usual effect.
-
-  Attributes:
-    received: signal numbers in the order of arrival.
-  """
+  """Records SIGTERM and SIGINT in `received` in place of their usual effect."""
 
   def __init__(self):
     self.received: list[int] = []

@@ -1,9 +1,6 @@
-"""Trains and evaluates the rows of a study; resumable, one line per run.
+"""Trains and evaluates the rows of a study, by the commands that a user would type.
 
-Each run is two commands, `train` and `evaluate`, in processes of their own:
-what a study does is what a user would type, memory is given back, and several
-runs can share the cores. A finished run is a line of `results.jsonl`; a run
-that was interrupted continues from its checkpoint.
+A finished run is a line of `results.jsonl`; an interrupted one continues from its checkpoint.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +21,7 @@ from echoforge_jax.textio import write_text
 from echoforge_jax.training import build
 
 RESULTS = 'results.jsonl'
-# Values of every patient that a line keeps: name there -> name of the column.
+# Values of every patient that a line keeps -> columns of the evaluation.
 KEPT = {
   'dice': 'lv_dice',
   'iou': 'lv_iou',
@@ -49,23 +46,14 @@ class RunFailed(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What all runs of a study share.
+  """What all runs of a study share."""
 
-  Attributes:
-    out_dir: gets `runs/` and `results.jsonl`.
-    data_dir: prepared data.
-    config: what `--config` names, without an argument.
-    overrides: config fields for every run, such as `num_steps`.
-    protocol: of the evaluation.
-    jobs: runs at a time.
-  """
-
-  out_dir: pathlib.Path
-  data_dir: pathlib.Path
-  config: str = 'phantom_lite'
-  overrides: tuple[tuple[str, Any], ...] = ()
+  out_dir: pathlib.Path  # Gets `runs/` and `results.jsonl`.
+  data_dir: pathlib.Path  # Prepared data.
+  config: str = 'phantom_lite'  # As in `--config`, without an argument.
+  overrides: tuple[tuple[str, Any], ...] = ()  # Config fields for every run.
   protocol: str = 'camus_full'
-  jobs: int = 1
+  jobs: int = 1  # At a time.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,26 +66,17 @@ class Run:
 
   @property
   def key(self) -> tuple[str, str, int]:
-    """What a line of the results names it by."""
+    """Returns the name of its line in the results."""
     return self.study, self.row.name, self.seed
 
   def flags(self, settings: Settings) -> list[str]:
-    """Returns the flags of `train`; a row's own settings come last and win.
-
-    Nothing in them depends on this machine: the data's folder is left out.
-    """
+    """Returns the flags of `train` but for folders; a row's own settings come last and win."""
     config = self.row.config or settings.config
     variant = f':{self.row.variant}' if self.row.variant else ''
-    fields = {
-      'seed': self.seed,
-      'data.label_seed': self.seed,
-      **dict(settings.overrides),
-      **self.row.settings,
-    }
-    return [
-      f'--config={config}{variant}',
-      *(f'--config.{key}={value}' for key, value in fields.items()),
-    ]
+    seeds = {'seed': self.seed, 'data.label_seed': self.seed}
+    fields = {**seeds, **dict(settings.overrides), **self.row.settings}
+    flags = [f'--config.{key}={value}' for key, value in fields.items()]
+    return [f'--config={config}{variant}', *flags]
 
   def identity(self, settings: Settings) -> list[str]:
     """Returns what a line says of how it was made."""
@@ -107,34 +86,15 @@ class Run:
     """Returns the commands that train and evaluate it."""
     name = f'{self.row.name}_seed{self.seed}'
     folder = settings.out_dir / 'runs' / self.study / name
-    train = (
-      'train',
-      *self.flags(settings),
-      f'--config.data.data_dir={settings.data_dir}',
-      f'--workdir={folder}',
-    )
-    evaluate = (
-      'evaluate',
-      f'--workdir={folder}',
-      '--split=test',
-      f'--protocol={settings.protocol}',
-      f'--out={folder / "evaluation"}',
-      f'--data_dir={settings.data_dir}',
-      '--skip_whole_clip',
-    )
-    logs = folder / 'train.log', folder / 'evaluate.log'
-    return Job(name, tuple(zip((train, evaluate), logs)))
+    data, workdir = f'data_dir={settings.data_dir}', f'--workdir={folder}'
+    train = ('train', *self.flags(settings), f'--config.data.{data}', workdir)
+    choices = ('--split=test', f'--protocol={settings.protocol}', '--skip_whole_clip')
+    evaluate = ('evaluate', workdir, f'--{data}', f'--out={folder / "evaluation"}', *choices)
+    return Job(name, ((train, folder / 'train.log'), (evaluate, folder / 'evaluate.log')))
 
 
 def check(study: Study, settings: Settings) -> dict[str, ConfigDict]:
-  """Builds every row's config and objective before anything is trained.
-
-  Returns:
-    Row name -> its config.
-
-  Raises:
-    InputError: where a flag or a combination is wrong, naming the row.
-  """
+  """Returns every row's config, after building its objective to find errors early."""
   configs = {}
   for row in study.rows:
     try:
@@ -148,15 +108,7 @@ def check(study: Study, settings: Settings) -> dict[str, ConfigDict]:
 
 
 def read_results(path: pathlib.Path) -> dict[tuple[str, str, int], dict]:
-  """Reads the lines of results.jsonl, which need not exist.
-
-  Returns:
-    (study, row, seed) -> line, in the order of the file.
-
-  Raises:
-    InputError: where a line is damaged, other than a torn last one, or a run
-      is there twice.
-  """
+  """Reads results.jsonl, which need not exist: (study, row, seed) -> line, in order."""
   found = {}
   lines = path.read_text().splitlines() if path.is_file() else []
   for number, line in enumerate(lines, start=1):
@@ -183,16 +135,7 @@ def run_study(
   *,
   say: Callable[[str], None] = say_at_once,
 ) -> list[dict]:
-  """Runs what is missing of a study.
-
-  Args:
-    study: its rows are trained with each seed.
-    seeds: of training and of the choice of labeled patients.
-    settings: of all runs.
-    say: gets a line per event.
-
-  Returns:
-    The lines of the study's rows and seeds, old and new, see `make_line`.
+  """Runs what is missing of a study; returns the lines (`make_line`) of its rows and seeds.
 
   Raises:
     InputError: where lines of other settings are in the file.
@@ -218,11 +161,9 @@ def run_study(
   def add_line(job: Job, seconds: list[float]) -> str:
     run = missing[job.name]
     folder = settings.out_dir / 'runs' / study.name / job.name
-    line = make_line(run, settings, folder / 'evaluation', seconds[0], revision)
-    done[run.key] = line
-    lines = (json.dumps(x, allow_nan=False) + '\n' for x in done.values())
-    write_text(path, ''.join(lines))
-    return f', Dice {100 * line["dice"]:.2f} %'
+    done[run.key] = make_line(run, settings, folder / 'evaluation', seconds[0], revision)
+    write_text(path, ''.join(json.dumps(x, allow_nan=False) + '\n' for x in done.values()))
+    return f', Dice {100 * done[run.key]["dice"]:.2f} %'
 
   states, status = run_jobs(
     [run.job(settings) for run in missing.values()],
@@ -231,27 +172,17 @@ def run_study(
     say=say,
   )
   if status:
-    left = (f'{name}: {x}' for name, x in states.items() if x != 'done')
-    raise RunFailed('\n'.join(left), status)
+    raise RunFailed('\n'.join(f'{k}: {v}' for k, v in states.items() if v != 'done'), status)
   return [done[run.key] for run in runs]
 
 
 def make_line(
   run: Run, settings: Settings, report: pathlib.Path, seconds: float, revision: str | None
 ) -> dict:
-  """Makes the line of an evaluated run.
+  """Makes the line of an evaluated run, ready for JSON: the means of `KEPT`, and each patient's.
 
-  Args:
-    run: row and seed.
-    settings: of the study.
-    report: folder of the evaluation.
-    seconds: of the training with compiling and validation; of its last part,
-      where it was interrupted.
-    revision: git revision that trained.
-
-  Returns:
-    JSON-ready dict: study, row, seed, label, flags, the means of `KEPT`,
-    patients (values of each), train_seconds, receipt.
+  `report` is the evaluation's folder; `seconds` are those of the training since its last start,
+  with compiling and validation; `revision` is of the code that trained.
   """
   found = read_evaluation(report)
   patients = {

@@ -1,10 +1,8 @@
 """Studies as data: which trainings answer which question.
 
-A study is a list of rows; a row is a config, what it changes, and a label. Each
-row is trained with several seeds. A seed decides initialization, order and
-augmentation, and also which patients are labeled (`data.label_seed`), so that
-the spread over seeds holds the luck of that choice; rows of one seed share the
-labeled patients and are compared as pairs.
+Each row is trained with several seeds. A seed also chooses the labeled patients
+(`data.label_seed`), so that the spread over seeds includes that choice; rows of one seed share
+the labeled patients and are compared as pairs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,46 +12,30 @@ from typing import Any
 from echoforge_jax.errors import InputError
 from echoforge_jax.training.variants import VARIANTS
 
-# Clips a step without any label, for rows that learn from them.
-UNLABELED_BATCH = 4
-# Share of the patients whose labels are used unless a study varies it.
-LABEL_FRACTION = 0.1
+UNLABELED_BATCH = 4  # Clips per step, for rows that learn from them.
+LABEL_FRACTION = 0.1  # Share of the patients whose labels are used unless a study varies it.
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One row of a table.
+  """One row of a table."""
 
-  Attributes:
-    name: identifies it within its study; part of folder names.
-    variant: a row of `training.variants.VARIANTS`; '' for another model.
-    label: what tables and plots call it.
-    settings: config fields that differ from the study's config.
-    config: what `--config` names; '' takes the study's.
-  """
-
-  name: str
-  variant: str
-  label: str
+  name: str  # Unique within its study; part of folder names.
+  variant: str  # Of `training.variants.VARIANTS`; '' for another model.
+  label: str  # In tables and plots.
+  # Config fields that differ from the study's config.
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  config: str = ''
+  config: str = ''  # As in `--config`; '' takes the study's.
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-  """A question and the rows that answer it.
-
-  Attributes:
-    name: key of `STUDIES`.
-    title: of tables and plots.
-    rows: in the order of the table.
-    reference: name of the row that the others are compared with.
-  """
+  """A question and the rows that answer it."""
 
   name: str
   title: str
   rows: tuple[Row, ...]
-  reference: str
+  reference: str  # Name of the row that the others are compared with.
 
   def row(self, name: str) -> Row:
     """Returns the row of that name."""
@@ -61,12 +43,7 @@ class Study:
 
 
 def _row(
-  variant: str,
-  fraction: float = LABEL_FRACTION,
-  *,
-  name: str = '',
-  label: str = '',
-  **settings: Any,
+  variant: str, fraction: float = LABEL_FRACTION, *, name: str = '', label: str = '', **settings
 ) -> Row:
   """Makes a row, with unlabeled clips where the variant learns from them."""
   learns = VARIANTS[variant].objective != 'supervised'
@@ -141,15 +118,7 @@ STUDIES = {study.name: study for study in _ALL_STUDIES}
 
 
 def get_study(name: str, rows: Sequence[str] = ()) -> Study:
-  """Returns the study of that name, or some rows of it.
-
-  Args:
-    name: a key of `STUDIES`.
-    rows: names of rows; empty takes all. The reference row always stays.
-
-  Raises:
-    InputError: for an unknown study or row.
-  """
+  """Returns the study of that name, or some rows of it; the reference row always stays."""
   if name not in STUDIES:
     raise InputError(f'--study={name}: choose one of {", ".join(STUDIES)}, cost')
   study = STUDIES[name]

@@ -14,34 +14,28 @@ from echoforge_jax.experiments.study import Study
 from echoforge_jax.metrics import statistics
 
 METHOD = (
-  'mean and SD (n - 1) over seeds; [95 % interval] of a bootstrap that draws '
-  'seeds and patients independently; difference from the reference row with '
-  'the same labels, seed by seed, in the same bootstrap; p: two-sided '
-  'Wilcoxon signed-rank over patients, each the mean of its seeds, adjusted '
-  'by Holm over the rows'
+  'mean and SD (n - 1) over seeds; [95 % interval] of a bootstrap that draws seeds and patients '
+  'independently; difference from the reference row with the same labels, seed by seed, in the '
+  'same bootstrap; p: two-sided Wilcoxon signed-rank over patients, each the mean of its seeds, '
+  'adjusted by Holm over the rows'
 )
 _HEADS = (
-  '',
-  'Dice (%)',
-  'SD',
-  'difference (points)',
-  'p',
-  'ASD (mm)',
-  'HD95 (mm)',
-  'inconsistent frames (%)',
-  'p',
-  'EF r',
-  'EF bias',
-)
+  '|Dice (%)|SD|difference (points)|p|ASD (mm)|HD95 (mm)|inconsistent frames (%)|p|EF r|EF bias'
+).split('|')
 
 
 class Column(NamedTuple):
-  """A quantity: key of a line's patients, label, factor and digits to show."""
+  """A quantity of a line's patients, and how it is shown."""
 
   name: str
   label: str
   scale: float = 1.0
   digits: int = 2
+
+  def show(self, entry: Mapping) -> str:
+    """Returns the mean with its interval."""
+    mean = textio.number(entry['mean'], self.digits, self.scale)
+    return f'{mean} {textio.interval(entry["ci95"], self.digits, self.scale)}'
 
 
 COLUMNS = (
@@ -55,25 +49,16 @@ COLUMNS = (
 def summarise(
   study: Study, lines: Sequence[Mapping], *, seed: int = 0, resamples: int = 2000
 ) -> dict:
-  """Aggregates the runs of a study.
+  """Aggregates the lines of `runner.run_study`, which have the same seeds in every row.
 
-  Args:
-    study: rows and reference.
-    lines: of `runner.run_study`; every row with the same seeds.
-    seed: of the bootstrap.
-    resamples: of the bootstrap.
-
-  Returns:
-    JSON-ready dict: study, title, reference, method, seeds, n_patients,
-    source (data, protocol, revisions and versions), rows.
-    A row has name, label, n_seeds, ef_pearson_r and ef_bias (values, mean,
-    sd), train_seconds (median) and, by column: values, mean, sd, ci95,
-    n_patients, difference, difference_ci95, p_value, p_holm.
+  `seed` and `resamples` are the bootstrap's. Returns a dict ready for JSON: the study, how the
+  numbers were made, and rows with median train_seconds, EF agreement and, by column, values,
+  mean, sd, ci95, n_patients, difference, difference_ci95, p_value, p_holm.
   """
   seeds = sorted({line['seed'] for line in lines})
   table = {(line['row'], line['seed']): line for line in lines}
   reference = [table[study.reference, s] for s in seeds]
-  options = dict(seed=seed, resamples=resamples)
+  options = {'seed': seed, 'resamples': resamples}
   rows = []
   for row in study.rows:
     own = [table[row.name, s] for s in seeds]
@@ -107,7 +92,7 @@ def summarise(
 
 
 def _source(lines: Sequence[Mapping], seed: int, resamples: int) -> str:
-  """The receipt of a table, in a line: data, protocol, code, versions."""
+  """Returns the receipt of a table, in a line: data, protocol, code, versions."""
 
   def listed(values) -> str:
     return ', '.join(sorted({str(v) for v in values})) or 'unknown'
@@ -132,18 +117,16 @@ def _source(lines: Sequence[Mapping], seed: int, resamples: int) -> str:
 
 
 def _entry(name: str, own, reference, options: Mapping) -> dict:
-  """One quantity of a row, on patients that it and the reference measured."""
+  """Returns one quantity of a row, on patients that it and the reference measured."""
   patients = set.intersection(
-    *(
-      {p for p, values in line['patients'].items() if name in values} for line in (*own, *reference)
-    )
+    *({p for p, v in line['patients'].items() if name in v} for line in (*own, *reference))
   )
   ours, theirs = (
     np.array([[line['patients'][p][name] for p in sorted(patients)] for line in lines], np.float64)
     for lines in (own, reference)
   )
   nan = [math.nan] * 2
-  found = dict(values=[], mean=math.nan, sd=math.nan, ci95=nan, n_patients=0)
+  found = {'values': [], 'mean': math.nan, 'sd': math.nan, 'ci95': nan, 'n_patients': 0}
   if patients:
     found = statistics.over_seeds(ours[..., None], **options)
   test = {'difference': math.nan, 'ci95': nan, 'p_value': math.nan}
@@ -158,14 +141,8 @@ def _entry(name: str, own, reference, options: Mapping) -> dict:
 
 
 def _ef_entries(lines: Sequence[Mapping]) -> dict[str, dict]:
-  pairs = [
-    [
-      (v['ef_reference'], v['ef_predicted'])
-      for v in line['patients'].values()
-      if 'ef_reference' in v and 'ef_predicted' in v
-    ]
-    for line in lines
-  ]
+  names, nan = ('ef_reference', 'ef_predicted'), math.nan
+  pairs = [[[v.get(n, nan) for n in names] for v in line['patients'].values()] for line in lines]
   # A network that finds no cavity in any patient has neither r nor bias.
   agreements = [statistics.agreement(*np.array(p).reshape(-1, 2).T, resamples=1) for p in pairs]
   found = {}
@@ -180,68 +157,44 @@ def _ef_entries(lines: Sequence[Mapping]) -> dict[str, dict]:
 
 
 def markdown(summary: Mapping, costs: Mapping[str, Cost] | None = None) -> str:
-  """Returns the summary as a Markdown table, with a trailing newline.
-
-  Args:
-    summary: of `summarise`.
-    costs: row name -> cost; without them the columns are left out.
-  """
-  heads = list(_HEADS)
-  if costs:
-    heads += ['M parameters', 'GFLOP', 'frames/s']
+  """Returns the summary as a Markdown table; `costs` by row add columns."""
+  heads = _HEADS + (['M parameters', 'GFLOP', 'frames/s'] if costs else [])
   rows = [heads, ['---', *['---:'] * (len(heads) - 1)]]
   for row in summary['rows']:
     dice, asd, hd95, jumps = (row[c.name] for c in COLUMNS)
     difference = dice_p = jumps_p = ''
     if row['name'] != summary['reference']:
-      difference = f'{100 * dice["difference"]:+.2f} ' + textio.interval(
-        dice['difference_ci95'], 2, 100
-      )
+      interval = textio.interval(dice['difference_ci95'], 2, 100)
+      difference = f'{100 * dice["difference"]:+.2f} {interval}'
       dice_p, jumps_p = (textio.p_text(x['p_holm']) for x in (dice, jumps))
     cells = [
       f'{row["label"]} (`{row["name"]}`)',
-      _with_interval(dice, COLUMNS[0]),
+      COLUMNS[0].show(dice),
       textio.number(dice['sd'], 2, 100),
       difference,
       dice_p,
-      _with_interval(asd, COLUMNS[1]),
-      _with_interval(hd95, COLUMNS[2]),
-      _with_interval(jumps, COLUMNS[3]),
+      COLUMNS[1].show(asd),
+      COLUMNS[2].show(hd95),
+      COLUMNS[3].show(jumps),
       jumps_p,
       textio.number(row['ef_pearson_r']['mean'], 3),
       textio.number(row['ef_bias']['mean'], 1),
     ]
-    cost = (costs or {}).get(row['name'])
-    if cost:
-      cells += [
-        f'{cost.total_parameters / 1e6:.2f}',
-        f'{cost.gflop:.2f}',
-        f'{cost.frames_per_second:.0f}',
-      ]
+    if cost := (costs or {}).get(row['name']):
+      cells += [f'{cost.total_parameters / 1e6:.2f}', f'{cost.gflop:.2f}']
+      cells.append(f'{cost.frames_per_second:.0f}')
     rows.append(cells + [''] * (len(heads) - len(cells)))
-  lines = [
-    f'**{summary["title"]}.** {_seeds(summary)}, '
-    f'{summary["n_patients"]} test patients; differences from '
-    f'`{summary["reference"]}`.',
-    '',
-    *(f'| {" | ".join(cells)} |' for cells in rows),
-    '',
-    f'{summary["method"]}.',
-    '',
-    f'{summary["source"]}.',
-  ]
-  return '\n'.join(lines) + '\n'
+  table = '\n'.join(f'| {" | ".join(cells)} |' for cells in rows)
+  return (
+    f'**{summary["title"]}.** {_seeds(summary)}, {summary["n_patients"]} test patients; '
+    f'differences from `{summary["reference"]}`.\n\n{table}\n\n'
+    f'{summary["method"]}.\n\n{summary["source"]}.\n'
+  )
 
 
 def _seeds(summary: Mapping) -> str:
   count = len(summary['seeds'])
   return f'{count} seed{"s"[: count > 1]}'
-
-
-def _with_interval(entry: Mapping, column: Column) -> str:
-  return f'{textio.number(entry["mean"], column.digits, column.scale)} ' + textio.interval(
-    entry['ci95'], column.digits, column.scale
-  )
 
 
 def plot(summary: Mapping, path: pathlib.Path) -> None:
@@ -269,9 +222,8 @@ def plot(summary: Mapping, path: pathlib.Path) -> None:
   axes[0].set_yticks(heights, [row['label'] for row in rows])
   axes[0].set_ylim(-0.6, len(rows) - 0.4)
   figure.suptitle(
-    f'{summary["title"]}\n{_seeds(summary)} (circles), mean '
-    f'(diamond), 95 % interval over seeds and {summary["n_patients"]} '
-    'patients',
+    f'{summary["title"]}\n{_seeds(summary)} (circles), mean (diamond), '
+    f'95 % interval over seeds and {summary["n_patients"]} patients',
     fontsize=10,
   )
   figure.savefig(path, dpi=150)
@@ -280,13 +232,7 @@ def plot(summary: Mapping, path: pathlib.Path) -> None:
 def write(
   summary: Mapping, out_dir: pathlib.Path, costs: Mapping[str, Cost] | None = None
 ) -> list[pathlib.Path]:
-  """Writes STUDY.json, STUDY.md and STUDY.png; returns these files.
-
-  Args:
-    summary: of `summarise`.
-    out_dir: an existing folder.
-    costs: as in `markdown`.
-  """
+  """Writes STUDY.json, STUDY.md and STUDY.png to an existing folder; returns these files."""
   files = [out_dir / f'{summary["study"]}.{suffix}' for suffix in ('json', 'md', 'png')]
   found = dict(summary)
   if costs:

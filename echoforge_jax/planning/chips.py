@@ -1,8 +1,4 @@
-"""Documented peaks of TPU chips.
-
-Source: the page of each generation under https://cloud.google.com/tpu/docs.
-Peaks bound what a program can reach; they say nothing about what it does reach.
-"""
+"""Documented peaks of TPU chips, which bound what a program can reach."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -15,31 +11,18 @@ SOURCE = 'https://cloud.google.com/tpu/docs/'
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """Documented peaks of one chip.
-
-  Attributes:
-    name: as in a topology's name.
-    bf16_flops: operations per second in bfloat16, a multiply-add being two. JAX
-      multiplies float32 in bfloat16 on a TPU, so it bounds both.
-    hbm_bytes: memory; the pages' GB are GiB, as the compiler shows, which also
-      knows how much of it a program gets.
-    hbm_bandwidth: bytes per second.
-    link_bandwidth: bytes per second of one link to a neighbour, one way.
-    dimensions: of the network: a chip has two links in each.
-    wraps_at: a dimension whose length is a multiple of this is a ring; any
-      other is a line.
-    source: page the figures are from.
-    options: what the compiler must be told so that a chip is one device.
-  """
+  """Documented peaks of one chip; bandwidths in bytes per second."""
 
   name: str
+  # A multiply-add is two. JAX multiplies float32 in bfloat16 on a TPU, so it bounds both.
   bf16_flops: float
-  hbm_bytes: int
+  hbm_bytes: int  # The pages' GB are GiB, as the compiler shows, which grants a program less.
   hbm_bandwidth: float
-  link_bandwidth: float
+  link_bandwidth: float  # Of one link to a neighbour, one way; two links in each dimension.
   dimensions: int
-  wraps_at: int
+  wraps_at: int  # A dimension whose length is a multiple of this is a ring, any other a line.
   source: str
+  # What the compiler must be told so that a chip is one device.
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -64,24 +47,16 @@ CHIPS = {
 def get_chip(name: str) -> Chip:
   """Returns the documented peaks of a chip, such as 'v5e'."""
   if name not in CHIPS:
-    raise InputError(
-      f'no chip {name!r} is known; choose one of {", ".join(CHIPS)}, as in --topology=v5e:4x4'
-    )
+    known = ', '.join(CHIPS)
+    raise InputError(f'no chip {name!r} is known; choose one of {known}, as in --topology=v5e:4x4')
   return CHIPS[name]
 
 
 def exchange_bandwidth(chip: Chip, shape: Sequence[int]) -> float:
-  """Returns bytes per second that one chip sends in a collective (ours).
+  """Returns bytes per second that one chip of a slice sends in a collective (ours).
 
-  A ring sends both ways round, so a chip uses two links; in a line the end
-  chips have but one, and they hold up the others. Dimensions work at once.
-
-  Args:
-    chip: of the slice.
-    shape: chips along each dimension.
-
-  Returns:
-    Bytes per second, one way; 0 for a single chip.
+  A ring sends both ways round, so a chip uses two links; in a line the end chips have only one
+  and hold up the others. Dimensions work at the same time. 0 for a single chip.
   """
   links = sum(2 if n % chip.wraps_at == 0 else 1 for n in shape if n > 1)
   return links * chip.link_bandwidth

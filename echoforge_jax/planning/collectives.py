@@ -23,21 +23,14 @@ _GROUPS = re.compile(
   r'|mesh\[(?P<mesh>[^]]*)\][^{]*\{(?P<axes>[^}]*)\})'
 )
 _CHANNEL = re.compile(r'channel_id=(\d+)')
-_BITS = re.compile(r'\d+')
 
 
 def find_exchanges(text: str) -> dict[str, tuple[int, int]]:
-  """Finds what devices exchange in an optimized HLO module.
+  """Returns (how many, bytes) of each kind of collective in `compiled.as_text()`.
 
-  Args:
-    text: `compiled.as_text()`.
-
-  Returns:
-    Kind of collective -> (how many, bytes). Bytes are of the arrays whole,
-    before a reduce-scatter or after an all-gather; each device sends about this
-    much on a ring, twice that for an all-reduce. A loop's body counts once, and
-    so does what a TPU spreads over several fusions that compute in the
-    meantime: the same kind on the same channel.
+  Bytes are of the whole arrays, before a reduce-scatter or after an all-gather; on a ring each
+  device sends about this much, twice that for an all-reduce. A loop's body counts once, and so
+  does what a TPU spreads over several fusions: the same kind on the same channel.
   """
   found, channels = {}, set()
   for line in text.splitlines():
@@ -50,25 +43,22 @@ def find_exchanges(text: str) -> dict[str, tuple[int, int]]:
         continue
       channels.add((kind, channel[1]))
     sizes = [num_bytes(a['dtype'], a['shape']) for a in _ARRAY.finditer(match['type'])]
-    # The asynchronous form returns what goes in, then what comes out (and, of a
-    # permutation, two context words).
+    # The asynchronous form returns inputs, then outputs (of a permutation, also two words).
     if match['start'] and kind == 'all-gather':
       sizes = sizes[len(sizes) // 2 :]
     elif match['start'] and kind == 'collective-permute':
       sizes = sizes[1:2]
-    size = sum(sizes)
-    if kind == 'reduce-scatter':
-      size *= max(_group_size(line), 1)
+    shares = _group_size(line) if kind == 'reduce-scatter' else 1
     count, total = found.get(kind, (0, 0))
-    found[kind] = count + 1, total + size
+    found[kind] = count + 1, total + shares * sum(sizes)
   return found
 
 
 def _group_size(line: str) -> int:
-  """Devices that take part together; 0: all."""
+  """Counts the devices that take part together; 1 where the line does not say."""
   groups = _GROUPS.search(line)
   if not groups:
-    return 0
+    return 1
   if groups['size']:
     return int(groups['size'])
   if groups['first']:
@@ -79,6 +69,6 @@ def _group_size(line: str) -> int:
 
 def num_bytes(dtype: str, shape: str) -> int:
   """Returns the bytes of an array without padding, of 'bf16' and '8,128'."""
-  bits = _BITS.search(dtype)  # pred is a byte.
+  bits = re.search(r'\d+', dtype)  # pred is a byte.
   size = int(bits[0]) / 8 if bits else 1
   return math.ceil(math.prod(int(n) for n in shape.split(',') if n) * size)

@@ -12,23 +12,16 @@ from echoforge_jax.planning import chips, collectives, topology, traffic
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """Bytes on one chip.
+  """Bytes on one chip."""
 
-  Attributes:
-    arguments: state and batch, or weights and frame.
-    outputs: results; those in an argument's place are counted there.
-    temporaries: activations, gradients and all else that is dropped.
-    code: the program itself.
-  """
-
-  arguments: int
-  outputs: int
-  temporaries: int
+  arguments: int  # State and batch, or weights and frame.
+  outputs: int  # Those in an argument's place are counted there.
+  temporaries: int  # Activations, gradients and all else that is dropped.
   code: int
 
   @property
   def total(self) -> int:
-    """All of it."""
+    """Sum of all parts."""
     return self.arguments + self.outputs + self.temporaries + self.code
 
 
@@ -45,30 +38,17 @@ def memory_of(done: jax.stages.Compiled) -> Memory | None:
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-  """A compiled step; all figures are of one chip.
+  """A compiled step; all figures are of one chip."""
 
-  Attributes:
-    fits: it compiled. A TPU's compiler refuses what is too large.
-    seconds: spent on tracing, lowering and compiling.
-    needed: bytes, as far as known; of a step that does not fit, what the
-      compiler's message says.
-    message: the compiler's first line where it does not fit.
-    memory: None where it does not fit, as all that follow.
-    flops: operations, a multiply-add being two, as XLA counts them.
-    num_bytes: read from and written to memory. On a TPU between the chip and
-      HBM (`traffic.hbm_bytes`), elsewhere by all instructions (XLA's count).
-    cycles: the compiler's estimate on a TPU (`traffic.cycles`), else 0.
-    exchanges: of `collectives.find_exchanges`.
-  """
-
-  fits: bool
-  seconds: float
-  needed: int
-  message: str = ''
-  memory: Memory | None = None
-  flops: float = 0.0
+  fits: bool  # A TPU's compiler refuses what is too large.
+  seconds: float  # Of tracing, lowering and compiling.
+  needed: int  # Bytes; of a step that does not fit, what the compiler's message says.
+  message: str = ''  # The compiler's first line where it does not fit.
+  memory: Memory | None = None  # None where it does not fit; what follows is then empty.
+  flops: float = 0.0  # XLA's count; a multiply-add is two.
+  # To and from HBM on a TPU (`traffic.hbm_bytes`), elsewhere XLA's count of all instructions.
   num_bytes: float = 0.0
-  cycles: int = 0
+  cycles: int = 0  # The compiler's estimate on a TPU.
   exchanges: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
   @property
@@ -78,13 +58,7 @@ class CompiledStep:
 
 
 def compile_step(jitted: Any, *arguments: Any, platform: str) -> CompiledStep:
-  """Traces and compiles; what does not fit is an answer, not an error.
-
-  Args:
-    jitted: of `jax.jit`.
-    *arguments: trees of ShapeDtypeStruct, and static arguments.
-    platform: of the devices, such as 'tpu'.
-  """
+  """Compiles a jitted function for shapes; what does not fit is an answer, not an error."""
   start = time.perf_counter()
   try:
     done = jitted.lower(*arguments).compile()
@@ -92,12 +66,8 @@ def compile_step(jitted: Any, *arguments: Any, platform: str) -> CompiledStep:
     text = str(error)
     if 'RESOURCE_EXHAUSTED' not in text:
       raise
-    return CompiledStep(
-      fits=False,
-      seconds=time.perf_counter() - start,
-      needed=topology.needed(text),
-      message=text.splitlines()[0],
-    )
+    seconds = time.perf_counter() - start
+    return CompiledStep(False, seconds, topology.needed(text), text.splitlines()[0])
   seconds = time.perf_counter() - start
   memory = memory_of(done)
   costs, text = done.cost_analysis(), done.as_text()
@@ -117,13 +87,7 @@ def compile_step(jitted: Any, *arguments: Any, platform: str) -> CompiledStep:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """Seconds a step takes at documented peaks; not a measurement.
-
-  Attributes:
-    compute: operations at the peak rate.
-    memory: bytes at the memory's full bandwidth.
-    exchange: collectives at the links' full bandwidth.
-  """
+  """Seconds that a step takes at documented peaks; not a measurement."""
 
   compute: float
   memory: float
@@ -131,22 +95,20 @@ class Estimate:
 
   @property
   def alone(self) -> float:
-    """Of a chip that need not wait for others."""
+    """Seconds of a chip that need not wait for others."""
     return max(self.compute, self.memory)
 
   @property
   def total(self) -> float:
-    """Collectives are added: nothing is assumed to hide them."""
+    """Seconds with collectives, which nothing is assumed to hide."""
     return self.alone + self.exchange
 
 
 def estimate(step: CompiledStep, chip: chips.Chip, shape: Sequence[int]) -> Estimate:
   """Estimates the time of a step that fits by a roofline.
 
-    t = max(operations / peak, bytes / bandwidth) + sum_c k_c bytes_c / links
-
-  where k is 2 for an all-reduce (a reduce-scatter and an all-gather) and 1 for
-  the others, as on a ring of many chips.
+  t = max(operations / peak, bytes / bandwidth) + sum_c k_c bytes_c / links, where k is 2 for an
+  all-reduce (a reduce-scatter and an all-gather), else 1, as on a ring of many chips.
   """
   links = chips.exchange_bandwidth(chip, shape)
   sent = sum(

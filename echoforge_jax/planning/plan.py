@@ -1,10 +1,6 @@
-"""Ahead-of-time plans: the real steps, compiled for a slice that is not here.
+"""Ahead-of-time plans: training's own step, compiled from shapes for a slice that is not here."""
 
-The training step is built and jitted by the functions that training uses, on a
-mesh of the slice's devices, from shapes alone: no array is ever made.
-"""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import math
 from typing import Any, NamedTuple
@@ -22,9 +18,6 @@ from echoforge_jax.planning import compiled
 from echoforge_jax.planning.topology import Slice
 from echoforge_jax.training import build, steps
 
-# Smaller batches that are tried where one does not fit.
-_HALVINGS = 3
-
 
 class Remedy(NamedTuple):
   """A change that may make a step fit, as flags of the command line."""
@@ -36,45 +29,32 @@ class Remedy(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What is known of a config on a slice.
-
-  Attributes:
-    place: the slice.
-    chips: of it that the config uses.
-    clips_per_chip: of a training step.
-    flags: that give the config this batch; () where it has it already.
-    train: the training step.
-    segment: the inference step: one frame of one clip on one chip.
-    state_bytes: of the state on a chip.
-    gradient_bytes: of one copy of the trained parameters, float32.
-    largest: clips a chip that would still fit, an estimate; 0: not known.
-    remedies: what was tried where the training step does not fit.
-  """
+  """Describes a config on a slice."""
 
   place: Slice
-  chips: int
+  chips: int  # Of the slice that the config uses.
   clips_per_chip: int
-  flags: tuple[str, ...]
+  flags: tuple[str, ...]  # Give the config this batch; () where it has it already.
   train: compiled.CompiledStep
-  segment: compiled.CompiledStep
-  state_bytes: int
-  gradient_bytes: int
-  largest: int
-  remedies: tuple[Remedy, ...] = ()
+  segment: compiled.CompiledStep  # One frame of one clip on one chip.
+  state_bytes: int  # On one chip.
+  gradient_bytes: int  # Of one copy of the trained parameters, float32.
+  largest: int  # Clips per chip that would still fit, an estimate; 0: not known.
+  remedies: tuple[Remedy, ...] = ()  # Tried where the training step does not fit.
 
   @property
   def estimate(self) -> compiled.Estimate | None:
-    """Of the training step; None where it does not fit or peaks are unknown."""
+    """Estimate of the training step; None where it does not fit or peaks are unknown."""
     return self._estimate(self.train, self.place.shape)
 
   @property
   def segment_estimate(self) -> compiled.Estimate | None:
-    """Of the inference step."""
+    """Estimate of the inference step, likewise."""
     return self._estimate(self.segment, (1,))
 
   @property
   def clips_per_second(self) -> float:
-    """Of all chips; an estimate, NaN where there is none."""
+    """Estimate of training on all chips; NaN where there is none."""
     found = self.estimate
     return self.chips * self.clips_per_chip / found.total if found else math.nan
 
@@ -88,17 +68,12 @@ def make_plan(config: ConfigDict, place: Slice, *, per_chip: int = 0, suggest: b
   """Compiles a config's two steps for a slice.
 
   Args:
-    config: a config of `configs/`.
+    config: any config.
     place: of `topology.get_slice`.
-    per_chip: clips a chip; 0: the config's batch where it divides over the
-      chips, else one a chip.
-    suggest: where the training step does not fit, compile until one of
-      rematerialization, a divided state or a smaller batch does.
-
-  Raises:
-    InputError: for a config that does not work on this many chips.
+    per_chip: clips per chip; 0: the config's batch where it divides over the chips, else 1.
+    suggest: tries remedies where the training step does not fit.
   """
-  chips = make_mesh(config, place).size
+  chips = mesh_lib.make_mesh(config.num_devices, config.fsdp, devices=place.devices).size
   config, flags = with_clips(config, chips, per_chip)
   train, state = _compile_train(config, place)
   state_bytes = bytes_on_a_chip(state)
@@ -133,11 +108,6 @@ def _compile_train(config: ConfigDict, place: Slice) -> tuple[compiled.CompiledS
   return _compile(place, step, state, batch), state
 
 
-def make_mesh(config: ConfigDict, place: Slice) -> jax.sharding.Mesh:
-  """Returns the mesh that training would make of a slice's devices."""
-  return mesh_lib.make_mesh(config.num_devices, config.fsdp, devices=place.devices)
-
-
 def _compile(place: Slice, jitted: Any, *arguments: Any) -> compiled.CompiledStep:
   step = compiled.compile_step(jitted, *arguments, platform=place.devices[0].platform)
   if not step.fits or not 0 < place.hbm < step.needed:
@@ -150,51 +120,38 @@ def _compile(place: Slice, jitted: Any, *arguments: Any) -> compiled.CompiledSte
 def with_clips(
   config: ConfigDict, chips: int, per_chip: int = 0
 ) -> tuple[ConfigDict, tuple[str, ...]]:
-  """Gives the config a batch that divides over the chips.
+  """Gives a config a batch that divides over the chips; also returns the flags that do so.
 
-  Args:
-    config: a config of `configs/`.
-    chips: that share a batch.
-    per_chip: as in `make_plan`.
-
-  Returns:
-    The config, locked, and the flags that make it so. Labeled and unlabeled
-    clips keep their proportion, as far as whole clips can.
+  Labeled and unlabeled clips keep their proportion, as far as whole clips can. `per_chip` is
+  that of `make_plan`.
   """
   labeled, unlabeled = config.batch_size, config.unlabeled_batch_size
   total = labeled + unlabeled
   wanted = chips * max(per_chip, 1)
   if wanted == total or (not per_chip and total % chips == 0):
     return config, ()
-  rest = round(wanted * unlabeled / total)
-  if unlabeled:
-    if wanted < 2:
-      raise InputError(
-        'one clip cannot be labeled and unlabeled at once; set '
-        'config.unlabeled_batch_size to 0, or --per_chip to 2 or more'
-      )
-    rest = min(max(rest, 1), wanted - 1)
-  flags = (f'--config.batch_size={wanted - rest}',)
-  if unlabeled:
-    flags += (f'--config.unlabeled_batch_size={rest}',)
-  fields = {'batch_size': wanted - rest, 'unlabeled_batch_size': rest}
-  return _changed(config, **fields), flags
+  if not unlabeled:
+    return _changed(config, {'batch_size': wanted})
+  if wanted < 2:
+    raise InputError(
+      'one clip cannot be labeled and unlabeled at once; set '
+      'config.unlabeled_batch_size to 0, or --per_chip to 2 or more'
+    )
+  rest = min(max(round(wanted * unlabeled / total), 1), wanted - 1)
+  return _changed(config, {'batch_size': wanted - rest, 'unlabeled_batch_size': rest})
 
 
-def _changed(config: ConfigDict, **fields: Any) -> ConfigDict:
+def _changed(config: ConfigDict, fields: Mapping[str, Any]) -> tuple[ConfigDict, tuple[str, ...]]:
+  """Returns a changed copy and the flags that make it so."""
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.update_from_flattened_dict(fields)
-  return config
+  return config, tuple(f'--config.{key}={value}' for key, value in fields.items())
 
 
 def train_step(config: ConfigDict, place: Slice) -> tuple[Any, Any, Any]:
-  """Jits the training step of a config for the devices of a slice.
-
-  Returns:
-    step, state and batch: trees of ShapeDtypeStruct with shardings.
-  """
-  mesh = make_mesh(config, place)
+  """Returns the jitted training step for a slice, and the shapes of state and batch."""
+  mesh = mesh_lib.make_mesh(config.num_devices, config.fsdp, devices=place.devices)
   mesh_lib.check_batch(
     config.batch_size, mesh, config.unlabeled_batch_size, config.grad_accum_steps
   )
@@ -202,9 +159,7 @@ def train_step(config: ConfigDict, place: Slice) -> tuple[Any, Any, Any]:
   state = jax.eval_shape(parts.create_state)
   sharding = mesh_lib.state_sharding(state, mesh)
   batch_sharding = mesh_lib.batch_sharding(mesh)
-  state = jax.tree.map(
-    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, sharding
-  )
+  state = jax.tree.map(lambda x, where: x.update(sharding=where), state, sharding)
   batch = {
     key: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding)
     for key, (shape, dtype) in batch_shapes(config).items()
@@ -229,15 +184,9 @@ def batch_shapes(config: ConfigDict) -> dict[str, tuple[tuple[int, ...], Any]]:
 
 
 def segment_step(config: ConfigDict, state: Any, place: Slice) -> tuple:
-  """Jits the inference step, which segments any clip frame by frame.
+  """Returns the jitted inference step for a slice's first device, and its arguments.
 
-  Args:
-    config: a config of `configs/`.
-    state: shapes of a training state.
-    place: whose first device is used.
-
-  Returns:
-    step, model, and shapes of the teacher, a frame and the memory.
+  These are the model and the shapes of teacher (from the training `state`), frame and memory.
   """
   model = build.make_model(config)
   side = (config.data.image_size,) * 2
@@ -249,37 +198,23 @@ def segment_step(config: ConfigDict, state: Any, place: Slice) -> tuple:
   here = SingleDeviceSharding(place.devices[0])
   # On the CPU that this runs on, as `segment` compiles it.
   jit = cpu.jit if place.devices[0].platform == 'cpu' else jax.jit
-  shapes = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), (teacher, frame, memory)
-  )
+  shapes = jax.tree.map(lambda x: x.update(sharding=here), (teacher, frame, memory))
   return jit(segmenter.frame_step, static_argnums=0), model, *shapes
 
 
 def bytes_on_a_chip(tree: Any) -> int:
   """Adds up a tree's bytes on each of the devices that share it, unpadded."""
-
-  def size(leaf) -> int:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-      return 8
-    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * (leaf.dtype.itemsize)
-
-  return sum(map(size, jax.tree.leaves(tree)))
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
 
 
 def largest_batch(train: compiled.CompiledStep, state_bytes: int, hbm: int, clips: int) -> int:
-  """Estimates clips a chip that would still fit, if all but the state grows.
+  """Estimates how many clips per chip would fit, if all but the state grows; 0: not known.
 
-  One compilation cannot tell what grows. It takes all temporaries for
-  activations, so it is rather too small than too large.
-
-  Args:
-    train: the step.
-    state_bytes: on a chip.
-    hbm: bytes a program can use.
-    clips: a chip, of `train`.
-
-  Returns:
-    The estimate, at least `clips`; 0 where it cannot be known.
+  `train` is of `clips` per chip. One compilation cannot tell what grows: all temporaries are
+  taken for activations, so the estimate is too small rather than too large.
   """
   if not train.fits or not hbm:
     return 0
@@ -298,16 +233,8 @@ def try_remedies(
 ) -> Iterator[Remedy]:
   """Tries one change after the other, up to the first that fits.
 
-  Args:
-    config: whose training step does not fit.
-    chips: that it is for.
-    compile_with: compiles the training step of a changed config.
-    excess: bytes that must go; 0 where the compiler did not say.
-    state_bytes: of the state on a chip.
-
-  Yields:
-    Rematerialization, then with it a state that is divided over chips, then
-    smaller batches. What cannot save enough is not compiled.
+  These are rematerialization, then with it a state that is divided over chips, then smaller
+  batches. What cannot save `excess` bytes (0: not known) is not compiled.
   """
   for flags, changed, saved in _candidates(config, chips, state_bytes):
     if saved is not None and saved < excess:
@@ -325,20 +252,17 @@ def _candidates(
   """Yields flags, the config they make, and the most they save, if known."""
   flags: tuple[str, ...] = ()
   if 'remat' in config.model and not config.model.remat:
-    config = _changed(config, **{'model.remat': True})
-    flags = ('--config.model.remat=True',)
+    config, flags = _changed(config, {'model.remat': True})
     yield flags, config, None
   shares = math.gcd(chips, 16)
   if shares > config.fsdp:
-    divided = _changed(config, fsdp=shares)
-    # With remat on top, which alone was not enough.
-    saved = None if flags else state_bytes
-    yield (*flags, f'--config.fsdp={shares}'), divided, saved
-  total = config.batch_size + config.unlabeled_batch_size
-  for _ in range(_HALVINGS):
-    clips = total // chips // 2
+    divided, more = _changed(config, {'fsdp': shares})
+    # What it saves with remat on top, which alone was not enough, is not known.
+    yield flags + more, divided, None if flags else state_bytes
+  clips = (config.batch_size + config.unlabeled_batch_size) // chips
+  for _ in range(3):
+    clips //= 2
     if not clips:
       return
     config, fewer = with_clips(config, chips, clips)
-    total = clips * chips
-    yield (*flags, *fewer), config, None
+    yield flags + fewer, config, None

@@ -15,27 +15,16 @@ METHOD = (
   'collectives / links, at documented peaks; no program reaches them'
 )
 _HEAD = (
-  'topology',
-  'chips',
-  'clips a step',
-  'HBM used / usable GiB',
-  'TFLOP',
-  'traffic GB',
-  'exchange MB',
-  'step ms (est.)',
-  'clips/s (est.)',
-  'efficiency (est.)',
-)
+  'topology|chips|clips a step|HBM used / usable GiB|TFLOP|traffic GB|exchange MB|'
+  'step ms (est.)|clips/s (est.)|efficiency (est.)'
+).split('|')
 
 
 def text(plan: Plan) -> str:
   """Returns a plan in lines, without a trailing newline."""
   place, clips = plan.place, plan.chips * plan.clips_per_chip
-  lines = [
-    f'{place.name}: {plan.chips} x {place.kind}, '
-    f'{plan.clips_per_chip} clip{"s" * (plan.clips_per_chip > 1)} a '
-    f'chip, {clips} a step'
-  ]
+  each = f'{plan.clips_per_chip} clip{"s" * (plan.clips_per_chip > 1)}'
+  lines = [f'{place.name}: {plan.chips} x {place.kind}, {each} a chip, {clips} a step']
   if plan.flags:
     lines.append(f'  the batch it is for: {" ".join(plan.flags)}')
   lines += _step_lines('training step', plan.train, place.hbm)
@@ -62,9 +51,8 @@ def _step_lines(name: str, step: CompiledStep, hbm: int) -> list[str]:
   head = f'  {name} {verdict}; compiled in {step.seconds:.0f} s'
   if not step.fits:
     return [head, f'    {step.message}']
-  sizes = ', '.join(
-    f'{part} {size / GIB:.3f}' for part, size in dataclasses.asdict(step.memory).items()
-  )
+  parts = dataclasses.asdict(step.memory)
+  sizes = ', '.join(f'{part} {size / GIB:.3f}' for part, size in parts.items())
   work = f'{step.flops / 1e12:.4g} TFLOP, {step.num_bytes / 1e9:.4g} GB of memory traffic'
   if step.cycles:
     work += f", {step.cycles / 1e6:.1f} M cycles by the compiler's estimate"
@@ -75,17 +63,12 @@ def _train_lines(plan: Plan) -> list[str]:
   kinds = ', '.join(
     f'{count} {kind} {size / 1e6:.1f} MB' for kind, (count, size) in plan.train.exchanges.items()
   )
-  ratio = plan.train.exchanged / plan.gradient_bytes
-  lines = [
-    f'    exchange     {kinds or "nothing"}; {ratio:.2f} x the gradients '
-    f'({plan.gradient_bytes / 1e6:.1f} MB)'
-  ]
+  ratio = f'{plan.train.exchanged / plan.gradient_bytes:.2f} x the gradients'
+  size = f'{plan.gradient_bytes / 1e6:.1f} MB'
+  lines = [f'    exchange     {kinds or "nothing"}; {ratio} ({size})']
   if found := plan.estimate:
-    lines.append(
-      f'    estimate     {_milliseconds(found)}; '
-      f'{plan.clips_per_second:,.0f} clips/s, efficiency '
-      f'{found.alone / found.total:.0%}'
-    )
+    rate = f'{plan.clips_per_second:,.0f} clips/s, efficiency {found.alone / found.total:.0%}'
+    lines.append(f'    estimate     {_milliseconds(found)}; {rate}')
   if plan.largest:
     lines.append(f'    estimate     up to about {plan.largest} clips a chip would fit')
   return lines
@@ -93,9 +76,8 @@ def _train_lines(plan: Plan) -> list[str]:
 
 def _milliseconds(found: Estimate) -> str:
   return (
-    f'{1e3 * found.total:.3g} ms = max(compute '
-    f'{1e3 * found.compute:.3g}, memory {1e3 * found.memory:.3g}) + '
-    f'exchange {1e3 * found.exchange:.3g}'
+    f'{1e3 * found.total:.3g} ms = max(compute {1e3 * found.compute:.3g}, '
+    f'memory {1e3 * found.memory:.3g}) + exchange {1e3 * found.exchange:.3g}'
   )
 
 
@@ -119,7 +101,7 @@ def _remedy_lines(plan: Plan) -> list[str]:
 
 def table(plans: Sequence[Plan]) -> str:
   """Returns the training steps of one config as a Markdown table."""
-  rows = [_HEAD, ('---',) * len(_HEAD)]
+  rows = [_HEAD, ['---'] * len(_HEAD)]
   for plan in plans:
     train, found = plan.train, plan.estimate
     size = f'{train.needed / GIB:.2f}' if train.needed else '?'
@@ -138,24 +120,14 @@ def table(plans: Sequence[Plan]) -> str:
         f'{plan.clips_per_second:,.0f}',
         f'{found.alone / found.total:.0%}',
       ]
-    rows.append(
-      (
-        plan.place.name,
-        str(plan.chips),
-        str(plan.chips * plan.clips_per_chip),
-        size if train.fits else f'{size}, does not fit',
-        *work,
-        *time,
-      )
-    )
+    size += '' if train.fits else ', does not fit'
+    clips = plan.chips * plan.clips_per_chip
+    rows.append((plan.place.name, str(plan.chips), str(clips), size, *work, *time))
   return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
-  """Returns a plan as JSON: bytes, seconds and operations of one chip.
-
-  What is not known is null.
-  """
+  """Returns a plan as JSON: bytes, seconds and operations of one chip; null where not known."""
   place = plan.place
   peaks = dataclasses.asdict(place.chip) if place.chip else None
   if peaks:

@@ -17,16 +17,14 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.planning import chips
 from echoforge_jax.textio import first_line
 
-# Chips that share a host, along each dimension, and so the smallest slice the
-# compiler takes by default.
+# Chips that share a host, along each dimension: the compiler's smallest slice by default.
 _HOST = (2, 2, 1)
 _NAME = re.compile(r'(?P<chip>\w+):(?P<shape>\d+(x\d+){0,2})')
 # "exceeds available HBM (15.75G)" or "Used 20.5G of 15.75G hbm".
 _SIZE = r'([\d.]+)([KMGT]?)'
 _AVAILABLE = re.compile(r'(?:available HBM \(|Used [\d.]+[KMGT]? of )' + _SIZE, re.IGNORECASE)
 _NEEDED = re.compile(r'(?:Used |total memory required for [\w ]+\()' + _SIZE, re.IGNORECASE)
-# The compiler's threads have 64 KB, in which it recurses: on v6e the step of
-# camus_echoforge overflowed them.
+# The compiler recurses in threads of 64 KB: on v6e the step of camus_echoforge overflowed them.
 _STACK = '--fibers_default_thread_stack_size'
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 # What a TPU that is here calls itself.
@@ -41,66 +39,45 @@ _KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-  """Devices to compile for.
+  """Devices to compile for, one per chip."""
 
-  Attributes:
-    name: such as 'v5e:4x4', or 'local'.
-    chip: its documented peaks; None where they are not known.
-    kind: what the backend calls the device.
-    shape: chips along each dimension.
-    devices: one a chip.
-    hbm: bytes a program can use on a chip; 0: not known.
-  """
-
-  name: str
-  chip: chips.Chip | None
-  kind: str
+  name: str  # Such as 'v5e:4x4', or 'local'.
+  chip: chips.Chip | None  # None where its peaks are not known.
+  kind: str  # The backend's name of the device.
   shape: tuple[int, ...]
   devices: Sequence[jax.Device]
-  hbm: int
+  hbm: int  # Bytes that a program can use on a chip; 0: not known.
 
 
 def library_path() -> str:
   """Finds the compiler for TPUs: TPU_LIBRARY_PATH, the package, `.venv/tpu`.
 
-  `make test` keeps it in the virtual environment's `tpu` folder and so out of
-  the import path: JAX looks for a TPU at every start where it can import
-  libtpu, and says at length that there is none.
-
-  Raises:
-    InputError: it is in none of these places.
+  `make test` keeps it in the `tpu` folder, out of the import path: where JAX can import libtpu,
+  it looks for a TPU at every start and says at length that there is none.
   """
-  given = os.environ.get('TPU_LIBRARY_PATH')
-  places = [Path(given)] if given else []
   package = util.find_spec('libtpu')
-  if package and package.origin:
-    places.append(Path(package.origin).with_name('libtpu.so'))
-  places.append(Path(sys.prefix) / 'tpu' / 'libtpu' / 'libtpu.so')
-  for place in places:
-    if place.is_file():
-      return str(place)
+  for path in (
+    os.environ.get('TPU_LIBRARY_PATH'),
+    package and package.origin and Path(package.origin).with_name('libtpu.so'),
+    Path(sys.prefix, 'tpu', 'libtpu', 'libtpu.so'),
+  ):
+    if path and Path(path).is_file():
+      return str(path)
   raise InputError(
     'a plan for TPUs needs their compiler, libtpu: pip install -r requirements-tpu.txt'
   )
 
 
 def prepare_environment() -> None:
-  """Lets libtpu compile where there is no TPU; once, at the entry point.
-
-  No metadata server is asked, no log folder made, and no lock taken: the lock
-  guards chips, and none is used.
-
-  Raises:
-    InputError: libtpu is missing.
-  """
+  """Lets libtpu compile where there is no TPU; call it once, at the entry point."""
   os.environ['TPU_LIBRARY_PATH'] = library_path()
-  for name, value in (
-    ('TPU_SKIP_MDS_QUERY', '1'),
-    ('ALLOW_MULTIPLE_LIBTPU_LOAD', '1'),
-    ('TPU_LOG_DIR', 'disabled'),
-    ('TPU_WORKER_HOSTNAMES', 'localhost'),
-    ('TPU_ACCELERATOR_TYPE', 'v5litepod-4'),
-  ):
+  for name, value in {
+    'TPU_SKIP_MDS_QUERY': '1',  # Asks no metadata server.
+    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # Takes no lock: it guards chips, and none is used.
+    'TPU_LOG_DIR': 'disabled',
+    'TPU_WORKER_HOSTNAMES': 'localhost',
+    'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
+  }.items():
     os.environ.setdefault(name, value)
   given = os.environ.get('LIBTPU_INIT_ARGS', '')
   if _STACK not in given:
@@ -108,15 +85,9 @@ def prepare_environment() -> None:
 
 
 def get_slice(name: str) -> Slice:
-  """Returns a slice by its name.
+  """Returns the slice called 'CHIP:SHAPE', such as 'v4:4x4x4', or 'local'.
 
-  Args:
-    name: 'CHIP:SHAPE' such as 'v5e:16x16' or 'v4:4x4x4', or 'local': the
-      devices of JAX's default backend. For all but 'local',
-      `prepare_environment` comes first.
-
-  Raises:
-    InputError: no such chip or shape, or libtpu does not load.
+  The latter has the devices of JAX's default backend; others need `prepare_environment` first.
   """
   if name == 'local':
     return _local()
@@ -126,10 +97,10 @@ def get_slice(name: str) -> Slice:
   chip = chips.get_chip(match['chip'])
   shape = tuple(int(n) for n in match['shape'].split('x'))
   if len(shape) != chip.dimensions or not 0 < math.prod(shape) <= 2**14:
+    example = f'{chip.name}:{"x".join(["4"] * chip.dimensions)}'
     raise InputError(
       f'--topology={name}: {chip.name} has {chip.dimensions} dimensions, as '
-      f'in {chip.name}:{"x".join(["4"] * chip.dimensions)}, and plans are '
-      f'for 1 to {2**14} chips'
+      f'in {example}, and plans are for 1 to {2**14} chips'
     )
   host = tuple(math.gcd(n, most) for n, most in zip(shape + (1,), _HOST, strict=False))
   try:
@@ -138,20 +109,13 @@ def get_slice(name: str) -> Slice:
     ).devices
   except (RuntimeError, ValueError) as error:
     raise InputError(f'--topology={name}: {first_line(error)}') from error
-  kind, free = devices[0].device_kind, usable_memory(devices[0])
-  return Slice(name, chip, kind, shape, devices, free)
+  return Slice(name, chip, devices[0].device_kind, shape, devices, usable_memory(devices[0]))
 
 
 def ladder(names: Sequence[str], scaling: bool) -> list[str]:
-  """Lists the slices to plan for.
+  """Lists the slices to plan for, each once.
 
-  Args:
-    names: of slices.
-    scaling: add smaller slices of each: the longest side halved again and
-      again, down to a host of four chips.
-
-  Returns:
-    Names, each once, smaller slices before larger ones where they are added.
+  `scaling` adds smaller slices before each: the longest side is halved down to four chips.
   """
   found: list[str] = []
   for name in names:
@@ -160,8 +124,7 @@ def ladder(names: Sequence[str], scaling: bool) -> list[str]:
     if scaling and match:
       shape = [int(n) for n in match['shape'].split('x')]
       while math.prod(shape) > 4:
-        # Two halvings: four times fewer chips a line.
-        for _ in range(2):
+        for _ in range(2):  # Four times fewer chips per line.
           longest = max(range(len(shape)), key=lambda n: (shape[n], n))
           shape[longest] = max(shape[longest] // 2, 1)
         steps.insert(0, f'{match["chip"]}:{"x".join(map(str, shape))}')
@@ -172,14 +135,9 @@ def ladder(names: Sequence[str], scaling: bool) -> list[str]:
 def library_version() -> dict[str, str]:
   """Returns {'libtpu': VERSION}; {} where none is used."""
   path = os.environ.get('TPU_LIBRARY_PATH')
-  if not path:
-    return {}
-  folder = Path(path).parents[1]
-  return {
-    found.metadata['Name']: found.version
-    for found in metadata.distributions(path=[str(folder)])
-    if found.metadata['Name'] == 'libtpu'
-  }
+  folders = [str(Path(path).parents[1])] if path else []
+  found = metadata.distributions(name='libtpu', path=folders)
+  return {x.metadata['Name']: x.version for x in found}
 
 
 def _local() -> Slice:
@@ -194,10 +152,9 @@ def _local() -> Slice:
 
 
 def usable_memory(device: jax.Device) -> int:
-  """Asks the compiler how many bytes a program can use on a chip (ours).
+  """Asks the compiler how many bytes a program can use on a chip (ours); 0: not known.
 
-  It names the limit where a program is too large: one that could fit nowhere
-  makes it tell, in less than a second. 0 where it does not say.
+  It names the limit in its refusal of a program that could fit nowhere.
   """
   huge = jax.ShapeDtypeStruct((2**20, 2**20), 'float32', sharding=SingleDeviceSharding(device))
   try:

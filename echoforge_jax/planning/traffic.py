@@ -1,8 +1,7 @@
 """Bytes between a TPU's chip and its memory, read from a compiled program.
 
-XLA's own count, 'bytes accessed', adds up what all instructions read and write,
-also what they keep on the chip. A TPU's compiled text says where each array
-lies: `S(1)` and above are memories on the chip, no mark is HBM.
+XLA's own count, 'bytes accessed', includes what stays on the chip. A TPU's compiled text says
+where each array lies: `S(1)` and above are memories on the chip, no mark is HBM.
 """
 
 from collections.abc import Iterator
@@ -12,8 +11,7 @@ from echoforge_jax.planning.collectives import num_bytes
 
 # "%x = f32[8,4]{1,0:T(8,128)S(1)} fusion(%y, %z), kind=..., calls=%f"
 _INSTRUCTION = re.compile(
-  r'^\s+(?:ROOT )?%(?P<name>\S+) = (?P<type>.*?) (?P<kind>[a-z][\w-]*)\('
-  r'(?P<rest>.*)$'
+  r'^\s+(?:ROOT )?%(?P<name>\S+) = (?P<type>.*?) (?P<kind>[a-z][\w-]*)\((?P<rest>.*)$'
 )
 _COMPUTATION = re.compile(r'^(?P<entry>ENTRY )?%(?P<name>\S+) .*\{$')
 _ARRAY = re.compile(r'\b(?P<dtype>[a-z]+\d*\w*)\[(?P<shape>[\d,]*)\](?P<layout>\{[^}]*\})?')
@@ -21,8 +19,7 @@ _SPACE = re.compile(r'S\([1-9]')
 _NAMES = re.compile(r'%([\w.-]+)')
 # What a program runs besides its entry; the inside of a fusion stays on chip.
 _CALLED = re.compile(
-  r'(?:branch_computations=\{|(?:body|condition|to_apply)=)'
-  r'((?:%[\w.-]+(?:, )?)+)'
+  r'(?:branch_computations=\{|(?:body|condition|to_apply)=)((?:%[\w.-]+(?:, )?)+)'
 )
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 # These name or wait for arrays but move none.
@@ -35,26 +32,16 @@ _PLACES = ('"AllocateBuffer"', '"ConcatBitcast"')
 
 
 def hbm_bytes(text: str) -> int:
-  """Adds up what a TPU's program reads from and writes to HBM.
+  """Adds up the bytes that a TPU's `compiled.as_text()` reads from and writes to HBM, per chip.
 
-  Each instruction of the entry, and of both branches and one turn of loops in
-  it, reads its operands and writes its results, where they lie in HBM. A fusion
-  that reads part of an operand counts as reading it all.
-
-  Args:
-    text: `compiled.as_text()`.
-
-  Returns:
-    Bytes on one chip.
+  Both branches and one turn of each loop count; a fusion that reads part of an operand counts
+  as reading all of it.
   """
   return sum(_moved(*found) for found in _run(text))
 
 
 def cycles(text: str) -> int:
-  """Adds up the compiler's estimates of cycles in `compiled.as_text()`.
-
-  Waiting for memory or other chips is not in them; 0 where there are none.
-  """
+  """Adds up the compiler's estimates of cycles, without waits for memory or other chips."""
   return sum(int(found[1]) for _, match in _run(text) if (found := _CYCLES.search(match['rest'])))
 
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -41,16 +39,6 @@ def program(needed=2 * GIB, fits=True, **fields):
 
 def place(count=8, hbm=4 * GIB, chip=CHIP):
   return topology.Slice('vX:2x4', chip, 'Chip', (2, 4), jax.devices()[:count], hbm)
-
-
-@pytest.fixture(scope='module')
-def libtpu():
-  with mock.patch.dict(os.environ):
-    try:
-      topology.prepare_environment()
-    except InputError as error:
-      pytest.skip(str(error))
-    yield
 
 
 def test_a_roofline_by_hand():

@@ -21,17 +21,6 @@ OLDER = (
 )
 
 
-@pytest.fixture
-def libtpu():
-  """libtpu's environment for one test; skips where it is not installed."""
-  with mock.patch.dict(os.environ):
-    try:
-      topology.prepare_environment()
-    except InputError as error:
-      pytest.skip(str(error))
-    yield
-
-
 @pytest.mark.parametrize(
   'name, shape, links',
   [
