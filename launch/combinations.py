@@ -16,18 +16,11 @@ TARGETS = ('local', 'slurm', 'gcloud')
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One combination.
-
-  Attributes:
-    name: of its workdir, after its values.
-    workdir: directory, or `gs://...`.
-    flags: of `train`.
-    config: resolved and locked.
-  """
+  """One combination, called after its values."""
 
   name: str
-  workdir: str
-  flags: tuple[str, ...]
+  workdir: str  # A directory, or `gs://...`.
+  flags: tuple[str, ...]  # Of `train`.
   config: ConfigDict
 
 
@@ -49,16 +42,9 @@ def _split_values(text: str) -> list[str]:
 
 
 def parse_axis(text: str) -> tuple[str, list[str]]:
-  """Reads one --set.
+  """Reads one --set, 'field=value,value...' or ':arg,:arg...'; returns field and values.
 
-  Args:
-    text: 'field=value,value...', or ':arg,:arg...' for the config's argument.
-
-  Returns:
-    The field ('' for the config's argument) and its values.
-
-  Raises:
-    InputError: for another form, or a value that is there twice.
+  The field is '' for the config's argument.
   """
   field, equals, rest = text.partition('=')
   if text.startswith(':'):
@@ -84,14 +70,8 @@ def make_runs(
 ) -> list[Run]:
   """Makes all combinations, each checked against the config.
 
-  Args:
-    config: the config file, with or without ':argument'.
-    root: folder of the workdirs.
-    axes: of `parse_axis`; the last one varies fastest.
-    fixed: further flags of `train` for every run, --config.FIELD=VALUE.
-
-  Raises:
-    InputError: for a field or value the config does not take, naming the run.
+  `root` is the folder of the workdirs. The last axis (of `parse_axis`) varies fastest; `fixed`
+  are further flags of every run, --config.FIELD=VALUE.
   """
   fields = [field for field, _ in axes]
   taken = [flag.partition('=')[0].removeprefix('--config.') for flag in fixed]
@@ -134,11 +114,7 @@ def make_runs(
 
 
 def cluster_commands(runs: Sequence[Run], target: str, root: str) -> Iterator[str]:
-  """Yields the lines of a shell script that does the sweep on a target.
-
-  Raises:
-    InputError: where machines of a cloud could not write to the workdir.
-  """
+  """Yields the lines of a shell script that does the sweep on a target."""
   if target == 'gcloud' and not root.startswith('gs://'):
     raise InputError(
       f'--workdir={root}: with --print=gcloud it must be a '

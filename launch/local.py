@@ -40,20 +40,12 @@ OWN_FLAGS = (
   '--config.cpu_devices',
 )
 _NO_VERB = 'no verb after --, such as: -- train --config=FILE --workdir=DIR'
-# Seconds between SIGTERM and SIGKILL of processes whose grace is over.
-KILL_AFTER = 10.0
+KILL_AFTER = 10.0  # Seconds between SIGTERM and SIGKILL of processes whose grace is over.
 POLL = 0.05
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-  """Splits the launcher's flags from the verb and its flags.
-
-  Args:
-    argv: as typed; ends with status 2 and a message on misuse.
-
-  Returns:
-    flags, [verb, *its flags].
-  """
+  """Returns the launcher's flags and [verb, *its flags]; ends with status 2 on misuse."""
   own, mark, rest = _split(list(argv))
   parser = argparse.ArgumentParser(
     prog='launch/local.py',
@@ -103,52 +95,31 @@ def _split(argv: list[str]) -> tuple[list[str], bool, list[str]]:
 
 
 def free_port() -> int:
-  """A TCP port that nobody listens on just now."""
+  """Returns a TCP port that nobody listens on just now."""
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
     return probe.getsockname()[1]
 
 
 def make_commands(args: argparse.Namespace, rest: Sequence[str]) -> list[list[str]]:
-  """The command of every process.
-
-  Args:
-    args: of `parse`.
-    rest: the verb and its flags.
-
-  Returns:
-    One command a process. A single process is alone: no coordinator.
-  """
+  """Returns the command of every process; a single one needs no coordinator."""
   port = args.port or free_port()
   verb, *flags = rest
+  python, devices = [sys.executable, '-m', 'echoforge_jax'], f'--config.cpu_devices={args.devices}'
   commands = []
   for process in range(args.processes):
-    cluster = (
-      []
-      if args.processes == 1
-      else [
-        '--multihost',
-        f'--coordinator_address=127.0.0.1:{port}',
-        f'--num_processes={args.processes}',
-        f'--process_id={process}',
-      ]
-    )
-    commands.append(
-      [
-        sys.executable,
-        '-m',
-        'echoforge_jax',
-        verb,
-        *cluster,
-        *flags,
-        f'--config.cpu_devices={args.devices}',
-      ]
-    )
+    cluster = [
+      '--multihost',
+      f'--coordinator_address=127.0.0.1:{port}',
+      f'--num_processes={args.processes}',
+      f'--process_id={process}',
+    ]
+    commands.append([*python, verb, *(cluster if args.processes > 1 else []), *flags, devices])
   return commands
 
 
 def environment() -> dict[str, str]:
-  """This environment, with the CPU as device and this code importable."""
+  """Returns this environment, with the CPU as device and this code importable."""
   env = dict(os.environ, PYTHONUNBUFFERED='1')
   env.setdefault('JAX_PLATFORMS', 'cpu')
   env['PYTHONPATH'] = os.pathsep.join([str(ROOT), *filter(None, [env.get('PYTHONPATH')])])
@@ -156,14 +127,9 @@ def environment() -> dict[str, str]:
 
 
 def run(commands: Sequence[list[str]], grace: float) -> int:
-  """Runs the commands side by side until all have ended.
+  """Runs the commands side by side until all have ended; returns the launcher's exit status.
 
-  Args:
-    commands: one a process.
-    grace: seconds the others may go on after one has failed.
-
-  Returns:
-    The exit status of the launcher.
+  After one has failed, the others may go on for `grace` seconds.
   """
   several = len(commands) > 1
   pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT} if several else {}
@@ -200,7 +166,7 @@ def _say(text: str) -> None:
 
 
 def _wait(running: Sequence[subprocess.Popen], signals: processes.StopSignals, grace: float) -> int:
-  """Waits for all; the status of the first that failed, or 0."""
+  """Waits for all; returns the status of the first that failed, or 0."""
   statuses: dict[int, int] = {}
   handled, failed, deadline, terminated = 0, 0, None, False
   while True:

@@ -31,13 +31,7 @@ import sys
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from combinations import (  # noqa: E402
-  TARGETS,
-  Run,
-  cluster_commands,
-  make_runs,
-  parse_axis,
-)
+from combinations import TARGETS, Run, cluster_commands, make_runs, parse_axis  # noqa: E402
 from etils import epath  # noqa: E402
 
 from echoforge_jax import textio  # noqa: E402
@@ -46,14 +40,11 @@ from echoforge_jax.experiments.jobs import Job, run_jobs  # noqa: E402
 
 
 def is_finished(run: Run) -> bool:
-  """Tells whether a workdir holds the last checkpoint of this very config.
+  """Tells whether a workdir holds the last checkpoint of this config; raises on another's.
 
-  A run that was begun is for `train` to check.
-
-  Raises:
-    InputError: where it was finished with another config, naming the fields.
+  A run that was only begun is for `train` to check.
   """
-  # They import jax, so only where a run was begun.
+  # The imports bring jax, so only where a run was begun.
   if not (epath.Path(run.workdir) / 'config.json').is_file():
     return False
   from echoforge_jax.training.workdir import check_same_config, is_complete, read_config
@@ -76,16 +67,10 @@ def is_finished(run: Run) -> bool:
 def run_sweep(
   runs: Sequence[Run], *, jobs: int, gpus_each: int, logs: Path | None
 ) -> tuple[dict[str, str], int]:
-  """Runs what is not finished.
+  """Runs what is not finished; returns the state of each run by name, and the exit status.
 
-  Args:
-    runs: all runs.
-    jobs: at a time.
-    gpus_each: GPUs a run sees; 0 leaves them all visible.
-    logs: folder of the runs' output; None: `train.log` in their workdirs.
-
-  Returns:
-    State of each run by name, and the exit status.
+  `jobs` and `gpus_each` are those of `run_jobs`. `logs` is the folder of the runs' output; None:
+  `train.log` in their workdirs.
   """
   waiting = [run for run in runs if not is_finished(run)]
   print(f'{len(runs)} runs, {len(runs) - len(waiting)} finished before', flush=True)
