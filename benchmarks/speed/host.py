@@ -25,15 +25,9 @@ CLIP_FRAMES = 20
 
 
 def ellipses(side: int, count: int, shift: float = 0.0) -> np.ndarray:
-  """Draws a heart that contracts: cavity, wall around it, atrium below.
+  """Draws a heart that contracts in `count` frames: uint8 [T, S, S], values of `clip.LABELS`.
 
-  Args:
-    side: S in pixels.
-    count: T, frames.
-    shift: of the outline, as a share of the side; more of it in later frames.
-
-  Returns:
-    uint8 [T, S, S], values of `clip.LABELS`.
+  `shift` moves the outline by a share of the side, further in later frames.
   """
   y, x = np.mgrid[:side, :side] / side
   masks = np.zeros((count, side, side), np.uint8)

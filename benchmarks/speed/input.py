@@ -77,15 +77,7 @@ def _with_data(config: ConfigDict, **fields) -> ConfigDict:
 
 
 def _on_noise(bench: Bench, stack: contextlib.ExitStack) -> ConfigDict:
-  """Puts the config on prepared noise, or on its own streamed phantoms.
-
-  Args:
-    bench: what parts share.
-    stack: removes the data when it is closed.
-
-  Returns:
-    A copy of the config.
-  """
+  """Returns the config on noise that the stack removes, or on its own streamed phantoms."""
   if bench.config.data.dataset == phantom_stream.DATASET:
     return bench.config.copy_and_resolve_references()
   folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -126,8 +118,7 @@ def data_input(bench: Bench) -> Found:
 def _measure(bench: Bench, config: ConfigDict, period: int) -> tuple[Series, float, float]:
   """Times one iterator in repeats of a multiple of `period` batches.
 
-  Returns:
-    clips/s; seconds until the first batch; median seconds of a batch.
+  Returns clips/s, seconds until the first batch, and median seconds per batch.
   """
   sharding = mesh_lib.batch_sharding(bench.mesh)
   with contextlib.ExitStack() as stack:
@@ -169,14 +160,9 @@ def _views(bench: Bench, config: ConfigDict) -> Series:
 
 
 def _shrink_pool(config: ConfigDict, clips: int) -> int:
-  """Fills the pool at once: afterwards clips are drawn as often from any pool.
+  """Shrinks the pool in place, so that it fills at once; clips are drawn as often from any pool.
 
-  Args:
-    config: changed in place.
-    clips: per batch.
-
-  Returns:
-    Batches to which one drawn group of clips contributes, on average.
+  Returns the batches to which one drawn group of clips contributes, on average.
   """
   with config.unlocked():
     config.data.stream.pool = phantom_stream.GROUP

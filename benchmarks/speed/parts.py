@@ -31,15 +31,7 @@ STEPS_A_REPEAT = 20
 
 
 class Bench:
-  """What all parts share; made when first asked for.
-
-  Attributes:
-    config: with the wanted batch.
-    repeats: measurements of every quantity.
-    found: parts that are done.
-    mesh: the config's devices.
-    model: the config's.
-  """
+  """What all parts share; made when first asked for."""
 
   def __init__(self, config: ConfigDict, repeats: int):
     self.config, self.repeats = config, repeats

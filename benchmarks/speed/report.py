@@ -38,11 +38,7 @@ def append(line: Line, path: pathlib.Path) -> None:
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Reads the lines of an earlier run.
-
-  Raises:
-    InputError: where `append` wrote no such file.
-  """
+  """Reads the lines that `append` wrote in an earlier run."""
   remedy = 'wanted a file that python -m benchmarks.speed --json=FILE wrote'
   try:
     rows = path.read_text().splitlines()
@@ -133,14 +129,8 @@ def _words(unit: str, ratio: float) -> str:
 def compare(new: Sequence[Line], old: Sequence[Line], name: str) -> str:
   """Sets new medians against old ones.
 
-  Args:
-    new: of `speed.measure`.
-    old: of `read`; of several lines of a part the last counts.
-    name: of the old file.
-
-  Returns:
-    Lines without a trailing newline: of every quantity both medians, new over
-    old, the same in words, and what else differs between both runs.
+  Of several old lines of a part the last counts. Returns, for every quantity, both medians and
+  new over old, also in words, and what else differs between the runs.
   """
 
   def key(line):

@@ -65,22 +65,18 @@ def measure(
   """Measures parts, one after another.
 
   Args:
-    config: a config of `configs/`.
+    config: any config.
     name: of the config, for the lines.
     overrides: flags that changed it, for the lines.
     names: keys of `PARTS`; none means all.
     repeats: measurements of each, after warm-up.
-    batch: clips B, labeled and unlabeled; 0 takes the config's.
+    batch: clips, labeled and unlabeled; 0 takes the config's.
     on_line: called with every line as soon as it is known.
 
   Returns:
-    One JSON-ready line per part: `skipped` (why, or None); `median`, `min`,
-    `max`, `p25`, `p75` over `repeats`, in `unit`; `compile_s`; `values`
-    (numbers without a spread) and `others` (further quantities like the line's
-    own); `seconds` that the part took; and what it ran on.
-
-  Raises:
-    InputError: for an argument or a config that cannot be used.
+    A line per part, ready for JSON: `skipped` (why, or None), median and quartiles in `unit`,
+    `values` (without a spread), `others` (quantities like the line's own), `seconds` that the
+    part took, and what it ran on.
   """
   names = check_parts(names)
   if repeats < 1 or batch < 0:

@@ -43,15 +43,9 @@ STOPPED = 143
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """One process.
+  """One process of `python -m benchmarks.speed`, stopped after its limit."""
 
-  Attributes:
-    name: of the case, in the lines and for --only.
-    flags: of `python -m benchmarks.speed`.
-    limit_s: after which it is stopped.
-  """
-
-  name: str
+  name: str  # In the lines and for --only.
   flags: tuple[str, ...]
   limit_s: float = 600
 

@@ -27,19 +27,12 @@ class NotMeasuredError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-  """Repeated measurements of one quantity.
+  """Repeated measurements of one quantity."""
 
-  Attributes:
-    unit: of the values, such as 'frames/s'.
-    values: one per repeat.
-    compile_s: seconds of tracing and compiling, which the values leave out.
-    calls: that one repeat consists of.
-  """
-
-  unit: str
-  values: tuple[float, ...]
-  compile_s: float = 0.0
-  calls: int = 1
+  unit: str  # Of the values, such as 'frames/s'.
+  values: tuple[float, ...]  # One per repeat.
+  compile_s: float = 0.0  # Seconds of tracing and compiling, which the values leave out.
+  calls: int = 1  # In one repeat.
 
   @property
   def median(self) -> float:
@@ -64,29 +57,17 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """What one part of the benchmark found.
-
-  Attributes:
-    main: what the part is about.
-    others: further quantities, by name.
-    values: numbers that have no spread, such as ratios and sizes, by name.
-    seconds: median of one call, for ratios between parts; NaN where there is
-      no such call.
-  """
+  """Measurements of one part of the benchmark."""
 
   main: Series
   others: Mapping[str, Series] = dataclasses.field(default_factory=dict)
+  # Numbers that have no spread, such as ratios and sizes.
   values: Mapping[str, float | str | None] = dataclasses.field(default_factory=dict)
-  seconds: float = math.nan
+  seconds: float = math.nan  # Median of one call, for ratios between parts; NaN: no such call.
 
 
 class Compilations:
-  """Counts what XLA compiles while it is entered.
-
-  Attributes:
-    count: programs.
-    seconds: spent on them.
-  """
+  """Counts the programs that XLA compiles while it is entered, and their seconds."""
 
   def __init__(self):
     self.count, self.seconds = 0, 0.0
@@ -107,18 +88,10 @@ class Compilations:
 
 
 def time_calls(call: Callable[[], Any], repeats: int) -> tuple[np.ndarray, int]:
-  """Times something after warm-up.
+  """Returns float64 [repeats] seconds per call, after warm-up, and the calls per repeat.
 
-  A CPU is waited for after every call, since it may run several at a time; of
-  an accelerator, which keeps the order, only the last call is waited for, as
-  in training.
-
-  Args:
-    call: does it once and returns what is to be waited for.
-    repeats: measurements, at least 1.
-
-  Returns:
-    float64 [repeats] seconds of one call, and the calls per repeat.
+  `call` returns what is to be waited for: on a CPU after every call, since it may run several
+  at a time; on an accelerator, which keeps the order, after the last one, as in training.
   """
   for _ in range(WARM_UP):
     start = time.perf_counter()
@@ -146,18 +119,7 @@ def calls_of(seconds: float) -> int:
 def rate(
   call: Callable[[], Any], repeats: int, amount: float, unit: str, compile_s: float = 0.0
 ) -> tuple[Series, float]:
-  """Times something as a rate.
-
-  Args:
-    call: as in `time_calls`, as `repeats`.
-    repeats: measurements.
-    amount: what one call gets done, in units.
-    unit: such as 'frames/s'.
-    compile_s: as in `Series`.
-
-  Returns:
-    The series, and the median seconds of a call.
-  """
+  """Times `amount` units of work per call as a rate; returns it and the median seconds per call."""
   seconds, calls = time_calls(call, repeats)
   values = tuple((amount / seconds).tolist())
   return Series(unit, values, compile_s, calls), float(np.median(seconds))
@@ -165,19 +127,12 @@ def rate(
 
 @dataclasses.dataclass(frozen=True)
 class Executable:
-  """A compiled program.
-
-  Attributes:
-    run: takes what it was compiled for.
-    compile_s: seconds of tracing and compiling.
-    gflop: 1e9 operations, as `experiments.cost.count_flops` counts them.
-    memory_mb: on one device: arguments, results, temporaries and code.
-  """
+  """A compiled program."""
 
   run: Callable[..., Any]
-  compile_s: float
-  gflop: float
-  memory_mb: float
+  compile_s: float  # Of tracing and compiling.
+  gflop: float  # 1e9 operations, as `experiments.cost.count_flops` counts them.
+  memory_mb: float  # On one device: arguments, results, temporaries and code.
 
 
 def compile_ahead(jitted: Any, *arguments: Any) -> Executable:

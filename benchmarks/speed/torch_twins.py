@@ -168,16 +168,10 @@ def _decoder_block(torch, channels: int):
 
 
 def sscf(torch, *, width: int = 64, num_classes: int = 1):
-  """Makes SSCF in inference mode, with the published names.
+  """Makes SSCF in inference mode, windows [N, 3, H, W] -> logits [N, K, H, W].
 
-  Args:
-    torch: the module.
-    width: channels at stride 2 (published: 64).
-    num_classes: K.
-
-  Returns:
-    A torch module, windows [N, 3, H, W] -> logits [N, K, H, W]; its
-    `state_dict` is what `models.weights.from_torch('sscf')` takes.
+  It has the published names, which `models.weights.from_torch('sscf')` takes; `width` channels
+  at stride 2 (published: 64).
   """
   nn = torch.nn
   widths = [width * 2**level for level in range(LEVELS)]

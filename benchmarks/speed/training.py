@@ -17,16 +17,9 @@ from echoforge_jax.training import build, steps
 
 
 def make_state(config: ConfigDict, parts: build.Parts, mesh: Any) -> tuple[Any, Any]:
-  """A training state of random numbers, and its shardings.
+  """Returns a training state of random numbers, and its shardings.
 
-  Args:
-    config: a config of `configs/`.
-    parts: built from it.
-    mesh: its devices.
-
-  Returns:
-    The state near the end of training, where the teacher gives labels if it
-    ever does, and its shardings.
+  It is near the end of training, where the teacher gives labels if it ever does.
   """
   shapes = jax.eval_shape(parts.create_state)
   sharding = mesh_lib.state_sharding(shapes, mesh)
@@ -54,14 +47,7 @@ def make_state(config: ConfigDict, parts: build.Parts, mesh: Any) -> tuple[Any, 
 
 
 def host_batch(config: ConfigDict) -> dict[str, np.ndarray]:
-  """A batch of noise as `data.pipeline` would give it.
-
-  Args:
-    config: a config of `configs/`.
-
-  Returns:
-    The fields of `planning.plan.batch_shapes`.
-  """
+  """Returns a batch of noise as `data.pipeline` would give it (`plan.batch_shapes`)."""
   rng = np.random.default_rng(0)
   shapes = plan.batch_shapes(config)
   labeled = np.zeros(shapes['labeled'][0], np.bool_)
