@@ -10,6 +10,7 @@ import os
 import pathlib
 import sys
 import time
+from typing import NamedTuple
 
 import numpy as np
 import tqdm
@@ -29,8 +30,7 @@ _READ_AHEAD_BYTES = 2**30
 BIPLANE = 'biplane.json'
 
 
-@dataclasses.dataclass(frozen=True)
-class ReadClip:
+class ReadClip(NamedTuple):
   """A clip that was read and looked at, ready for the network."""
 
   clip: RawClip
@@ -39,15 +39,10 @@ class ReadClip:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What `segment` finds in one clip.
-
-  Attributes:
-    measurement: the clip, its segmentation, ED, ES and volumes.
-    content: of result.json.
-  """
+  """What `segment` finds in one clip."""
 
   measurement: Measurement
-  content: dict
+  content: dict  # Of result.json.
 
   @property
   def masks(self) -> np.ndarray:
@@ -76,23 +71,15 @@ def segment_file(
 
   Args:
     path: anything `formats.readers.read_any` reads.
-    checkpoint: as `inference.load` takes it, or a loaded `Segmenter`, which
-      saves loading the model again for every clip.
-    which: 'teacher' or 'student'.
+    checkpoint: as `inference.load` takes it, or a `Segmenter`, so that many
+      clips load the model once.
     spacing_mm: mm per pixel (row, column) to use instead of the file's.
     fps: frames per second to use instead of the file's.
     lag: frames on either side to average with, see `Segmenter.stream`.
-    out_dir: folder to fill with the files of `outputs.NAMES`; an earlier
-      clip's files there are removed first. None writes nothing.
+    out_dir: folder to fill with the files of `outputs.NAMES`; an earlier clip's
+      files there are removed first. None writes nothing.
     probabilities: whether to write probability.nii.gz too.
     read: of `read_clip`, where the clip was read before.
-
-  Returns:
-    Masks, measurement and the content of result.json.
-
-  Raises:
-    InputError: it cannot be read as a clip, or shows what is no clip.
-    OSError: `out_dir` cannot be written.
   """
   if out_dir is not None:
     outputs.clear(out_dir)
@@ -125,10 +112,7 @@ def segment_file(
 
 
 def read_clip(segmenter: Segmenter, path, spacing_mm=None, fps=None) -> ReadClip:
-  """Reads a clip, finds its sector and checks what it shows.
-
-  Arguments and errors are those of `segment_file`.
-  """
+  """Reads a clip, finds its sector and checks what it shows; see `segment_file`."""
   clip = readers.read_any(path)
   if spacing_mm is not None:
     spacing_mm = tuple(float(s) for s in spacing_mm)
@@ -136,8 +120,8 @@ def read_clip(segmenter: Segmenter, path, spacing_mm=None, fps=None) -> ReadClip
   if fps is not None:
     clip = dataclasses.replace(clip, fps=float(fps))
   sector = segmenter.locate(clip.frames, clip.spacing_mm, clip.region)
-  flags = checks.check_content(path, clip, sector)
-  return ReadClip(dataclasses.replace(clip, flags=(*clip.flags, *flags)), sector)
+  flags = (*clip.flags, *checks.check_content(path, clip, sector))
+  return ReadClip(dataclasses.replace(clip, flags=flags), sector)
 
 
 def segment_files(
@@ -158,24 +142,24 @@ def segment_files(
   The next clip is read and decoded in a thread while one is segmented. The
   results of a clip are the same whatever stands beside it.
 
-  Arguments that are not named here are those of `segment_file`.
-
-  Args:
-    segmenter: the model.
+  Args, other than those of `segment_file`:
     paths: clips, and with `recursive` folders of clips (`inputs.expand`).
     out_dir: gets one folder per clip, named by its stem.
-    recursive: whether folders are looked through for clips.
     pairs_of: (4CH clip, 2CH clip) of one patient each, segmented as well;
       their biplane volumes go to `out_dir/biplane.json`.
     report: gets one line per clip.
 
   Returns:
-    (contents of result.json by folder name, error messages by path).
-
-  Raises:
-    InputError: `out_dir` cannot be written.
+    Contents of result.json by folder name, and error messages by path.
   """
-  out_dir = _made(pathlib.Path(out_dir))
+  out_dir = pathlib.Path(out_dir)
+  try:
+    out_dir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise InputError(
+      f'--out {out_dir} cannot be written ({error.strerror or error}); choose a directory you '
+      'may write to'
+    ) from error
   (out_dir / BIPLANE).unlink(missing_ok=True)
   clips, failures = _clips_of(paths, pairs_of, recursive, out_dir)
   results: dict[str, dict] = {}
@@ -185,11 +169,9 @@ def segment_files(
     with bar.external_write_mode(file=sys.stderr):
       report(line)
 
-  def read(path):
-    return read_clip(segmenter, path, spacing_mm, fps)
-
   for message in failures.values():
     say(f'error: {message}')
+  read = functools.partial(read_clip, segmenter, spacing_mm=spacing_mm, fps=fps)
   with bar:
     ahead = _read_ahead(read, [path for path, _ in clips])
     for (path, name), ready in zip(clips, ahead):
@@ -197,14 +179,8 @@ def segment_files(
       start = time.perf_counter()
       try:
         outputs.clear(out_dir / name)
-        results[name] = segment_file(
-          path,
-          segmenter,
-          lag=lag,
-          out_dir=out_dir / name,
-          probabilities=probabilities,
-          read=ready(),
-        ).content
+        options = {'lag': lag, 'probabilities': probabilities, 'out_dir': out_dir / name}
+        results[name] = segment_file(path, segmenter, read=ready(), **options).content
         seconds = time.perf_counter() - start
         say(f'{summary(name, results[name])}  ({seconds:.1f} s)')
       except Exception as error:  # Whatever it is, the rest goes on.
@@ -217,24 +193,12 @@ def segment_files(
   return results, failures
 
 
-def _made(out_dir: pathlib.Path) -> pathlib.Path:
-  try:
-    out_dir.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise InputError(
-      f'--out {out_dir} cannot be written ({error.strerror or error}); '
-      'choose a directory you may write to'
-    ) from error
-  return out_dir
-
-
 def _clips_of(paths, pairs_of, recursive, out_dir):
   """Returns `inputs.expand` of all paths, each clip once if there are pairs."""
   if not pairs_of:
     return inputs.expand(paths, recursive, skip=out_dir)
-  every = (*paths, *itertools.chain(*pairs_of))
-  every = list({os.path.abspath(path): path for path in every}.values())
-  clips, failures = inputs.expand(every, recursive, skip=out_dir)
+  every = {os.path.abspath(path): path for path in (*paths, *itertools.chain(*pairs_of))}
+  clips, failures = inputs.expand(list(every.values()), recursive, skip=out_dir)
   once = {}
   for clip in clips:  # A folder may hold what a pair names too.
     once.setdefault(os.path.abspath(clip[0]), clip)
@@ -249,8 +213,8 @@ def _measure_pairs(pairs_of, names, out_dir, report) -> dict[str, str]:
       lacking = [str(path) for path in pair if os.path.abspath(path) not in names]
       if lacking:
         raise InputError(
-          f'{" and ".join(lacking)}: not segmented as one clip, so no '
-          'biplane volume of the pair; name two clips that succeed alone'
+          f'{" and ".join(lacking)}: not segmented as one clip, so no biplane volume of the '
+          'pair; name two clips that succeed alone'
         )
       folders = [out_dir / names[os.path.abspath(path)] for path in pair]
       measured.append(pairs.measure_pair(dict(zip(pairs.VIEWS, folders))))
@@ -263,10 +227,10 @@ def _measure_pairs(pairs_of, names, out_dir, report) -> dict[str, str]:
 
 
 def _read_ahead(read: Callable, paths: Sequence) -> Iterator[Callable[[], ReadClip]]:
-  """Yields, in order, what waits for each clip and returns or raises.
+  """Yields functions that wait for each clip, in order, and return it or raise.
 
-  The next clip is read as soon as the one before is: at most two are in
-  memory, and only one if that is large.
+  The next clip is read as soon as the one before is: at most two are in memory,
+  and only one if that is large.
   """
   executor = concurrent.futures.ThreadPoolExecutor(1, 'read-ahead')
   rest, reading = iter(paths), []
@@ -279,18 +243,14 @@ def _read_ahead(read: Callable, paths: Sequence) -> Iterator[Callable[[], ReadCl
     while reading:
       concurrent.futures.wait(reading)
       box = [reading.pop()]  # Emptied when taken: nothing is kept.
-      large = not box[0].exception() and (box[0].result().clip.frames.nbytes > _READ_AHEAD_BYTES)
+      large = not box[0].exception() and box[0].result().clip.frames.nbytes > _READ_AHEAD_BYTES
       if not large:
         start()
-      yield functools.partial(_taken, box)
+      yield lambda: box.pop().result()
       if large:
         start()
   finally:
     executor.shutdown(wait=False, cancel_futures=True)
-
-
-def _taken(box: list[concurrent.futures.Future]) -> ReadClip:
-  return box.pop().result()
 
 
 def _message(error: Exception, path, out_dir) -> str:
@@ -312,7 +272,5 @@ def _message(error: Exception, path, out_dir) -> str:
 
 def summary(name: str, result: dict) -> str:
   """Returns one line about a clip from the content of its result.json."""
-  count = result['frames']
-  return (
-    f'{" ".join(name.splitlines())}: {count} frame{"s" * (count != 1)}, EF {pairs.numbers(result)}'
-  )
+  frames = f'{result["frames"]} frame{"s" * (result["frames"] != 1)}'
+  return f'{" ".join(name.splitlines())}: {frames}, EF {pairs.numbers(result)}'

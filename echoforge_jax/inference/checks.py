@@ -18,19 +18,7 @@ _FRAMES = 16  # Looked at, spread over the clip.
 
 
 def check_content(path: pathlib.Path, clip: RawClip, sector: Sector) -> tuple[str, ...]:
-  """Refuses what the networks cannot take, and names what is doubtful.
-
-  Args:
-    path: names the file in the message.
-    clip: as read.
-    sector: as found in it.
-
-  Returns:
-    Codes of `measurement.FLAGS`.
-
-  Raises:
-    InputError: nothing to see, or color Doppler.
-  """
+  """Returns codes of `measurement.FLAGS`; refuses color Doppler and empty clips."""
   chosen = np.linspace(0, len(clip.frames) - 1, _FRAMES).round().astype(int)
   frames = clip.frames[np.unique(chosen)]
   low, high = int(clip.frames.min()), int(clip.frames.max())
@@ -42,9 +30,8 @@ def check_content(path: pathlib.Path, clip: RawClip, sector: Sector) -> tuple[st
   painted = painted_share(clip.color, inside)
   if painted:
     raise InputError(
-      f'{path}: found color Doppler over {100 * painted:.0f} % of the '
-      'sector; wanted a gray-scale (B-mode) clip: export the one without '
-      'color'
+      f'{path}: found color Doppler over {100 * painted:.0f} % of the sector; wanted a gray-scale '
+      '(B-mode) clip: export the one without color'
     )
   flags = []
   # Crops, as datasets distribute them, may cut the sector's sides.

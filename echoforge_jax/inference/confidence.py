@@ -1,17 +1,10 @@
 """How far a mask is to be trusted: its expected Dice, and a temperature (ours).
 
-If probabilities mean what they say, a frame's Dice with the unknown truth is,
-in expectation and nearly,
-
-    2 sum_mask p / (sum_mask 1 + sum p)
-
-over its pixels; below a probability of 5 % they count as certainly outside, or
-the many far from the ventricle would add up to one. Networks are surer than
-they are right: their logits are divided by a temperature, fitted on phantoms
-that training has not seen (Guo et al. 2017). A frame below `low`, the largest
-expected Dice around which phantom frames have a mean Dice below `POOR`, is
-doubtful. Phantoms are not patients: on images unlike all of them a network can
-be sure and wrong.
+If probabilities are calibrated, a frame's Dice with the unknown truth is, in
+expectation and nearly, 2 sum_mask p / (sum_mask 1 + sum p) over its pixels.
+Networks are surer than they are right: their logits are divided by a
+temperature, fitted on phantoms that training has not seen (Guo et al. 2017).
+On images unlike all phantoms a network can be sure and wrong.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,53 +20,42 @@ from echoforge_jax.metrics import calibration as reliability
 # A frame of this mean Dice is of no use for volumes (ours).
 POOR = 0.85
 _TEMPERATURES = (0.25, 8.0)
+# Below it pixels count as certainly outside: the many far away would add up.
 _NOTHING = 0.05
 _FEWEST = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-  """Turns logits into probabilities that can be believed.
+  """Turns logits into calibrated probabilities."""
 
-  Attributes:
-    temperature: logits are divided by it.
-    low: expected Dice below which a frame is doubtful.
-    facts: how both were fitted, as JSON takes it; empty where they were not.
-  """
-
-  temperature: float = 1.0
-  low: float = POOR
-  facts: Mapping = dataclasses.field(default_factory=dict)
+  temperature: float = 1.0  # Logits are divided by it.
+  low: float = POOR  # Expected Dice below which a frame is doubtful.
+  facts: Mapping = dataclasses.field(default_factory=dict)  # Of `fit`; or empty.
 
   @classmethod
   def from_facts(cls, facts: Mapping | None) -> 'Scaling':
-    """Returns what `fit` found; a temperature of 1 for None or {}."""
+    """Returns the scaling that `fit` found; a temperature of 1 for None or {}."""
     if not facts:
       return cls()
     return cls(float(facts['temperature']), float(facts['low']), dict(facts))
 
   def probability(self, logits: np.ndarray) -> np.ndarray:
     """Returns probabilities, float32 of the logits' shape."""
-    logits = np.asarray(logits, np.float32)
-    return special.expit(logits / np.float32(self.temperature))
+    return special.expit(np.asarray(logits, np.float32) / np.float32(self.temperature))
 
 
 def expected_dice(probability: np.ndarray) -> np.ndarray:
   """Returns the Dice of the mask p > 1/2 with a truth drawn from p.
 
-  Args:
-    probability: float [..., H, W].
-
-  Returns:
-    float64 [...] in [0, 1]; 0 for an empty mask.
+  float [..., H, W] -> float64 [...] in [0, 1]; 0 for an empty mask.
   """
   p = np.asarray(probability, np.float64)
   p = np.where(p < _NOTHING, 0.0, p)
   mask = p > 0.5
-  size = mask.sum(axis=(-2, -1))
   overlap = 2 * (p * mask).sum(axis=(-2, -1))
-  both = size + p.sum(axis=(-2, -1))
-  return np.where(size > 0, overlap / np.maximum(both, 1e-9), 0.0)
+  both = mask.sum(axis=(-2, -1)) + p.sum(axis=(-2, -1))
+  return overlap / np.maximum(both, 1e-9)
 
 
 def fit(clips: Iterable[tuple[np.ndarray, np.ndarray]], *, seed: int = 0) -> dict:
@@ -85,30 +67,18 @@ def fit(clips: Iterable[tuple[np.ndarray, np.ndarray]], *, seed: int = 0) -> dic
     clips: of (logits float32 [T, S, S], masks uint8 [T, S, S]: 1 the class,
       `IGNORE` where unknown).
     seed: of the bootstrap.
-
-  Returns:
-    JSON-ready: temperature, low, n_clips, n_frames (of the second half), ece
-    before and after, frame_dice, frame_expected_dice (means), correlation of
-    both over frames, risk_coverage over clips with 1 - Dice as the risk.
-
-  Raises:
-    InputError: fewer than 8 clips show the class.
   """
-  clips = [
-    (logits, masks)
-    for logits, masks in clips
-    if ((masks == 1).any((1, 2)) & (masks != IGNORE).all((1, 2))).any()
-  ]
+  clips = [clip for clip in clips if _shown(clip[1]).any()]
   if len(clips) < _FEWEST:
     raise InputError(
-      f'--calibrate: found {len(clips)} validation clips that '
-      f'show the class, wanted at least {_FEWEST}'
+      f'--calibrate: found {len(clips)} validation clips that show the class, wanted at least '
+      f'{_FEWEST}'
     )
   fitted, held = clips[0::2], clips[1::2]
   scaling = Scaling(_fit_temperature(fitted))
   low = _threshold(*_frames(fitted, scaling))
-  expected, dice = _frames(held, scaling)
   by_clip = [_frames([clip], scaling) for clip in held]
+  expected, dice = (np.concatenate(parts) for parts in zip(*by_clip))
   return {
     'temperature': scaling.temperature,
     'low': low,
@@ -121,6 +91,7 @@ def fit(clips: Iterable[tuple[np.ndarray, np.ndarray]], *, seed: int = 0) -> dic
     'share_low': float((expected < low).mean()),
     'dice_low': _mean(dice[expected < low]),
     'dice_rest': _mean(dice[expected >= low]),
+    # The risk is 1 - Dice of a clip.
     'risk_coverage': reliability.risk_coverage(
       np.array([e.mean() for e, _ in by_clip]),
       np.array([1 - d.mean() for _, d in by_clip]),
@@ -128,6 +99,11 @@ def fit(clips: Iterable[tuple[np.ndarray, np.ndarray]], *, seed: int = 0) -> dic
       resamples=2000,
     ),
   }
+
+
+def _shown(masks: np.ndarray) -> np.ndarray:
+  """Returns the labeled frames with the class, bool [T]."""
+  return (masks == 1).any((1, 2)) & (masks != IGNORE).all((1, 2))
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -164,26 +140,17 @@ def _frames(clips, scaling: Scaling) -> tuple[np.ndarray, np.ndarray]:
   """Returns expected and true Dice of every labeled frame with the class."""
   expected, dice = [], []
   for logits, masks in clips:
-    p = scaling.probability(logits)
-    guess = expected_dice(p)
-    for t, truth in enumerate(masks):
-      if (truth == IGNORE).any() or not (truth == 1).any():
-        continue
-      overlap = ((p[t] > 0.5) & (truth == 1)).sum()
-      dice.append(2 * overlap / ((p[t] > 0.5).sum() + (truth == 1).sum()))
-      expected.append(guess[t])
-  return np.array(expected), np.array(dice)
+    shown = _shown(masks)
+    p, truth = scaling.probability(logits[shown]), masks[shown] == 1
+    expected.append(expected_dice(p))
+    dice.append(2 * ((p > 0.5) & truth).sum((1, 2)) / ((p > 0.5).sum((1, 2)) + truth.sum((1, 2))))
+  return np.concatenate(expected), np.concatenate(dice)
 
 
 def _threshold(expected: np.ndarray, dice: np.ndarray) -> float:
-  """Returns the largest confidence around which the mean Dice is below POOR.
-
-  A tenth of the frames at a time, not all below.
-  """
+  """Returns the largest confidence around which a tenth of the frames averages below `POOR`."""
   order = np.argsort(expected)
   width = max(len(order) // 10, 1)
   smooth = np.convolve(dice[order], np.full(width, 1 / width), 'valid')
   poor = np.flatnonzero(smooth < POOR)
-  if not len(poor):
-    return 0.0
-  return float(expected[order[min(poor[-1] + width // 2, len(order) - 1)]])
+  return float(expected[order[poor[-1] + width // 2]]) if len(poor) else 0.0

@@ -1,11 +1,9 @@
 """Masks of a DICOM clip as a DICOM Segmentation object (masks.dcm).
 
-highdicom builds the object, but takes several frames only from images that
-lie in a patient coordinate system, which ultrasound clips do not. So it
-builds the object of one frame, as of a single image, and the frames are
-filled in here: each is tied to the clip's frame of the same number
-(Derivation Image), pixel to pixel (Spatial Locations Preserved), and indexed
-by segment and time.
+highdicom takes several frames only from images that lie in a patient coordinate
+system, which ultrasound clips do not. So it builds the object of one frame, and
+the frames are filled in here: each is tied to the clip's frame of the same
+number (Derivation Image), pixel to pixel (Spatial Locations Preserved).
 """
 
 from collections.abc import Iterator
@@ -33,38 +31,16 @@ _DEFER = 2**20
 _NOMINAL_THICKNESS_MM = 1.0
 # What a single image without a coordinate system must not have.
 _LEFT_OUT = (
-  'PixelData',
-  'FloatPixelData',
-  'DoubleFloatPixelData',
-  'NumberOfFrames',
-  'FrameOfReferenceUID',
-  'SOPClassUID',
-)
+  'PixelData FloatPixelData DoubleFloatPixelData NumberOfFrames FrameOfReferenceUID SOPClassUID'
+).split()
 # May be empty, and are often removed to anonymize.
 _MAY_BE_EMPTY = (
-  'PatientID',
-  'PatientName',
-  'PatientBirthDate',
-  'PatientSex',
-  'AccessionNumber',
-  'StudyID',
-  'StudyDate',
-  'StudyTime',
-)
+  'PatientID PatientName PatientBirthDate PatientSex AccessionNumber StudyID StudyDate StudyTime'
+).split()
 
 
 def write_if_dicom(path, source, measured: Measurement) -> str:
-  """Writes the segmentation of a DICOM clip; does nothing for other clips.
-
-  Args:
-    path: .dcm to write.
-    source: the clip as the user named it.
-    measured: the clip's measurement.
-
-  Returns:
-    '' or, where the header lacks what a segmentation must repeat, why there
-    is none.
-  """
+  """Writes the segmentation of a DICOM clip; returns why if its header does not allow one."""
   source = pathlib.Path(source)
   if source.is_dir() or not dicom.is_dicom(source):
     return ''
@@ -82,14 +58,9 @@ def write_if_dicom(path, source, measured: Measurement) -> str:
 
 
 def segmentation(source: Dataset, measured: Measurement) -> Dataset:
-  """Builds the segmentation object of a clip.
+  """Builds the segmentation object of a clip from its header.
 
-  Args:
-    source: the clip's header.
-    measured: its measurement; each class is a segment, in this order.
-
-  Returns:
-    The data set, one bit per pixel, frames of the first segment first.
+  Each class is a segment: one bit per pixel, frames of the first segment first.
   """
   masks, classes = measured.masks, measured.found.classes
   result = _of_one_frame(source, measured)
@@ -99,10 +70,8 @@ def segmentation(source: Dataset, measured: Measurement) -> Dataset:
     del shared.SegmentIdentificationSequence
   derivation = template.DerivationImageSequence[0]
   result.walk(lambda item, element: _restore_class(item, element, source))
-  items = [
-    _frame_item(derivation, source, segment, frame)
-    for segment, frame in itertools.product(range(1, len(classes) + 1), range(1, len(masks) + 1))
-  ]
+  numbers = itertools.product(range(1, len(classes) + 1), range(1, len(masks) + 1))
+  items = [_frame_item(derivation, source, segment, frame) for segment, frame in numbers]
   result.PerFrameFunctionalGroupsSequence = items
   organization = result.DimensionOrganizationSequence[0]
   segment = ('SegmentIdentificationSequence', 'ReferencedSegmentNumber')
@@ -124,9 +93,7 @@ def _of_one_frame(source: Dataset, measured: Measurement) -> Dataset:
   import highdicom as hd  # Slow to import.
 
   still = Dataset()
-  still.update(
-    {element.tag: source[element.tag] for element in source if element.keyword not in _LEFT_OUT}
-  )
+  still.update({e.tag: source[e.tag] for e in source if e.keyword not in _LEFT_OUT})
   still.file_meta = source.file_meta
   still.SOPClassUID = uid.UltrasoundImageStorage
   for name in _MAY_BE_EMPTY:
@@ -135,19 +102,15 @@ def _of_one_frame(source: Dataset, measured: Measurement) -> Dataset:
   measures = None
   if measured.spacing_known:
     # Readers insist on a thickness; that of an ultrasound plane is unknown.
-    measures = hd.PixelMeasuresSequence(
-      pixel_spacing=[float(s) for s in measured.clip.spacing_mm],
-      slice_thickness=_NOMINAL_THICKNESS_MM,
-    )
-  model = measured.found.receipt
+    spacing = [float(s) for s in measured.clip.spacing_mm]
+    measures = hd.PixelMeasuresSequence(spacing, slice_thickness=_NOMINAL_THICKNESS_MM)
+  model, classes = measured.found.receipt, measured.found.classes
   version = str(model.get('git_revision') or model.get('step') or 'unknown')
   return hd.seg.Segmentation(
     source_images=[still],
     pixel_array=np.ones((1, *measured.masks.shape[1:]), np.uint8),
     segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-    segment_descriptions=[
-      _description(hd, number, name, model) for number, name in enumerate(measured.found.classes, 1)
-    ],
+    segment_descriptions=[_description(hd, k, name, model) for k, name in enumerate(classes, 1)],
     series_instance_uid=hd.UID(),
     sop_instance_uid=hd.UID(),
     series_number=int(source.get('SeriesNumber') or 0) % 9000 + 900,
@@ -208,9 +171,8 @@ def _frame_item(derivation, source, segment: int, frame: int) -> Dataset:
     PurposeOfReferenceCodeSequence=purpose,
   )
   content = _item(DimensionIndexValues=[segment, frame], TemporalPositionIndex=frame)
-  derived = _item(
-    DerivationCodeSequence=derivation.DerivationCodeSequence, SourceImageSequence=[image]
-  )
+  codes = derivation.DerivationCodeSequence
+  derived = _item(DerivationCodeSequence=codes, SourceImageSequence=[image])
   return _item(
     FrameContentSequence=[content],
     SegmentIdentificationSequence=[_item(ReferencedSegmentNumber=segment)],

@@ -1,8 +1,7 @@
 """A run -> one file: programs with their parameters, manifest, model card.
 
-The file is an uncompressed zip: `clip_float32.jaxexp`, `step_float32.jaxexp`,
-the same in bfloat16, `manifest.json` and `README.md`, the model card. Equal
-checkpoints give equal bytes.
+The file is an uncompressed zip of the programs of `programs.py`, `manifest.json`
+and `README.md`, the model card. Equal checkpoints give equal bytes.
 """
 
 from collections.abc import Callable
@@ -43,24 +42,14 @@ def export_run(
   check: bool = True,
   report: Callable[[str], None] = print,
 ) -> dict:
-  """Exports a run's latest checkpoint into one file, and its card beside it.
+  """Exports a run's latest checkpoint, and its card beside it; returns the manifest.
 
   Args:
     checkpoint_dir: as `segmenter.load` takes it.
     out: file to write; replaced. `out` + '.md' gets the model card.
-    which: 'teacher' or 'student'.
     frames: T of the clip programs.
     metrics: metrics.json of an evaluation of this very checkpoint, or None.
-    check: run each program from its bytes and record how far it is from the
-      segmenter.
-    report: told what happens.
-
-  Returns:
-    The manifest.
-
-  Raises:
-    InputError: no checkpoint, `out` cannot be written, the metrics are of
-      another model, or `frames` is below 1.
+    check: run each program and record how far it is from the segmenter.
   """
   out = _checked_out(out)
   if frames < 1:
@@ -95,17 +84,10 @@ def export_network(
   calibrate: bool = False,
   report: Callable[[str], None] = print,
 ) -> None:
-  """Writes config and parameters into one file, see `models.network_file`.
+  """Writes config and parameters into one .safetensors file, see `models.network_file`.
 
-  Arguments that are not named here are those of `export_run`.
-
-  Args:
-    out: file to write, ending in .safetensors; replaced.
-    calibrate: fit the confidence (`confidence.fit`) on the run's validation
-      clips.
-
-  Raises:
-    InputError: as `export_run`, or there are no validation clips.
+  `calibrate` fits the confidence (`confidence.fit`) on the run's validation
+  clips; the other arguments are those of `export_run`.
   """
   out = _checked_out(out)
   segmenter = load(checkpoint_dir, which)  # It fits the model as it is now.
@@ -117,20 +99,15 @@ def export_network(
   fitted = dict(segmenter.scaling.facts)
   if calibrate:
     fitted = _fit_confidence(segmenter, config)
-    report(f'confidence: {json.dumps(to_json(_without_curve(fitted)))}')
+    numbers = {k: v for k, v in fitted.items() if k != 'risk_coverage'}
+    for name in ('aurc', 'aurc_random', 'aurc_oracle'):
+      numbers[name] = fitted['risk_coverage'][name]
+    report(f'confidence: {json.dumps(to_json(numbers))}')
   if fitted:
     facts['confidence'] = fitted
-  size = network_file.write(
-    out, model_card.public_config(config), variables, step, which, **to_json(facts)
-  )
+  public = model_card.public_config(config)
+  size = network_file.write(out, public, variables, step, which, **to_json(facts))
   report(f'{out} ({size / 1e6:.1f} MB)')
-
-
-def _without_curve(fitted: dict) -> dict:
-  """Returns the numbers of `confidence.fit`, without the curve."""
-  risk = fitted['risk_coverage']
-  numbers = {k: v for k, v in fitted.items() if k != 'risk_coverage'}
-  return numbers | {name: risk[name] for name in ('aurc', 'aurc_random', 'aurc_oracle')}
 
 
 def _fit_confidence(segmenter: Segmenter, config) -> dict:
@@ -140,13 +117,11 @@ def _fit_confidence(segmenter: Segmenter, config) -> dict:
     if 'stream' in config.data:
       config.data.stream.held_out = _CALIBRATION_CLIPS
 
-  def logits_of(clip):
-    frames = np.asarray(clip['video'])[..., 0]
-    return programs.reference_logits(segmenter, frames)[..., 0]
-
-  clips = build.make_validation(config)
-  facts = confidence.fit((logits_of(clip), clip['masks']) for clip in clips)
-  return facts | {'data': config.data.dataset}
+  pairs = (
+    (programs.reference_logits(segmenter, np.asarray(clip['video'])[..., 0])[..., 0], clip['masks'])
+    for clip in build.make_validation(config)
+  )
+  return confidence.fit(pairs) | {'data': config.data.dataset}
 
 
 def _checked_out(out) -> pathlib.Path:
@@ -200,7 +175,7 @@ def _manifest(segmenter: Segmenter, config, made, frames: int, parity: dict) -> 
   return {
     'format': FORMAT,
     'format_version': FORMAT_VERSION,
-    'programs': {program.name: program.entry() for program in made},
+    'programs': {program.name: program.entry for program in made},
     'platforms': list(programs.PLATFORMS),
     'image_size': size,
     'frames': frames,
@@ -213,9 +188,8 @@ def _manifest(segmenter: Segmenter, config, made, frames: int, parity: dict) -> 
     'preprocess': {
       'gray': 'uint8, one channel, 0 black',
       'crop': 'to the ultrasound sector: apex at the top center, sides touching; black outside',
-      'squeeze': f'each frame to {size}x{size}, whatever its proportions: '
-      'area average where an axis shrinks, linear where it '
-      'grows, rounded to uint8',
+      'squeeze': f'each frame to {size}x{size}, whatever its proportions: area average where an '
+      'axis shrinks, linear where it grows, rounded to uint8',
       'scale': 'none: the program divides by 255 itself',
       'interval_s': TRAINED_INTERVAL_S,
     },
@@ -241,10 +215,7 @@ def _write(out: pathlib.Path, made, manifest: dict, card: str) -> None:
   entries = {f'{program.name}.jaxexp': program.serialized for program in made}
   entries |= {'manifest.json': text.encode(), 'README.md': card.encode()}
   try:
-    with (
-      replacing(out) as temporary,
-      zipfile.ZipFile(temporary, 'w', zipfile.ZIP_STORED) as archive,
-    ):
+    with replacing(out) as temporary, zipfile.ZipFile(temporary, 'w') as archive:
       for name, content in entries.items():
         archive.writestr(zipfile.ZipInfo(name), content)  # Without a date.
     write_text(out.with_name(out.name + '.md'), card)

@@ -15,38 +15,30 @@ def expand(
 ) -> tuple[list[tuple[pathlib.Path, str]], dict[str, str]]:
   """Finds the clips among files and folders.
 
-  A file is a clip. A folder whose files are images is one clip, an image a
-  frame. A folder of clips is many clips, and is looked through, with all that
-  is below it, only if `recursive`; images that lie beside clips (screenshots)
-  and files of other kinds are then left out. Links to folders are not
-  followed.
-
-  Args:
-    paths: files and folders.
-    recursive: whether folders of clips are looked through.
-    skip: a folder that is not looked through: that of the results.
+  A folder whose files are images is one clip, an image per frame. A folder of
+  clips is looked through, with all that is below it except the folder `skip`,
+  only if `recursive`; images beside clips (screenshots) and files of other
+  kinds are then left out. Links to folders are not followed.
 
   Returns:
-    ((file or folder of a clip, name of its results' folder), ...) in the
-    order given, inside a folder in natural order; and error messages of
-    folders without a clip, by path. What does not exist counts as a clip, to
-    be reported in its turn.
+    (file or folder of a clip, name of its results' folder) in the order given,
+    inside a folder in natural order; and error messages of folders without a
+    clip, by path. What does not exist counts as a clip, to be reported in turn.
   """
   found, failures = [], {}
   for path in map(pathlib.Path, paths):
     try:
       clips = _clips_of(path, recursive, skip)
-    except (InputError, OSError) as error:
-      message = str(error)
-      if isinstance(error, OSError):
-        message = (
-          f'{path}: cannot be looked through ({error.strerror or error}); '
-          'wanted a folder you may read'
-        )
-      failures[str(path)] = message
-      continue
-    base = path if recursive and path.is_dir() and clips != [path] else None
-    found += [(clip, _name_of(clip, base)) for clip in clips]
+    except InputError as error:
+      failures[str(path)] = str(error)
+    except OSError as error:
+      reason = error.strerror or error
+      failures[str(path)] = (
+        f'{path}: cannot be looked through ({reason}); wanted a folder you may read'
+      )
+    else:
+      base = path if recursive and path.is_dir() and clips != [path] else None
+      found += [(clip, _name_of(clip, base)) for clip in clips]
   names = _unique([name for _, name in found])
   return [(clip, name) for (clip, _), name in zip(found, names)], failures
 
@@ -58,11 +50,10 @@ def _clips_of(path: pathlib.Path, recursive: bool, skip) -> list[pathlib.Path]:
   if not clips and images.image_files(path):
     return [path]
   if not recursive:
+    content = f'of {len(clips)} clips' if clips else 'without images or clips'
     raise InputError(
-      f'{path}: is a folder '
-      + (f'of {len(clips)} clips' if clips else 'without images or clips')
-      + '; wanted a clip or a folder of PNG frames: add --recursive to look '
-      'for clips in it and below'
+      f'{path}: is a folder {content}; wanted a clip or a folder of PNG frames: add --recursive '
+      'to look for clips in it and below'
     )
   found = []
   skip = os.path.abspath(skip) if skip else None
@@ -78,18 +69,15 @@ def _clips_of(path: pathlib.Path, recursive: bool, skip) -> list[pathlib.Path]:
     clips = _clips_in(folder)
     found += clips or ([folder] if images.image_files(folder) else [])
   if not found:
-    raise InputError(
-      f'{path}: no clip in this folder or below; wanted '
-      f'{", ".join(readers.SUFFIXES)} or DICOM files'
-    )
+    wanted = f'{", ".join(readers.SUFFIXES)} or DICOM files'
+    raise InputError(f'{path}: no clip in this folder or below; wanted {wanted}')
   return found
 
 
 def _clips_in(folder: pathlib.Path) -> list[pathlib.Path]:
   """Returns the clip files directly in a folder, in natural order."""
-  files = [path for path in folder.iterdir() if path.is_file()]
-  files = natsorted(files, key=lambda path: path.name)
-  return [path for path in files if readers.is_clip_name(path)]
+  files = (path for path in folder.iterdir() if path.is_file() and readers.is_clip_name(path))
+  return natsorted(files, key=lambda path: path.name)
 
 
 def _name_of(clip: pathlib.Path, base: pathlib.Path | None) -> str:

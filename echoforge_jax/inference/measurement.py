@@ -18,17 +18,17 @@ FLAGS = {
   'empty_masks': 'some frames have no left ventricle',
   'fragmented': 'the left ventricle falls into several pieces somewhere',
   'holes': 'the left ventricle has holes at ED or ES',
-  'axis_not_upright': 'the ventricle lies across the image at ED or ES; '
-  'wanted an apical view with the apex up',
-  'cut_by_border': 'the left ventricle touches the border of the sector '
-  'sideways or at the bottom: its area is too small',
-  'no_full_cycle': 'the area curve does not show a fall and a rise: ED and '
-  'ES may lie outside the clip',
+  'axis_not_upright': 'the ventricle lies across the image at ED or ES; wanted an apical view '
+  'with the apex up',
+  'cut_by_border': 'the left ventricle touches the border of the sector sideways or at the '
+  'bottom: its area is too small',
+  'no_full_cycle': 'the area curve does not show a fall and a rise: ED and ES may lie outside '
+  'the clip',
   'es_before_ed': 'no contraction follows the largest area: ES was taken before ED',
   'no_contraction': 'the area hardly changes: ED and ES are guesses',
   'area_jitter': 'the area jumps from frame to frame: the masks are inconsistent in time',
-  'beat_unmeasured': 'ED or ES of a beat shows no ventricle that could be '
-  'measured; the beat is left out',
+  'beat_unmeasured': 'ED or ES of a beat shows no ventricle that could be measured; the beat '
+  'is left out',
   'beats_differ': 'EF differs between the beats by more than 10 points (SD)',
   'low_confidence': 'the network is unsure of the outline at ED, at ES or in most frames',
   'spacing_unknown': 'mm per pixel unknown: no volumes; EF by area-length '
@@ -65,24 +65,15 @@ _BEATS_SD = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Beat:
-  """One beat of a clip, measured.
-
-  Attributes:
-    ed, es: frame indices.
-    edv_ml, esv_ml: single-plane disc volumes; NaN with unknown spacing.
-    ef_percent: by the clip's method; NaN if it cannot be measured.
-    ef_area_length: EF in percent by area and length, 8 A^2 / (3 pi L), for
-      comparison; NaN if it cannot be measured.
-    whole: the clip shows its contraction from beginning to end.
-  """
+  """One beat of a clip, measured; NaN for what cannot be."""
 
   ed: int
   es: int
-  edv_ml: float
+  edv_ml: float  # Single-plane disc volumes; NaN with unknown spacing.
   esv_ml: float
-  ef_percent: float
-  ef_area_length: float
-  whole: bool
+  ef_percent: float  # By the clip's method.
+  ef_area_length: float  # Percent, by area and length, 8 A^2 / (3 pi L), for comparison.
+  whole: bool  # The clip shows its contraction from beginning to end.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,19 +81,14 @@ class Measurement:
   """A clip, its segmentation and what the masks say.
 
   Attributes:
-    clip: as read.
-    found: the segmentation.
     area: float64 [T] of the left ventricle, mm2, or px2 with unknown spacing.
     smooth: float64 [T], the curve ED and ES were read from.
-    flags: codes of `FLAGS`, of the clip and of the measurement.
-    beats: every beat seen, the reported one first; () without any.
-    edv_ml, esv_ml: single-plane disc volumes, the mean over the whole beats,
-      or of the first one if none is whole; NaN with unknown spacing.
-    ef_percent: likewise, by discs; by area-length with unknown spacing; NaN if
-      neither.
-    ef_sd: standard deviation (ddof 1) of EF over whole beats, percentage
-      points; NaN with fewer than two. Beats whose EF cannot be measured are
-      left out, and flagged.
+    flags: codes of `FLAGS`.
+    beats: every beat seen, the reported one first.
+    edv_ml, esv_ml, ef_percent: means over the whole beats, or of the first one if
+      none is whole; NaN where they cannot be measured.
+    ef_sd: standard deviation (ddof 1) of EF over the whole beats that can be
+      measured, percentage points; NaN with fewer than two.
     ef_method: 'discs', 'area_length' or ''.
   """
 
@@ -146,7 +132,7 @@ class Measurement:
 
 def measure_clip(clip: RawClip, found: Segmentation) -> Measurement:
   """Measures areas, ED, ES and volumes of a segmented clip, flags doubts."""
-  known = bool(np.isfinite(clip.spacing_mm).all())
+  known = np.isfinite(clip.spacing_mm).all()
   lv = found.masks == LABELS['lv']
   pixels = lv.sum(axis=(1, 2)).astype(np.float64)
   empty = pixels < ejection.MIN_PIXELS
@@ -181,29 +167,21 @@ def measure_clip(clip: RawClip, found: Segmentation) -> Measurement:
     if used and min(found.confidence[[beat.ed, beat.es]]) < low:
       doubtful = ['low_confidence']
   means, more = _over_beats(beats)
-  return measured(
-    smooth,
-    [*flags, *more, *doubtful],
-    beats=tuple(beats),
-    **means,
-    ef_method='discs' if known else 'area_length',
-  )
+  means |= {'ef_method': 'discs' if known else 'area_length'}
+  return measured(smooth, [*flags, *more, *doubtful], beats=tuple(beats), **means)
 
 
-def _over_beats(beats: list[Beat]) -> tuple[dict[str, float], list[str]]:
+def _over_beats(beats: list[Beat]) -> tuple[dict, list[str]]:
   """Returns means and SD over the whole beats, or the first, and flags."""
   whole = [beat for beat in beats if beat.whole]
   used = [beat for beat in whole if math.isfinite(beat.ef_percent)]
   flags = ['beat_unmeasured'] if len(used) < len(whole) else []
   used = used or beats[:1]
-  means = {
-    name: float(np.mean([getattr(beat, name) for beat in used]))
-    for name in ('edv_ml', 'esv_ml', 'ef_percent')
-  }
+  names = ('edv_ml', 'esv_ml', 'ef_percent')
+  means = {name: float(np.mean([getattr(beat, name) for beat in used])) for name in names}
   if len(used) > 1:
-    spread = float(np.std([beat.ef_percent for beat in used], ddof=1))
-    means['ef_sd'] = spread
-    flags += ['beats_differ'] if spread > _BEATS_SD else []
+    means['ef_sd'] = float(np.std([beat.ef_percent for beat in used], ddof=1))
+    flags += ['beats_differ'] if means['ef_sd'] > _BEATS_SD else []
   return means, flags
 
 
@@ -212,33 +190,28 @@ def _measure_beat(lv, one: Instants, spacing) -> tuple[Beat, list[str]]:
   cavities = [ejection.measure_cavity(lv[index], spacing) for index in (ed, es)]
   flags = [flag for cavity in cavities if cavity for flag in cavity.flags]
   discs = [ejection.single_plane_volume(cavity) for cavity in cavities]
-  area_length = [ejection.area_length_volume(cavity) for cavity in cavities]
   by_discs = ejection.ejection_fraction(*discs)
-  by_area_length = ejection.ejection_fraction(*area_length)
+  by_area_length = ejection.ejection_fraction(*map(ejection.area_length_volume, cavities))
   if abs(by_discs - by_area_length) > 15:
     flags.append('methods_disagree')
   ef = by_area_length if spacing is None else by_discs
-  if math.isfinite(ef) and not (ejection.EF_RANGE[0] <= ef <= ejection.EF_RANGE[1]):
+  if math.isfinite(ef) and not ejection.EF_RANGE[0] <= ef <= ejection.EF_RANGE[1]:
     flags.append('ef_out_of_range')
   if spacing is None:
     discs = [math.nan] * 2
   else:
     if not _EDV_RANGE[0] <= discs[0] <= _EDV_RANGE[1]:
       flags.append('implausible_volume')
-    if cavities[0] and not (_LENGTH_RANGE[0] <= cavities[0].length <= _LENGTH_RANGE[1]):
+    if cavities[0] and not _LENGTH_RANGE[0] <= cavities[0].length <= _LENGTH_RANGE[1]:
       flags.append('implausible_length')
   return Beat(ed, es, *discs, ef, by_area_length, one.whole), flags
 
 
 def _shape_flags(lv: np.ndarray, box) -> list[str]:
   """Returns 'fragmented' and 'cut_by_border', each if true of any frame."""
-  flags = []
-  for mask in lv:
-    labels, count = ndimage.label(mask)
-    sizes = np.sort(np.bincount(labels.ravel())[1:])[::-1]
-    if count > 1 and sizes[1] > 0.05 * sizes[0]:
-      flags.append('fragmented')
-      break
+  pieces = (np.sort(np.bincount(ndimage.label(mask)[0].ravel())[1:]) for mask in lv)
+  fragmented = any(len(sizes) > 1 and sizes[-2] > 0.05 * sizes[-1] for sizes in pieces)
+  flags = ['fragmented'] if fragmented else []
   _, left, bottom, right = box
   ever = lv.any(axis=0)
   rows, columns = (np.flatnonzero(ever.any(axis=k)) for k in (1, 0))

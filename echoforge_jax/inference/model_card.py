@@ -23,14 +23,7 @@ def public_config(config) -> dict:
 
 
 def text(manifest: dict, config: dict, scores: dict | None, file_name: str) -> str:
-  """Returns the card, Markdown with a trailing newline.
-
-  Args:
-    manifest: of the export.
-    config: of `public_config`.
-    scores: content of metrics.json, or None.
-    file_name: of the exported file.
-  """
+  """Returns the card, Markdown; `config` is of `public_config`, `scores` metrics.json or None."""
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('echoforge_jax.inference'),
     undefined=jinja2.StrictUndefined,

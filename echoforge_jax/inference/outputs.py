@@ -19,16 +19,8 @@ from echoforge_jax.textio import to_json
 # Red is the prediction's color in this project's figures.
 COLORS = {'lv': (235, 60, 50), 'myo': (240, 190, 60), 'la': (70, 140, 240)}
 # What a clip leaves; `masks.dcm` only if it was DICOM.
-NAMES = (
-  'result.json',
-  'masks.nii.gz',
-  'masks.dcm',
-  'probability.nii.gz',
-  'overlay.mp4',
-  'overlay.gif',
-  'overlay.png',
-  'area_curve.png',
-)
+_PICTURES = ('overlay.mp4', 'overlay.gif', 'overlay.png', 'area_curve.png')
+NAMES = ('result.json', 'masks.nii.gz', 'masks.dcm', 'probability.nii.gz', *_PICTURES)
 _SHORTEST_SIDE = 384
 # The GIF is for mails and pages: the clip's first seconds, small.
 _GIF_SIDE, _GIF_SECONDS, _GIF_STEP, _GIF_COLORS = 280, 3.0, 0.08, 64
@@ -44,10 +36,7 @@ def clear(out_dir) -> None:
 
 
 def write_masks(path, masks: np.ndarray, spacing_mm) -> None:
-  """Writes masks uint8 [T, H, W] as NIfTI, frames along the third axis.
-
-  Where `spacing_mm` (row, column) is NaN, 1 is written.
-  """
+  """Writes masks uint8 [T, H, W] as NIfTI, frames third; unknown (NaN) spacing as 1."""
   image = sitk.GetImageFromArray(masks)
   row, column = (s if math.isfinite(s) else 1.0 for s in spacing_mm)
   image.SetSpacing((column, row, 1.0))
@@ -55,16 +44,7 @@ def write_masks(path, masks: np.ndarray, spacing_mm) -> None:
 
 
 def draw(frame: np.ndarray, mask: np.ndarray, scale: int = 1) -> np.ndarray:
-  """Draws a frame with translucent fill and contour for every label.
-
-  Args:
-    frame: uint8 [H, W].
-    mask: uint8 [H, W] label values.
-    scale: whole factor by which to enlarge.
-
-  Returns:
-    uint8 [H * scale, W * scale, 3] RGB.
-  """
+  """Draws a frame with its labels, RGB uint8 [H * scale, W * scale, 3]."""
   size = (frame.shape[1] * scale, frame.shape[0] * scale)
   gray = cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC)
   image = np.repeat(gray[..., None], 3, axis=2)
@@ -72,11 +52,10 @@ def draw(frame: np.ndarray, mask: np.ndarray, scale: int = 1) -> np.ndarray:
     region = (mask == label).astype(np.uint8)
     if not region.any():
       continue
-    soft = cv2.resize(region * 255, size, interpolation=cv2.INTER_LINEAR)
-    region = (soft > 127).astype(np.uint8)
+    inside = cv2.resize(region * 255, size, interpolation=cv2.INTER_LINEAR) > 127
     color = np.asarray(COLORS[name], np.float32)
-    inside = region > 0
     image[inside] = (0.78 * image[inside] + 0.22 * color).astype(np.uint8)
+    region = inside.astype(np.uint8)
     contours, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(image, contours, -1, COLORS[name], 1, cv2.LINE_AA)
   return image
@@ -94,8 +73,7 @@ def write_overlay(path, measured: Measurement) -> None:
     stream.options = {'crf': '20', 'preset': 'fast', 'x264-params': 'mbtree=0'}
     for index in range(len(masks)):
       image = _tile(measured, index, scale)
-      # 4:2:0 color wants even sides.
-      pad = [(0, side % 2) for side in image.shape[:2]]
+      pad = [(0, side % 2) for side in image.shape[:2]]  # 4:2:0 color wants even sides.
       image = np.pad(image, [*pad, (0, 0)])
       if index == 0:
         stream.height, stream.width = image.shape[:2]
@@ -106,10 +84,7 @@ def write_overlay(path, measured: Measurement) -> None:
 
 
 def write_gif(path, measured: Measurement) -> None:
-  """Writes the first three seconds with their masks as a small looping GIF.
-
-  Shows at most 12.5 frames a second, at their true pace.
-  """
+  """Writes three seconds with masks as a small GIF, at most 12.5 frames per second."""
   masks, frames = measured.masks, measured.clip.frames
   rate = _playback(measured)
   count = min(len(masks), max(2, math.ceil(_GIF_SECONDS * rate)))
@@ -122,13 +97,8 @@ def write_gif(path, measured: Measurement) -> None:
     mask = cv2.resize(masks[index], size, interpolation=cv2.INTER_NEAREST)
     image = Image.fromarray(_with_footer(draw(frame, mask), _caption(measured, index)))
     pictures.append(image.quantize(_GIF_COLORS, dither=Image.Dither.NONE))
-  pictures[0].save(
-    path,
-    save_all=True,
-    append_images=pictures[1:],
-    loop=0,
-    duration=max(20, round(1000 * step / rate)),
-  )
+  pause = max(20, round(1000 * step / rate))
+  pictures[0].save(path, save_all=True, append_images=pictures[1:], loop=0, duration=pause)
 
 
 def write_sheet(path, measured: Measurement) -> None:
@@ -150,19 +120,12 @@ def write_sheet(path, measured: Measurement) -> None:
 
 
 def write_probability(path, measured: Measurement) -> None:
-  """Writes the calibrated probability of the first class at native size.
-
-  NIfTI, uint8, 255 being one; zero outside of the box that the network saw.
-  """
-  found = measured.found
-  top, left, bottom, right = found.sector.box
-  native = np.stack(
-    [
-      found.sector.paste(cv2.resize(small, (right - left, bottom - top)), found.masks.shape[1:])
-      for small in found.probability
-    ]
-  )
-  write_masks(path, native, measured.clip.spacing_mm)
+  """Writes the calibrated probability of the first class: NIfTI, native size, 255 being one."""
+  sector = measured.found.sector
+  top, left, bottom, right = sector.box
+  size, shape = (right - left, bottom - top), measured.masks.shape[1:]
+  native = [sector.paste(cv2.resize(p, size), shape) for p in measured.found.probability]
+  write_masks(path, np.stack(native), measured.clip.spacing_mm)
 
 
 def write_curve(path, measured: Measurement) -> None:
@@ -179,25 +142,16 @@ def write_curve(path, measured: Measurement) -> None:
   axes.plot(time, area / unit, color='0.6', lw=1, label='area')
   axes.plot(time, smooth / unit, color='#c0392b', lw=2, label='smoothed')
   for count, index in enumerate(np.flatnonzero(measured.doubtful)):
-    axes.axvspan(
-      time[index] - frame / 2,
-      time[index] + frame / 2,
-      color='#f1c40f',
-      alpha=0.35,
-      lw=0,
-      label=None if count else 'low confidence',
-    )
+    span = time[index] - frame / 2, time[index] + frame / 2
+    label = None if count else 'low confidence'
+    axes.axvspan(*span, color='#f1c40f', alpha=0.35, lw=0, label=label)
   for beat in measured.beats:
     for name, index in (('ED', beat.ed), ('ES', beat.es)):
       chosen = index in (measured.ed, measured.es)
       axes.axvline(time[index], color='0.4' if chosen else '0.75', lw=1, ls=':')
-      axes.annotate(
-        name,
-        (time[index], smooth[index] / unit),
-        xytext=(4, 6),
-        textcoords='offset points',
-        color='black' if chosen else '0.55',
-      )
+      color = 'black' if chosen else '0.55'
+      point = (time[index], smooth[index] / unit)
+      axes.annotate(name, point, xytext=(4, 6), textcoords='offset points', color=color)
   axes.set_xlabel('time (s)' if timed else 'frame')
   axes.set_ylabel(f'left ventricle ({unit_name})')
   axes.set_ylim(bottom=0)
@@ -211,18 +165,13 @@ def write_curve(path, measured: Measurement) -> None:
 def _curve_title(measured: Measurement) -> str:
   spread = ''
   if math.isfinite(measured.ef_sd):
-    beats = [b for b in measured.beats if b.whole]
-    count = sum(math.isfinite(beat.ef_percent) for beat in beats)
+    count = sum(b.whole and math.isfinite(b.ef_percent) for b in measured.beats)
     spread = f' ± {measured.ef_sd:.0f} (SD of {count} beats)'
-  ef = f'single-plane EF {measured.ef_percent:.0f} %{spread}'
-  return f'{ef}  (not for clinical use)'
+  return f'single-plane EF {measured.ef_percent:.0f} %{spread}  (not for clinical use)'
 
 
 def result_of(source: str, measured: Measurement) -> dict:
-  """Returns what `result.json` of the file `source` holds.
-
-  All numbers are Python's, None where unknown.
-  """
+  """Returns the content of result.json; numbers are Python's, None where unknown."""
   clip, found = measured.clip, measured.found
   known, sector = measured.spacing_known, found.sector
   return to_json(
@@ -234,10 +183,7 @@ def result_of(source: str, measured: Measurement) -> dict:
       'spacing_mm': list(clip.spacing_mm) if known else None,
       'ed_frame': measured.ed,
       'es_frame': measured.es,
-      'edv_ml': measured.edv_ml,
-      'esv_ml': measured.esv_ml,
-      'ef_percent': measured.ef_percent,
-      'ef_sd': measured.ef_sd,
+      **{name: getattr(measured, name) for name in ('edv_ml', 'esv_ml', 'ef_percent', 'ef_sd')},
       'lag': found.lag,
       'ef_method': measured.ef_method or None,
       'flags': list(measured.flags),
@@ -280,7 +226,6 @@ def _with_footer(image: np.ndarray, text: str) -> np.ndarray:
   footer = np.zeros((_FOOTER, image.shape[1], 3), np.uint8)
   font, size, notice = cv2.FONT_HERSHEY_SIMPLEX, 0.42, 'not for clinical use'
   (width, _), _ = cv2.getTextSize(notice, font, size, 1)
-  notice_left = max(100, image.shape[1] - width - 4)
-  for left, words in ((4, text), (notice_left, notice)):
+  for left, words in ((4, text), (max(100, image.shape[1] - width - 4), notice)):
     cv2.putText(footer, words, (left, 15), font, size, (190,) * 3, 1, cv2.LINE_AA)
   return np.concatenate([image, footer], axis=0)

@@ -18,18 +18,7 @@ def measure_pair(folders: dict[str, pathlib.Path]) -> dict:
   """Measures biplane Simpson volumes from the results that `segment` left.
 
   ED and ES of each view are those of its own reported beat: views are recorded
-  one after the other.
-
-  Args:
-    folders: '4CH' and '2CH' -> the folder of that clip's results.
-
-  Returns:
-    JSON-ready: views, edv_ml, esv_ml, ef_percent, ef_method 'biplane', flags
-    (of both views' results and of the pair) and flag_details; numbers are None
-    where they cannot be measured.
-
-  Raises:
-    InputError: a view has no spacing, or neither ED nor ES.
+  one after the other. Numbers are None where they cannot be measured.
   """
   results = {view: _read_result(folders[view]) for view in VIEWS}
   cavities: dict[str, dict] = {'ed': {}, 'es': {}}
@@ -42,11 +31,10 @@ def measure_pair(folders: dict[str, pathlib.Path]) -> dict:
   pair = ejection.measure_ejection(cavities['ed'], cavities['es'])
   flags = [*pair.flags, *(f for view in VIEWS for f in results[view]['flags'])]
   flags = list(dict.fromkeys(flags))
+  volumes = {name: getattr(pair, name) for name in ('edv_ml', 'esv_ml', 'ef_percent')}
   return {
     'views': {view: results[view]['source'] for view in VIEWS},
-    **to_json(
-      {'edv_ml': pair.edv_ml, 'esv_ml': pair.esv_ml, 'ef_percent': pair.ef_percent}, digits=6
-    ),
+    **to_json(volumes, digits=6),
     'ef_method': 'biplane',
     'ef_single_plane': {view: results[view]['ef_percent'] for view in VIEWS},
     'long_axis_mm': {
@@ -63,8 +51,8 @@ def _read_result(folder: pathlib.Path) -> dict:
   result = json.loads((folder / 'result.json').read_text())
   if result['spacing_mm'] is None:
     raise InputError(
-      f'{result["source"]}: mm per pixel unknown, so no biplane volume of the '
-      'pair; give --spacing_mm'
+      f'{result["source"]}: mm per pixel unknown, so no biplane volume of the pair; give '
+      '--spacing_mm'
     )
   if result['ed_frame'] is None:
     raise InputError(

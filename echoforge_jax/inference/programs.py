@@ -1,15 +1,13 @@
 """A model as serialized programs that need JAX, and nothing of this package.
 
-Four for every model: a clip of T frames at once and one step of a stream, each
-in float32 and bfloat16. Parameters are constants of the program; it is lowered
-for CPU, CUDA and TPU together.
+There are four per model: a clip of T frames at once and one step of a stream,
+each in float32 and bfloat16. Parameters are constants of the program.
 """
 
 from collections.abc import Callable, Iterator
 import contextlib
-import dataclasses
 import hashlib
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.export
@@ -25,119 +23,63 @@ from echoforge_jax.models.registry import DTYPES
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 _MAX_REASON = 300
-# (name, shape, dtype) of an argument or a result.
-Field = tuple[str, tuple[int, ...], str]
 
 
-@dataclasses.dataclass(frozen=True)
-class ExportedProgram:
-  """One serialized program.
+class ExportedProgram(NamedTuple):
+  """One serialized program."""
 
-  Attributes:
-    name: 'clip_float32', 'step_bfloat16', ...
-    serialized: what `jax.export.deserialize` takes.
-    inputs: of each argument.
-    outputs: of each result.
-    calling_convention: of jax.export; which JAX can read it.
-  """
-
-  name: str
-  serialized: bytes
-  inputs: tuple[Field, ...]
-  outputs: tuple[Field, ...]
-  calling_convention: int
-
-  def entry(self) -> dict:
-    """Returns what the manifest says about it."""
-    keys = ('name', 'shape', 'dtype')
-    return {
-      'file': f'{self.name}.jaxexp',
-      'inputs': [dict(zip(keys, field)) for field in self.inputs],
-      'outputs': [dict(zip(keys, field)) for field in self.outputs],
-      'calling_convention_version': self.calling_convention,
-      'bytes': len(self.serialized),
-      'sha256': hashlib.sha256(self.serialized).hexdigest(),
-    }
+  name: str  # 'clip_float32', 'step_bfloat16', ...
+  serialized: bytes  # What `jax.export.deserialize` takes.
+  entry: dict  # Of the manifest.
 
 
 def memory_fields(model, image_size: int) -> list[tuple[str, np.ndarray]]:
-  """Returns the empty memory of one stream of frames [S, S].
-
-  It is flat: (name, array) in the order of the step program's arguments.
-  """
+  """Returns the empty memory of one stream in the order of the step program's arguments."""
   memory = model.init_memory(1, (image_size,) * 2)
   leaves, _ = jax.tree_util.tree_flatten_with_path(memory)
   return [(jax.tree_util.keystr(path).strip('.'), np.asarray(leaf)) for path, leaf in leaves]
 
 
 def make_programs(segmenter: Segmenter, frames: int) -> Iterator[ExportedProgram]:
-  """Yields clip (of so many frames) and step, in float32, then in bfloat16.
-
-  Raises:
-    InputError: the model has no serializable form.
-  """
+  """Yields clip (of so many frames) and step, in float32, then in bfloat16."""
   size = segmenter.image_size
   variables = jax.tree.map(np.asarray, segmenter.variables)
   memory = memory_fields(segmenter.model, size)
   video = ('video', jax.ShapeDtypeStruct((frames, size, size), np.uint8))
   frame = ('frame', jax.ShapeDtypeStruct((size, size), np.uint8))
   results = ['logits', *(name for name, _ in memory)]
+  # A model of windows takes clips.
+  options = {'clips': True} if hasattr(segmenter.model, 'clips') else {}
   for name, dtype in DTYPES.items():
-    model = _as_exported(segmenter.model, dtype)
-    clip = _clip_function(model, variables)
-    step = _step_function(model, variables, size)
+    clip, step = _functions(segmenter.model.clone(dtype=dtype, **options), variables, size)
     # Accelerators would multiply float32 with fewer bits by default.
-    precision = 'highest' if name == 'float32' else None
-    with jax.default_matmul_precision(precision):
+    with jax.default_matmul_precision('highest' if name == 'float32' else None):
       yield export_program(f'clip_{name}', clip, [video], results[:1])
       yield export_program(f'step_{name}', step, [frame, *memory], results)
 
 
-def _as_exported(model, dtype):
-  """Returns the module in a compute dtype; one of windows takes clips."""
-  options = {'clips': True} if hasattr(model, 'clips') else {}
-  return model.clone(dtype=dtype, **options)
-
-
-def _clip_function(model, variables) -> Callable[[jax.Array], jax.Array]:
-  """uint8 [T, S, S] -> logits float32 [T, S, S, K], all frames at once."""
+def _functions(model, variables, image_size: int) -> tuple[Callable, Callable]:
+  """Returns the functions of all frames at once and of one step, with logits in float32."""
+  structure = jax.tree.structure(model.init_memory(1, (image_size,) * 2))
 
   def clip(video):
     video = video.astype(jnp.float32)[None, ..., None] / 255.0
     logits = model.apply(variables, video, train=False)['logits'][0]
     return logits.astype(jnp.float32)
 
-  return clip
-
-
-def _step_function(model, variables, image_size: int) -> Callable[..., Any]:
-  """(frame uint8 [S, S], *memory) -> (logits [S, S, K], *memory)."""
-  structure = jax.tree.structure(model.init_memory(1, (image_size,) * 2))
-
   def step(frame, *memory):
     logits, memory = frame_step(model, variables, frame, jax.tree.unflatten(structure, memory))
     return logits.astype(jnp.float32), *jax.tree.leaves(memory)
 
-  return step
+  return clip, step
 
 
 def export_program(name: str, function: Callable, arguments, results) -> ExportedProgram:
-  """Serializes a function of arrays for all platforms.
-
-  Args:
-    name: of the program.
-    function: what is serialized.
-    arguments: (name, array or its shape) of each.
-    results: names.
-
-  Raises:
-    InputError: it has no serializable form.
-  """
+  """Serializes a function of `arguments`, (name, array or its shape), for all platforms."""
   specs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for _, x in arguments]
   try:
     with _without_locations():
-      jitted = jax.jit(function)
-      exported = jax.export.export(jitted, platforms=PLATFORMS)(*specs)
+      exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*specs)
     serialized = bytes(exported.serialize())
   except ImportError as error:  # JAX's own reader and writer need it.
     raise InputError(
@@ -151,18 +93,20 @@ def export_program(name: str, function: Callable, arguments, results) -> Exporte
     ) from error
 
   def fields(names, avals):
-    return tuple(
-      (name, tuple(aval.shape), np.dtype(aval.dtype).name)
+    return [
+      {'name': name, 'shape': aval.shape, 'dtype': np.dtype(aval.dtype).name}
       for name, aval in zip(names, avals, strict=True)
-    )
+    ]
 
-  return ExportedProgram(
-    name,
-    serialized,
-    fields([name for name, _ in arguments], specs),
-    fields(results, jax.tree.leaves(exported.out_avals)),
-    exported.calling_convention_version,
-  )
+  entry = {
+    'file': f'{name}.jaxexp',
+    'inputs': fields([name for name, _ in arguments], specs),
+    'outputs': fields(results, jax.tree.leaves(exported.out_avals)),
+    'calling_convention_version': exported.calling_convention_version,
+    'bytes': len(serialized),
+    'sha256': hashlib.sha256(serialized).hexdigest(),
+  }
+  return ExportedProgram(name, serialized, entry)
 
 
 @contextlib.contextmanager
@@ -178,12 +122,7 @@ def _without_locations():
 
 
 def parity(segmenter: Segmenter, program: ExportedProgram, video: np.ndarray) -> dict:
-  """Runs a program from its bytes and compares it with the segmenter.
-
-  Args:
-    segmenter: what it was made from.
-    program: of `make_programs`.
-    video: uint8 [T, S, S].
+  """Runs a program from its bytes on uint8 [T, S, S] and compares it with the segmenter.
 
   Returns:
     Largest differences of `logits` (and `logits_magnitude`, the largest logit)

@@ -14,15 +14,7 @@ DISCLAIMER = (
 
 
 def model_receipt(config, variables, step: int, which: str) -> dict:
-  """Returns what `result.json` says about the model, JSON-ready.
-
-  Args:
-    config: the run's stored config.
-    variables: the restored {'params': ..., ...}; `sha256` is over all of them,
-      in tree order.
-    step: training steps behind them.
-    which: 'teacher' or 'student'.
-  """
+  """Returns the model's part of `result.json`; `sha256` is over all variables in tree order."""
   digest = hashlib.sha256()
   for leaf in jax.tree.leaves(variables):
     digest.update(np.ascontiguousarray(leaf).tobytes())

@@ -15,6 +15,7 @@ from echoforge_jax import cpu
 from echoforge_jax.clip import LABELS
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import sector as sectors
+from echoforge_jax.formats.sector import Sector
 from echoforge_jax.inference import confidence as confidences
 from echoforge_jax.inference.receipt import model_receipt
 from echoforge_jax.inference.stream import FrameLoop, Stream, check_gray, native_mask, squeeze
@@ -29,58 +30,40 @@ def load(checkpoint_dir, which: str = 'teacher') -> 'Segmenter':
     checkpoint_dir: the `--workdir` of a training run; a .safetensors file that
       `export` wrote; or 'default', the model shipped with the package.
     which: 'teacher' (the averaged parameters) or 'student'.
-
-  Returns:
-    The segmenter.
-
-  Raises:
-    InputError: no checkpoint there, or its parameters are of another version's
-      model.
   """
   from echoforge_jax.training import build, checkpoint  # Slow.
 
-  confidence = None
+  meta: dict = {}
   if network_file.is_network_path(checkpoint_dir):
     meta = network_file.read(checkpoint_dir)[1]
-    confidence = meta.get('confidence')
   elif not epath.Path(checkpoint_dir).is_dir():
     raise InputError(
-      f'{checkpoint_dir}: no such directory; wanted the workdir of a training '
-      'run, a .safetensors of `echoforge export`, or default'
+      f'{checkpoint_dir}: no such directory; wanted the workdir of a training run, a '
+      '.safetensors of `echoforge export`, or default'
     )
   config, variables, step = checkpoint.restore_for_inference(checkpoint_dir, which)
-  if network_file.is_network_path(checkpoint_dir):
-    which = meta['which']
   segmenter = Segmenter(
     build.make_model(config),
     variables,
     classes=tuple(config.data.classes),
     image_size=config.data.image_size,
-    receipt=model_receipt(config, variables, step, which),
-    confidence=confidence,
+    receipt=model_receipt(config, variables, step, meta.get('which', which)),
+    confidence=meta.get('confidence'),
   )
   try:
     segmenter.trace()
   except errors.FlaxError as error:
     raise InputError(
       f'{checkpoint_dir}: step {step} does not fit the model as it is now '
-      f'({str(error).splitlines()[0][:200]}); use the version that trained '
-      'it, or train again'
+      f'({str(error).splitlines()[0][:200]}); use the version that trained it, or train again'
     ) from error
   return segmenter
 
 
 def frame_step(model, variables, frame, memory):
-  """Runs a model on one frame of one clip.
+  """Runs a model on a frame uint8 [S, S]; returns logits [S, S, K] and the memory after it.
 
-  Args:
-    model: a Linen module with the method `step`.
-    variables: its variables.
-    frame: uint8 [S, S] gray levels.
-    memory: of the frames before; `model.init_memory(1, (S, S))` begins it.
-
-  Returns:
-    Logits [S, S, K] and the memory after.
+  `model.init_memory(1, (S, S))` is the memory before the first frame.
   """
   frame = frame.astype(jnp.float32)[None, :, :, None] / 255.0
   outputs, memory = model.apply(variables, frame, memory, method='step')
@@ -101,19 +84,14 @@ class Segmentation:
     masks: uint8 [T, H, W] label values, native size.
     confidence: float64 [T] expected Dice of `lv` (of the first class, where a
       model has none), see `inference.confidence`; 0 where it is empty.
-    probability: uint8 [T, S, S] of the same class, 255 being one, on the
-      grid that the network saw.
-    sector: where the ultrasound lies.
-    lag: frames on either side that logits were averaged with.
-    scaling: what turned logits into probabilities.
-    classes: of the model.
-    receipt: what identifies the model, for `result.json`.
+    probability: uint8 [T, S, S] of the same class, 255 being one, on the grid
+      that the network saw.
   """
 
   masks: np.ndarray
   confidence: np.ndarray
   probability: np.ndarray
-  sector: sectors.Sector
+  sector: Sector
   lag: int = 0
   scaling: confidences.Scaling = confidences.Scaling()
   classes: tuple[str, ...] = ('lv',)
@@ -124,13 +102,9 @@ class Segmenter:
   """Masks for ultrasound clips of any size and length.
 
   Attributes:
-    model: the Linen module.
-    variables: its variables, on `device`.
     classes: foreground classes in the order of the model's channels.
     labels: uint8 [K], their mask values.
     image_size: S, side of the square that the network sees.
-    receipt: what identifies the model.
-    scaling: of its probabilities.
   """
 
   def __init__(
@@ -143,15 +117,9 @@ class Segmenter:
     receipt: Mapping | None = None,
     confidence: Mapping | None = None,
   ):
-    """Wraps a model.
+    """Wraps a Linen module with `init_memory`, `step` and `delay`.
 
-    Args:
-      model: a Linen module with `init_memory`, `step` and `delay`.
-      variables: its {'params': ..., ...}.
-      classes: names of `clip.LABELS`.
-      image_size: S.
-      receipt: what identifies the model.
-      confidence: facts of `confidence.fit`; None where none were made.
+    `receipt` identifies it in `result.json`; `confidence` is of `confidence.fit`.
     """
     self.model = model
     # Committed, as results are: a mixture would compile the step twice.
@@ -165,32 +133,19 @@ class Segmenter:
 
   def trace(self) -> None:
     """Traces the step; raises FlaxError if the variables do not fit."""
-    side = self.image_size
-    jit_frame_step().eval_shape(
-      self.model,
-      self.variables,
-      jax.ShapeDtypeStruct((side, side), np.uint8),
-      self.model.init_memory(1, (side, side)),
-    )
+    size = (self.image_size,) * 2
+    frame, memory = jax.ShapeDtypeStruct(size, np.uint8), self.model.init_memory(1, size)
+    jit_frame_step().eval_shape(self.model, self.variables, frame, memory)
 
   def frame_loop(self, *, fps: float = math.nan, lag: int = 0) -> FrameLoop:
     """Starts a clip of squeezed frames; `fps` and `lag` as in `stream`."""
     empty = self.model.init_memory(1, (self.image_size,) * 2)
-    return FrameLoop(
-      functools.partial(jit_frame_step(), self.model, self.variables),
-      jax.device_put([empty] * stride_of(fps), self.device),
-      delay=self.model.delay,
-      lag=lag,
-    )
+    step = functools.partial(jit_frame_step(), self.model, self.variables)
+    memories = jax.device_put([empty] * stride_of(fps), self.device)
+    return FrameLoop(step, memories, delay=self.model.delay, lag=lag)
 
   def segment(
-    self,
-    video,
-    spacing_mm=None,
-    *,
-    fps: float = math.nan,
-    sector: sectors.Sector | None = None,
-    lag: int = 0,
+    self, video, spacing_mm=None, *, fps=math.nan, sector: Sector | None = None, lag=0
   ) -> np.ndarray:
     """Segments one clip.
 
@@ -204,33 +159,22 @@ class Segmenter:
 
     Returns:
       uint8 [T, H, W] label values of `clip.LABELS`.
-
-    Raises:
-      InputError: the video is not uint8 [T, H, W], or the lag is none.
     """
     return self.segment_clip(video, spacing_mm, fps=fps, sector=sector, lag=lag).masks
 
   def segment_clip(
-    self,
-    video,
-    spacing_mm=None,
-    *,
-    fps: float = math.nan,
-    sector: sectors.Sector | None = None,
-    lag: int = 0,
+    self, video, spacing_mm=None, *, fps=math.nan, sector: Sector | None = None, lag=0
   ) -> Segmentation:
     """As `segment`, with the confidence in every frame and pixel."""
     video = check_gray(video, 3, '[T, H, W]')
-    if sector is None:
-      sector = self.locate(video, spacing_mm)
+    sector = self.locate(video, spacing_mm) if sector is None else sector
     count, size = len(video), self.image_size
     masks = np.zeros(video.shape, np.uint8)
     confidence = np.zeros(count)
     probability = np.zeros((count, size, size), np.uint8)
     channel = self.classes.index('lv') if 'lv' in self.classes else 0
     small = (squeeze(frame, sector, size) for frame in video)
-    loop = self.frame_loop(fps=fps, lag=lag)
-    for index, logits in enumerate(loop.run(small)):
+    for index, logits in enumerate(self.frame_loop(fps=fps, lag=lag).run(small)):
       masks[index] = native_mask(logits, sector, video.shape[1:], self.labels)
       likely = self.scaling.probability(logits[..., channel])
       confidence[index] = confidences.expected_dice(likely)
@@ -239,31 +183,22 @@ class Segmenter:
       masks, confidence, probability, sector, lag, self.scaling, self.classes, self.receipt
     )
 
-  def locate(self, video, spacing_mm=None, region=None) -> sectors.Sector:
+  def locate(self, video, spacing_mm=None, region=None) -> Sector:
     """Finds the sector of a clip, as `segment` does.
 
-    Args:
-      video: uint8 [T, H, W].
-      spacing_mm: as in `segment`; no depth over `sector.MAX_DEPTH_MM` is kept.
-      region: (top, left, bottom, right) to look within, or None.
+    No depth over `sector.MAX_DEPTH_MM` is kept; `region` is (top, left, bottom,
+    right) to look within, or None.
     """
     row_mm = math.nan if spacing_mm is None else float(spacing_mm[0])
     return sectors.limit_depth(sectors.find_sector(video, region), row_mm)
 
-  def stream(
-    self, *, fps: float = math.nan, sector: sectors.Sector | None = None, lag: int = 0
-  ) -> Stream:
+  def stream(self, *, fps=math.nan, sector: Sector | None = None, lag=0) -> Stream:
     """Starts a stream with an empty memory; see `Stream.step`.
 
     Args:
       fps: frames per second; NaN where unknown.
-      sector: where the ultrasound lies; None finds it in the first frame,
-        by light alone.
-      lag: L frames to wait for smoother masks: the logits of a frame are
-        averaged with those of L frames before and L after, with triangular
-        weights (ours). 0: every mask at once.
-
-    Raises:
-      InputError: the lag is not a whole number from 0 to `stream.MAX_LAG`.
+      sector: None finds it in the first frame, by light alone.
+      lag: frames to wait for smoother masks, see `stream.FixedLag`; 0 gives
+        every mask at once, `stream.MAX_LAG` is the most.
     """
     return Stream(self, self.frame_loop(fps=fps, lag=lag), sector)

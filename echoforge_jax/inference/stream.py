@@ -1,9 +1,8 @@
 """One clip, frame after frame: the loop that every way of inference runs.
 
 `segment`, streams, `evaluate` on whole clips and `export` push frames through a
-`FrameLoop`. Whichever asks, a clip gives the same logits bit for bit, clips of
-all lengths share one compilation, and a clip of hours needs no more accelerator
-memory than one frame.
+`FrameLoop`. A clip gives the same logits bit for bit in all of them, clips of
+all lengths share one compilation, and memory does not grow with the clip.
 """
 
 from __future__ import annotations
@@ -39,10 +38,7 @@ def check_lag(lag: Any) -> int:
 
 @jax.jit
 def _average(frames: tuple[jax.Array, ...], weights: jax.Array) -> jax.Array:
-  """Returns the weighted mean [S, S, K], summed in the order of the frames.
-
-  It is elementwise: accelerators may round a matrix product.
-  """
+  """Returns the weighted mean; elementwise, as accelerators may round a matrix product."""
   total = frames[0] * weights[0]
   for index in range(1, len(frames)):
     total = total + frames[index] * weights[index]
@@ -80,11 +76,9 @@ class FixedLag:
     window = range(max(center - self._lag, first), min(center + self._lag + 1, self._count))
     # Of weight zero: one length compiles once.
     filler = 2 * self._lag + 1 - len(window)
-    weights = [self._lag + 1 - abs(index - center) for index in window]
+    weights = [self._lag + 1 - abs(index - center) for index in window] + [0] * filler
     frames = [self._frames[index - first] for index in window]
-    return _average(
-      (*frames, *[frames[-1]] * filler), np.asarray([*weights, *[0] * filler], np.float32)
-    )
+    return _average((*frames, *frames[-1:] * filler), np.asarray(weights, np.float32))
 
 
 class FrameLoop:
@@ -98,14 +92,7 @@ class FrameLoop:
       memory, and the fixed lag.
   """
 
-  def __init__(
-    self,
-    step: Callable[[np.ndarray, Any], tuple[jax.Array, Any]],
-    memories: Sequence,
-    *,
-    delay: int = 0,
-    lag: int = 0,
-  ):
+  def __init__(self, step: Callable, memories: Sequence, *, delay: int = 0, lag: int = 0):
     """Starts a clip.
 
     Args:
@@ -125,14 +112,9 @@ class FrameLoop:
     self._ended = False
 
   def push(self, frame: np.ndarray) -> jax.Array | None:
-    """Takes the next frame, uint8 [S, S].
+    """Takes a frame uint8 [S, S]; returns logits [S, S, K] of the one `delay` earlier, or None.
 
-    Returns:
-      Logits [S, S, K] of the frame `delay` earlier, perhaps still being
-      computed; None where there is no such frame.
-
-    Raises:
-      InputError: the clip has ended.
+    The logits may still be being computed.
     """
     if self._ended:
       raise InputError('the stream was flushed and has ended; start a new one')
@@ -179,7 +161,7 @@ class Stream:
 
   Attributes:
     sector: where the ultrasound lies; None before the first frame.
-    delay: frames that masks lag behind, see `FrameLoop`.
+    delay: frames that masks lag behind.
   """
 
   def __init__(self, segmenter: Segmenter, loop: FrameLoop, sector: sectors.Sector | None):
@@ -191,18 +173,11 @@ class Stream:
     self._count = 0
 
   def step(self, frame) -> np.ndarray:
-    """Takes the next frame; segments the one `delay` frames before it.
-
-    Args:
-      frame: uint8 [H, W], the same size throughout.
+    """Takes the next frame, uint8 [H, W]; segments the one `delay` frames before it.
 
     Returns:
-      uint8 [H, W] label values of `clip.LABELS` of frame t - delay, t being
-      this one; all zero for the first `delay` calls.
-
-    Raises:
-      InputError: the frame is not uint8 [H, W], its size changed, or the
-        stream has ended.
+      uint8 [H, W] label values of `clip.LABELS`; all zero for the first `delay`
+      calls.
     """
     frame = check_gray(frame, 2, '[H, W]')
     shape = self._shape or frame.shape
@@ -217,21 +192,14 @@ class Stream:
     return np.zeros(shape, np.uint8) if logits is None else self._mask(logits)
 
   def flush(self) -> np.ndarray:
-    """Ends the stream; returns the masks that `step` still owes.
-
-    Returns:
-      uint8 [n, H, W], oldest first, of the last n = `delay` frames (of all if
-      there were fewer); n is 0 for a causal model without a lag.
-    """
-    none = np.zeros((0, *(self._shape or (0, 0))), np.uint8)
-    owed = [self._mask(logits)[None] for logits in self._loop.drain()]
-    return np.concatenate([none, *owed])
+    """Ends the stream; returns the masks of the last `delay` frames, uint8 [n, H, W]."""
+    owed = [self._mask(logits) for logits in self._loop.drain()]
+    return np.asarray(owed, np.uint8).reshape(len(owed), *(self._shape or (0, 0)))
 
   def _mask(self, logits: jax.Array) -> np.ndarray:
     assert self.sector and self._shape, 'a frame came before its logits'
-    return native_mask(
-      np.asarray(logits, np.float32), self.sector, self._shape, self._segmenter.labels
-    )
+    found = np.asarray(logits, np.float32)
+    return native_mask(found, self.sector, self._shape, self._segmenter.labels)
 
 
 def check_gray(array, dimensions: int, wanted: str) -> np.ndarray:
@@ -253,23 +221,14 @@ def squeeze(frame: np.ndarray, sector: sectors.Sector, size: int) -> np.ndarray:
 def native_mask(
   logits: np.ndarray, sector: sectors.Sector, shape: tuple[int, int], labels: np.ndarray
 ) -> np.ndarray:
-  """Returns the mask of a native frame.
+  """Returns the mask of a native frame, uint8 [H, W].
 
-  Args:
-    logits: float32 [S, S, K] of the squeezed sector. They are interpolated
-      bilinearly before the threshold.
-    sector: of the frame.
-    shape: (H, W) of the frame.
-    labels: uint8 [K] mask value of each channel.
-
-  Returns:
-    uint8 [H, W]: the label of the largest logit where it is positive
-    (probability above one half), else 0.
+  It is the label of the largest logit where that is positive (probability above
+  one half), else 0. Logits, float32 [S, S, K] of the squeezed sector, are
+  interpolated bilinearly first. `shape` is (H, W), `labels` uint8 [K].
   """
   top, left, bottom, right = sector.box
-  size = (right - left, bottom - top)
-  planes = np.stack(
-    [cv2.resize(np.ascontiguousarray(plane), size) for plane in np.moveaxis(logits, -1, 0)]
-  )
+  channels = [np.ascontiguousarray(channel) for channel in np.moveaxis(logits, -1, 0)]
+  planes = np.stack([cv2.resize(channel, (right - left, bottom - top)) for channel in channels])
   best = labels[planes.argmax(axis=0)]
   return sector.paste(np.where(planes.max(axis=0) > 0, best, 0), shape)
