@@ -36,33 +36,31 @@ def get_config(model: str = 'echoforge', lite: bool = False) -> ConfigDict:
   config.seed = 0
   # Labeled clips per step, over all devices.
   config.batch_size = 4
-  # Clips without any label per step, over all devices. 0: semi-supervision
-  # learns from the unlabeled frames of labeled clips, as in the paper.
+  # Clips without any label per step, over all devices. 0: semi-supervision learns from the
+  # unlabeled frames of labeled clips, as in the paper.
   config.unlabeled_batch_size = 0
-  # Parts of a batch that are computed one after the other, to save memory;
-  # gradients are averaged before the update.
+  # Parts of a batch that are computed one after the other, to save memory; gradients are averaged
+  # before the update.
   config.grad_accum_steps = 1
-  # Length of training (paper: 50). In one epoch, batches hold as many clips,
-  # labeled and unlabeled, as the prepared training split, whatever
-  # data.label_fraction is.
+  # Length of training (paper: 50). In one epoch, batches hold as many clips, labeled and unlabeled,
+  # as the prepared training split, whatever data.label_fraction is.
   config.num_epochs = 50
-  # Updates; overrides num_epochs. 0: training counts the clips that are there,
-  # and writes the number of updates into the run's config.json. Programs that
-  # read no data (plan, cost, speed) then assume 1000 clips.
+  # Updates; overrides num_epochs. 0: training counts the clips that are there, and writes the
+  # number of updates into the run's config.json. Programs that read no data (plan, cost, speed)
+  # then assume 1000 clips.
   config.num_steps = 0
   # Compute dtype, 'float32' or 'bfloat16'; parameters and loss are float32.
   config.dtype = 'float32'
-  # First weights: workdir of a run of the same model, such as one on the
-  # phantom, or a file of published weights (docs/training.md); '': random
-  # ones (paper: ImageNet's).
+  # First weights: workdir of a run of the same model, such as one on the phantom, or a file of
+  # published weights (docs/training.md); '': random ones (paper: ImageNet's).
   config.init_from = ''
   # Devices to use; 0: all.
   config.num_devices = 0
-  # Devices that share one copy of parameters, averages and optimizer state;
-  # 1: every device holds them whole. It saves memory and costs traffic.
+  # Devices that share one copy of parameters, averages and optimizer state; 1: every device holds
+  # them whole. It saves memory and costs traffic.
   config.fsdp = 1
-  # Devices that a CPU is split into; accelerators are as they are. Two keep
-  # both of two cores busy; batch_size must divide by it.
+  # Devices that a CPU is split into; accelerators are as they are. Two keep both of two cores busy;
+  # batch_size must divide by it.
   config.cpu_devices = 1
 
   config.model = MODELS[model]()
@@ -92,8 +90,8 @@ def _echoforge() -> ConfigDict:
   model = ConfigDict()
   # Architecture, a name of `models.build_model`.
   model.name = 'echoforge'
-  # 'resnet10', 'resnet18', 'resnet34', 'resnet50' (paper) or 'lite'; with it,
-  # change dim, decoder_dim and num_queries as the lite configs do.
+  # 'resnet10', 'resnet18', 'resnet34', 'resnet50' (paper) or 'lite'; with it, change dim,
+  # decoder_dim and num_queries as the lite configs do.
   model.backbone = 'resnet50'
   # Norm of the backbone: 'batch', 'frozen' or 'group'.
   model.norm = 'batch'
@@ -198,8 +196,7 @@ def _optimizer() -> ConfigDict:
 
 def _objective() -> ConfigDict:
   objective = ConfigDict()
-  # A name of `training.objectives.OBJECTIVES`; the fields below are its
-  # settings.
+  # A name of `training.objectives.OBJECTIVES`; the fields below are its settings.
   objective.name = 'echoforge'
   # Weight of BCE + Dice on labeled frames.
   objective.supervised_weight = 1.0
@@ -240,8 +237,8 @@ def _evaluation() -> ConfigDict:
   evaluation.max_clips = 0
   # Clips per validation batch.
   evaluation.batch_size = 4
-  # Keep the checkpoint with the best of this score ('dice_teacher') as well;
-  # '': keep only the latest ones.
+  # Keep the checkpoint with the best of this score ('dice_teacher') as well; '': keep only the
+  # latest ones.
   evaluation.best_metric = 'dice_teacher'
   return evaluation
 
@@ -268,8 +265,8 @@ def _make_lite(config: ConfigDict) -> None:
   else:
     config.model.width = 16
   config.data.image_size = 128
-  # Fewer frames are more labels per second, and the jitter shows every frame
-  # in the end; the protocols score 10.
+  # Fewer frames are more labels per second, and the jitter shows every frame in the end; the
+  # protocols score 10.
   config.data.num_frames = 4
   # Milder than the defaults, which ask for longer training.
   config.data.augmentation.update(

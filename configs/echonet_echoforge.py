@@ -26,7 +26,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config = base_config()
   config.batch_size = 16
   config.data.dataset = 'echonet'
-  # The provider's frames are 112 x 112, and the network wants multiples of 32
-  # (ours); scores are in pixels of the 112 x 112 grid.
+  # The provider's frames are 112 x 112, and the network wants multiples of 32 (ours); scores are in
+  # pixels of the 112 x 112 grid.
   config.data.image_size = 128
   return apply_variant(config, arg)

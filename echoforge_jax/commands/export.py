@@ -8,13 +8,11 @@ def main(argv: list[str]) -> int:
   parser = argparse.ArgumentParser(
     prog='echoforge export',
     allow_abbrev=False,
-    description='Writes one file: serialized programs with the parameters '
-    'inside, float32 and bfloat16, a whole clip and one step of a stream, '
-    'for CPU, CUDA and TPU; and FILE.md, the model card. '
-    'docs/examples/run_exported.py runs it with jax and numpy. '
-    'A FILE.safetensors '
-    'gets config and parameters alone, and stands wherever a checkpoint '
-    'does.',
+    description='Writes one file: serialized programs with the parameters inside, '
+    'float32 and bfloat16, a whole clip and one step of a stream, for CPU, CUDA and '
+    'TPU; and FILE.md, the model card. docs/examples/run_exported.py runs it with jax '
+    'and numpy. A FILE.safetensors gets config and parameters alone, and stands '
+    'wherever a checkpoint does.',
   )
   parser.add_argument(
     '--checkpoint',

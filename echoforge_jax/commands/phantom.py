@@ -8,9 +8,8 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='echoforge phantom',
     allow_abbrev=False,
-    description='Writes synthetic patients with exact truth as raw files of '
-    'CAMUS or EchoNet-Dynamic. Continues where an interrupted run with the '
-    'same flags stopped.',
+    description='Writes synthetic patients with exact truth as raw files of CAMUS or '
+    'EchoNet-Dynamic. Continues where an interrupted run with the same flags stopped.',
   )
   parser.add_argument(
     '--layout', choices=['camus', 'echonet'], default='camus', help="the provider's layout to write"

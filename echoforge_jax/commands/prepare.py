@@ -47,9 +47,8 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--exclude',
     metavar='FILE',
-    help='text file, one patient (EchoNet: clip) a line to '
-    'leave out, or "none"; by default what is known to be '
-    'unusable (EchoNet: six clips that were never traced)',
+    help='text file, one patient (EchoNet: clip) a line to leave out, or "none"; by default '
+    'what is known to be unusable (EchoNet: six clips that were never traced)',
   )
   return parser
 
@@ -94,9 +93,8 @@ def main(argv: list[str]) -> int:
   except ClipsFailed as error:
     _print_skipped(error.skipped)
     print(
-      'error: nothing was finished, but what can be read is kept: mend '
-      'the clips above and start again, or pass --allow_skips to go on '
-      'without them',
+      'error: nothing was finished, but what can be read is kept: mend the clips above and start '
+      'again, or pass --allow_skips to go on without them',
       file=sys.stderr,
     )
     return 1

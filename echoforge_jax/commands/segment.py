@@ -13,9 +13,8 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='echoforge segment',
     allow_abbrev=False,
-    description='Segments clips (DICOM, AVI, MP4, GIF, NIfTI, MetaImage, '
-    'NPY, NPZ, a folder of PNGs). Writes masks, overlay, area curve and '
-    'result.json per clip.',
+    description='Segments clips (DICOM, AVI, MP4, GIF, NIfTI, MetaImage, NPY, NPZ, a '
+    'folder of PNGs). Writes masks, overlay, area curve and result.json per clip.',
   )
   parser.add_argument(
     '--checkpoint',

@@ -55,9 +55,8 @@ def make_model(config: ConfigDict) -> nn.Module:
   lacking = [name for name in ('dtype', 'model', 'data') if name not in config]
   if lacking or 'classes' not in config.data or 'name' not in config.model:
     raise InputError(
-      f'the config lacks {", ".join(lacking) or "model.name or data.classes"}'
-      '; wanted one as training writes it: restore config.json, or start a '
-      'new workdir'
+      f'the config lacks {", ".join(lacking) or "model.name or data.classes"}; wanted one as '
+      'training writes it: restore config.json, or start a new workdir'
     )
   if config.dtype not in DTYPES:
     raise InputError(f'config.dtype is {config.dtype!r}; choose one of {", ".join(DTYPES)}')
@@ -72,8 +71,7 @@ def count_clips(config: ConfigDict) -> int | None:
   """Counts the clips of the training split; None where they are endless.
 
   Raises:
-    InputError: where they are not prepared, or `config.num_epochs` of endless
-      clips are asked for.
+    InputError: where they are not prepared, or `config.num_epochs` of endless clips are asked for.
   """
   from echoforge_jax.data import prepared
 
@@ -121,8 +119,8 @@ def make_objective(config: ConfigDict) -> Objective:
   """Builds `config.objective`."""
   options = config.objective.to_dict()
   name = options.pop('name')
-  # A sparsely labeled clip always has two labeled frames; only a clip without
-  # any label needs pseudo-labels for all of its frames.
+  # A sparsely labeled clip always has two labeled frames; only a clip without any label needs
+  # pseudo-labels for all of its frames.
   sparse = config.data.supervision == 'sparse' and not config.unlabeled_batch_size
   return objectives.make_objective(
     name, num_unlabeled=config.data.num_frames - 2 if sparse else None, **options
@@ -215,10 +213,9 @@ def check(config: ConfigDict) -> None:
     and (goal.pseudo_labels == 'reforged' or goal.episodic_weight)
   ):
     raise InputError(
-      'config.objective.pseudo_labels is '
-      f'{goal.pseudo_labels!r} and config.objective.episodic_weight is '
-      f'{goal.episodic_weight} for a model without CPR (config.model.use_cpr)'
-      '; set them to plain and to 0, or choose another objective'
+      f'config.objective.pseudo_labels is {goal.pseudo_labels!r} and '
+      f'config.objective.episodic_weight is {goal.episodic_weight} for a model without CPR '
+      '(config.model.use_cpr); set them to plain and to 0, or choose another objective'
     )
 
 
@@ -261,8 +258,8 @@ def make_loader(
 ) -> Callable[[Mapping[str, np.ndarray]], dict[str, Array]]:
   """Builds what takes a batch of `make_iterator` to the training step.
 
-  Views are drawn on the way, by a program that is compiled for the first batch
-  and runs asynchronously.
+  Views are drawn on the way, by a program that is compiled for the first batch and runs
+  asynchronously.
 
   Args:
     config: a config of `configs/`.

@@ -1,7 +1,7 @@
 """Checkpoints: the only importer of orbax.
 
-Orbax writes a step into a temporary directory and renames it when every item
-of `workdir.ITEMS` is there.
+Orbax writes a step into a temporary directory and renames it when every item of `workdir.ITEMS` is
+there.
 """
 
 from collections.abc import Iterator, Mapping
@@ -56,14 +56,14 @@ class Checkpointer:
   def __init__(self, workdir: epath.PathLike, *, keep: int = 2, best_metric: str = ''):
     """Opens `workdir/checkpoints`, creating it.
 
-    A step's directory that is not complete (an interrupted copy, say) is set
-    aside as `incomplete_STEP`, so that it is never restored.
+    A step's directory that is not complete (an interrupted copy, say) is set aside as
+    `incomplete_STEP`, so that it is never restored.
 
     Args:
       workdir: the run's directory.
       keep: how many of the latest checkpoints stay.
-      best_metric: also keep the one with the largest value of this metric; ''
-        keeps none for its score.
+      best_metric: also keep the one with the largest value of this metric; '' keeps none for its
+        score.
     """
     root = workdir_path(workdir) / DIRECTORY
     if jax.process_index() == 0:
@@ -106,8 +106,8 @@ class Checkpointer:
       metrics: scores of this state, for `best_metric`.
 
     Raises:
-      SaveError: where this checkpoint, or the one before it, which was still
-        being written, could not be.
+      SaveError: where this checkpoint, or the one before it, which was still being written, could
+        not be.
     """
     if step in self._manager.all_steps():
       return
@@ -142,9 +142,8 @@ class Checkpointer:
       iterator.set_state(self._manager.restore(step, args=position)['data'])
     except (KeyError, OSError, TypeError, ValueError) as error:
       raise InputError(
-        f'{folder / "data"}: this position in the data does '
-        f'not fit the input pipeline ({error}); resume with the version that '
-        'saved it, or start a new workdir'
+        f'{folder / "data"}: this position in the data does not fit the input pipeline ({error}); '
+        'resume with the version that saved it, or start a new workdir'
       ) from error
     teacher = {f'teacher_{k}': v for k, v in restored['teacher'].items()}
     return abstract_state.replace(**restored['student'], **teacher, **restored['training'])
@@ -245,8 +244,8 @@ def _check_tree(folder: epath.Path, wanted: Any) -> None:
 def fingerprint(workdir: epath.PathLike) -> tuple[int, str]:
   """Returns the step and a digest of a run's latest whole checkpoint.
 
-  SHA-256 over paths, dtypes, shapes and bytes of every array, and the position
-  in the data: equal digests are equal bits.
+  SHA-256 over paths, dtypes, shapes and bytes of every array, and the position in the data: equal
+  digests are equal bits.
 
   Raises:
     InputError: where there is no whole checkpoint.
@@ -276,12 +275,11 @@ def restore_for_inference(
     which: 'teacher' (the usual choice) or 'student'.
 
   Returns:
-    The run's config, locked; {'params': ...} and, with batch norm,
-    'batch_stats', on the first local device; updates the network has seen.
+    The run's config, locked; {'params': ...} and, with batch norm, 'batch_stats', on the first
+    local device; updates the network has seen.
 
   Raises:
-    InputError: where there is no complete run, or a file holds the other
-      network.
+    InputError: where there is no complete run, or a file holds the other network.
   """
   if which not in ('teacher', 'student'):
     raise InputError(f'which is {which!r}; choose teacher or student')
@@ -305,9 +303,8 @@ def restore_for_inference(
     tree = ocp.StandardCheckpointHandler().restore(folder, args=ocp.args.StandardRestore(abstract))
   except Exception as error:  # Whatever the reading library makes of damage.
     raise InputError(
-      f'{folder}: cannot be read ({first_line(error)}); wanted a whole '
-      f'checkpoint: copy it again, or delete {folder.parent} and take an '
-      'earlier one'
+      f'{folder}: cannot be read ({first_line(error)}); wanted a whole checkpoint: copy it again, '
+      f'or delete {folder.parent} and take an earlier one'
     ) from error
   variables = {name: value for name, value in tree.items() if value}
   return config, variables, int(folder.parent.name)

@@ -63,9 +63,8 @@ class Run:
 class InputWait:
   """Adds up the time in which the device stood still for want of a batch.
 
-  An upper bound, found without waiting for the device: where the latest step is
-  over by the time its successor's batch has come, the whole wait for that batch
-  counts.
+  An upper bound, found without waiting for the device: where the latest step is over by the time
+  its successor's batch has come, the whole wait for that batch counts.
   """
 
   def __init__(self):
@@ -85,9 +84,8 @@ class InputWait:
 class _StopSignals:
   """Turns the first SIGTERM or SIGINT into a flag, the second into an end.
 
-  Of a run of one process. Several processes must agree on the step to stop at:
-  there JAX's own handler of SIGTERM spreads the news, and a handler set here
-  would replace it.
+  Of a run of one process. Several processes must agree on the step to stop at: there JAX's own
+  handler of SIGTERM spreads the news, and a handler set here would replace it.
   """
 
   def __init__(self):
@@ -169,8 +167,8 @@ def train(
 ) -> Outcome:
   """Trains a config in a workdir; continues what the workdir holds.
 
-  A run that was interrupted, by whatever means, and started again ends with
-  the same parameters, bit for bit, as one that was not (same devices).
+  A run that was interrupted, by whatever means, and started again ends with the same parameters,
+  bit for bit, as one that was not (same devices).
 
   Args:
     config: a config of `configs/`.
@@ -181,8 +179,8 @@ def train(
     verbose: print progress.
 
   Returns:
-    Outcome. A SIGTERM or SIGINT ends the run early with a checkpoint; of
-    several processes, a SIGTERM to any of them ends all at the same step.
+    Outcome. A SIGTERM or SIGINT ends the run early with a checkpoint; of several processes, a
+    SIGTERM to any of them ends all at the same step.
 
   Raises:
     InputError: for a config, data or workdir that cannot be used.
@@ -250,8 +248,8 @@ def _make_validator(
 def _first_state(run: Run, create_state: Any) -> tuple[Any, int]:
   """Returns the state to start from, and its updates.
 
-  In this order: the latest checkpoint of the workdir; another run's weights or
-  a file's; random weights.
+  In this order: the latest checkpoint of the workdir; another run's weights or a file's; random
+  weights.
   """
   step = run.checkpointer.latest_step()
   if step is not None:

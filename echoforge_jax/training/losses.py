@@ -1,9 +1,8 @@
 """Losses: masked cross-entropy and soft Dice, one sigmoid logit a class.
 
-Every loss is a mean over what its weights select, and zero (with a zero
-gradient) where they select nothing; none of them can divide by zero. Class k
-has the mask value k + 1; the mask value `IGNORE` takes a pixel out. Logits are
-float32 z, targets y in [0, 1], weights w >= 0, and p = sigmoid(z).
+Every loss is a mean over what its weights select, and zero (with a zero gradient) where they select
+nothing; none of them can divide by zero. Class k has the mask value k + 1; the mask value `IGNORE`
+takes a pixel out. Logits are float32 z, targets y in [0, 1], weights w >= 0, and p = sigmoid(z).
 """
 
 from typing import NamedTuple
@@ -15,8 +14,8 @@ from jaxtyping import Bool, Float, Integer
 
 from echoforge_jax.clip import IGNORE
 
-# Added to both sides of the Dice fraction, in pixels (ours): an empty target
-# met by an empty prediction costs nothing.
+# Added to both sides of the Dice fraction, in pixels (ours): an empty target met by an empty
+# prediction costs nothing.
 DICE_SMOOTH = 1.0
 # Share of either side of a pseudo-label that has to be confident (ours).
 LEAST_CONFIDENT = 0.1
@@ -37,8 +36,8 @@ def class_targets(masks: Masks, num_classes: int) -> tuple[Array, Array]:
   """Splits label values into one binary target a class, and their validity.
 
   Returns:
-    float32 [B, T, H, W, K] of 0 or 1, and float32 [B, T, H, W, 1], 1 where the
-    pixel carries a label.
+    float32 [B, T, H, W, K] of 0 or 1, and float32 [B, T, H, W, 1], 1 where the pixel carries a
+    label.
   """
   masks = masks.astype(jnp.int32)[..., None]
   values = jnp.arange(1, num_classes + 1, dtype=jnp.int32)
@@ -49,8 +48,7 @@ def class_targets(masks: Masks, num_classes: int) -> tuple[Array, Array]:
 def masked_bce(logits: Logits, targets: Logits, weights: Logits) -> Scalar:
   """Returns the weighted mean binary cross-entropy.
 
-  sum w (softplus(z) - y z) / sum w, which is -y log p - (1 - y) log(1 - p)
-  without ever forming p.
+  sum w (softplus(z) - y z) / sum w, which is -y log p - (1 - y) log(1 - p) without ever forming p.
   """
   loss = jax.nn.softplus(logits) - targets * logits
   total = weights.sum()
@@ -60,8 +58,7 @@ def masked_bce(logits: Logits, targets: Logits, weights: Logits) -> Scalar:
 def masked_dice(logits: Logits, targets: Logits, weights: Logits) -> Scalar:
   """Returns the soft Dice loss, a mean over frames and classes with weight.
 
-  Per frame and class 1 - (2 sum w p y + s) / (sum w p + sum w y + s), with
-  s = `DICE_SMOOTH`.
+  Per frame and class 1 - (2 sum w p y + s) / (sum w p + sum w y + s), with s = `DICE_SMOOTH`.
   """
   probabilities = jax.nn.sigmoid(logits) * weights
   overlap = (probabilities * targets).sum((2, 3))
@@ -82,8 +79,8 @@ def _bce_dice(logits: Logits, targets: Logits, weights: Logits) -> Term:
 def supervised_loss(logits: Logits, masks: Masks, frames: Bool[Array, 'b t'] | None = None) -> Term:
   """Returns BCE + Dice on labeled pixels of `frames` (paper section 3, loss).
 
-  Also the episodic CPR loss (ours), where `logits` are the reforged logits of
-  a labeled frame whose own label was withheld.
+  Also the episodic CPR loss (ours), where `logits` are the reforged logits of a labeled frame whose
+  own label was withheld.
   """
   targets, valid = class_targets(masks, logits.shape[-1])
   if frames is not None:
@@ -94,8 +91,8 @@ def supervised_loss(logits: Logits, masks: Masks, frames: Bool[Array, 'b t'] | N
 def coarse_loss(coarse_logits: Float[Array, 'b t i j k'], masks: Masks) -> Term:
   """Returns BCE + Dice of coarse masks against area-averaged labels (ours).
 
-  A target is the share of a token's labeled pixels that belong to the class;
-  its weight is the share of its pixels that are labeled.
+  A target is the share of a token's labeled pixels that belong to the class; its weight is the
+  share of its pixels that are labeled.
 
   Raises:
     ValueError: where the masks' sides are no multiples of the logits'.
@@ -104,9 +101,8 @@ def coarse_loss(coarse_logits: Float[Array, 'b t i j k'], masks: Masks) -> Term:
   rows, columns, classes = coarse_logits.shape[2:]
   if height % rows or width % columns:
     raise ValueError(
-      f'masks of {height}x{width} pixels do not divide into the coarse '
-      f'{rows}x{columns} grid; use an image size that is a multiple of the '
-      "model's token stride"
+      f'masks of {height}x{width} pixels do not divide into the coarse {rows}x{columns} grid; use '
+      "an image size that is a multiple of the model's token stride"
     )
   targets, valid = class_targets(masks, classes)
 
@@ -134,10 +130,9 @@ def balanced_weights(
 ) -> Logits:
   """Returns confident pixels' weights that balance both sides of a mask.
 
-  Background becomes confident long before a structure does. If every
-  confident pixel weighed the same, such a frame would teach that there is no
-  structure, the teacher would follow, and soon find none: measured, that loop
-  emptied the masks (docs/ablation.md). So, per frame and class (ours),
+  Background becomes confident long before a structure does. If every confident pixel weighed the
+  same, such a frame would teach that there is no structure, the teacher would follow, and soon find
+  none: measured, that loop emptied the masks (docs/ablation.md). So, per frame and class (ours),
 
   * the confident pixels of either side weigh together as much as all pixels
     of that side of the pseudo-label: n_side / n_confident,side each;
@@ -160,9 +155,9 @@ def pseudo_label_loss(
 ) -> PseudoTerm:
   """Returns BCE + Dice against confident pseudo-labels (paper, FlameRise).
 
-  With p = sigmoid(teacher logits) the pseudo-label is [p >= 1/2]; a pixel
-  counts for a class where max(p, 1 - p) >= tau, with `balanced_weights`. The
-  teacher is a constant here: no gradient reaches it.
+  With p = sigmoid(teacher logits) the pseudo-label is [p >= 1/2]; a pixel counts for a class where
+  max(p, 1 - p) >= tau, with `balanced_weights`. The teacher is a constant here: no gradient reaches
+  it.
 
   Args:
     logits: the student's.
@@ -185,8 +180,8 @@ def pseudo_label_loss(
 def consistency_loss(logits: Logits, teacher_logits: Logits, frames: Bool[Array, 'b t']) -> Term:
   """Returns the mean squared distance of probabilities (mean teacher; SSCF).
 
-  mean (sigmoid(z) - sigmoid(z_teacher))^2 over all pixels of the unlabeled
-  `frames`. The teacher is a constant here: no gradient reaches it.
+  mean (sigmoid(z) - sigmoid(z_teacher))^2 over all pixels of the unlabeled `frames`. The teacher is
+  a constant here: no gradient reaches it.
   """
   teacher_logits = jax.lax.stop_gradient(teacher_logits.astype(jnp.float32))
   distance = (jax.nn.sigmoid(logits.astype(jnp.float32)) - jax.nn.sigmoid(teacher_logits)) ** 2

@@ -1,7 +1,7 @@
 """Schedules: FlameRise, the teacher's decay, the learning rate.
 
-All are pure functions of the step (or of the fraction of training that is
-done), so a resumed run continues them exactly.
+All are pure functions of the step (or of the fraction of training that is done), so a resumed run
+continues them exactly.
 """
 
 from collections.abc import Callable
@@ -30,17 +30,17 @@ class ScheduleValues(NamedTuple):
 class FlameRise:
   """Rising weight and falling confidence threshold (paper, FlameRise).
 
-  With e in fractional epochs (a step is a fraction of an epoch) and
-  r(e) = clip((e - E0) / (E1 - E0), 0, 1):
+  With e in fractional epochs (a step is a fraction of an epoch) and r(e) = clip((e - E0) / (E1 -
+  E0), 0, 1):
 
     lambda(e) = lambda_max r(e),    tau(e) = tau_0 + (tau_1 - tau_0) r(e).
 
-  E0 and E1 are given as shares of the whole training (ours), so only the share
-  of training that is done matters and not the length of an epoch. The defaults
-  are ours; the paper gives none. E0 = E1 is a jump at E0.
+  E0 and E1 are given as shares of the whole training (ours), so only the share of training that is
+  done matters and not the length of an epoch. The defaults are ours; the paper gives none. E0 = E1
+  is a jump at E0.
 
-  The shape 'gaussian' replaces r by exp(-5 (1 - r)^2) from E0 on, the ramp of
-  the mean teacher's consistency (Laine and Aila 2017).
+  The shape 'gaussian' replaces r by exp(-5 (1 - r)^2) from E0 on, the ramp of the mean teacher's
+  consistency (Laine and Aila 2017).
 
   """
 
@@ -100,17 +100,16 @@ def learning_rate(
 ) -> Callable[[Array], Array]:
   """Returns linear warm-up, then polynomial decay, as an optax schedule.
 
-  lr(s) = base s / W for s < W, else base (1 - (s - W) / (N - W))^power, with
-  N = `num_steps` and W = `warmup_steps` (paper: power 0.9, no warm-up).
+  lr(s) = base s / W for s < W, else base (1 - (s - W) / (N - W))^power, with N = `num_steps` and W
+  = `warmup_steps` (paper: power 0.9, no warm-up).
 
   Raises:
     InputError: where the warm-up does not end before the training.
   """
   if not 0 <= warmup_steps < num_steps:
     raise InputError(
-      f'config.optimizer.warmup_steps is {warmup_steps} and '
-      f'config.num_steps is {num_steps}; wanted 0 <= warmup_steps < '
-      'num_steps'
+      f'config.optimizer.warmup_steps is {warmup_steps} and config.num_steps is {num_steps}; '
+      'wanted 0 <= warmup_steps < num_steps'
     )
   decay = optax.polynomial_schedule(base, 0.0, power, transition_steps=num_steps - warmup_steps)
   if not warmup_steps:

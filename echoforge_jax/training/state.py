@@ -37,8 +37,8 @@ class TrainState:
 def stream_key(root: Array, stream: str, step: Array | int) -> Array:
   """Returns the key of one named stream ('params', 'dropout') at one step.
 
-  The stream's name is folded in first, then the step: streams never share
-  keys, and step n gives the same key from whatever step a run started.
+  The stream's name is folded in first, then the step: streams never share keys, and step n gives
+  the same key from whatever step a run started.
   """
   return jax.random.fold_in(jax.random.fold_in(root, zlib.crc32(stream.encode())), step)
 
@@ -49,15 +49,14 @@ def create_train_state(
   """Initializes student, teacher and optimizer; pure, to be jitted.
 
   Args:
-    model: called as `model(video, train=False)`; creates all its parameters,
-      those of CPR included.
+    model: called as `model(video, train=False)`; creates all its parameters, those of CPR included.
     tx: optimizer.
     seed: of the run's root key.
     video: float32 [B, T, H, W, 1]; only its shape matters.
 
   Returns:
-    The state before the first update. The teacher is a copy of the student:
-    no two leaves may share a buffer, or donating the state would abort.
+    The state before the first update. The teacher is a copy of the student: no two leaves may share
+    a buffer, or donating the state would abort.
   """
   root = jax.random.key(seed)
   variables = model.init(

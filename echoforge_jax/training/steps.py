@@ -47,8 +47,8 @@ class _Task:
 def _teacher_outputs(task: _Task, batch: Batch) -> Any:
   """Returns the teacher's outputs, or zeros while their weight is zero.
 
-  The condition skips the forward pass while FlameRise has not begun; shapes
-  stay static, so the step still compiles once.
+  The condition skips the forward pass while FlameRise has not begun; shapes stay static, so the
+  step still compiles once.
   """
   if task.objective.teacher is None:
     return None
@@ -132,10 +132,10 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Builds the training step.
 
-  The teacher predicts on the weak view, outside the gradient; the student
-  learns on the strong view; then the teacher moves toward the updated student:
-  teacher <- d teacher + (1 - d) student with d = ema(step), for the parameters
-  and for the batch statistics, which the teacher's own pass never moves (ours).
+  The teacher predicts on the weak view, outside the gradient; the student learns on the strong
+  view; then the teacher moves toward the updated student: teacher <- d teacher + (1 - d) student
+  with d = ema(step), for the parameters and for the batch statistics, which the teacher's own pass
+  never moves (ours).
 
   Args:
     model: called as `model.apply(variables, video, train=..., **inputs)`.
@@ -144,16 +144,16 @@ def make_train_step(
     schedule: step -> weight and threshold.
     ema: step -> decay of the teacher.
     learning_rate: step -> learning rate, for the log only.
-    mesh: whose 'fsdp' axis divides the state: both networks run on gathered
-      parameters, the optimizer on shares. None: the state is whole.
-    grad_accum_steps: A, parts of the batch that pass one after the other, to
-      save memory; gradient and loss are means over them. Batch norm, CPR and
-      means over confident pixels see a part; running statistics move A times.
+    mesh: whose 'fsdp' axis divides the state: both networks run on gathered parameters, the
+      optimizer on shares. None: the state is whole.
+    grad_accum_steps: A, parts of the batch that pass one after the other, to save memory; gradient
+      and loss are means over them. Batch norm, CPR and means over confident pixels see a part;
+      running statistics move A times.
     mixture: see `mesh.microbatches`.
 
   Returns:
-    train_step(state, batch) -> (state, metrics), pure. Metrics are
-    `clu.metrics.Average` pairs (sum, count), global over all devices.
+    train_step(state, batch) -> (state, metrics), pure. Metrics are `clu.metrics.Average` pairs
+    (sum, count), global over all devices.
   """
 
   def train_step(state: TrainState, batch: Batch):
@@ -224,9 +224,9 @@ def make_eval_step(
   """Builds the validation step: hard Dice of student and teacher.
 
   Returns:
-    eval_step(state, batch) -> {'dice_student', 'dice_teacher'}, each the pair
-    (sum, count) over labeled frames, float32 [K]. Batch: `video` uint8
-    [B, T, H, W, 1], `masks` uint8 [B, T, H, W] with `IGNORE` in padding.
+    eval_step(state, batch) -> {'dice_student', 'dice_teacher'}, each the pair (sum, count) over
+    labeled frames, float32 [K]. Batch: `video` uint8 [B, T, H, W, 1], `masks` uint8 [B, T, H, W]
+    with `IGNORE` in padding.
   """
 
   def eval_step(state: TrainState, batch: Batch) -> dict:

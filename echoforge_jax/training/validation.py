@@ -60,8 +60,8 @@ class Validator:
 
     Args:
       eval_step: of `steps.make_eval_step`.
-      batches: of `stack_clips`, the same in every process; their size divides
-        by the number of devices.
+      batches: of `stack_clips`, the same in every process; their size divides by the number of
+        devices.
       classes: names of the foreground classes.
       mesh: devices that share the clips.
       state_sharding: None: the state is whole on every device.

@@ -29,17 +29,17 @@ VARIANTS = {
   ),
   'fixmatch': Variant(False, False, False, 'fixmatch', 'encoder-decoder, confident pseudo-labels'),
 }
-# The largest weight of the consistency term (ours): the gradient of a squared
-# distance of probabilities is about a tenth of that of a cross-entropy.
+# The largest weight of the consistency term (ours): the gradient of a squared distance of
+# probabilities is about a tenth of that of a cross-entropy.
 CONSISTENCY_WEIGHT = 10.0
 
 
 def apply_variant(config: ConfigDict, name: str) -> ConfigDict:
   """Switches a config to one row of a comparison, in place.
 
-  Without CPR nothing is learned from unlabeled frames in the paper's rows, as
-  in its table, where semi-supervision comes with CPR. The baselines learn from
-  them with the encoder-decoder alone. SSCF has one row more: 'supervised'.
+  Without CPR nothing is learned from unlabeled frames in the paper's rows, as in its table, where
+  semi-supervision comes with CPR. The baselines learn from them with the encoder-decoder alone.
+  SSCF has one row more: 'supervised'.
 
   Args:
     config: an unlocked config.

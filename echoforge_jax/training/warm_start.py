@@ -73,9 +73,9 @@ def from_run(state: TrainState, workdir: str | os.PathLike) -> TrainState:
 def from_file(state: TrainState, path: str | os.PathLike, *, model: nn.Module) -> TrainState:
   """Starts from published weights in a file of `models.weight_files`.
 
-  Weights of a residual network go into the backbone of an EchoForge that has
-  this backbone, those of a ResNet-18 into all three encoders of an SSCF, those
-  of the whole published SSCF module into an SSCF.
+  Weights of a residual network go into the backbone of an EchoForge that has this backbone, those
+  of a ResNet-18 into all three encoders of an SSCF, those of the whole published SSCF module into
+  an SSCF.
 
   Raises:
     InputError: the file cannot be read, or does not fit the model.
@@ -116,8 +116,8 @@ def from_path(state: TrainState, path: str | os.PathLike, *, model: nn.Module) -
 
   Args:
     state: a state before its first update.
-    path: a file of published weights, the workdir of another run, a
-      .safetensors that `export` wrote, or 'default', the shipped model.
+    path: a file of published weights, the workdir of another run, a .safetensors that `export`
+      wrote, or 'default', the shipped model.
     model: the model that is trained.
   """
   if (

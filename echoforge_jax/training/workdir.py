@@ -1,10 +1,9 @@
 """A run's workdir: where it is, its config, its steps, and who may use it.
 
-It holds `config.json` (the resolved config) and `checkpoints/STEP/` with four
-items each: `student` and `teacher` (parameters and batch statistics: all that
-inference needs), `training` (step, optimizer state, root key) and `data` (the
-position in the data, the same for every process). A workdir may be a bucket
-(`gs://...`): every path goes through epath.
+It holds `config.json` (the resolved config) and `checkpoints/STEP/` with four items each: `student`
+and `teacher` (parameters and batch statistics: all that inference needs), `training` (step,
+optimizer state, root key) and `data` (the position in the data, the same for every process). A
+workdir may be a bucket (`gs://...`): every path goes through epath.
 """
 
 from collections.abc import Mapping, Sequence
@@ -120,25 +119,24 @@ def check_same_config(workdir: epath.PathLike, config: ConfigDict) -> None:
 def claim_workdir(workdir: epath.PathLike, config: ConfigDict) -> None:
   """Writes the config into a new workdir, or checks it against the old one.
 
-  A run that ended before its first checkpoint, on a wrong `init_from` for
-  instance, left nothing to resume: its config is replaced.
+  A run that ended before its first checkpoint, on a wrong `init_from` for instance, left nothing to
+  resume: its config is replaced.
 
   Args:
     workdir: the run's directory; created.
     config: the resolved config.
 
   Raises:
-    InputError: where the workdir cannot be used or belongs to a run whose
-      config differs in more than `config.RUNTIME_FIELDS`, naming the fields.
+    InputError: where the workdir cannot be used or belongs to a run whose config differs in more
+      than `config.RUNTIME_FIELDS`, naming the fields.
   """
   path = workdir_path(workdir) / CONFIG_FILE
   try:
     resumes = bool(step_folders(path.parent))
     if resumes and not path.is_file():
       raise InputError(
-        f'{path}: not there, but {path.parent / DIRECTORY} holds checkpoints '
-        'of some run; wanted both or neither: restore config.json, or start '
-        'in another --workdir'
+        f'{path}: not there, but {path.parent / DIRECTORY} holds checkpoints of some run; wanted '
+        'both or neither: restore config.json, or start in another --workdir'
       )
   except OSError as error:
     raise InputError(

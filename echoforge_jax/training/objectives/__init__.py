@@ -1,7 +1,7 @@
 """Objectives by name: EchoForge's and the baselines it is compared with.
 
-To add one, write a function that returns an `Objective` in a file of its own
-and name it in `OBJECTIVES`; step, loop and checkpoints do not change.
+To add one, write a function that returns an `Objective` in a file of its own and name it in
+`OBJECTIVES`; step, loop and checkpoints do not change.
 """
 
 import inspect

@@ -18,8 +18,8 @@ Outputs = Mapping[str, Array]
 # A network with its variables: apply(video uint8 or float, **inputs) -> dict.
 Apply = Callable[..., Outputs]
 Metrics = dict[str, metrics.Average]
-# (student outputs, teacher outputs or None, batch, schedule values) ->
-# (float32 scalar, weighted and ready to be added; what is logged of it).
+# (student outputs, teacher outputs or None, batch, schedule values) -> (float32 scalar, weighted
+# and ready to be added; what is logged of it).
 Term = Callable[[Outputs, Any, Batch, ScheduleValues], tuple[Array, Metrics]]
 
 
@@ -29,11 +29,11 @@ class Objective:
 
   Attributes:
     student: (apply, batch) -> what `loss` reads; calls the student once.
-    teacher: (apply, batch) -> pytree of arrays, outside the gradient and only
-      while the unsupervised weight is above zero (until then zeros of the same
-      shapes); None: there is no teacher forward pass at all.
-    loss: (student outputs, teacher outputs or None, batch, schedule values)
-      -> (float32 scalar, metrics).
+    teacher: (apply, batch) -> pytree of arrays, outside the gradient and only while the
+      unsupervised weight is above zero (until then zeros of the same shapes); None: there is no
+      teacher forward pass at all.
+    loss: (student outputs, teacher outputs or None, batch, schedule values) -> (float32 scalar,
+      metrics).
     batch_keys: the fields of the batch that are read, and so transferred.
   """
 
@@ -56,8 +56,7 @@ def compose(
 ) -> Objective:
   """Returns the objective that is the sum of its terms, logged as 'loss'.
 
-  No two terms log under the same name. Without a teacher the weak view is not
-  transferred.
+  No two terms log under the same name. Without a teacher the weak view is not transferred.
   """
 
   def loss(
@@ -86,8 +85,8 @@ def average(value: Array, count: Array | float = 1.0) -> metrics.Average:
 def labeled_pair(labeled: Array) -> tuple[Array, Array]:
   """Picks two labeled frames a clip for episodic CPR: the first and the last.
 
-  With sparse labels they are ED and ES, the only two; with every frame labeled
-  they are still ED and ES, the pair that differs most (ours).
+  With sparse labels they are ED and ES, the only two; with every frame labeled they are still ED
+  and ES, the pair that differs most (ours).
 
   Args:
     labeled: bool [B, T].
@@ -107,8 +106,7 @@ def unlabeled_frames(labeled: Array, count: int | None = None) -> tuple[Array, A
 
   Args:
     labeled: bool [B, T].
-    count: F, the most unlabeled frames that a clip can have; labeled ones fill
-      the rest. None: T.
+    count: F, the most unlabeled frames that a clip can have; labeled ones fill the rest. None: T.
 
   Returns:
     int32 [B, F], and bool [B, F], True where the frame is unlabeled.

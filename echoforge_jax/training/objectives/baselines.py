@@ -1,8 +1,7 @@
 """What EchoForge is compared with, for any model that gives logits.
 
-All of them average a teacher, and it is the teacher that is evaluated: rows of
-a comparison differ in what is learned from, not in the averaging. Arguments
-are those of `echoforge`.
+All of them average a teacher, and it is the teacher that is evaluated: rows of a comparison differ
+in what is learned from, not in the averaging. Arguments are those of `echoforge`.
 """
 
 from echoforge_jax.training.objectives import terms
@@ -23,8 +22,8 @@ def mean_teacher(
 ) -> Objective:
   """Returns the supervised loss and consistency on unlabeled frames.
 
-  Mean teacher (Tarvainen and Valpola 2017): the squared distance of both
-  networks' probabilities, times the schedule's weight. SSCF's objective.
+  Mean teacher (Tarvainen and Valpola 2017): the squared distance of both networks' probabilities,
+  times the schedule's weight. SSCF's objective.
   """
   return compose(
     [
@@ -41,9 +40,8 @@ def fixmatch(
 ) -> Objective:
   """Returns the supervised loss and hard, confident pseudo-labels.
 
-  In the manner of FixMatch (Sohn et al. 2020), with the averaged teacher in
-  place of the network itself (ours). The confidence is the schedule's: equal
-  at start and end it is FixMatch's constant.
+  In the manner of FixMatch (Sohn et al. 2020), with the averaged teacher in place of the network
+  itself (ours). The confidence is the schedule's: equal at start and end it is FixMatch's constant.
   """
   return compose(
     [

@@ -37,18 +37,15 @@ def echoforge(
     + w_e (episodic CPR: ED reforges ES, ES reforges ED)  (ours)
     + lambda(e) (BCE + Dice on confident pixels of unlabeled frames)
 
-  The student sees `video_strong`, the teacher `video_weak`. The student
-  decodes reforged logits only of its two episodic frames, the teacher only of
-  frames that may be unlabeled.
+  The student sees `video_strong`, the teacher `video_weak`. The student decodes reforged logits
+  only of its two episodic frames, the teacher only of frames that may be unlabeled.
 
   Args:
     supervised_weight: w_s.
     coarse_weight: w_c; counts only where the model gives `coarse_logits`.
     episodic_weight: w_e; 0 where the model has no CPR.
-    pseudo_labels: 'reforged' (CPR of the teacher) or 'plain' (the teacher's
-      own logits).
-    num_unlabeled: F, the most unlabeled frames that a clip can have; None:
-      all.
+    pseudo_labels: 'reforged' (CPR of the teacher) or 'plain' (the teacher's own logits).
+    num_unlabeled: F, the most unlabeled frames that a clip can have; None: all.
 
   Raises:
     InputError: for an unknown kind of pseudo-label.

@@ -1,8 +1,8 @@
 """Terms of an objective, each weighted and with what it logs.
 
-A function here takes a term's settings and returns a `base.Term`, a pure
-function of (student outputs, teacher outputs, batch, schedule values).
-`num_unlabeled` is that of `base.unlabeled_frames`.
+A function here takes a term's settings and returns a `base.Term`, a pure function of (student
+outputs, teacher outputs, batch, schedule values). `num_unlabeled` is that of
+`base.unlabeled_frames`.
 """
 
 from clu import metrics
@@ -70,8 +70,8 @@ def episodic(weight: float) -> Term:
 def pseudo_labels(num_unlabeled: int | None = None) -> Term:
   """Returns lambda(e) (BCE + Dice on confident unlabeled pixels) (paper).
 
-  The teacher's outputs are its logits [B, F, H, W, K] of the frames that
-  `base.unlabeled_frames` picks.
+  The teacher's outputs are its logits [B, F, H, W, K] of the frames that `base.unlabeled_frames`
+  picks.
   """
 
   def term(outputs, teacher, batch, values):
