@@ -4,6 +4,7 @@ import argparse
 import pathlib
 import sys
 
+from echoforge_jax.commands import new_parser
 from echoforge_jax.evaluation.protocols import PROTOCOLS, get_protocol
 
 _TEXT = """\
@@ -17,31 +18,21 @@ as the papers do, and on whole clips, where ED and ES must be found.
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='echoforge evaluate',
-    allow_abbrev=False,
-    description=_TEXT,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = new_parser('evaluate', _TEXT)
   add = parser.add_argument
-  text = (
-    'training runs: config.json and checkpoints/; several are aggregated as seeds of one experiment'
-  )
-  add('--workdir', required=True, nargs='+', metavar='RUN', help=text)
-  text = 'train, validation or test (default: test)'
-  add('--split', default='test', help=text)
+  text = 'training runs: config.json and checkpoints/; several are aggregated as seeds of one '
+  add('--workdir', required=True, nargs='+', metavar='RUN', help=text + 'experiment')
+  add('--split', default='test', help='train, validation or test (default: test)')
   text = f'one of: {", ".join(PROTOCOLS)}; or a .json file with the fields of one'
   add('--protocol', required=True, help=text)
-  text = 'folder for metrics.json, per_case.csv, report/'
-  add('--out', required=True, help=text)
+  add('--out', required=True, help='folder for metrics.json, per_case.csv, report/')
   text = "another run's workdir, or the folder of its evaluation under the same protocol"
   add('--compare', metavar='OTHER', help=text)
   add('--data_dir', help='prepared data (default: the one trained on)')
   add('--which', default='teacher', choices=('teacher', 'student'))
   text = 'do not score whole clips with ED and ES unknown'
   add('--skip_whole_clip', action='store_true', help=text)
-  text = 'of the bootstrap over patients (default: 0)'
-  add('--seed', type=int, default=0, help=text)
+  add('--seed', type=int, default=0, help='of the bootstrap over patients (default: 0)')
   return parser
 
 

@@ -1,56 +1,34 @@
 """phantom: write synthetic patients in a provider's raw layout."""
 
-import argparse
 import sys
 
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='echoforge phantom',
-    allow_abbrev=False,
-    description='Writes synthetic patients with exact truth as raw files of CAMUS or '
-    'EchoNet-Dynamic. Continues where an interrupted run with the same flags stopped.',
-  )
-  parser.add_argument(
-    '--layout', choices=['camus', 'echonet'], default='camus', help="the provider's layout to write"
-  )
-  parser.add_argument('--out', metavar='DIR', help='a new or empty folder')
-  parser.add_argument('--patients', type=int, default=20, metavar='N')
-  parser.add_argument('--seed', type=int, default=0)
-  parser.add_argument('--test', type=int, metavar='N', help='test patients (default: a tenth)')
-  parser.add_argument(
-    '--style',
-    choices=['camus', 'randomized'],
-    default='camus',
-    help='calibrated on CAMUS, or domain-randomized for pretraining',
-  )
-  parser.add_argument(
-    '--camus_format',
-    choices=['nifti', 'mhd'],
-    default='nifti',
-    help="CAMUS's present or older form",
-  )
-  parser.add_argument(
-    '--traps',
-    default='',
-    metavar='LIST',
-    help='echonet: plant faults of real downloads, "all" or '
-    'names separated by commas (docs/phantom.md)',
-  )
-  parser.add_argument(
-    '--workers', type=int, default=0, metavar='N', help='processes beside this one (default 0)'
-  )
-  parser.add_argument(
-    '--calibrate',
-    action='store_true',
-    help='write nothing; print measured image statistics beside those of real CAMUS frames',
-  )
-  return parser
+from echoforge_jax.commands import new_parser
 
 
 def main(argv: list[str]) -> int:
   """Writes a phantom dataset, or prints how close the phantom is to CAMUS."""
-  parser = _parser()
+  parser = new_parser(
+    'phantom',
+    'Writes synthetic patients with exact truth as raw files of CAMUS or EchoNet-Dynamic. '
+    'Continues where an interrupted run with the same flags stopped.',
+  )
+  add = parser.add_argument
+  text = "the provider's layout to write"
+  add('--layout', choices=['camus', 'echonet'], default='camus', help=text)
+  add('--out', metavar='DIR', help='a new or empty folder')
+  add('--patients', type=int, default=20, metavar='N')
+  add('--seed', type=int, default=0)
+  add('--test', type=int, metavar='N', help='test patients (default: a tenth)')
+  text = 'calibrated on CAMUS, or domain-randomized for pretraining'
+  add('--style', choices=['camus', 'randomized'], default='camus', help=text)
+  text = "CAMUS's present or older form"
+  add('--camus_format', choices=['nifti', 'mhd'], default='nifti', help=text)
+  text = 'echonet: plant faults of real downloads, "all" or names separated by commas '
+  add('--traps', default='', metavar='LIST', help=text + '(docs/phantom.md)')
+  text = 'processes beside this one (default 0)'
+  add('--workers', type=int, default=0, metavar='N', help=text)
+  text = 'write nothing; print measured image statistics beside those of real CAMUS frames'
+  add('--calibrate', action='store_true', help=text)
   args = parser.parse_args(argv)
   if args.out is None and not args.calibrate:
     parser.error('--out is required (or --calibrate)')
@@ -77,11 +55,9 @@ def main(argv: list[str]) -> int:
   if args.layout == 'echonet':
     from echoforge_jax.phantom import echonet_traps, echonet_writer
 
-    traps = (
-      list(echonet_traps.TRAPS)
-      if args.traps == 'all'
-      else [t.strip() for t in args.traps.split(',') if t.strip()]
-    )
+    traps = [trap.strip() for trap in args.traps.split(',') if trap.strip()]
+    if args.traps == 'all':
+      traps = list(echonet_traps.TRAPS)
     truth = echonet_writer.write_echonet(args.out, traps=traps, **common)
     for trap, name in truth['planted'].items():
       print(f'trap {trap}: {name}')

@@ -1,11 +1,11 @@
 """plan --config=FILE[:ARG] [--topology=v5e:16x16,...]: what chips would do."""
 
-import argparse
 from pathlib import Path
 import resource
 import sys
 import time
 
+from echoforge_jax.commands import new_parser
 from echoforge_jax.errors import InputError
 
 _TEXT = """\
@@ -19,43 +19,22 @@ exit status: 0 every training step fits, 1 one does not, 2 misuse.
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='echoforge plan',
-    allow_abbrev=False,
-    description=_TEXT,
-    epilog=_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.add_argument('--config', required=True, metavar='FILE[:ARG]')
-  parser.add_argument(
-    '--topology',
-    default='local',
-    metavar='A,B',
-    help='such as v5e:4x4, v5e:16x16, v6e:16x16, v5p:8x8x4, v4:4x4x4; '
-    "default: local, JAX's devices here",
-  )
-  parser.add_argument(
-    '--per_chip',
-    type=int,
-    default=0,
-    metavar='N',
-    help="clips a chip (default: the config's batch if it divides, else 1)",
-  )
-  parser.add_argument(
-    '--scaling', action='store_true', help='smaller slices of the same chips as well'
-  )
-  parser.add_argument(
-    '--no_suggest', action='store_true', help='try nothing else where a step does not fit'
-  )
-  parser.add_argument('--json', metavar='FILE', type=Path)
-  return parser
-
-
 def main(argv: list[str]) -> int:
   """Plans; returns 0, or 1 where a training step does not fit."""
+  parser = new_parser('plan', _TEXT, epilog=_EPILOG)
+  add = parser.add_argument
+  add('--config', required=True, metavar='FILE[:ARG]')
+  text = 'such as v5e:4x4, v5e:16x16, v6e:16x16, v5p:8x8x4, v4:4x4x4; '
+  text += "default: local, JAX's devices here"
+  add('--topology', default='local', metavar='A,B', help=text)
+  text = "clips a chip (default: the config's batch if it divides, else 1)"
+  add('--per_chip', type=int, default=0, metavar='N', help=text)
+  add('--scaling', action='store_true', help='smaller slices of the same chips as well')
+  text = 'try nothing else where a step does not fit'
+  add('--no_suggest', action='store_true', help=text)
+  add('--json', metavar='FILE', type=Path)
   fields = [flag for flag in argv if flag.startswith('--config.')]
-  args = _parser().parse_args([flag for flag in argv if flag not in fields])
+  args = parser.parse_args([flag for flag in argv if flag not in fields])
   if args.per_chip < 0:
     raise InputError(f'--per_chip={args.per_chip}: wanted at least 1')
   if args.json and not args.json.resolve().parent.is_dir():

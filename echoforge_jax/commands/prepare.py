@@ -1,9 +1,9 @@
 """prepare: a raw dataset, squeezed to one grid, as ArrayRecord."""
 
-import argparse
 import pathlib
 import sys
 
+from echoforge_jax.commands import new_parser
 from echoforge_jax.errors import InputError
 
 _TEXT = """\
@@ -11,46 +11,6 @@ Squeezes every clip of a raw dataset to a square grid and writes the splits as
 ArrayRecord files. May be interrupted and started again; what is complete is
 left alone. Run `echoforge verify` first: it lists all that is wrong at once.
 """
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='echoforge prepare',
-    description=_TEXT,
-    allow_abbrev=False,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.add_argument('--dataset', required=True, help='camus or echonet')
-  parser.add_argument(
-    '--raw', required=True, metavar='DIR', type=pathlib.Path, help='root of the raw dataset'
-  )
-  parser.add_argument(
-    '--data_dir', required=True, metavar='DIR', type=pathlib.Path, help='root of all prepared data'
-  )
-  parser.add_argument(
-    '--image_size',
-    type=int,
-    default=256,
-    metavar='S',
-    help='side of the square in pixels, for training a '
-    "multiple of 32 (256; EchoNet's configs take 128)",
-  )
-  parser.add_argument(
-    '--split_scheme', default='official', help='official (400/50/50) or memsam (350/50/100)'
-  )
-  parser.add_argument(
-    '--overwrite', action='store_true', help='replace data prepared from other raw files'
-  )
-  parser.add_argument(
-    '--allow_skips', action='store_true', help='go on without clips that cannot be read'
-  )
-  parser.add_argument(
-    '--exclude',
-    metavar='FILE',
-    help='text file, one patient (EchoNet: clip) a line to leave out, or "none"; by default '
-    'what is known to be unusable (EchoNet: six clips that were never traced)',
-  )
-  return parser
 
 
 def _excluded(flag: str | None) -> list[str] | None:
@@ -75,7 +35,24 @@ def _print_skipped(skipped) -> None:
 
 def main(argv: list[str]) -> int:
   """Prepares a dataset; returns 1 where clips fail without --allow_skips."""
-  flags = _parser().parse_args(argv)
+  parser = new_parser('prepare', _TEXT)
+  add = parser.add_argument
+  add('--dataset', required=True, help='camus or echonet')
+  text = 'root of the raw dataset'
+  add('--raw', required=True, metavar='DIR', type=pathlib.Path, help=text)
+  text = 'root of all prepared data'
+  add('--data_dir', required=True, metavar='DIR', type=pathlib.Path, help=text)
+  text = 'side of the square in pixels, for training a multiple of 32 '
+  text += "(256; EchoNet's configs take 128)"
+  add('--image_size', type=int, default=256, metavar='S', help=text)
+  text = 'official (400/50/50) or memsam (350/50/100)'
+  add('--split_scheme', default='official', help=text)
+  add('--overwrite', action='store_true', help='replace data prepared from other raw files')
+  add('--allow_skips', action='store_true', help='go on without clips that cannot be read')
+  text = 'text file, one patient (EchoNet: clip) a line to leave out, or "none"; by default what '
+  text += 'is known to be unusable (EchoNet: six clips that were never traced)'
+  add('--exclude', metavar='FILE', help=text)
+  flags = parser.parse_args(argv)
   from echoforge_jax.data.prepare import ClipsFailed, prepare
 
   try:

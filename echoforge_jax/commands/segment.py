@@ -6,63 +6,38 @@ import math
 import os
 import warnings
 
+from echoforge_jax.commands import new_parser
 from echoforge_jax.errors import InputError
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='echoforge segment',
-    allow_abbrev=False,
-    description='Segments clips (DICOM, AVI, MP4, GIF, NIfTI, MetaImage, NPY, NPZ, a '
-    'folder of PNGs). Writes masks, overlay, area curve and result.json per clip.',
+  parser = new_parser(
+    'segment',
+    'Segments clips (DICOM, AVI, MP4, GIF, NIfTI, MetaImage, NPY, NPZ, a folder of PNGs). Writes '
+    'masks, overlay, area curve and result.json per clip.',
   )
-  parser.add_argument(
-    '--checkpoint',
-    default='default',
-    metavar='DIR',
-    help='workdir of a training run, or a .safetensors of export '
-    '(default: the model shipped with the package)',
-  )
-  parser.add_argument('--out', required=True, metavar='DIR', help='gets one folder per clip')
-  parser.add_argument(
-    '--which', choices=('teacher', 'student'), default='teacher', help='which parameters to use'
-  )
-  parser.add_argument(
-    '--spacing_mm', type=_spacing, metavar='ROW,COL', help="mm per pixel, instead of the files' own"
-  )
-  parser.add_argument(
-    '--fps', type=_positive, metavar='N', help="frames per second, instead of the files' own"
-  )
-  parser.add_argument(
-    '--recursive', action='store_true', help='look through folders, and all below them, for clips'
-  )
-  parser.add_argument(
-    '--pair',
-    nargs=2,
-    action='append',
-    default=[],
-    metavar=('4CH', '2CH'),
-    help='two views of one patient: biplane volumes and EF go to biplane.json; may be given again',
-  )
-  parser.add_argument(
-    '--lag',
-    type=int,
-    default=1,
-    metavar='L',
-    help='average each frame with L before and L after it, '
-    'for smoother masks; 0: as a live stream (default: 1)',
-  )
-  parser.add_argument(
-    '--probabilities',
-    action='store_true',
-    help='write probability.nii.gz, the confidence in every pixel',
-  )
-  parser.add_argument(
-    'inputs',
-    nargs='*',
-    metavar='INPUT',
-    help='a clip, a folder of PNG frames, or with --recursive a folder of clips',
-  )
+  add = parser.add_argument
+  text = 'workdir of a training run, or a .safetensors of export '
+  text += '(default: the model shipped with the package)'
+  add('--checkpoint', default='default', metavar='DIR', help=text)
+  add('--out', required=True, metavar='DIR', help='gets one folder per clip')
+  text = 'which parameters to use'
+  add('--which', choices=('teacher', 'student'), default='teacher', help=text)
+  text = "mm per pixel, instead of the files' own"
+  add('--spacing_mm', type=_spacing, metavar='ROW,COL', help=text)
+  text = "frames per second, instead of the files' own"
+  add('--fps', type=_positive, metavar='N', help=text)
+  text = 'look through folders, and all below them, for clips'
+  add('--recursive', action='store_true', help=text)
+  text = 'two views of one patient: biplane volumes and EF go to biplane.json; may be given again'
+  add('--pair', nargs=2, action='append', default=[], metavar=('4CH', '2CH'), help=text)
+  text = 'average each frame with L before and L after it, for smoother masks; '
+  text += '0: as a live stream (default: 1)'
+  add('--lag', type=int, default=1, metavar='L', help=text)
+  text = 'write probability.nii.gz, the confidence in every pixel'
+  add('--probabilities', action='store_true', help=text)
+  text = 'a clip, a folder of PNG frames, or with --recursive a folder of clips'
+  add('inputs', nargs='*', metavar='INPUT', help=text)
   return parser
 
 

@@ -1,9 +1,9 @@
 """study --study=NAME --out=DIR: train and compare runs, or count costs."""
 
-import argparse
 from pathlib import Path
 import sys
 
+from echoforge_jax.commands import new_parser
 from echoforge_jax.errors import InputError
 
 _TEXT = """\
@@ -19,43 +19,25 @@ times their forward pass, and writes DIR/cost.md and DIR/cost.json.
 PATIENTS, TEST, SEED, IMAGE_SIZE = 130, 40, 3, 96
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='echoforge study',
-    allow_abbrev=False,
-    description=_TEXT,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.add_argument('--out', required=True, metavar='DIR', type=Path)
-  for name, options in {
-    'study': {'default': 'rows', 'help': 'rows, labels, methods, anchors, supervision or cost'},
-    'rows': {'default': '', 'metavar': 'A,B', 'help': 'only these rows, and the reference'},
-    'seeds': {'type': int, 'default': 3, 'metavar': 'N'},
-    'jobs': {'type': int, 'default': 1, 'help': 'runs at a time'},
-    'config': {
-      'metavar': 'FILE',
-      'help': 'of all rows; cost: several FILE[:ARG],... '
-      '(default: phantom_lite; cost: the four of docs/ablation.md)',
-    },
-    'data_dir': {'type': Path, 'metavar': 'DIR', 'help': 'prepared data (default: makes phantoms)'},
-    'style': {
-      'choices': ['camus', 'randomized'],
-      'default': 'randomized',
-      'help': 'of the phantoms',
-    },
-    'protocol': {'default': 'camus_full'},
-  }.items():
-    parser.add_argument(f'--{name}', **options)
-  parser.add_argument(
-    '--no_cost', action='store_true', help='leave parameters, GFLOP and frames/s out of the table'
-  )
-  return parser
-
-
 def main(argv: list[str]) -> int:
   """Runs a study; returns 0, 1 where runs failed, 128 + n after signal n."""
+  parser = new_parser('study', _TEXT)
+  add = parser.add_argument
+  add('--out', required=True, metavar='DIR', type=Path)
+  add('--study', default='rows', help='rows, labels, methods, anchors, supervision or cost')
+  add('--rows', default='', metavar='A,B', help='only these rows, and the reference')
+  add('--seeds', type=int, default=3, metavar='N')
+  add('--jobs', type=int, default=1, help='runs at a time')
+  text = 'of all rows; cost: several FILE[:ARG],... '
+  text += '(default: phantom_lite; cost: the four of docs/ablation.md)'
+  add('--config', metavar='FILE', help=text)
+  add('--data_dir', type=Path, metavar='DIR', help='prepared data (default: makes phantoms)')
+  add('--style', choices=['camus', 'randomized'], default='randomized', help='of the phantoms')
+  add('--protocol', default='camus_full')
+  text = 'leave parameters, GFLOP and frames/s out of the table'
+  add('--no_cost', action='store_true', help=text)
   fields = [flag for flag in argv if flag.startswith('--config.')]
-  args = _parser().parse_args([flag for flag in argv if flag not in fields])
+  args = parser.parse_args([flag for flag in argv if flag not in fields])
   if args.seeds < 1 or args.jobs < 1:
     raise InputError(f'--seeds={args.seeds} --jobs={args.jobs}: wanted at least 1 of each')
   if args.study == 'cost':

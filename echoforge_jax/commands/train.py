@@ -1,8 +1,8 @@
 """train --config=configs/X.py[:arg] --workdir=DIR [--config.field=value]."""
 
-import argparse
 import sys
 
+from echoforge_jax.commands import new_parser
 from echoforge_jax.config import parse_config
 from echoforge_jax.errors import InputError
 
@@ -15,37 +15,21 @@ continues a run that was interrupted, bit for bit. exit status: 0 done,
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='echoforge train',
-    allow_abbrev=False,
-    epilog=_EPILOG,
-    usage='echoforge train --config=FILE[:ARG] --workdir=DIR [--config.FIELD=VALUE ...]',
-    description='Trains a config; resumes from its workdir.',
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.add_argument(
-    '--workdir', required=True, metavar='DIR', help='config, checkpoints and metrics of the run'
-  )
-  parser.add_argument(
-    '--multihost',
-    action='store_true',
-    help='one of several processes that train together; '
-    'finds the others on Cloud TPU, GKE and Slurm',
-  )
-  parser.add_argument('--coordinator_address', metavar='HOST:PORT', help='elsewhere: of process 0')
-  parser.add_argument(
-    '--num_processes', type=int, metavar='N', help='elsewhere: how many there are'
-  )
-  parser.add_argument(
-    '--process_id', type=int, metavar='I', help='elsewhere: which of them this is, from 0'
-  )
-  return parser
-
-
 def main(argv: list[str]) -> int:
   """Trains; 0 done, 1 diverged, 3 not saved, 128 + n stopped by signal n."""
-  arguments, rest = _parser().parse_known_args(argv)
+  usage = 'echoforge train --config=FILE[:ARG] --workdir=DIR [--config.FIELD=VALUE ...]'
+  text = 'Trains a config; resumes from its workdir.'
+  parser = new_parser('train', text, epilog=_EPILOG, usage=usage)
+  add = parser.add_argument
+  text = 'config, checkpoints and metrics of the run'
+  add('--workdir', required=True, metavar='DIR', help=text)
+  text = 'one of several processes that train together; '
+  text += 'finds the others on Cloud TPU, GKE and Slurm'
+  add('--multihost', action='store_true', help=text)
+  add('--coordinator_address', metavar='HOST:PORT', help='elsewhere: of process 0')
+  add('--num_processes', type=int, metavar='N', help='elsewhere: how many there are')
+  add('--process_id', type=int, metavar='I', help='elsewhere: which of them this is, from 0')
+  arguments, rest = parser.parse_known_args(argv)
   config = parse_config(rest)
   place = (arguments.coordinator_address, arguments.num_processes, arguments.process_id)
   if not arguments.multihost and place != (None, None, None):
@@ -69,10 +53,7 @@ def main(argv: list[str]) -> int:
     )
   try:
     outcome = loop.train(config, arguments.workdir)
-  except loop.DivergenceError as error:
+  except (loop.DivergenceError, checkpoint.SaveError) as error:
     print(f'error: {error}', file=sys.stderr)
-    return 1
-  except checkpoint.SaveError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 3
+    return 1 if isinstance(error, loop.DivergenceError) else 3
   return 128 + outcome.signal if outcome.signal else 0

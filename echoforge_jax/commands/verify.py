@@ -1,10 +1,10 @@
 """verify: check a raw dataset; exit 1 on errors."""
 
-import argparse
 from pathlib import Path
 import sys
 
 from echoforge_jax import textio
+from echoforge_jax.commands import new_parser
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats.findings import as_json, summary
 
@@ -31,17 +31,16 @@ _VERIFIERS = {'camus': _verify_camus, 'echonet': _verify_echonet}
 
 def main(argv: list[str]) -> int:
   """Prints what is wrong with a raw folder; returns 1 if there are errors."""
-  parser = argparse.ArgumentParser(
-    prog='echoforge verify',
-    allow_abbrev=False,
-    description='Checks every file of a raw dataset. Exit status 1 if there '
-    'are errors, 0 if there are none or only warnings.',
+  parser = new_parser(
+    'verify',
+    'Checks every file of a raw dataset. Exit status 1 if there are errors, 0 if there are none or '
+    'only warnings.',
   )
-  parser.add_argument('--dataset', required=True, choices=sorted(_VERIFIERS))
-  parser.add_argument(
-    '--raw', required=True, metavar='DIR', help='root of the download, as the provider ships it'
-  )
-  parser.add_argument('--json', metavar='FILE', help='write all findings to FILE as well')
+  add = parser.add_argument
+  add('--dataset', required=True, choices=sorted(_VERIFIERS))
+  text = 'root of the download, as the provider ships it'
+  add('--raw', required=True, metavar='DIR', help=text)
+  add('--json', metavar='FILE', help='write all findings to FILE as well')
   args = parser.parse_args(argv)
   num_patients, findings = _VERIFIERS[args.dataset](args.raw, sys.stderr.isatty())
   print(summary(findings, num_patients))
