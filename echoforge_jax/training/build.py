@@ -1,7 +1,4 @@
-"""Config -> model, optimizer, objective, data: where fields become arguments.
-
-Everything behind this file takes named arguments and never sees a config.
-"""
+"""Config -> model, optimizer, objective, data: where fields become named arguments."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
@@ -45,11 +42,7 @@ class Parts:
 
 
 def make_model(config: ConfigDict) -> nn.Module:
-  """Builds `config.model` for `config.data.classes` in `config.dtype`.
-
-  Raises:
-    InputError: for a missing field, an unknown dtype, model or option.
-  """
+  """Builds `config.model` for `config.data.classes` in `config.dtype`."""
   from echoforge_jax.models import build_model  # Only where a model is built.
 
   lacking = [name for name in ('dtype', 'model', 'data') if name not in config]
@@ -68,11 +61,7 @@ def make_model(config: ConfigDict) -> nn.Module:
 
 
 def count_clips(config: ConfigDict) -> int | None:
-  """Counts the clips of the training split; None where they are endless.
-
-  Raises:
-    InputError: where they are not prepared, or `config.num_epochs` of endless clips are asked for.
-  """
+  """Counts the clips of the training split; None where they are endless."""
   from echoforge_jax.data import prepared
 
   data = config.data
@@ -108,9 +97,7 @@ def fix_length(config: ConfigDict, num_clips: int | None) -> ConfigDict:
   return fixed.lock()
 
 
-def make_optimizer(
-  config: ConfigDict,
-) -> tuple[optax.GradientTransformation, Callable[[Array], Array]]:
+def make_optimizer(config: ConfigDict) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Builds `config.optimizer` and its learning-rate schedule."""
   return optimizer_lib.make_optimizer(num_steps=num_steps(config), **config.optimizer.to_dict())
 
@@ -220,11 +207,7 @@ def check(config: ConfigDict) -> None:
 
 
 def data_spec(config: ConfigDict) -> DataSpec:
-  """Builds the description of `config.data`.
-
-  Raises:
-    InputError: for an unknown field or a value out of range.
-  """
+  """Builds the description of `config.data`, and checks it."""
   fields = config.data.to_dict()
   for name, cls in (('augmentation', augment.AugmentConfig), ('stream', StreamConfig)):
     fields[name] = _built(cls, fields.get(name, {}), f'config.data.{name}')
@@ -256,18 +239,10 @@ def make_iterator(config: ConfigDict, *, process_index: int, process_count: int)
 def make_loader(
   config: ConfigDict, keys: Sequence[str], sharding: NamedSharding
 ) -> Callable[[Mapping[str, np.ndarray]], dict[str, Array]]:
-  """Builds what takes a batch of `make_iterator` to the training step.
+  """Builds load(batch of `make_iterator`) -> batch on the devices, for the training step.
 
   Views are drawn on the way, by a program that is compiled for the first batch and runs
-  asynchronously.
-
-  Args:
-    config: a config of `configs/`.
-    keys: fields that the step reads.
-    sharding: of `mesh.batch_sharding`.
-
-  Returns:
-    load(batch of numpy arrays) -> batch on the devices.
+  asynchronously. `keys` are the fields that the step reads; `sharding` is `mesh.batch_sharding`'s.
   """
   views = augment.make_views(data_spec(config).augmentation, sharding, keys)
   return lambda batch: views(mesh_lib.put_batch(batch, sharding))

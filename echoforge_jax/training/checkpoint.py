@@ -1,15 +1,10 @@
-"""Checkpoints: the only importer of orbax.
-
-Orbax writes a step into a temporary directory and renames it when every item of `workdir.ITEMS` is
-there.
-"""
+"""Checkpoints: the only importer of orbax, which renames a step once all `ITEMS` are there."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
 import errno
 import hashlib
 import json
-import logging as logging_lib
 import os
 import shutil
 from typing import Any
@@ -54,18 +49,14 @@ class Checkpointer:
   """Saves and restores a training state and its data iterator together."""
 
   def __init__(self, workdir: epath.PathLike, *, keep: int = 2, best_metric: str = ''):
-    """Opens `workdir/checkpoints`, creating it.
-
-    A step's directory that is not complete (an interrupted copy, say) is set aside as
-    `incomplete_STEP`, so that it is never restored.
+    """Opens `workdir/checkpoints`, creating it; sets incomplete steps aside.
 
     Args:
       workdir: the run's directory.
       keep: how many of the latest checkpoints stay.
-      best_metric: also keep the one with the largest value of this metric; '' keeps none for its
-        score.
+      best_metric: also keep the one with the largest value of this metric; '': none for its score.
     """
-    root = workdir_path(workdir) / DIRECTORY
+    self._root = workdir_path(workdir) / DIRECTORY
     if jax.process_index() == 0:
       set_aside_incomplete(workdir)
     managers = ocp.checkpoint_managers
@@ -78,10 +69,9 @@ class Checkpointer:
           keep_checkpoints_without_metrics=False,
         )
       )
-    _keep_orbax_quiet()
-    self._root = root
+    logging.get_absl_logger().addFilter(_without_tracebacks)
     self._manager = ocp.CheckpointManager(
-      root,
+      self._root,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=managers.AnyPreservationPolicy(policies),
         save_decision_policy=managers.FixedIntervalPolicy(1),
@@ -106,8 +96,7 @@ class Checkpointer:
       metrics: scores of this state, for `best_metric`.
 
     Raises:
-      SaveError: where this checkpoint, or the one before it, which was still being written, could
-        not be.
+      SaveError: where this checkpoint, or the one still being written, could not be.
     """
     if step in self._manager.all_steps():
       return
@@ -127,9 +116,6 @@ class Checkpointer:
       step: a step that was saved.
       abstract_state: `jax.ShapeDtypeStruct` leaves with the wanted shardings.
       iterator: of the same pipeline; any number of processes.
-
-    Raises:
-      InputError: where the saved tree or the iterator's state does not fit.
     """
     folder = self._root / str(step)
     items = {}
@@ -176,12 +162,9 @@ class Checkpointer:
       raise self._save_error(f'{needed / 1e6:.1f} MB wanted, {free / 1e6:.1f} MB free')
 
   def _save_error(self, reason: str) -> SaveError:
-    whole = [p for p in step_folders(self._root.parent) if is_complete(p)]
-    kept = (
-      f'step {whole[-1].name} is the last whole checkpoint'
-      if whole
-      else 'there is no whole checkpoint yet'
-    )
+    kept = 'there is no whole checkpoint yet'
+    for folder in filter(is_complete, step_folders(self._root.parent)):
+      kept = f'step {folder.name} is the last whole checkpoint'
     return SaveError(
       f'{self._root}: a checkpoint could not be written ({reason}); {kept}. '
       'Free space, or make it writable, and run the same command again'
@@ -201,17 +184,9 @@ class Checkpointer:
       self._manager.close()
 
 
-class _WithoutTracebacks(logging_lib.Filter):
+def _without_tracebacks(record: Any) -> bool:
   """Drops what orbax's threads log of an error that is raised as well."""
-
-  def filter(self, record: logging_lib.LogRecord) -> bool:
-    return not ('orbax' in record.pathname and record.exc_info)
-
-
-def _keep_orbax_quiet() -> None:
-  logger = logging.get_absl_logger()
-  if not any(isinstance(f, _WithoutTracebacks) for f in logger.filters):
-    logger.addFilter(_WithoutTracebacks())
+  return not ('orbax' in record.pathname and record.exc_info)
 
 
 def _reason(error: BaseException) -> str:
@@ -244,11 +219,8 @@ def _check_tree(folder: epath.Path, wanted: Any) -> None:
 def fingerprint(workdir: epath.PathLike) -> tuple[int, str]:
   """Returns the step and a digest of a run's latest whole checkpoint.
 
-  SHA-256 over paths, dtypes, shapes and bytes of every array, and the position in the data: equal
-  digests are equal bits.
-
-  Raises:
-    InputError: where there is no whole checkpoint.
+  SHA-256 over all arrays (path, dtype, shape, bytes) and the position in the data: equal digests
+  are equal bits.
   """
   folder = latest_folder(workdir)
   digest = hashlib.sha256()
@@ -277,9 +249,6 @@ def restore_for_inference(
   Returns:
     The run's config, locked; {'params': ...} and, with batch norm, 'batch_stats', on the first
     local device; updates the network has seen.
-
-  Raises:
-    InputError: where there is no complete run, or a file holds the other network.
   """
   if which not in ('teacher', 'student'):
     raise InputError(f'which is {which!r}; choose teacher or student')

@@ -46,18 +46,13 @@ class Run:
 
   config: ConfigDict
   parts: build.Parts
-  mesh: Mesh
   state_sharding: Any
+  batch_sharding: NamedSharding
   iterator: Any
   checkpointer: checkpoint.Checkpointer
   validator: Validator | None
   writers: MetricWriters
   console: Console
-
-  @property
-  def batch_sharding(self) -> NamedSharding:
-    """How a batch is divided over the mesh."""
-    return mesh_lib.batch_sharding(self.mesh)
 
 
 class InputWait:
@@ -168,7 +163,8 @@ def train(
   """Trains a config in a workdir; continues what the workdir holds.
 
   A run that was interrupted, by whatever means, and started again ends with the same parameters,
-  bit for bit, as one that was not (same devices).
+  bit for bit, as one that was not (same devices). A SIGTERM or SIGINT ends the run early with a
+  checkpoint; of several processes, a SIGTERM to any of them ends all at the same step.
 
   Args:
     config: a config of `configs/`.
@@ -178,19 +174,13 @@ def train(
     validation: clips that replace the validation split.
     verbose: print progress.
 
-  Returns:
-    Outcome. A SIGTERM or SIGINT ends the run early with a checkpoint; of several processes, a
-    SIGTERM to any of them ends all at the same step.
-
   Raises:
-    InputError: for a config, data or workdir that cannot be used.
     DivergenceError: at the first loss or gradient that is not finite.
     SaveError: where a checkpoint cannot be written.
   """
   build.check(config)
-  num_clips = None
-  if iterator is None or not config.num_steps:
-    num_clips = build.count_clips(config)
+  counted = iterator is None or not config.num_steps
+  num_clips = build.count_clips(config) if counted else None
   config = build.fix_length(config, num_clips)
   mesh = mesh_lib.make_mesh(config.num_devices, config.fsdp)
   mesh_lib.check_batch(
@@ -218,8 +208,8 @@ def train(
     run = Run(
       config=config,
       parts=parts,
-      mesh=mesh,
       state_sharding=sharding,
+      batch_sharding=mesh_lib.batch_sharding(mesh),
       iterator=iterator,
       checkpointer=checkpointer,
       validator=_make_validator(config, parts, validation, mesh, sharding),
@@ -248,8 +238,7 @@ def _make_validator(
 def _first_state(run: Run, create_state: Any) -> tuple[Any, int]:
   """Returns the state to start from, and its updates.
 
-  In this order: the latest checkpoint of the workdir; another run's weights or a file's; random
-  weights.
+  In this order: the latest checkpoint of the workdir; weights of `init_from`; random weights.
   """
   step = run.checkpointer.latest_step()
   if step is not None:
@@ -274,9 +263,7 @@ def _first_state(run: Run, create_state: Any) -> tuple[Any, int]:
 def _describe_parameters(params: Any, workdir: epath.Path, console: Console):
   """Writes clu's table to `parameters.txt`; prints one line a module."""
 
-  def count(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
+  count = parameter_overview.count_parameters
   if jax.process_index() == 0:
     (workdir / 'parameters.txt').write_text(
       parameter_overview.get_parameter_overview(params, include_stats=False) + '\n'
@@ -325,7 +312,7 @@ def _continue(run: Run, state: Any, step: int) -> Outcome:
 
   with _StopSignals() as stop, jax.transfer_guard('disallow'):
     while step < config.num_steps:
-      batch = waiting.get(lambda: load(next(run.iterator)), metrics)
+      batch = load(waiting.get(lambda: next(run.iterator), metrics))
       if compiled is None:
         compiled = _compile(run, state, batch)
         console.start(step)

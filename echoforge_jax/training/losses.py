@@ -1,8 +1,8 @@
-"""Losses: masked cross-entropy and soft Dice, one sigmoid logit a class.
+"""Losses: masked cross-entropy and soft Dice, one sigmoid logit per class.
 
 Every loss is a mean over what its weights select, and zero (with a zero gradient) where they select
-nothing; none of them can divide by zero. Class k has the mask value k + 1; the mask value `IGNORE`
-takes a pixel out. Logits are float32 z, targets y in [0, 1], weights w >= 0, and p = sigmoid(z).
+nothing. Class k has the mask value k + 1; the mask value `IGNORE` takes a pixel out. Logits are
+float32 z, targets y in [0, 1], weights w >= 0, and p = sigmoid(z).
 """
 
 from typing import NamedTuple
@@ -33,11 +33,10 @@ class Term(NamedTuple):
 
 
 def class_targets(masks: Masks, num_classes: int) -> tuple[Array, Array]:
-  """Splits label values into one binary target a class, and their validity.
+  """Splits label values into one binary target per class, and their validity.
 
   Returns:
-    float32 [B, T, H, W, K] of 0 or 1, and float32 [B, T, H, W, 1], 1 where the pixel carries a
-    label.
+    float32 [B, T, H, W, K] of 0 or 1, and float32 [B, T, H, W, 1], 1 where a pixel is labeled.
   """
   masks = masks.astype(jnp.int32)[..., None]
   values = jnp.arange(1, num_classes + 1, dtype=jnp.int32)
@@ -46,10 +45,7 @@ def class_targets(masks: Masks, num_classes: int) -> tuple[Array, Array]:
 
 
 def masked_bce(logits: Logits, targets: Logits, weights: Logits) -> Scalar:
-  """Returns the weighted mean binary cross-entropy.
-
-  sum w (softplus(z) - y z) / sum w, which is -y log p - (1 - y) log(1 - p) without ever forming p.
-  """
+  """Returns sum w (softplus(z) - y z) / sum w: -y log p - (1 - y) log(1 - p) without p."""
   loss = jax.nn.softplus(logits) - targets * logits
   total = weights.sum()
   return (loss * weights).sum() / jnp.where(total > 0, total, 1.0)
@@ -79,8 +75,7 @@ def _bce_dice(logits: Logits, targets: Logits, weights: Logits) -> Term:
 def supervised_loss(logits: Logits, masks: Masks, frames: Bool[Array, 'b t'] | None = None) -> Term:
   """Returns BCE + Dice on labeled pixels of `frames` (paper section 3, loss).
 
-  Also the episodic CPR loss (ours), where `logits` are the reforged logits of a labeled frame whose
-  own label was withheld.
+  Also the episodic CPR loss (ours), on reforged logits of a frame whose label was withheld.
   """
   targets, valid = class_targets(masks, logits.shape[-1])
   if frames is not None:
@@ -93,9 +88,6 @@ def coarse_loss(coarse_logits: Float[Array, 'b t i j k'], masks: Masks) -> Term:
 
   A target is the share of a token's labeled pixels that belong to the class; its weight is the
   share of its pixels that are labeled.
-
-  Raises:
-    ValueError: where the masks' sides are no multiples of the logits'.
   """
   batch, time, height, width = masks.shape
   rows, columns, classes = coarse_logits.shape[2:]
@@ -130,15 +122,14 @@ def balanced_weights(
 ) -> Logits:
   """Returns confident pixels' weights that balance both sides of a mask.
 
-  Background becomes confident long before a structure does. If every confident pixel weighed the
+  Background becomes confident long before a structure does. If all confident pixels weighed the
   same, such a frame would teach that there is no structure, the teacher would follow, and soon find
   none: measured, that loop emptied the masks (docs/ablation.md). So, per frame and class (ours),
 
-  * the confident pixels of either side weigh together as much as all pixels
-    of that side of the pseudo-label: n_side / n_confident,side each;
-  * a frame counts only where at least the share `least` of either side is
-    confident: no weight exceeds 1 / least, and a mask that shows no structure
-    is no evidence that there is none.
+  * the confident pixels of either side weigh together as much as all pixels of that side of the
+    pseudo-label: n_side / n_confident,side each;
+  * a frame counts only where at least the share `least` of either side is confident: no weight
+    exceeds 1 / least, and a mask that shows no structure is no evidence that there is none.
   """
   weights, counts = [], []
   for side in (targets > 0, targets <= 0):
@@ -153,17 +144,10 @@ def balanced_weights(
 def pseudo_label_loss(
   logits: Logits, teacher_logits: Logits, frames: Bool[Array, 'b t'], threshold: Scalar | float
 ) -> PseudoTerm:
-  """Returns BCE + Dice against confident pseudo-labels (paper, FlameRise).
+  """Returns BCE + Dice against confident pseudo-labels of `frames` (paper, FlameRise).
 
   With p = sigmoid(teacher logits) the pseudo-label is [p >= 1/2]; a pixel counts for a class where
-  max(p, 1 - p) >= tau, with `balanced_weights`. The teacher is a constant here: no gradient reaches
-  it.
-
-  Args:
-    logits: the student's.
-    teacher_logits: of the same frames.
-    frames: True for unlabeled frames; others do not count.
-    threshold: tau in [0.5, 1].
+  max(p, 1 - p) >= `threshold`, with `balanced_weights`. No gradient reaches the teacher.
   """
   teacher_logits = jax.lax.stop_gradient(teacher_logits.astype(jnp.float32))
   probabilities = jax.nn.sigmoid(teacher_logits)
@@ -178,10 +162,9 @@ def pseudo_label_loss(
 
 
 def consistency_loss(logits: Logits, teacher_logits: Logits, frames: Bool[Array, 'b t']) -> Term:
-  """Returns the mean squared distance of probabilities (mean teacher; SSCF).
+  """Returns mean (sigmoid(z) - sigmoid(z_teacher))^2 over `frames` (mean teacher; SSCF).
 
-  mean (sigmoid(z) - sigmoid(z_teacher))^2 over all pixels of the unlabeled `frames`. The teacher is
-  a constant here: no gradient reaches it.
+  No gradient reaches the teacher.
   """
   teacher_logits = jax.lax.stop_gradient(teacher_logits.astype(jnp.float32))
   distance = (jax.nn.sigmoid(logits.astype(jnp.float32)) - jax.nn.sigmoid(teacher_logits)) ** 2
@@ -193,8 +176,7 @@ def consistency_loss(logits: Logits, teacher_logits: Logits, frames: Bool[Array,
 def hard_dice(logits: Logits, masks: Masks) -> tuple[Float[Array, 'b t k'], Float[Array, 'b t k']]:
   """Returns the unsmoothed Dice of the masks [z >= 0] per frame and class.
 
-  Returns:
-    Dice in [0, 1], 1 where both are empty; and 1 where the frame has a label.
+  It is 1 where both are empty; and 1 where the frame has a label, else 0.
   """
   targets, valid = class_targets(masks, logits.shape[-1])
   predicted = (logits >= 0).astype(jnp.float32) * valid

@@ -27,7 +27,7 @@ def make_optimizer(
   weight_decay: float = 0.0,
   clip_norm: float = 0.0,
 ) -> tuple[optax.GradientTransformation, Callable[[Array], Array]]:
-  """Builds the optimizer.
+  """Builds the optimizer, and its learning-rate schedule.
 
   Args:
     name: 'adam' (the paper's) or 'adamw'.
@@ -37,12 +37,6 @@ def make_optimizer(
     power: exponent of the polynomial decay (paper: 0.9).
     weight_decay: AdamW's decay of what `decay_mask` marks; 0 with 'adam'.
     clip_norm: largest global gradient norm; 0 does not clip.
-
-  Returns:
-    The transformation and its learning-rate schedule.
-
-  Raises:
-    InputError: for an unknown name or a combination that has no effect.
   """
   if name not in OPTIMIZERS:
     raise InputError(
@@ -56,9 +50,7 @@ def make_optimizer(
   schedule = schedules.learning_rate(
     base=learning_rate, num_steps=num_steps, warmup_steps=warmup_steps, power=power
   )
-  options = {}
-  if name == 'adamw':
-    options = {'weight_decay': weight_decay, 'mask': decay_mask}
+  options = {'weight_decay': weight_decay, 'mask': decay_mask} if name == 'adamw' else {}
   tx = OPTIMIZERS[name](schedule, **options)
   if clip_norm:
     tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)

@@ -1,8 +1,4 @@
-"""Schedules: FlameRise, the teacher's decay, the learning rate.
-
-All are pure functions of the step (or of the fraction of training that is done), so a resumed run
-continues them exactly.
-"""
+"""Schedules of FlameRise, the teacher's decay and the learning rate: functions of the step."""
 
 from collections.abc import Callable
 import dataclasses
@@ -14,7 +10,6 @@ import optax
 
 from echoforge_jax.errors import InputError
 
-# How the unsupervised weight rises.
 SHAPES = ('linear', 'gaussian')
 
 
@@ -30,18 +25,14 @@ class ScheduleValues(NamedTuple):
 class FlameRise:
   """Rising weight and falling confidence threshold (paper, FlameRise).
 
-  With e in fractional epochs (a step is a fraction of an epoch) and r(e) = clip((e - E0) / (E1 -
-  E0), 0, 1):
+  With e in fractional epochs and r(e) = clip((e - E0) / (E1 - E0), 0, 1):
 
     lambda(e) = lambda_max r(e),    tau(e) = tau_0 + (tau_1 - tau_0) r(e).
 
-  E0 and E1 are given as shares of the whole training (ours), so only the share of training that is
-  done matters and not the length of an epoch. The defaults are ours; the paper gives none. E0 = E1
-  is a jump at E0.
-
-  The shape 'gaussian' replaces r by exp(-5 (1 - r)^2) from E0 on, the ramp of the mean teacher's
-  consistency (Laine and Aila 2017).
-
+  E0 and E1 are given as shares of the whole training (ours): the length of an epoch does not
+  matter. The defaults are ours; the paper gives none. E0 = E1 is a jump at E0. The shape 'gaussian'
+  replaces r by exp(-5 (1 - r)^2) from E0 on, the ramp of the mean teacher's consistency (Laine and
+  Aila 2017).
   """
 
   start: float = 0.1  # E0 as a share of training.
@@ -85,12 +76,7 @@ class FlameRise:
 
 
 def ema_decay(step: Array, decay: float) -> Array:
-  """Returns the mean teacher's decay: min(d, (1 + s) / (10 + s)) (ours).
-
-  Args:
-    step: integer scalar, updates done before this one, s.
-    decay: d, the decay of the long run, in [0, 1).
-  """
+  """Returns the mean teacher's decay after s updates: min(d, (1 + s) / (10 + s)) (ours)."""
   step = step.astype(jnp.float32)
   return jnp.minimum(decay, (1 + step) / (10 + step))
 
@@ -100,11 +86,8 @@ def learning_rate(
 ) -> Callable[[Array], Array]:
   """Returns linear warm-up, then polynomial decay, as an optax schedule.
 
-  lr(s) = base s / W for s < W, else base (1 - (s - W) / (N - W))^power, with N = `num_steps` and W
-  = `warmup_steps` (paper: power 0.9, no warm-up).
-
-  Raises:
-    InputError: where the warm-up does not end before the training.
+  lr(s) = base s / W for s < W, else base (1 - (s - W) / (N - W))^power, with N = `num_steps` and
+  W = `warmup_steps` (paper: power 0.9, no warm-up).
   """
   if not 0 <= warmup_steps < num_steps:
     raise InputError(

@@ -13,25 +13,15 @@ import optax
 
 @struct.dataclass
 class TrainState:
-  """Everything a resumed run needs, as one pytree.
+  """Everything a resumed run needs, as one pytree; float32 but for `step` and `rng`."""
 
-  Attributes:
-    step: int32 scalar, updates done so far.
-    params: the student's parameters, float32.
-    batch_stats: the student's batch statistics; empty without batch norm.
-    teacher_params: the mean teacher's parameters, float32.
-    teacher_batch_stats: the mean teacher's batch statistics.
-    opt_state: the optimizer's state.
-    rng: typed root key; never advanced, see `stream_key`.
-  """
-
-  step: Array
+  step: Array  # int32 scalar, updates done so far.
   params: dict
-  batch_stats: dict
+  batch_stats: dict  # Empty without batch norm.
   teacher_params: dict
   teacher_batch_stats: dict
   opt_state: optax.OptState
-  rng: Array
+  rng: Array  # Typed root key; never advanced, see `stream_key`.
 
 
 def stream_key(root: Array, stream: str, step: Array | int) -> Array:
@@ -48,15 +38,13 @@ def create_train_state(
 ) -> TrainState:
   """Initializes student, teacher and optimizer; pure, to be jitted.
 
+  The teacher is a copy of the student: no two leaves may share a buffer, or donating would abort.
+
   Args:
     model: called as `model(video, train=False)`; creates all its parameters, those of CPR included.
     tx: optimizer.
     seed: of the run's root key.
     video: float32 [B, T, H, W, 1]; only its shape matters.
-
-  Returns:
-    The state before the first update. The teacher is a copy of the student: no two leaves may share
-    a buffer, or donating the state would abort.
   """
   root = jax.random.key(seed)
   variables = model.init(

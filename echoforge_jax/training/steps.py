@@ -47,8 +47,7 @@ class _Task:
 def _teacher_outputs(task: _Task, batch: Batch) -> Any:
   """Returns the teacher's outputs, or zeros while their weight is zero.
 
-  The condition skips the forward pass while FlameRise has not begun; shapes stay static, so the
-  step still compiles once.
+  The condition skips the forward pass until FlameRise begins; the step still compiles once.
   """
   if task.objective.teacher is None:
     return None
@@ -130,7 +129,7 @@ def make_train_step(
   grad_accum_steps: int = 1,
   mixture: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-  """Builds the training step.
+  """Builds the training step: pure train_step(state, batch) -> (state, metrics).
 
   The teacher predicts on the weak view, outside the gradient; the student learns on the strong
   view; then the teacher moves toward the updated student: teacher <- d teacher + (1 - d) student
@@ -152,8 +151,7 @@ def make_train_step(
     mixture: see `mesh.microbatches`.
 
   Returns:
-    train_step(state, batch) -> (state, metrics), pure. Metrics are `clu.metrics.Average` pairs
-    (sum, count), global over all devices.
+    The step. Its metrics are `clu.metrics.Average` pairs (sum, count) over all devices.
   """
 
   def train_step(state: TrainState, batch: Batch):
@@ -204,10 +202,7 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
 
 
 def jit_train_step(train_step: Callable, state_sharding: Any, batch_sharding: NamedSharding) -> Any:
-  """Jits the step as it is compiled, here and in plans for other machines.
-
-  The state is donated; metrics are whole on every device.
-  """
+  """Jits the step, which donates the state, as it is compiled here and in plans."""
   mesh = batch_sharding.mesh
   return jax.jit(
     train_step,
@@ -225,8 +220,7 @@ def make_eval_step(
 
   Returns:
     eval_step(state, batch) -> {'dice_student', 'dice_teacher'}, each the pair (sum, count) over
-    labeled frames, float32 [K]. Batch: `video` uint8 [B, T, H, W, 1], `masks` uint8 [B, T, H, W]
-    with `IGNORE` in padding.
+    labeled frames, float32 [K]. Batch: `video` uint8 [B, T, H, W, 1], `masks` uint8 [B, T, H, W].
   """
 
   def eval_step(state: TrainState, batch: Batch) -> dict:

@@ -16,11 +16,11 @@ from echoforge_jax.parallel import mesh as mesh_lib
 def stack_clips(
   clips: Iterable[Mapping[str, Any]], *, batch_size: int, max_clips: int
 ) -> list[dict[str, np.ndarray]]:
-  """Stacks clips into batches of one size.
+  """Stacks clips into batches of one size; the last one is padded, with masks of `IGNORE`.
 
   Args:
     clips: each with `video` uint8 [T, H, W, 1] and `masks` uint8 [T, H, W].
-    batch_size: the last batch is padded, with masks of `IGNORE`.
+    batch_size: clips per batch.
     max_clips: takes only the first ones; 0 takes all.
   """
   clips = list(itertools.islice(clips, max_clips or None))
@@ -60,8 +60,7 @@ class Validator:
 
     Args:
       eval_step: of `steps.make_eval_step`.
-      batches: of `stack_clips`, the same in every process; their size divides by the number of
-        devices.
+      batches: of `stack_clips`, the same everywhere; their size divides by the number of devices.
       classes: names of the foreground classes.
       mesh: devices that share the clips.
       state_sharding: None: the state is whole on every device.
@@ -75,10 +74,7 @@ class Validator:
     self._classes = classes
 
   def __call__(self, state: Any, stopped: Callable[[], bool] = lambda: False) -> dict[str, float]:
-    """Returns mean Dice over frames, named as `score_names` says.
-
-    Empty if `stopped`, which is asked before every batch, says to give up.
-    """
+    """Returns mean Dice over frames, named as in `score_names`; nothing once `stopped()`."""
     sums: dict[str, list[np.ndarray]] = {}
     for batch in self._batches:
       if stopped():

@@ -35,21 +35,11 @@ CONSISTENCY_WEIGHT = 10.0
 
 
 def apply_variant(config: ConfigDict, name: str) -> ConfigDict:
-  """Switches a config to one row of a comparison, in place.
+  """Switches an unlocked config to one row of a comparison, in place; returns it locked.
 
   Without CPR nothing is learned from unlabeled frames in the paper's rows, as in its table, where
   semi-supervision comes with CPR. The baselines learn from them with the encoder-decoder alone.
-  SSCF has one row more: 'supervised'.
-
-  Args:
-    config: an unlocked config.
-    name: a row of `VARIANTS`; '' is the model as it is meant to be trained.
-
-  Returns:
-    It, locked.
-
-  Raises:
-    InputError: for an unknown name.
+  The name '' is the model as it is meant to be trained; SSCF has one row more: 'supervised'.
   """
   if config.model.name == 'sscf':
     if name not in ('', 'supervised'):
@@ -59,9 +49,7 @@ def apply_variant(config: ConfigDict, name: str) -> ConfigDict:
   if (name or 'all') not in VARIANTS:
     raise InputError(f'config argument {name!r}: choose one of {", ".join(VARIANTS)}')
   variant = VARIANTS[name or 'all']
-  config.model.use_tsf = variant.tsf
-  config.model.use_arc = variant.arc
-  config.model.use_cpr = variant.cpr
+  config.model.update(use_tsf=variant.tsf, use_arc=variant.arc, use_cpr=variant.cpr)
   if variant.objective == 'echoforge':
     if not variant.cpr:
       config.objective.pseudo_labels = 'plain'
@@ -76,8 +64,7 @@ def apply_variant(config: ConfigDict, name: str) -> ConfigDict:
     )
   rise = config.semi.flame_rise
   if variant.objective == 'mean_teacher':
-    rise.shape, rise.start = 'gaussian', 0.0
-    rise.weight_max = CONSISTENCY_WEIGHT
+    rise.update(shape='gaussian', start=0.0, weight_max=CONSISTENCY_WEIGHT)
   elif variant.objective == 'fixmatch':
     rise.start = rise.end = 0.0
     rise.threshold_end = rise.threshold_start

@@ -1,9 +1,9 @@
 """Starting from weights that exist instead of from random ones."""
 
 import os
-from typing import Any
 
 import flax.linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +16,13 @@ from echoforge_jax.models.sscf import SSCF
 from echoforge_jax.training import checkpoint
 from echoforge_jax.training.state import TrainState, compare_trees, shorten
 
-_SAME_MODEL = 'Use the config.model it was trained with'
-
 
 def replace_weights(
-  state: TrainState, variables: dict, *, source: str, remedy: str = _SAME_MODEL
+  state: TrainState,
+  variables: dict,
+  *,
+  source: str,
+  remedy: str = 'Use the config.model it was trained with',
 ) -> TrainState:
   """Puts given weights into student and teacher; the rest stays new.
 
@@ -29,43 +31,25 @@ def replace_weights(
     variables: any subtree of the model's {'params': ..., 'batch_stats': ...}.
     source: where they come from, for messages.
     remedy: what to do where they do not fit, for messages.
-
-  Raises:
-    InputError: where a weight has no place in the model or another shape.
   """
   variables = jax.tree.map(np.asarray, variables)
   own = {'params': state.params, 'batch_stats': state.batch_stats}
   if problems := compare_trees(variables, own):
     raise InputError(f'{source} does not fit config.model: {shorten(problems)}. {remedy}')
   new = {}
-  for name, old in own.items():
-    values = variables.get(name, {})
+  for name in own:
+    values = flatten_dict(variables.get(name, {}))
     # A copy for each network: they are donated, and may share no buffer.
-    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=_shardings(old, values))
-    teacher = f'teacher_{name}'
-    new[name] = _merge(old, copy(values))
-    new[teacher] = _merge(getattr(state, teacher), copy(values))
+    for network in (name, f'teacher_{name}'):
+      old = flatten_dict(getattr(state, network))
+      shardings = {path: old[path].sharding for path in values}
+      copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)
+      new[network] = unflatten_dict(old | copy(values))
   return state.replace(**new)
 
 
-def _shardings(old: Any, new: Any) -> Any:
-  if not isinstance(new, dict):
-    return old.sharding
-  return {key: _shardings(old[key], value) for key, value in new.items()}
-
-
-def _merge(old: Any, new: Any) -> Any:
-  if not isinstance(old, dict):
-    return new
-  return {key: _merge(value, new[key]) if key in new else value for key, value in old.items()}
-
-
 def from_run(state: TrainState, workdir: str | os.PathLike) -> TrainState:
-  """Starts from the teacher of another run, such as one on the phantom.
-
-  Raises:
-    InputError: where there is no such run or it has another model.
-  """
+  """Starts from the teacher of another run, such as one on the phantom."""
   _, variables, step = checkpoint.restore_for_inference(workdir, 'teacher')
   return replace_weights(state, variables, source=f'config.init_from={workdir} (step {step})')
 
@@ -73,12 +57,8 @@ def from_run(state: TrainState, workdir: str | os.PathLike) -> TrainState:
 def from_file(state: TrainState, path: str | os.PathLike, *, model: nn.Module) -> TrainState:
   """Starts from published weights in a file of `models.weight_files`.
 
-  Weights of a residual network go into the backbone of an EchoForge that has this backbone, those
-  of a ResNet-18 into all three encoders of an SSCF, those of the whole published SSCF module into
-  an SSCF.
-
-  Raises:
-    InputError: the file cannot be read, or does not fit the model.
+  Those of a residual network go into the backbone of an EchoForge that has this backbone, those of
+  a ResNet-18 into all three encoders of an SSCF, those of the whole published SSCF into an SSCF.
   """
   source = f'config.init_from={os.fspath(path)}'
   found = weight_files.read_weights(path)
@@ -114,11 +94,8 @@ def from_file(state: TrainState, path: str | os.PathLike, *, model: nn.Module) -
 def from_path(state: TrainState, path: str | os.PathLike, *, model: nn.Module) -> TrainState:
   """Starts from `config.init_from`.
 
-  Args:
-    state: a state before its first update.
-    path: a file of published weights, the workdir of another run, a .safetensors that `export`
-      wrote, or 'default', the shipped model.
-    model: the model that is trained.
+  That is a file of published weights, the workdir of another run, a .safetensors that `export`
+  wrote, or 'default', the shipped model.
   """
   if (
     weight_files.is_weight_file(path)

@@ -1,9 +1,8 @@
 """A run's workdir: where it is, its config, its steps, and who may use it.
 
-It holds `config.json` (the resolved config) and `checkpoints/STEP/` with four items each: `student`
-and `teacher` (parameters and batch statistics: all that inference needs), `training` (step,
-optimizer state, root key) and `data` (the position in the data, the same for every process). A
-workdir may be a bucket (`gs://...`): every path goes through epath.
+It holds `config.json` (resolved) and `checkpoints/STEP/` with four items each: `student` and
+`teacher` (parameters and batch statistics), `training` (step, optimizer state, root key) and `data`
+(position in the data, the same for every process). It may be in a bucket: paths go through epath.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,11 +32,7 @@ def workdir_path(workdir: epath.PathLike) -> epath.Path:
 
 
 def read_config(workdir: epath.PathLike) -> ConfigDict:
-  """Reads `workdir/config.json`, or a network file's config, locked.
-
-  Raises:
-    InputError: where there is none, it is not JSON, or it is not a config.
-  """
+  """Reads `workdir/config.json`, or a network file's config, locked."""
   if network_file.is_network_path(workdir):
     return ConfigDict(as_tuples(network_file.read(workdir)[1]['config'])).lock()
   path = workdir_path(workdir) / CONFIG_FILE
@@ -74,11 +69,7 @@ def is_complete(folder: epath.Path, items: Sequence[str] = ITEMS) -> bool:
 
 
 def latest_folder(workdir: epath.PathLike, items: Sequence[str] = ITEMS) -> epath.Path:
-  """Returns the latest checkpoint that is complete in these items.
-
-  Raises:
-    InputError: where there is none.
-  """
+  """Returns the latest checkpoint that is complete in these items."""
   for folder in reversed(step_folders(workdir)):
     if is_complete(folder, items):
       return folder
@@ -121,14 +112,6 @@ def claim_workdir(workdir: epath.PathLike, config: ConfigDict) -> None:
 
   A run that ended before its first checkpoint, on a wrong `init_from` for instance, left nothing to
   resume: its config is replaced.
-
-  Args:
-    workdir: the run's directory; created.
-    config: the resolved config.
-
-  Raises:
-    InputError: where the workdir cannot be used or belongs to a run whose config differs in more
-      than `config.RUNTIME_FIELDS`, naming the fields.
   """
   path = workdir_path(workdir) / CONFIG_FILE
   try:

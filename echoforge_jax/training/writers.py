@@ -31,10 +31,9 @@ class JsonLinesWriter:
             self._lines.append(line + '\n')
         except (ValueError, KeyError, TypeError):
           continue
-    if self._in_bucket:
-      return
-    write_text(self._path, ''.join(self._lines))
-    self._file = self._path.open('a')
+    if not self._in_bucket:
+      write_text(self._path, ''.join(self._lines))
+      self._file = self._path.open('a')
 
   def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
     """Writes one line: {"step", "kind", name: value, ...}."""

@@ -1,7 +1,6 @@
 """Objectives by name: EchoForge's and the baselines it is compared with.
 
-To add one, write a function that returns an `Objective` in a file of its own and name it in
-`OBJECTIVES`; step, loop and checkpoints do not change.
+To add one, write a function that returns an `Objective` in a file of its own and name it here.
 """
 
 import inspect
@@ -20,16 +19,7 @@ OBJECTIVES = {
 
 
 def make_objective(name: str, *, num_unlabeled: int | None = None, **options) -> Objective:
-  """Builds an objective by its name in `OBJECTIVES`.
-
-  Args:
-    name: which one.
-    num_unlabeled: as in `echoforge`.
-    **options: its settings, the fields of `config.objective`.
-
-  Raises:
-    InputError: for an unknown name or a setting that it does not have.
-  """
+  """Builds an objective of `OBJECTIVES` with the fields of `config.objective` as options."""
   if name not in OBJECTIVES:
     raise InputError(f'config.objective.name is {name!r}; choose one of {", ".join(OBJECTIVES)}')
   parameters = inspect.signature(OBJECTIVES[name]).parameters

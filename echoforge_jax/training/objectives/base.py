@@ -1,7 +1,4 @@
-"""An objective: what it asks of the two networks, and the sum of its terms.
-
-docs/training.md adds one as an example.
-"""
+"""An objective: what it asks of the two networks, and the sum of its terms."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -25,21 +22,15 @@ Term = Callable[[Outputs, Any, Batch, ScheduleValues], tuple[Array, Metrics]]
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """What a step minimizes.
+  """What a step minimizes; docs/training.md adds one as an example."""
 
-  Attributes:
-    student: (apply, batch) -> what `loss` reads; calls the student once.
-    teacher: (apply, batch) -> pytree of arrays, outside the gradient and only while the
-      unsupervised weight is above zero (until then zeros of the same shapes); None: there is no
-      teacher forward pass at all.
-    loss: (student outputs, teacher outputs or None, batch, schedule values) -> (float32 scalar,
-      metrics).
-    batch_keys: the fields of the batch that are read, and so transferred.
-  """
-
+  # Calls the student once, for what `loss` reads.
   student: Callable[[Apply, Batch], Outputs]
+  # Returns any arrays; outside the gradient, and only while the unsupervised weight is above zero
+  # (until then zeros of the same shapes). None: no forward pass of the teacher at all.
   teacher: Callable[[Apply, Batch], Any] | None
-  loss: Term
+  loss: Term  # Of all terms.
+  # Fields of the batch that are read, and so transferred.
   batch_keys: tuple[str, ...] = ('video_weak', 'video_strong', 'masks', 'labeled')
 
 
@@ -83,7 +74,7 @@ def average(value: Array, count: Array | float = 1.0) -> metrics.Average:
 
 
 def labeled_pair(labeled: Array) -> tuple[Array, Array]:
-  """Picks two labeled frames a clip for episodic CPR: the first and the last.
+  """Picks two labeled frames per clip for episodic CPR: the first and the last.
 
   With sparse labels they are ED and ES, the only two; with every frame labeled they are still ED
   and ES, the pair that differs most (ours).
@@ -102,7 +93,7 @@ def labeled_pair(labeled: Array) -> tuple[Array, Array]:
 
 
 def unlabeled_frames(labeled: Array, count: int | None = None) -> tuple[Array, Array]:
-  """Picks `count` frames a clip, unlabeled ones first, in order of time.
+  """Picks `count` frames per clip, unlabeled ones first, in order of time.
 
   Args:
     labeled: bool [B, T].

@@ -1,7 +1,7 @@
-"""What EchoForge is compared with, for any model that gives logits.
+"""The baselines, for any model that gives logits; arguments are those of `echoforge`.
 
 All of them average a teacher, and it is the teacher that is evaluated: rows of a comparison differ
-in what is learned from, not in the averaging. Arguments are those of `echoforge`.
+in what is learned from, not in the averaging.
 """
 
 from echoforge_jax.training.objectives import terms
@@ -13,17 +13,15 @@ def supervised(
   *, supervised_weight: float = 1.0, coarse_weight: float = 0.4, num_unlabeled: int | None = None
 ) -> Objective:
   """Returns the loss on labeled frames alone."""
-  del num_unlabeled
   return compose([terms.supervised(supervised_weight), terms.coarse(coarse_weight)])
 
 
 def mean_teacher(
   *, supervised_weight: float = 1.0, coarse_weight: float = 0.4, num_unlabeled: int | None = None
 ) -> Objective:
-  """Returns the supervised loss and consistency on unlabeled frames.
+  """Returns the supervised loss and consistency on unlabeled frames; SSCF's objective.
 
-  Mean teacher (Tarvainen and Valpola 2017): the squared distance of both networks' probabilities,
-  times the schedule's weight. SSCF's objective.
+  Mean teacher (Tarvainen and Valpola 2017): the squared distance of both networks' probabilities.
   """
   return compose(
     [
@@ -40,8 +38,8 @@ def fixmatch(
 ) -> Objective:
   """Returns the supervised loss and hard, confident pseudo-labels.
 
-  In the manner of FixMatch (Sohn et al. 2020), with the averaged teacher in place of the network
-  itself (ours). The confidence is the schedule's: equal at start and end it is FixMatch's constant.
+  After FixMatch (Sohn et al. 2020), with the averaged teacher in place of the network itself (ours)
+  and the schedule's confidence: equal at start and end it is FixMatch's constant.
   """
   return compose(
     [

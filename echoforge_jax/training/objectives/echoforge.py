@@ -46,9 +46,6 @@ def echoforge(
     episodic_weight: w_e; 0 where the model has no CPR.
     pseudo_labels: 'reforged' (CPR of the teacher) or 'plain' (the teacher's own logits).
     num_unlabeled: F, the most unlabeled frames that a clip can have; None: all.
-
-  Raises:
-    InputError: for an unknown kind of pseudo-label.
   """
   if pseudo_labels not in PSEUDO_LABELS:
     raise InputError(

@@ -1,7 +1,6 @@
 """Terms of an objective, each weighted and with what it logs.
 
-A function here takes a term's settings and returns a `base.Term`, a pure function of (student
-outputs, teacher outputs, batch, schedule values). `num_unlabeled` is that of
+A function here takes a term's settings and returns a `base.Term`; `num_unlabeled` is that of
 `base.unlabeled_frames`.
 """
 
@@ -23,7 +22,6 @@ def supervised(weight: float = 1.0) -> Term:
   """Returns weight (BCE + Dice of `logits` on labeled frames) (paper, loss)."""
 
   def term(outputs, teacher, batch, values):
-    del teacher, values
     loss = losses.supervised_loss(outputs['logits'], batch['masks'])
     dice, counted = losses.hard_dice(jax.lax.stop_gradient(outputs['logits']), batch['masks'])
     return weight * loss.value, {
@@ -35,13 +33,9 @@ def supervised(weight: float = 1.0) -> Term:
 
 
 def coarse(weight: float) -> Term:
-  """Returns weight (BCE + Dice of `coarse_logits` on labeled frames) (ours).
-
-  Zero for a model without coarse masks.
-  """
+  """Returns weight (BCE + Dice of `coarse_logits`, if any, on labeled frames) (ours)."""
 
   def term(outputs, teacher, batch, values):
-    del teacher, values
     if 'coarse_logits' not in outputs:
       return jnp.zeros((), jnp.float32), {}
     loss = losses.coarse_loss(outputs['coarse_logits'], batch['masks'])
@@ -57,7 +51,6 @@ def episodic(weight: float) -> Term:
   """
 
   def term(outputs, teacher, batch, values):
-    del teacher, values
     frames, valid = labeled_pair(batch['labeled'])
     loss = losses.supervised_loss(
       outputs['reforged_logits'], take_frames(batch['masks'], frames), valid
@@ -70,8 +63,7 @@ def episodic(weight: float) -> Term:
 def pseudo_labels(num_unlabeled: int | None = None) -> Term:
   """Returns lambda(e) (BCE + Dice on confident unlabeled pixels) (paper).
 
-  The teacher's outputs are its logits [B, F, H, W, K] of the frames that `base.unlabeled_frames`
-  picks.
+  The teacher gives its logits [B, F, H, W, K] of the frames that `base.unlabeled_frames` picks.
   """
 
   def term(outputs, teacher, batch, values):
@@ -91,10 +83,7 @@ def pseudo_labels(num_unlabeled: int | None = None) -> Term:
 
 
 def consistency(num_unlabeled: int | None = None) -> Term:
-  """Returns lambda(e) (mean squared distance of unlabeled probabilities).
-
-  The teacher's outputs are as in `pseudo_labels`.
-  """
+  """Returns lambda(e) (mean squared distance of probabilities on unlabeled frames)."""
 
   def term(outputs, teacher, batch, values):
     frames, valid = unlabeled_frames(batch['labeled'], num_unlabeled)
