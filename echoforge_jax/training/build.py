@@ -54,10 +54,8 @@ def make_model(config: ConfigDict) -> nn.Module:
   if config.dtype not in DTYPES:
     raise InputError(f'config.dtype is {config.dtype!r}; choose one of {", ".join(DTYPES)}')
   options = config.model.to_dict()
-  name = options.pop('name')
-  return build_model(
-    name, num_classes=len(config.data.classes), dtype=DTYPES[config.dtype], **options
-  )
+  name, dtype = options.pop('name'), DTYPES[config.dtype]
+  return build_model(name, num_classes=len(config.data.classes), dtype=dtype, **options)
 
 
 def count_clips(config: ConfigDict) -> int | None:
@@ -80,13 +78,9 @@ def count_clips(config: ConfigDict) -> int | None:
 
 
 def num_steps(config: ConfigDict, num_clips: int = NOMINAL_CLIPS) -> int:
-  """Returns `config.num_steps`, or the updates of `config.num_epochs`.
-
-  An epoch's batches hold as many clips as the training split, `num_clips`.
-  """
-  clips_per_step = config.batch_size + config.unlabeled_batch_size
-  epochs = config.num_epochs * num_clips // clips_per_step
-  return config.num_steps or max(1, epochs)
+  """Returns `config.num_steps`, or the updates of `config.num_epochs` of `num_clips` clips."""
+  updates = config.num_epochs * num_clips // (config.batch_size + config.unlabeled_batch_size)
+  return config.num_steps or max(1, updates)
 
 
 def fix_length(config: ConfigDict, num_clips: int | None) -> ConfigDict:
@@ -109,9 +103,8 @@ def make_objective(config: ConfigDict) -> Objective:
   # A sparsely labeled clip always has two labeled frames; only a clip without any label needs
   # pseudo-labels for all of its frames.
   sparse = config.data.supervision == 'sparse' and not config.unlabeled_batch_size
-  return objectives.make_objective(
-    name, num_unlabeled=config.data.num_frames - 2 if sparse else None, **options
-  )
+  count = config.data.num_frames - 2 if sparse else None
+  return objectives.make_objective(name, num_unlabeled=count, **options)
 
 
 def make_schedule(config: ConfigDict) -> Callable[[Array], schedules.ScheduleValues]:
@@ -126,12 +119,9 @@ def make_schedule(config: ConfigDict) -> Callable[[Array], schedules.ScheduleVal
 def make_parts(
   config: ConfigDict, model: nn.Module | None = None, mesh: Mesh | None = None
 ) -> Parts:
-  """Builds everything that is jitted.
+  """Builds everything that is jitted; `model` replaces `config.model`.
 
-  Args:
-    config: a config of `configs/`.
-    model: replaces `config.model`.
-    mesh: devices of the run, where they share the state (`config.fsdp`).
+  The mesh is given where its devices share the state (`config.fsdp`).
   """
   check(config)
   model = model or make_model(config)
@@ -183,16 +173,15 @@ def check(config: ConfigDict) -> None:
     if value < least:
       raise InputError(f'config.{name} is {value}; wanted at least {least}')
   dropout = config.model.get('dropout', 0.0)
-  if not 0 <= dropout < 1:
-    raise InputError(f'config.model.dropout is {dropout}; wanted a number in [0, 1)')
+  for name, value in (('model.dropout', dropout), ('semi.ema_decay', config.semi.ema_decay)):
+    if not 0 <= value < 1:
+      raise InputError(f'config.{name} is {value}; wanted a number in [0, 1)')
   scores = validation_lib.score_names(config.data.classes)
   if config.eval.best_metric not in ('', *scores):
     raise InputError(
       f'config.eval.best_metric is {config.eval.best_metric!r};'
       f" choose one of {', '.join(scores)}, or ''"
     )
-  if not 0 <= config.semi.ema_decay < 1:
-    raise InputError(f'config.semi.ema_decay is {config.semi.ema_decay}; wanted a number in [0, 1)')
   goal = config.objective
   if (
     goal.name == 'echoforge'
@@ -211,12 +200,8 @@ def data_spec(config: ConfigDict) -> DataSpec:
   fields = config.data.to_dict()
   for name, cls in (('augmentation', augment.AugmentConfig), ('stream', StreamConfig)):
     fields[name] = _built(cls, fields.get(name, {}), f'config.data.{name}')
-  fields |= {
-    'classes': tuple(config.data.classes),
-    'batch_size': config.batch_size,
-    'unlabeled_batch_size': config.unlabeled_batch_size,
-    'seed': config.seed,
-  }
+  fields['classes'] = tuple(config.data.classes)
+  fields |= {name: config[name] for name in ('batch_size', 'unlabeled_batch_size', 'seed')}
   return _built(DataSpec, fields, 'config.data')
 
 
@@ -239,17 +224,17 @@ def make_iterator(config: ConfigDict, *, process_index: int, process_count: int)
 def make_loader(
   config: ConfigDict, keys: Sequence[str], sharding: NamedSharding
 ) -> Callable[[Mapping[str, np.ndarray]], dict[str, Array]]:
-  """Builds load(batch of `make_iterator`) -> batch on the devices, for the training step.
+  """Builds load(batch of `make_iterator`) -> fields `keys` of the batch, on the devices.
 
   Views are drawn on the way, by a program that is compiled for the first batch and runs
-  asynchronously. `keys` are the fields that the step reads; `sharding` is `mesh.batch_sharding`'s.
+  asynchronously. The sharding is that of `mesh.batch_sharding`.
   """
   views = augment.make_views(data_spec(config).augmentation, sharding, keys)
   return lambda batch: views(mesh_lib.put_batch(batch, sharding))
 
 
 def make_validation(config: ConfigDict) -> Iterable[Mapping[str, Any]]:
-  """Validation clips of `config.data`, as `pipeline.eval_clips` gives them."""
+  """Returns validation clips of `config.data`, as `pipeline.eval_clips` gives them."""
   from echoforge_jax.data import pipeline  # It imports grain.
 
   return pipeline.eval_clips(data_spec(config), 'validation')

@@ -20,17 +20,8 @@ import orbax.checkpoint as ocp
 from echoforge_jax.errors import InputError
 from echoforge_jax.models import network_file
 from echoforge_jax.textio import first_line
+from echoforge_jax.training import workdir as workdir_lib
 from echoforge_jax.training.state import TrainState, compare_trees, named_leaves, shorten
-from echoforge_jax.training.workdir import (
-  DIRECTORY,
-  ITEMS,
-  is_complete,
-  latest_folder,
-  read_config,
-  set_aside_incomplete,
-  step_folders,
-  workdir_path,
-)
 
 
 class SaveError(RuntimeError):
@@ -51,14 +42,11 @@ class Checkpointer:
   def __init__(self, workdir: epath.PathLike, *, keep: int = 2, best_metric: str = ''):
     """Opens `workdir/checkpoints`, creating it; sets incomplete steps aside.
 
-    Args:
-      workdir: the run's directory.
-      keep: how many of the latest checkpoints stay.
-      best_metric: also keep the one with the largest value of this metric; '': none for its score.
+    The latest `keep` checkpoints stay, and the one with the largest `best_metric` ('': none).
     """
-    self._root = workdir_path(workdir) / DIRECTORY
+    self._root = workdir_lib.workdir_path(workdir) / workdir_lib.DIRECTORY
     if jax.process_index() == 0:
-      set_aside_incomplete(workdir)
+      workdir_lib.set_aside_incomplete(workdir)
     managers = ocp.checkpoint_managers
     policies = [managers.LatestN(n=keep)]
     if best_metric:
@@ -89,33 +77,23 @@ class Checkpointer:
   ) -> None:
     """Starts saving; the state may be donated as soon as this returns.
 
-    Args:
-      step: updates done; saving the same step again does nothing.
-      state: to save.
-      iterator: its `get_state()` is the same in every process, and JSON.
-      metrics: scores of this state, for `best_metric`.
-
-    Raises:
-      SaveError: where this checkpoint, or the one still being written, could not be.
+    Saving a step again does nothing. `iterator.get_state()` is JSON, the same in every process;
+    `metrics` are the state's scores. Also raises for the checkpoint that was still being written.
     """
     if step in self._manager.all_steps():
       return
     self._check_space(state)
     items = {'data': ocp.args.JsonSave(iterator.get_state())}
-    for name, tree in _as_items(state).items():
-      items[name] = ocp.args.StandardSave(tree)
+    items |= {name: ocp.args.StandardSave(tree) for name, tree in _as_items(state).items()}
+    scores = dict(metrics) if metrics else None
     with self._saving():
-      self._manager.save(
-        step, args=ocp.args.Composite(**items), metrics=dict(metrics) if metrics else None
-      )
+      self._manager.save(step, args=ocp.args.Composite(**items), metrics=scores)
 
   def restore(self, step: int, abstract_state: TrainState, iterator: Any) -> TrainState:
     """Restores a state bit for bit, and the iterator in place.
 
-    Args:
-      step: a step that was saved.
-      abstract_state: `jax.ShapeDtypeStruct` leaves with the wanted shardings.
-      iterator: of the same pipeline; any number of processes.
+    Leaves of `abstract_state` are `jax.ShapeDtypeStruct` with the wanted shardings; the iterator is
+    of the same pipeline, in any number of processes.
     """
     folder = self._root / str(step)
     items = {}
@@ -143,9 +121,8 @@ class Checkpointer:
 
     JAX tells at one step only, after the last that any process asked about.
     """
-    return jax.process_count() > 1 and any(
-      self.reached_preemption(earlier) for earlier in range(step + 1)
-    )
+    several = jax.process_count() > 1
+    return several and any(map(self.reached_preemption, range(step + 1)))
 
   def wait(self) -> None:
     """Waits until the checkpoint being written is complete; may raise."""
@@ -163,7 +140,7 @@ class Checkpointer:
 
   def _save_error(self, reason: str) -> SaveError:
     kept = 'there is no whole checkpoint yet'
-    for folder in filter(is_complete, step_folders(self._root.parent)):
+    for folder in filter(workdir_lib.is_complete, workdir_lib.step_folders(self._root.parent)):
       kept = f'step {folder.name} is the last whole checkpoint'
     return SaveError(
       f'{self._root}: a checkpoint could not be written ({reason}); {kept}. '
@@ -217,14 +194,10 @@ def _check_tree(folder: epath.Path, wanted: Any) -> None:
 
 
 def fingerprint(workdir: epath.PathLike) -> tuple[int, str]:
-  """Returns the step and a digest of a run's latest whole checkpoint.
-
-  SHA-256 over all arrays (path, dtype, shape, bytes) and the position in the data: equal digests
-  are equal bits.
-  """
-  folder = latest_folder(workdir)
+  """Returns the step of the latest whole checkpoint and a digest of all that it holds."""
+  folder = workdir_lib.latest_folder(workdir)
   digest = hashlib.sha256()
-  for item in ITEMS[:-1]:
+  for item in workdir_lib.ITEMS[:-1]:
     tree = ocp.StandardCheckpointHandler().restore(folder / item)
     for path, leaf in sorted(named_leaves(tree).items()):
       if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -232,7 +205,7 @@ def fingerprint(workdir: epath.PathLike) -> tuple[int, str]:
       array = np.asarray(leaf)
       digest.update(f'{item}/{path} {array.dtype} {array.shape}'.encode())
       digest.update(array.tobytes())
-  data = ocp.JsonCheckpointHandler().restore(folder / ITEMS[-1])
+  data = ocp.JsonCheckpointHandler().restore(folder / workdir_lib.ITEMS[-1])
   digest.update(json.dumps(data, sort_keys=True).encode())
   return int(folder.name), digest.hexdigest()
 
@@ -247,12 +220,12 @@ def restore_for_inference(
     which: 'teacher' (the usual choice) or 'student'.
 
   Returns:
-    The run's config, locked; {'params': ...} and, with batch norm, 'batch_stats', on the first
-    local device; updates the network has seen.
+    The config, locked; {'params': ...} and, with batch norm, 'batch_stats', on the first local
+    device; updates the network has seen.
   """
   if which not in ('teacher', 'student'):
     raise InputError(f'which is {which!r}; choose teacher or student')
-  config = read_config(workdir)
+  config = workdir_lib.read_config(workdir)
   if network_file.is_network_path(workdir):
     variables, meta = network_file.read(workdir)
     # 'teacher' is what is asked for where nothing is.
@@ -260,9 +233,8 @@ def restore_for_inference(
       raise InputError(
         f'{workdir}: holds the {meta["which"]} only, found {which} asked for; leave --which out'
       )
-    variables = jax.device_put(variables, jax.local_devices()[0])
-    return config, variables, meta['step']
-  folder = latest_folder(workdir, (which,)) / which
+    return config, jax.device_put(variables, jax.local_devices()[0]), meta['step']
+  folder = workdir_lib.latest_folder(workdir, (which,)) / which
   sharding = SingleDeviceSharding(jax.local_devices()[0])
   try:
     abstract = jax.tree.map(
@@ -275,5 +247,4 @@ def restore_for_inference(
       f'{folder}: cannot be read ({first_line(error)}); wanted a whole checkpoint: copy it again, '
       f'or delete {folder.parent} and take an earlier one'
     ) from error
-  variables = {name: value for name, value in tree.items() if value}
-  return config, variables, int(folder.parent.name)
+  return config, {name: value for name, value in tree.items() if value}, int(folder.parent.name)

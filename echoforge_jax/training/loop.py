@@ -56,7 +56,7 @@ class Run:
 
 
 class InputWait:
-  """Adds up the time in which the device stood still for want of a batch.
+  """Adds up the time in which the device stood still for want of a host batch.
 
   An upper bound, found without waiting for the device: where the latest step is over by the time
   its successor's batch has come, the whole wait for that batch counts.
@@ -79,8 +79,8 @@ class InputWait:
 class _StopSignals:
   """Turns the first SIGTERM or SIGINT into a flag, the second into an end.
 
-  Of a run of one process. Several processes must agree on the step to stop at: there JAX's own
-  handler of SIGTERM spreads the news, and a handler set here would replace it.
+  Several processes must agree on the step to stop at: there JAX's own handler of SIGTERM spreads
+  the news, and a handler set here would replace it.
   """
 
   def __init__(self):
@@ -88,7 +88,7 @@ class _StopSignals:
     self._previous: dict[int, Any] = {}
 
   def _handle(self, number: int, frame: Any) -> None:
-    if self.received is not None:
+    if self.stopped():
       raise KeyboardInterrupt
     self.received = number
 
@@ -115,16 +115,13 @@ class _MetricLog:
     self._pending: list[tuple[int, Any]] = []
 
   def add(self, step: int, metrics: Any) -> None:
-    """Keeps one step's metrics; waits for a step some steps back."""
+    """Keeps one step's metrics; waits for an earlier step."""
     self._pending.append((step, metrics))
     if len(self._pending) > MAX_IN_FLIGHT:
       jax.block_until_ready(self._pending[-1 - MAX_IN_FLIGHT][1])
 
-  def check(self) -> None:
-    """Raises `DivergenceError` naming the first step that is not finite."""
-    self._fetch(len(self._pending))
-
-  def _fetch(self, count: int) -> None:
+  def check(self, count: int | None = None) -> None:
+    """Raises `DivergenceError` naming the first of `count` steps that is not finite."""
     fetched = jax.device_get(self._pending[:count])
     self._pending[:count] = fetched
     for step, metrics in fetched:
@@ -140,14 +137,12 @@ class _MetricLog:
   def flush(self, last: int) -> dict[str, float]:
     """Averages and forgets the steps up to `last`."""
     count = sum(step <= last for step, _ in self._pending)
-    self._fetch(count)
+    self.check(count)
     done, self._pending = self._pending[:count], self._pending[count:]
     scalars = {}
     for name in done[0][1] if done else ():
-      counted = sum(float(metrics[name].count) for _, metrics in done)
-      if counted:
-        total = sum(float(metrics[name].total) for _, metrics in done)
-        scalars[name] = total / counted
+      if counted := sum(float(metrics[name].count) for _, metrics in done):
+        scalars[name] = sum(float(metrics[name].total) for _, metrics in done) / counted
     return scalars
 
 
@@ -173,10 +168,6 @@ def train(
     iterator: replaces the pipeline's; has `get_state` and `set_state`.
     validation: clips that replace the validation split.
     verbose: print progress.
-
-  Raises:
-    DivergenceError: at the first loss or gradient that is not finite.
-    SaveError: where a checkpoint cannot be written.
   """
   build.check(config)
   counted = iterator is None or not config.num_steps
@@ -236,10 +227,7 @@ def _make_validator(
 
 
 def _first_state(run: Run, create_state: Any) -> tuple[Any, int]:
-  """Returns the state to start from, and its updates.
-
-  In this order: the latest checkpoint of the workdir; weights of `init_from`; random weights.
-  """
+  """Returns the latest state of the workdir, or one of `init_from`, or random; and its updates."""
   step = run.checkpointer.latest_step()
   if step is not None:
     abstract = jax.tree.map(
@@ -253,26 +241,23 @@ def _first_state(run: Run, create_state: Any) -> tuple[Any, int]:
   # Runs once: on a CPU, optimizing it takes longer than everything it does.
   options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
   state = create_state.lower().compile(compiler_options=options)()
-  init_from = run.config.init_from
-  if init_from:
+  if init_from := run.config.init_from:
     state = warm_start.from_path(state, init_from, model=run.parts.model)
     run.console.say(f'weights of {init_from}')
   return state, 0
 
 
 def _describe_parameters(params: Any, workdir: epath.Path, console: Console):
-  """Writes clu's table to `parameters.txt`; prints one line a module."""
+  """Writes clu's table to `parameters.txt`; prints one line per module."""
+  path = workdir / 'parameters.txt'
 
-  count = parameter_overview.count_parameters
+  def count(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
   if jax.process_index() == 0:
-    (workdir / 'parameters.txt').write_text(
-      parameter_overview.get_parameter_overview(params, include_stats=False) + '\n'
-    )
+    path.write_text(parameter_overview.get_parameter_overview(params, include_stats=False) + '\n')
   modules = '  '.join(f'{name} {count(tree):,}' for name, tree in params.items())
-  console.say(
-    f'parameters: {count(params):,} ({modules}); every one is '
-    f'listed in {workdir / "parameters.txt"}'
-  )
+  console.say(f'parameters: {count(params):,} ({modules}); every one is listed in {path}')
 
 
 def _compile(run: Run, state: Any, batch: Any) -> Any:
@@ -286,8 +271,7 @@ def _compile(run: Run, state: Any, batch: Any) -> Any:
 
 def _validate(run: Run, state: Any, step: int, stopped: Callable[[], bool]) -> dict[str, float]:
   """Scores a state and writes the scores; none if a signal comes meanwhile."""
-  scores = run.validator(state, stopped)
-  if scores:
+  if scores := run.validator(state, stopped):
     run.writers.write(step, 'eval', scores)
     shown = (f'{name} {value:.4f}' for name, value in scores.items())
     run.console.say(f'step {step}  validation  ' + '  '.join(shown))
@@ -305,8 +289,7 @@ def _continue(run: Run, state: Any, step: int) -> Outcome:
   compiled, metrics, scores = None, None, {}
 
   def write_log(last: int) -> None:
-    scalars = log.flush(last)
-    if scalars:
+    if scalars := log.flush(last):
       run.writers.write(last, 'train', scalars)
       console.progress(last, scalars, waiting.idle)
 
@@ -327,9 +310,8 @@ def _continue(run: Run, state: Any, step: int) -> Outcome:
         write_log(step)
         scores_now = _validate(run, state, step, stop.stopped)
         scores = scores_now or scores
-      stopping = (
-        checkpointer.reached_preemption(step) if jax.process_count() > 1 else stop.stopped()
-      )
+      several = jax.process_count() > 1
+      stopping = checkpointer.reached_preemption(step) if several else stop.stopped()
       if last or stopping or step % config.checkpoint_every == 0:
         log.check()  # A state that is not finite is never saved.
         with jax.transfer_guard('allow'):

@@ -14,8 +14,7 @@ from jaxtyping import Bool, Float, Integer
 
 from echoforge_jax.clip import IGNORE
 
-# Added to both sides of the Dice fraction, in pixels (ours): an empty target met by an empty
-# prediction costs nothing.
+# In pixels (ours): an empty target that is met by an empty prediction costs nothing.
 DICE_SMOOTH = 1.0
 # Share of either side of a pseudo-label that has to be confident (ours).
 LEAST_CONFIDENT = 0.1
@@ -33,15 +32,10 @@ class Term(NamedTuple):
 
 
 def class_targets(masks: Masks, num_classes: int) -> tuple[Array, Array]:
-  """Splits label values into one binary target per class, and their validity.
-
-  Returns:
-    float32 [B, T, H, W, K] of 0 or 1, and float32 [B, T, H, W, 1], 1 where a pixel is labeled.
-  """
-  masks = masks.astype(jnp.int32)[..., None]
-  values = jnp.arange(1, num_classes + 1, dtype=jnp.int32)
-  targets = masks == values.reshape((1,) * (masks.ndim - 1) + (-1,))
-  return targets.astype(jnp.float32), (masks != IGNORE).astype(jnp.float32)
+  """Returns binary targets [B, T, H, W, K], and [B, T, H, W, 1], 1 where a pixel is labeled."""
+  masks = masks.astype(jnp.int32)  # Background and `IGNORE` are no class.
+  targets = jax.nn.one_hot(masks - 1, num_classes, dtype=jnp.float32)
+  return targets, (masks != IGNORE)[..., None].astype(jnp.float32)
 
 
 def masked_bce(logits: Logits, targets: Logits, weights: Logits) -> Scalar:
@@ -52,9 +46,10 @@ def masked_bce(logits: Logits, targets: Logits, weights: Logits) -> Scalar:
 
 
 def masked_dice(logits: Logits, targets: Logits, weights: Logits) -> Scalar:
-  """Returns the soft Dice loss, a mean over frames and classes with weight.
+  """Returns the mean of 1 - (2 sum w p y + s) / (sum w p + sum w y + s), s = `DICE_SMOOTH`.
 
-  Per frame and class 1 - (2 sum w p y + s) / (sum w p + sum w y + s), with s = `DICE_SMOOTH`.
+  The sums are over the pixels of one frame and class; frames and classes without weight are left
+  out of the mean.
   """
   probabilities = jax.nn.sigmoid(logits) * weights
   overlap = (probabilities * targets).sum((2, 3))
@@ -73,10 +68,7 @@ def _bce_dice(logits: Logits, targets: Logits, weights: Logits) -> Term:
 
 
 def supervised_loss(logits: Logits, masks: Masks, frames: Bool[Array, 'b t'] | None = None) -> Term:
-  """Returns BCE + Dice on labeled pixels of `frames` (paper section 3, loss).
-
-  Also the episodic CPR loss (ours), on reforged logits of a frame whose label was withheld.
-  """
+  """Returns BCE + Dice on labeled pixels of `frames` (paper section 3, loss)."""
   targets, valid = class_targets(masks, logits.shape[-1])
   if frames is not None:
     valid = valid * frames[:, :, None, None, None]
@@ -86,8 +78,7 @@ def supervised_loss(logits: Logits, masks: Masks, frames: Bool[Array, 'b t'] | N
 def coarse_loss(coarse_logits: Float[Array, 'b t i j k'], masks: Masks) -> Term:
   """Returns BCE + Dice of coarse masks against area-averaged labels (ours).
 
-  A target is the share of a token's labeled pixels that belong to the class; its weight is the
-  share of its pixels that are labeled.
+  A token's target is the class's share of its labeled pixels, its weight their share of all.
   """
   batch, time, height, width = masks.shape
   rows, columns, classes = coarse_logits.shape[2:]
@@ -156,16 +147,12 @@ def pseudo_label_loss(
   candidates = jnp.broadcast_to(frames[:, :, None, None, None], logits.shape)
   weights = balanced_weights(targets, confident) * candidates
   value, count = _bce_dice(logits, targets, weights)
-  return PseudoTerm(
-    value, count, (weights > 0).sum(dtype=jnp.float32), candidates.sum(dtype=jnp.float32)
-  )
+  confident = (weights > 0).sum(dtype=jnp.float32)
+  return PseudoTerm(value, count, confident, candidates.sum(dtype=jnp.float32))
 
 
 def consistency_loss(logits: Logits, teacher_logits: Logits, frames: Bool[Array, 'b t']) -> Term:
-  """Returns mean (sigmoid(z) - sigmoid(z_teacher))^2 over `frames` (mean teacher; SSCF).
-
-  No gradient reaches the teacher.
-  """
+  """Returns mean (sigmoid(z) - sigmoid(z_teacher))^2 over `frames` (mean teacher; SSCF)."""
   teacher_logits = jax.lax.stop_gradient(teacher_logits.astype(jnp.float32))
   distance = (jax.nn.sigmoid(logits.astype(jnp.float32)) - jax.nn.sigmoid(teacher_logits)) ** 2
   weights = frames.astype(jnp.float32)
@@ -174,10 +161,7 @@ def consistency_loss(logits: Logits, teacher_logits: Logits, frames: Bool[Array,
 
 
 def hard_dice(logits: Logits, masks: Masks) -> tuple[Float[Array, 'b t k'], Float[Array, 'b t k']]:
-  """Returns the unsmoothed Dice of the masks [z >= 0] per frame and class.
-
-  It is 1 where both are empty; and 1 where the frame has a label, else 0.
-  """
+  """Returns the Dice of masks [z >= 0], 1 where both are empty; and 1 where a frame is labeled."""
   targets, valid = class_targets(masks, logits.shape[-1])
   predicted = (logits >= 0).astype(jnp.float32) * valid
   targets = targets * valid

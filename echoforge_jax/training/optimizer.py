@@ -27,16 +27,10 @@ def make_optimizer(
   weight_decay: float = 0.0,
   clip_norm: float = 0.0,
 ) -> tuple[optax.GradientTransformation, Callable[[Array], Array]]:
-  """Builds the optimizer, and its learning-rate schedule.
+  """Builds the optimizer, and its learning-rate schedule (`schedules.learning_rate`).
 
-  Args:
-    name: 'adam' (the paper's) or 'adamw'.
-    learning_rate: highest learning rate (paper: 1e-4).
-    num_steps: updates of the whole training.
-    warmup_steps: updates of linear warm-up (ours).
-    power: exponent of the polynomial decay (paper: 0.9).
-    weight_decay: AdamW's decay of what `decay_mask` marks; 0 with 'adam'.
-    clip_norm: largest global gradient norm; 0 does not clip.
+  `name` is 'adam' (the paper's) or 'adamw', whose weight decay is that of `decay_mask`; `clip_norm`
+  is the largest global gradient norm, and 0 does not clip.
   """
   if name not in OPTIMIZERS:
     raise InputError(

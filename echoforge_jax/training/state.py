@@ -38,20 +38,12 @@ def create_train_state(
 ) -> TrainState:
   """Initializes student, teacher and optimizer; pure, to be jitted.
 
-  The teacher is a copy of the student: no two leaves may share a buffer, or donating would abort.
-
-  Args:
-    model: called as `model(video, train=False)`; creates all its parameters, those of CPR included.
-    tx: optimizer.
-    seed: of the run's root key.
-    video: float32 [B, T, H, W, 1]; only its shape matters.
+  `model(video, train=False)` creates all parameters, those of CPR included; `video` is float32
+  [B, T, H, W, 1]. The teacher is a copy: no two leaves may share a buffer, or donating would abort.
   """
   root = jax.random.key(seed)
-  variables = model.init(
-    {'params': stream_key(root, 'params', 0), 'dropout': stream_key(root, 'dropout', 0)},
-    video,
-    train=False,
-  )
+  keys = {stream: stream_key(root, stream, 0) for stream in ('params', 'dropout')}
+  variables = model.init(keys, video, train=False)
   params = variables['params']
   batch_stats = variables.get('batch_stats', {})
   return TrainState(
@@ -80,12 +72,10 @@ def compare_trees(given: Any, wanted: Any) -> list[str]:
   for path, leaf in sorted(given.items()):
     if path not in wanted:
       problems.append(f'{path}: not in the model')
-    elif jax.dtypes.issubdtype(wanted[path].dtype, jax.dtypes.prng_key):
-      continue
-    elif tuple(leaf.shape) != tuple(wanted[path].shape):
-      problems.append(
-        f'{path}: shape {tuple(leaf.shape)} there, {tuple(wanted[path].shape)} in the model'
-      )
+    elif not jax.dtypes.issubdtype(wanted[path].dtype, jax.dtypes.prng_key):
+      there, here = tuple(leaf.shape), tuple(wanted[path].shape)
+      if there != here:
+        problems.append(f'{path}: shape {there} there, {here} in the model')
   return problems
 
 

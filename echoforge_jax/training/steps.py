@@ -17,17 +17,16 @@ from echoforge_jax.training import losses, schedules
 from echoforge_jax.training.objectives.base import Batch, Metrics, Objective, average
 from echoforge_jax.training.state import TrainState, stream_key
 
+_Gradient = tuple[dict, dict, Metrics]  # Gradients, new batch statistics, metrics.
+
 
 def to_float(video: Array) -> Array:
   """Returns uint8 gray levels as float32 in [0, 1]; floats as they are."""
-  if video.dtype == jnp.uint8:
-    return video.astype(jnp.float32) / 255.0
-  return video
+  return video.astype(jnp.float32) / 255.0 if video.dtype == jnp.uint8 else video
 
 
 def _variables(params: dict, batch_stats: dict) -> dict:
-  stats = {'batch_stats': batch_stats} if batch_stats else {}
-  return {'params': params} | stats
+  return {'params': params} | ({'batch_stats': batch_stats} if batch_stats else {})
 
 
 def _whole(tree: dict, mesh: Mesh | None) -> dict:
@@ -43,78 +42,65 @@ class _Task:
   teacher: dict  # The teacher's variables.
   values: schedules.ScheduleValues
 
+  def teacher_outputs(self, batch: Batch) -> Any:
+    """Returns the teacher's outputs, or zeros while their weight is zero.
 
-def _teacher_outputs(task: _Task, batch: Batch) -> Any:
-  """Returns the teacher's outputs, or zeros while their weight is zero.
+    The condition skips the forward pass until FlameRise begins; the step still compiles once.
+    """
+    if self.objective.teacher is None:
+      return None
 
-  The condition skips the forward pass until FlameRise begins; the step still compiles once.
-  """
-  if task.objective.teacher is None:
-    return None
+    def apply(video: Array, **inputs):
+      return self.model.apply(self.teacher, to_float(video), train=False, **inputs)
 
-  def apply(video: Array, **inputs):
-    return task.model.apply(task.teacher, to_float(video), train=False, **inputs)
+    def run():
+      return self.objective.teacher(apply, batch)
 
-  def run():
-    return task.objective.teacher(apply, batch)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run))
+    outputs = jax.lax.cond(self.values.weight > 0, run, lambda: zeros)
+    return jax.tree.map(jax.lax.stop_gradient, outputs)
 
-  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run))
-  outputs = jax.lax.cond(task.values.weight > 0, run, lambda: zeros)
-  return jax.tree.map(jax.lax.stop_gradient, outputs)
+  def gradient(self, params: dict, batch_stats: dict, key: Array, batch: Batch) -> _Gradient:
+    """Returns the gradients of one batch, with what else the step needs."""
+    teacher_outputs = self.teacher_outputs(batch)
 
+    def loss(params: dict) -> tuple[Array, tuple[dict, Metrics]]:
+      stats = {}
 
-def _loss(
-  params: dict, batch_stats: dict, task: _Task, key: Array, batch: Batch, teacher_outputs: Any
-) -> tuple[Array, tuple[Metrics, dict]]:
-  """Returns the loss, its metrics, and the student's new batch statistics."""
-  stats = {}
+      def apply(video: Array, **inputs):
+        outputs, mutated = self.model.apply(
+          _variables(params, batch_stats),
+          to_float(video),
+          train=True,
+          mutable=['batch_stats'],
+          rngs={'dropout': key},
+          **inputs,
+        )
+        stats.update(mutated.get('batch_stats', {}))
+        return outputs
 
-  def apply(video: Array, **inputs):
-    outputs, mutated = task.model.apply(
-      _variables(params, batch_stats),
-      to_float(video),
-      train=True,
-      mutable=['batch_stats'],
-      rngs={'dropout': key},
-      **inputs,
-    )
-    stats.update(mutated.get('batch_stats', {}))
-    return outputs
+      outputs = self.objective.student(apply, batch)
+      value, logged = self.objective.loss(outputs, teacher_outputs, batch, self.values)
+      return value, (stats, logged)
 
-  outputs = task.objective.student(apply, batch)
-  loss, logged = task.objective.loss(outputs, teacher_outputs, batch, task.values)
-  return loss, (logged, stats)
+    (_, (stats, logged)), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    return grads, stats, logged
 
+  def accumulated(self, params: dict, batch_stats: dict, key: Array, parts: Batch) -> _Gradient:
+    """As `gradient`, of the mean over parts [A, B / A, ...] of a batch."""
+    count = parts['labeled'].shape[0]
 
-def _gradient(
-  params: dict, batch_stats: dict, task: _Task, key: Array, batch: Batch
-) -> tuple[dict, dict, Metrics]:
-  """Returns gradients, new batch statistics and metrics of one batch."""
-  teacher_outputs = _teacher_outputs(task, batch)
-  (_, (logged, batch_stats)), grads = jax.value_and_grad(_loss, has_aux=True)(
-    params, batch_stats, task, key, batch, teacher_outputs
-  )
-  return grads, batch_stats, logged
+    def one(carried, part):
+      grads, batch_stats, index = carried
+      part_key = jax.random.fold_in(key, index)
+      own, batch_stats, logged = self.gradient(params, batch_stats, part_key, part)
+      grads = jax.tree.map(lambda total, x: total + x / count, grads, own)
+      return (grads, batch_stats, index + 1), logged
 
-
-def _accumulated(
-  params: dict, batch_stats: dict, task: _Task, key: Array, parts: Batch
-) -> tuple[dict, dict, Metrics]:
-  """As `_gradient`, of the mean over parts [A, B / A, ...] of a batch."""
-  count = parts['labeled'].shape[0]
-
-  def one(carried, part):
-    grads, batch_stats, index = carried
-    own, batch_stats, logged = _gradient(
-      params, batch_stats, task, jax.random.fold_in(key, index), part
-    )
-    grads = jax.tree.map(lambda total, x: total + x / count, grads, own)
-    return (grads, batch_stats, index + 1), logged
-
-  zeros = jax.tree.map(jnp.zeros_like, params)
-  (grads, batch_stats, _), logged = jax.lax.scan(one, (zeros, batch_stats, jnp.int32(0)), parts)
-  # Sums and counts of the parts add up.
-  return grads, batch_stats, jax.tree.map(lambda x: x.sum(0), logged)
+    start = (jax.tree.map(jnp.zeros_like, params), batch_stats, jnp.int32(0))
+    (grads, batch_stats, _), logged = jax.lax.scan(one, start, parts)
+    # Sums and counts of the parts add up.
+    return grads, batch_stats, jax.tree.map(lambda x: x.sum(0), logged)
 
 
 def make_train_step(
@@ -134,7 +120,7 @@ def make_train_step(
   The teacher predicts on the weak view, outside the gradient; the student learns on the strong
   view; then the teacher moves toward the updated student: teacher <- d teacher + (1 - d) student
   with d = ema(step), for the parameters and for the batch statistics, which the teacher's own pass
-  never moves (ours).
+  never moves (ours). Metrics are `clu.metrics.Average` pairs (sum, count) over all devices.
 
   Args:
     model: called as `model.apply(variables, video, train=..., **inputs)`.
@@ -143,31 +129,23 @@ def make_train_step(
     schedule: step -> weight and threshold.
     ema: step -> decay of the teacher.
     learning_rate: step -> learning rate, for the log only.
-    mesh: whose 'fsdp' axis divides the state: both networks run on gathered parameters, the
-      optimizer on shares. None: the state is whole.
-    grad_accum_steps: A, parts of the batch that pass one after the other, to save memory; gradient
-      and loss are means over them. Batch norm, CPR and means over confident pixels see a part;
-      running statistics move A times.
+    mesh: its 'fsdp' axis divides the state: networks run on gathered parameters, the optimizer on
+      shares. None: the state is whole.
+    grad_accum_steps: A, parts of a batch that pass one after the other; gradient and loss are means
+      over them. Batch norm, CPR and confident means see a part; running statistics move A times.
     mixture: see `mesh.microbatches`.
-
-  Returns:
-    The step. Its metrics are `clu.metrics.Average` pairs (sum, count) over all devices.
   """
 
   def train_step(state: TrainState, batch: Batch):
     values = schedule(state.step)
     teacher = _variables(_whole(state.teacher_params, mesh), state.teacher_batch_stats)
-    gradient = _gradient
+    task = _Task(model, objective, teacher, values)
+    gradient = task.gradient
     if grad_accum_steps > 1:
-      gradient = _accumulated
+      gradient = task.accumulated
       batch = mesh_lib.microbatches(batch, grad_accum_steps, mixture, mesh)
-    grads, batch_stats, logged = gradient(
-      _whole(state.params, mesh),
-      state.batch_stats,
-      _Task(model, objective, teacher, values),
-      stream_key(state.rng, 'dropout', state.step),
-      batch,
-    )
+    key = stream_key(state.rng, 'dropout', state.step)
+    grads, batch_stats, logged = gradient(_whole(state.params, mesh), state.batch_stats, key, batch)
     if mesh is not None:
       grads = mesh_lib.scatter(grads, mesh)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -216,11 +194,10 @@ def jit_train_step(train_step: Callable, state_sharding: Any, batch_sharding: Na
 def make_eval_step(
   *, model: nn.Module, mesh: Mesh | None = None
 ) -> Callable[[TrainState, Batch], dict]:
-  """Builds the validation step: hard Dice of student and teacher.
+  """Builds eval_step(state, batch) -> {'dice_student', 'dice_teacher'}: hard Dice.
 
-  Returns:
-    eval_step(state, batch) -> {'dice_student', 'dice_teacher'}, each the pair (sum, count) over
-    labeled frames, float32 [K]. Batch: `video` uint8 [B, T, H, W, 1], `masks` uint8 [B, T, H, W].
+  Each is the pair (sum, count) over labeled frames, float32 [K]. A batch holds `video` uint8
+  [B, T, H, W, 1] and `masks` uint8 [B, T, H, W].
   """
 
   def eval_step(state: TrainState, batch: Batch) -> dict:

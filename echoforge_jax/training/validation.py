@@ -18,24 +18,18 @@ def stack_clips(
 ) -> list[dict[str, np.ndarray]]:
   """Stacks clips into batches of one size; the last one is padded, with masks of `IGNORE`.
 
-  Args:
-    clips: each with `video` uint8 [T, H, W, 1] and `masks` uint8 [T, H, W].
-    batch_size: clips per batch.
-    max_clips: takes only the first ones; 0 takes all.
+  Clips hold `video` uint8 [T, H, W, 1] and `masks` uint8 [T, H, W]. `max_clips` 0 takes all.
   """
   clips = list(itertools.islice(clips, max_clips or None))
   batches = []
   for start in range(0, len(clips), batch_size):
     part = clips[start : start + batch_size]
-    video = np.stack([np.asarray(clip['video']) for clip in part])
-    masks = np.stack([np.asarray(clip['masks']) for clip in part])
-    missing = (0, batch_size - len(part))
-    batches.append(
-      {
-        'video': np.pad(video, (missing, *[(0, 0)] * 4)),
-        'masks': np.pad(masks, (missing, *[(0, 0)] * 3), constant_values=IGNORE),
-      }
-    )
+    batch = {}
+    for name, padding in (('video', 0), ('masks', IGNORE)):
+      values = np.stack([np.asarray(clip[name]) for clip in part])
+      missing = [(0, batch_size - len(part))] + [(0, 0)] * (values.ndim - 1)
+      batch[name] = np.pad(values, missing, constant_values=padding)
+    batches.append(batch)
   return batches
 
 
@@ -56,14 +50,9 @@ class Validator:
     mesh: Mesh,
     state_sharding: Any = None,
   ):
-    """Keeps the clips on the host.
+    """Keeps the batches of `stack_clips`, the same in every process, on the host.
 
-    Args:
-      eval_step: of `steps.make_eval_step`.
-      batches: of `stack_clips`, the same everywhere; their size divides by the number of devices.
-      classes: names of the foreground classes.
-      mesh: devices that share the clips.
-      state_sharding: None: the state is whole on every device.
+    Their size divides by the number of devices. Without a sharding, every device has the state.
     """
     whole = mesh_lib.replicated(mesh)
     self._sharding = mesh_lib.batch_sharding(mesh)
@@ -88,7 +77,6 @@ class Validator:
       per_class = total / np.maximum(count, 1)
       scores[name] = float(per_class.mean())
       if len(self._classes) > 1 and name == 'dice_teacher':
-        scores |= {
-          f'{name}_{label}': float(value) for label, value in zip(self._classes, per_class)
-        }
+        for label, value in zip(self._classes, per_class):
+          scores[f'{name}_{label}'] = float(value)
     return scores

@@ -50,18 +50,11 @@ def apply_variant(config: ConfigDict, name: str) -> ConfigDict:
     raise InputError(f'config argument {name!r}: choose one of {", ".join(VARIANTS)}')
   variant = VARIANTS[name or 'all']
   config.model.update(use_tsf=variant.tsf, use_arc=variant.arc, use_cpr=variant.cpr)
-  if variant.objective == 'echoforge':
-    if not variant.cpr:
-      config.objective.pseudo_labels = 'plain'
-      config.objective.episodic_weight = 0.0
-  else:
-    config.objective = ConfigDict(
-      {
-        'name': variant.objective,
-        'supervised_weight': config.objective.supervised_weight,
-        'coarse_weight': config.objective.coarse_weight,
-      }
-    )
+  if variant.objective != 'echoforge':
+    kept = {name: config.objective[name] for name in ('supervised_weight', 'coarse_weight')}
+    config.objective = ConfigDict({'name': variant.objective} | kept)
+  elif not variant.cpr:
+    config.objective.update(pseudo_labels='plain', episodic_weight=0.0)
   rise = config.semi.flame_rise
   if variant.objective == 'mean_teacher':
     rise.update(shape='gaussian', start=0.0, weight_max=CONSISTENCY_WEIGHT)

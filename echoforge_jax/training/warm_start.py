@@ -24,13 +24,10 @@ def replace_weights(
   source: str,
   remedy: str = 'Use the config.model it was trained with',
 ) -> TrainState:
-  """Puts given weights into student and teacher; the rest stays new.
+  """Puts weights into student and teacher before the first update; the rest stays new.
 
-  Args:
-    state: a state before its first update.
-    variables: any subtree of the model's {'params': ..., 'batch_stats': ...}.
-    source: where they come from, for messages.
-    remedy: what to do where they do not fit, for messages.
+  `variables` is any subtree of the model's {'params': ..., 'batch_stats': ...}; `source` and
+  `remedy` are for messages.
   """
   variables = jax.tree.map(np.asarray, variables)
   own = {'params': state.params, 'batch_stats': state.batch_stats}

@@ -37,14 +37,12 @@ def read_config(workdir: epath.PathLike) -> ConfigDict:
     return ConfigDict(as_tuples(network_file.read(workdir)[1]['config'])).lock()
   path = workdir_path(workdir) / CONFIG_FILE
   try:
-    text = path.read_text()
+    fields = json.loads(path.read_text())
   except OSError as error:
     raise InputError(
       f'{path}: {error.strerror or error}; wanted the workdir of a training '
       'run, which holds config.json and checkpoints/'
     ) from error
-  try:
-    fields = json.loads(text)
   except json.JSONDecodeError as error:
     raise InputError(f'{path} is not JSON ({error}); restore it, or start a new workdir') from error
   if not isinstance(fields, Mapping):
@@ -57,10 +55,8 @@ def read_config(workdir: epath.PathLike) -> ConfigDict:
 def step_folders(workdir: epath.PathLike) -> list[epath.Path]:
   """Returns the folders of checkpoints, complete or not, in order."""
   root = workdir_path(workdir) / DIRECTORY
-  if not root.is_dir():
-    return []
-  found = [path for path in root.iterdir() if path.name.isdigit()]
-  return sorted(found, key=lambda path: int(path.name))
+  found = root.iterdir() if root.is_dir() else ()
+  return sorted((path for path in found if path.name.isdigit()), key=lambda path: int(path.name))
 
 
 def is_complete(folder: epath.Path, items: Sequence[str] = ITEMS) -> bool:
@@ -110,8 +106,7 @@ def check_same_config(workdir: epath.PathLike, config: ConfigDict) -> None:
 def claim_workdir(workdir: epath.PathLike, config: ConfigDict) -> None:
   """Writes the config into a new workdir, or checks it against the old one.
 
-  A run that ended before its first checkpoint, on a wrong `init_from` for instance, left nothing to
-  resume: its config is replaced.
+  A run that ended before its first checkpoint left nothing to resume: its config is replaced.
   """
   path = workdir_path(workdir) / CONFIG_FILE
   try:

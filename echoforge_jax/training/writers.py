@@ -1,6 +1,7 @@
 """What a run writes and prints: JSON lines, TensorBoard, the console."""
 
 from collections.abc import Mapping
+import contextlib
 import importlib.util
 import json
 import time
@@ -13,6 +14,13 @@ from echoforge_jax.textio import write_text
 METRICS_FILE = 'metrics.jsonl'
 # Share of the time without a batch from which on the console says so.
 MUCH_WAITING = 0.05
+_SHOWN = {
+  'loss': 'loss',
+  'dice': 'train_dice',
+  'lambda': 'unsupervised_weight',
+  'tau': 'threshold',
+  'confident': 'confident_share',
+}
 
 
 class JsonLinesWriter:
@@ -24,13 +32,10 @@ class JsonLinesWriter:
     # Objects in a bucket cannot grow: there, each line writes the file anew.
     self._in_bucket = '://' in str(workdir)
     self._lines = []
-    if self._path.exists():
-      for line in self._path.read_text().splitlines():
-        try:
-          if json.loads(line)['step'] <= start_step:
-            self._lines.append(line + '\n')
-        except (ValueError, KeyError, TypeError):
-          continue
+    for line in self._path.read_text().splitlines() if self._path.exists() else ():
+      with contextlib.suppress(ValueError, KeyError, TypeError):
+        if json.loads(line)['step'] <= start_step:
+          self._lines.append(line + '\n')
     if not self._in_bucket:
       write_text(self._path, ''.join(self._lines))
       self._file = self._path.open('a')
@@ -125,15 +130,7 @@ class Console:
     rate = (step - since) / elapsed
     left = (self._num_steps - step) / max(rate, 1e-9)
     parts = [f'step {step}/{self._num_steps} ({step / self._num_steps:.0%})']
-    for label, name in (
-      ('loss', 'loss'),
-      ('dice', 'train_dice'),
-      ('lambda', 'unsupervised_weight'),
-      ('tau', 'threshold'),
-      ('confident', 'confident_share'),
-    ):
-      if name in scalars:
-        parts.append(f'{label} {scalars[name]:.3f}')
+    parts += [f'{label} {scalars[name]:.3f}' for label, name in _SHOWN.items() if name in scalars]
     parts.append(f'{rate * self._clips:.1f} clips/s')
     if idle >= MUCH_WAITING * elapsed:
       parts.append(f'{idle / elapsed:.0%} of the time waiting for data')

@@ -74,16 +74,10 @@ def average(value: Array, count: Array | float = 1.0) -> metrics.Average:
 
 
 def labeled_pair(labeled: Array) -> tuple[Array, Array]:
-  """Picks two labeled frames per clip for episodic CPR: the first and the last.
+  """Picks the first and the last labeled frame per clip, for episodic CPR.
 
-  With sparse labels they are ED and ES, the only two; with every frame labeled they are still ED
-  and ES, the pair that differs most (ours).
-
-  Args:
-    labeled: bool [B, T].
-
-  Returns:
-    int32 [B, 2], and bool [B, 2], False where a clip has fewer than two.
+  They are ED and ES, the pair that differs most, also where every frame is labeled (ours).
+  Returns int32 [B, 2], and bool [B, 2], False where a clip has fewer than two.
   """
   first = jnp.argmax(labeled, axis=1)
   last = labeled.shape[1] - 1 - jnp.argmax(labeled[:, ::-1], axis=1)
@@ -93,14 +87,10 @@ def labeled_pair(labeled: Array) -> tuple[Array, Array]:
 
 
 def unlabeled_frames(labeled: Array, count: int | None = None) -> tuple[Array, Array]:
-  """Picks `count` frames per clip, unlabeled ones first, in order of time.
+  """Picks `count` = F (None: T) frames per clip, unlabeled ones first, in order of time.
 
-  Args:
-    labeled: bool [B, T].
-    count: F, the most unlabeled frames that a clip can have; labeled ones fill the rest. None: T.
-
-  Returns:
-    int32 [B, F], and bool [B, F], True where the frame is unlabeled.
+  F is the most unlabeled frames that a clip can have; labeled ones fill the rest. Returns
+  int32 [B, F], and bool [B, F], True where the frame is unlabeled.
   """
   frames = jnp.argsort(labeled, axis=1, stable=True)[:, :count]
   valid = ~jnp.take_along_axis(labeled, frames, axis=1)

@@ -23,14 +23,9 @@ def mean_teacher(
 
   Mean teacher (Tarvainen and Valpola 2017): the squared distance of both networks' probabilities.
   """
-  return compose(
-    [
-      terms.supervised(supervised_weight),
-      terms.coarse(coarse_weight),
-      terms.consistency(num_unlabeled),
-    ],
-    teacher=plain_teacher(num_unlabeled),
-  )
+  labeled = [terms.supervised(supervised_weight), terms.coarse(coarse_weight)]
+  parts = [*labeled, terms.consistency(num_unlabeled)]
+  return compose(parts, teacher=plain_teacher(num_unlabeled))
 
 
 def fixmatch(
@@ -41,11 +36,6 @@ def fixmatch(
   After FixMatch (Sohn et al. 2020), with the averaged teacher in place of the network itself (ours)
   and the schedule's confidence: equal at start and end it is FixMatch's constant.
   """
-  return compose(
-    [
-      terms.supervised(supervised_weight),
-      terms.coarse(coarse_weight),
-      terms.pseudo_labels(num_unlabeled),
-    ],
-    teacher=plain_teacher(num_unlabeled),
-  )
+  labeled = [terms.supervised(supervised_weight), terms.coarse(coarse_weight)]
+  parts = [*labeled, terms.pseudo_labels(num_unlabeled)]
+  return compose(parts, teacher=plain_teacher(num_unlabeled))
