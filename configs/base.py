@@ -1,8 +1,7 @@
 """Every field of a training config, once, with its meaning.
 
-A config file calls `echoforge_jax.config.base_config(...)`, changes fields and
-returns the config locked; it may live anywhere. Values without "(paper)" are
-this project's choices.
+A config file calls `echoforge_jax.config.base_config(...)`, changes fields and returns the config
+locked; it may live anywhere. Values without "(paper)" are this project's choices.
 """
 
 import dataclasses

@@ -1,9 +1,8 @@
 """SSCF on CAMUS: the predecessor, trained as a mean teacher with consistency.
 
-The architecture is the published module's (53.7 M parameters); it learns from
-windows of three neighbouring frames of the ten sampled from ED to ES. The
-paper's optimizer, augmentation and weights are not public: this config takes
-EchoForge's, so that the two compare (ours).
+The architecture is the published module's (53.7 M parameters); it learns from windows of three
+neighbouring frames of the ten sampled from ED to ES. The paper's optimizer, augmentation and
+weights are not public: this config takes EchoForge's, so that the two compare (ours).
 
   python -m echoforge_jax prepare --dataset=camus --raw=DIR --data_dir=DATA \\
       --image_size=256

@@ -3,9 +3,9 @@
   python -m echoforge_jax train --config=configs/default_model.py --workdir=RUN
   python -m echoforge_jax export --checkpoint=RUN --out=FILE.safetensors
 
-Needs no data: every clip is a new phantom patient, drawn while training. Learns
-from labels of all frames (the phantom has them), so that no teacher gives
-labels; the averaged parameters are what is shipped.
+Needs no data: every clip is a new phantom patient, drawn while training. Learns from labels of all
+frames (the phantom has them), so that no teacher gives labels; the averaged parameters are what is
+shipped.
 
 Hardware:   two CPU cores
 Run time:   measured: 88 min, shared with other programs; 2.1 steps a second

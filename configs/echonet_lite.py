@@ -8,8 +8,8 @@
       --workdir=RUN --config.data.data_dir=DATA
   python -m echoforge_jax evaluate --workdir=RUN --protocol=echonet --out=DIR
 
-Append a row of the comparison to the config's name: :baseline, :tsf, :tsf_arc,
-:all (default) and others of `training.variants`.
+Append a row of the comparison to the config's name: :baseline, :tsf, :tsf_arc, :all (default) and
+others of `training.variants`.
 
 Hardware:   two CPU cores
 Run time:   measured: 9 min 9 s, 54 s of it compiling, while the cores had

@@ -7,8 +7,8 @@
   python -m echoforge_jax train --config=configs/phantom_lite.py \\
       --workdir=RUN --config.data.data_dir=DATA
 
-Append a row of the comparison to the config's name: :baseline, :tsf, :tsf_arc,
-:all (default) and others of `training.variants`.
+Append a row of the comparison to the config's name: :baseline, :tsf, :tsf_arc, :all (default) and
+others of `training.variants`.
 
 Hardware:   two CPU cores
 Run time:   measured: 5 min 17 s, 29 s of it compiling (1100 steps)

@@ -3,8 +3,8 @@
   python -m echoforge_jax train --config=configs/tiny.py --workdir=RUN \\
       --config.data.data_dir=DATA
 
-where DATA was prepared at 32 pixels from a few phantom patients. It proves
-that a run works, not that it learns much.
+where DATA was prepared at 32 pixels from a few phantom patients. It proves that a run works, not
+that it learns much.
 
 Hardware:   one CPU core
 """

@@ -17,7 +17,7 @@ from echoforge_jax.training import losses, schedules
 from echoforge_jax.training.objectives.base import Batch, Metrics, Objective, average
 from echoforge_jax.training.state import TrainState, stream_key
 
-_Gradient = tuple[dict, dict, Metrics]  # Gradients, new batch statistics, metrics.
+_Gradient = tuple[dict, dict, Metrics]
 
 
 def to_float(video: Array) -> Array:
@@ -61,7 +61,7 @@ class _Task:
     return jax.tree.map(jax.lax.stop_gradient, outputs)
 
   def gradient(self, params: dict, batch_stats: dict, key: Array, batch: Batch) -> _Gradient:
-    """Returns the gradients of one batch, with what else the step needs."""
+    """Returns gradients, new batch statistics and metrics of one batch."""
     teacher_outputs = self.teacher_outputs(batch)
 
     def loss(params: dict) -> tuple[Array, tuple[dict, Metrics]]:

@@ -34,14 +34,13 @@ def replace_weights(
   if problems := compare_trees(variables, own):
     raise InputError(f'{source} does not fit config.model: {shorten(problems)}. {remedy}')
   new = {}
-  for name in own:
+  for name, old in own.items():
     values = flatten_dict(variables.get(name, {}))
+    shardings = {path: leaf.sharding for path, leaf in flatten_dict(old).items() if path in values}
+    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)
     # A copy for each network: they are donated, and may share no buffer.
     for network in (name, f'teacher_{name}'):
-      old = flatten_dict(getattr(state, network))
-      shardings = {path: old[path].sharding for path in values}
-      copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)
-      new[network] = unflatten_dict(old | copy(values))
+      new[network] = unflatten_dict(flatten_dict(getattr(state, network)) | copy(values))
   return state.replace(**new)
 
 
