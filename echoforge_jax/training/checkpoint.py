@@ -117,10 +117,7 @@ class Checkpointer:
     return self._manager.reached_preemption(step)
 
   def preempted_before(self, step: int) -> bool:
-    """Returns whether processes that start at `step` know of a preemption.
-
-    JAX tells at one step only, after the last that any process asked about.
-    """
+    """Returns whether starting processes know of a preemption, which JAX tells at one step only."""
     several = jax.process_count() > 1
     return several and any(map(self.reached_preemption, range(step + 1)))
 

@@ -162,12 +162,10 @@ def train(
   checkpoint; of several processes, a SIGTERM to any of them ends all at the same step.
 
   Args:
-    config: a config of `configs/`.
     workdir: directory, or a bucket's address (`gs://...`); created.
     model: replaces `config.model`.
     iterator: replaces the pipeline's; has `get_state` and `set_state`.
     validation: clips that replace the validation split.
-    verbose: print progress.
   """
   build.check(config)
   counted = iterator is None or not config.num_steps

@@ -124,8 +124,6 @@ def make_train_step(
 
   Args:
     model: called as `model.apply(variables, video, train=..., **inputs)`.
-    tx: optimizer.
-    objective: what is minimized.
     schedule: step -> weight and threshold.
     ema: step -> decay of the teacher.
     learning_rate: step -> learning rate, for the log only.

@@ -88,11 +88,7 @@ def from_file(state: TrainState, path: str | os.PathLike, *, model: nn.Module) -
 
 
 def from_path(state: TrainState, path: str | os.PathLike, *, model: nn.Module) -> TrainState:
-  """Starts from `config.init_from`.
-
-  That is a file of published weights, the workdir of another run, a .safetensors that `export`
-  wrote, or 'default', the shipped model.
-  """
+  """Starts from `config.init_from`: published weights, a run, an exported network or 'default'."""
   if (
     weight_files.is_weight_file(path)
     and not os.path.isdir(path)

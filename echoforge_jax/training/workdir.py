@@ -104,10 +104,7 @@ def check_same_config(workdir: epath.PathLike, config: ConfigDict) -> None:
 
 
 def claim_workdir(workdir: epath.PathLike, config: ConfigDict) -> None:
-  """Writes the config into a new workdir, or checks it against the old one.
-
-  A run that ended before its first checkpoint left nothing to resume: its config is replaced.
-  """
+  """Writes the config into a workdir without checkpoints, or checks it against the old one."""
   path = workdir_path(workdir) / CONFIG_FILE
   try:
     resumes = bool(step_folders(path.parent))
