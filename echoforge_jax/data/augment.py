@@ -1,16 +1,13 @@
 """Augmentation: a weak and a strong view of every clip, as one JAX program.
 
-One geometric transform moves all frames, both views and the masks of a clip.
-Photometric changes are constant over the clip or drift smoothly, so that the
-video stays coherent. All choices are ours; the paper names only "weak" and
-"strong" augmentation.
-
-The views of a clip depend on its frames and its seed alone, so they are the
-same on any number of devices.
+One geometric transform moves all frames, both views and the masks of a clip. Photometric changes
+are constant over the clip or drift smoothly. All choices are ours; the paper names only "weak" and
+"strong" augmentation. The views of a clip depend on its frames and its seed alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -25,69 +22,42 @@ from echoforge_jax.errors import InputError
 Batch = Mapping[str, Array]
 # Fields of a batch of views, as the training step takes it.
 FIELDS = ('video_weak', 'video_strong', 'masks', 'labeled', 'spacing_mm')
-_LARGEST = {
+_LARGEST = dict.fromkeys(('scale', 'flip', 'reversal', 'shadow', 'dropout'), 1) | {
   'rotation_deg': 45,  # The separable warp loses resolution beyond.
-  'scale': 1,
-  'flip': 1,
   'temporal_jitter': 0.5,
-  'reversal': 1,
   'gain': 0.9,
   'contrast': 0.9,
   'speckle': 0.4,
   'attenuation': 0.95,
-  'shadow': 1,
-  'dropout': 1,
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-  """Ranges of all augmentations; 0 switches the single one off.
+  """Ranges of all augmentations; 0 switches the single one off."""
 
-  Attributes:
-    rotation_deg: largest rotation, in degrees of the true (millimeter)
-      geometry, at most 45.
-    scale: largest zoom, in or out, as a factor - 1.
-    translation: largest shift, as a share of the side.
-    flip: probability of a left-right flip, of anatomy that does not exist.
-    elastic: largest displacement of a smooth deformation, share of the side.
-    temporal_jitter: how far frames between ED and ES move, as a share of the
-      distance between two sampled frames, at most 0.5.
-    reversal: probability that the clip runs from ES to ED. Without it a model
-      with a memory learns the phase from a frame's place in the clip.
-    gain: weak view, largest change of gain as a factor - 1.
-    gamma: weak view, largest change of log2(gamma).
-    strong: False makes the strong view a copy of the weak one.
-    strong_gamma: largest change of log2(gamma).
-    contrast: largest change of contrast as a factor - 1.
-    brightness: largest change of brightness as a share of 255.
-    speckle: largest standard deviation of the multiplicative noise.
-    blur: largest standard deviation of the blur, share of the side.
-    attenuation: largest loss from top to bottom, as a share.
-    haze: largest gray level of the haze, as a share of 255.
-    shadow: probability of each of two sector-shaped shadows.
-    dropout: probability of each of two dimmed rectangles.
-  """
-
-  rotation_deg: float = 12.0
-  scale: float = 0.15
-  translation: float = 0.06
-  flip: float = 0.0
-  elastic: float = 0.0
+  rotation_deg: float = 12.0  # Largest, in degrees of the true (millimeter) geometry.
+  scale: float = 0.15  # Largest zoom, in or out, as a factor - 1.
+  translation: float = 0.06  # Largest shift, as a share of the side.
+  flip: float = 0.0  # Probability of a left-right flip, of anatomy that does not exist.
+  elastic: float = 0.0  # Largest displacement of a smooth deformation, share of the side.
+  # How far frames between ED and ES move, as a share of the distance between two sampled frames.
   temporal_jitter: float = 0.0
+  # Probability that the clip runs from ES to ED. Without it a model with a memory learns the phase
+  # from a frame's place in the clip.
   reversal: float = 0.0
-  gain: float = 0.1
-  gamma: float = 0.15
-  strong: bool = True
-  strong_gamma: float = 0.6
-  contrast: float = 0.35
-  brightness: float = 0.1
-  speckle: float = 0.25
-  blur: float = 0.006
-  attenuation: float = 0.5
-  haze: float = 0.2
-  shadow: float = 0.35
-  dropout: float = 0.35
+  gain: float = 0.1  # Weak view, largest change of gain as a factor - 1.
+  gamma: float = 0.15  # Weak view, largest change of log2(gamma).
+  strong: bool = True  # False makes the strong view a copy of the weak one.
+  strong_gamma: float = 0.6  # Largest change of log2(gamma).
+  contrast: float = 0.35  # Largest change as a factor - 1.
+  brightness: float = 0.1  # Largest change as a share of 255.
+  speckle: float = 0.25  # Largest standard deviation of the multiplicative noise.
+  blur: float = 0.006  # Largest standard deviation, share of the side.
+  attenuation: float = 0.5  # Largest loss from top to bottom, as a share.
+  haze: float = 0.2  # Largest gray level, as a share of 255.
+  shadow: float = 0.35  # Probability of each of two sector-shaped shadows.
+  dropout: float = 0.35  # Probability of each of two dimmed rectangles.
 
   @classmethod
   def none(cls) -> 'AugmentConfig':
@@ -103,35 +73,22 @@ class AugmentConfig:
 
 
 class Geometry(NamedTuple):
-  """One geometric transform of a clip, as two warps of one axis each.
+  """One geometric transform of a clip, as two warps of one axis each."""
 
-  Attributes:
-    columns: float32 [S, S], input column by input row and output column.
-    rows: float32 [S, S], input row by output row and column.
-    apex: float32 [2], (column, row) of the sector's apex in the output.
-    scale: zoom; the output shows 1 / scale of the input's extent.
-  """
-
-  columns: Array
-  rows: Array
-  apex: Array
-  scale: Array
+  columns: Array  # float32 [S, S], input column by input row and output column.
+  rows: Array  # float32 [S, S], input row by output row and column.
+  apex: Array  # float32 [2], (column, row) of the sector's apex in the output.
+  scale: Array  # Zoom; the output shows 1 / scale of the input's extent.
 
 
 def make_views(
   config: AugmentConfig, sharding: NamedSharding, fields: Sequence[str] = FIELDS
 ) -> Callable[[Batch], dict[str, Array]]:
-  """Builds the program that draws views.
+  """Returns the jitted program views(batch of `data.pipeline`) -> batch with `fields`.
 
-  Args:
-    config: ranges.
-    sharding: of a batch, of `parallel.mesh.batch_sharding`.
-    fields: which of `FIELDS` are wanted; others are not computed.
-
-  Returns:
-    views(batch of `data.pipeline`) -> batch, jitted: video_weak, video_strong
-    uint8 [B, T, S, S, 1]; masks uint8 [B, T, S, S] class ids, `IGNORE` where
-    not labeled; labeled bool [B, T]; spacing_mm float32 [B, 2] of the views.
+  These are video_weak, video_strong uint8 [B, T, S, S, 1]; masks uint8 [B, T, S, S] class ids,
+  `IGNORE` where not labeled; labeled bool [B, T]; spacing_mm float32 [B, 2] of the views.
+  `sharding` is of a batch, of `parallel.mesh.batch_sharding`.
   """
 
   def draw(batch: Batch) -> dict[str, Array]:
@@ -148,26 +105,21 @@ def _clip_views(config: AugmentConfig, clip: Batch) -> dict[str, Array]:
   frames, masks = clip['video'][..., 0], clip['masks']
   num_frames, size = frames.shape[:2]
   keys = jax.random.split(jax.random.key(clip['seed']), 3)
-  spacing = clip['spacing_mm']
-  apex = jnp.array([(size - 1) / 2, 0])
-  affine = config.rotation_deg, config.scale, config.translation, config.flip
-  if any(affine) or config.elastic:
+  spacing, apex = clip['spacing_mm'], jnp.array([(size - 1) / 2, 0])
+  if any((config.rotation_deg, config.scale, config.translation, config.flip, config.elastic)):
     geometry = sample_geometry(keys[0], config, size, spacing)
     frames = warp(frames, geometry)
     masks = warp(masks, geometry, nearest=True)
     spacing, apex = spacing / geometry.scale, geometry.apex
   weak = _weak_view(keys[1], config, frames)
-  strong = weak
-  if config.strong:
-    strong = _strong_view(keys[2], config, frames, apex)
+  strong = _strong_view(keys[2], config, frames, apex) if config.strong else weak
   if len(masks) < num_frames:  # Those of the first and the last frame.
     between = jnp.zeros((num_frames - 2, size, size), jnp.uint8)
     masks = jnp.concatenate([masks[:1], between, masks[1:]])
-  known = clip['labeled'][:, None, None]
   return {
     'video_weak': weak[..., None],
     'video_strong': strong[..., None],
-    'masks': jnp.where(known, masks, jnp.uint8(IGNORE)),
+    'masks': jnp.where(clip['labeled'][:, None, None], masks, jnp.uint8(IGNORE)),
     'labeled': clip['labeled'],
     'spacing_mm': spacing,
   }
@@ -185,16 +137,11 @@ def _spread(unit: Array, largest: Array | float) -> Array:
 
 
 def sample_geometry(key: Array, config: AugmentConfig, size: int, spacing_mm: Array) -> Geometry:
-  """Draws one geometric transform about the center of the frame.
+  """Draws one geometric transform about the center of frames of `size` x `size` pixels.
 
-  The rotation turns millimeters, not pixels: on a squeezed grid, whose pixels
-  are not square, the heart keeps its shape and the spacing stays exact.
-
-  Args:
-    key: source of randomness.
-    config: ranges.
-    size: S, side of the frames in pixels.
-    spacing_mm: [2] mm per pixel (row, column); NaN counts as square pixels.
+  The rotation turns millimeters, not pixels: on a squeezed grid, whose pixels are not square, the
+  heart keeps its shape and the spacing stays exact. `spacing_mm` is [2] mm per pixel (row, column);
+  NaN counts as square pixels.
   """
   turn, zoom, right, down, side, bend = jax.random.uniform(key, (6,))
   angle = jnp.deg2rad(_spread(turn, config.rotation_deg))
@@ -204,9 +151,8 @@ def sample_geometry(key: Array, config: AugmentConfig, size: int, spacing_mm: Ar
   aspect = spacing_mm[1] / spacing_mm[0]  # Column mm by row mm.
   aspect = jnp.where(jnp.isfinite(aspect), aspect, 1.0)
   cos, sin = jnp.cos(angle), jnp.sin(angle)
-  # The inverse of the affine map, about the center: input column
-  # x = a (j - right) + b (i - down) and row y = d (j - right) + e (i - down)
-  # of output column j and row i.
+  # The inverse of the affine map, about the center: input column x = a (j - right) + b (i - down)
+  # and row y = d (j - right) + e (i - down) of output column j and row i.
   a, b = mirror * cos / scale, mirror * sin / (aspect * scale)
   d, e = -sin * aspect / scale, cos / scale
   center = (size - 1) / 2
@@ -227,24 +173,16 @@ def sample_geometry(key: Array, config: AugmentConfig, size: int, spacing_mm: Ar
 
 
 def warp(images: Array, geometry: Geometry, nearest: bool = False) -> Array:
-  """Applies one geometric transform to every image; 0 flows in from outside.
+  """Applies one geometric transform to images, uint8 [N, S, S]; 0 flows in from outside.
 
-  Args:
-    images: uint8 [N, S, S] gray levels or labels.
-    geometry: the transform.
-    nearest: True for labels: no new values arise. Otherwise values are
-      interpolated linearly along either axis.
+  With `nearest`, for labels, no new values arise. Otherwise values are interpolated linearly along
+  either axis.
   """
 
   def resample(images, places):
-    # Gathers are what a TPU is slowest at and a CPU does best
-    # (docs/lab/augmentation.md).
-    return jax.lax.platform_dependent(
-      images,
-      places,
-      tpu=lambda *args: _by_products(*args, nearest),
-      default=lambda *args: _by_reads(*args, nearest),
-    )
+    # Gathers are what a TPU is slowest at and a CPU does best (docs/lab/augmentation.md).
+    products, reads = (functools.partial(f, nearest=nearest) for f in (_by_products, _by_reads))
+    return jax.lax.platform_dependent(images, places, tpu=products, default=reads)
 
   out = resample(images, geometry.columns)
   out = resample(out.swapaxes(1, 2), geometry.rows.T).swapaxes(1, 2)
@@ -267,8 +205,7 @@ def _by_reads(images: Array, places: Array, nearest: bool) -> Array:
   """Returns what `_by_products` returns."""
   size = images.shape[-1]
   places = jnp.clip(places, -1, size)
-  # Images lie side by side, so that one read serves all of them; a border of
-  # zeros is all that lies outside.
+  # Images lie side by side, so that one read serves all; a border of zeros lies outside.
   table = jnp.pad(jnp.moveaxis(images, 0, -1), ((0, 0), (1, 2), (0, 0)))
 
   def read(column):
@@ -354,8 +291,7 @@ def _shading(key: Array, config: AugmentConfig, size: int, apex: Array) -> Array
     for drawn in jax.random.uniform(keys[2], (2, 6)):
       use, top, left, height, width, loss = drawn
       inside = (row >= top * size) & (row < (top + 0.05 + 0.2 * height) * size)
-      inside &= column >= left * size
-      inside &= column < (left + 0.05 + 0.2 * width) * size
+      inside &= (column >= left * size) & (column < (left + 0.05 + 0.2 * width) * size)
       gain *= jnp.where(inside & (use < config.dropout), 1 - loss, 1)
   return gain
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 import pathlib
 
@@ -17,40 +18,34 @@ _SAMPLE = 16 * 1024
 
 @dataclasses.dataclass(frozen=True)
 class RawReader:
-  """How one raw dataset is listed and read.
+  """How one raw dataset is listed and read."""
 
-  Attributes:
-    list_clips: (raw_dir, split, scheme) -> [(patient, view), ...] in order.
-    read_clip: (raw_dir, patient, view) -> Clip, frames ED to ES or longer.
-    schemes: the split schemes the dataset knows.
-    is_synthetic: (raw_dir) -> whether the patients are phantoms.
-    whole_clips: clips reach beyond ED and ES: training gets the part between
-      them, validation and test keep all.
-    excluded: clips that the provider lists but nobody can use.
-  """
-
+  # (raw_dir, split, scheme) -> [(patient, view), ...] in order.
   list_clips: Callable[[pathlib.Path, str, str], list[tuple[str, str]]]
+  # (raw_dir, patient, view) -> Clip, frames ED to ES or longer.
   read_clip: Callable[[pathlib.Path, str, str], Clip]
   schemes: tuple[str, ...] = SPLIT_SCHEMES
+  # Whether the patients are phantoms.
   is_synthetic: Callable[[pathlib.Path], bool] = lambda raw_dir: False
+  # Clips reach beyond ED and ES: training gets the part between them, the other splits keep all.
   whole_clips: bool = False
-  excluded: tuple[str, ...] = ()
+  excluded: tuple[str, ...] = ()  # Clips that the provider lists but nobody can use.
 
 
 def _camus_reader() -> RawReader:
   from echoforge_jax.formats import camus
 
-  def list_clips(raw_dir, split, scheme):
-    patients = camus.read_split(raw_dir, split, scheme)
-    return [(patient, view) for patient in patients for view in ('2CH', '4CH')]
-
-  return RawReader(list_clips, camus.read_clip, is_synthetic=camus.is_synthetic)
+  return RawReader(
+    lambda *args: list(itertools.product(camus.read_split(*args), ('2CH', '4CH'))),
+    camus.read_clip,
+    is_synthetic=camus.is_synthetic,
+  )
 
 
 def _echonet_reader() -> RawReader:
   from echoforge_jax.formats import echonet
 
-  # The tables of ten thousand clips are parsed once, not once a clip.
+  # The tables of ten thousand clips are parsed once, not once per clip.
   tables = functools.lru_cache(maxsize=1)(echonet.Dataset)
   return RawReader(
     lambda raw_dir, split, scheme: tables(raw_dir).clips_of(split),
@@ -73,12 +68,11 @@ def reader_of(dataset: str) -> RawReader:
 
 
 def fingerprint(raw_dir: str | os.PathLike) -> str:
-  """Returns a hash of names, sizes and contents of a raw dataset's files.
+  """Returns a hash of names, sizes and contents of a raw dataset's files, 64 hexadecimal digits.
 
-  Of files above 64 kB only the size and 16 kB at the beginning, middle and end
-  count, so that gigabytes are not read again on every start; a gzip file ends
-  with the checksum of its contents, so every change of a .nii.gz shows. The
-  hash (64 hexadecimal digits) is the same wherever the dataset is copied to.
+  Of files above 64 kB only the size and 16 kB at the beginning, middle and end count, so that
+  gigabytes are not read again on every start; a gzip file ends with the checksum of its contents,
+  so every change of a .nii.gz shows. The hash is the same wherever the dataset is copied to.
   """
   root = pathlib.Path(raw_dir)
   digest = hashlib.sha256()

@@ -6,34 +6,25 @@ position in training -> clip number -> kept clip -> example
 from collections.abc import Collection, Sequence
 import dataclasses
 import threading
-from typing import Protocol
 
 import numpy as np
 
 from echoforge_jax.data.selection import class_table, frame_indices
 from echoforge_jax.data.spec import DataSpec
 
-Example = dict[str, np.ndarray]
 # Features of a prepared record that training reads.
 FIELDS = ('frames', 'masks', 'labeled', 'ed', 'es', 'spacing_mm')
-
-
-class Source(Protocol):
-  """Clips by number, with at least the features `FIELDS`."""
-
-  def __getitem__(self, number: int) -> dict[str, np.ndarray]: ...
 
 
 class Order:
   """Endless order of clips: every epoch is a new permutation of all of them.
 
-  Stands in for grain's `shuffle().repeat()`, which takes 2 ms per element for
-  24 elements and 0.5 ms for 100, and few labeled clips are the usual case here.
+  Stands in for grain's `shuffle().repeat()`, which takes 2 ms per element for 24 elements and 0.5
+  ms for 100, and few labeled clips are the usual case here.
   """
 
   def __init__(self, clips: Sequence[int], seed: int):
-    self._clips = np.asarray(clips)
-    self._seed = seed
+    self._clips, self._seed = np.asarray(clips), seed
     self._latest = (-1, self._clips)  # Epoch and its permutation.
 
   def __len__(self) -> int:
@@ -44,8 +35,7 @@ class Order:
     epoch, offset = divmod(position, len(self._clips))
     latest, order = self._latest
     if latest != epoch:
-      rng = np.random.default_rng((self._seed, epoch))
-      order = rng.permutation(self._clips)
+      order = np.random.default_rng((self._seed, epoch)).permutation(self._clips)
       self._latest = (epoch, order)
     return int(order[offset])
 
@@ -55,41 +45,25 @@ class Order:
 
 @dataclasses.dataclass(frozen=True)
 class KeptClip:
-  """What training may see of a clip; arrays must not be changed.
+  """What training may see of a clip; arrays must not be changed."""
 
-  Attributes:
-    frames: uint8 [N, S, S], all frames.
-    masks: uint8 [M, S, S] class ids, of the frames that are labeled.
-    mask_of: int [N], where a frame's mask is in `masks`; -1: not labeled.
-    ed: index of end-diastole.
-    es: index of end-systole.
-    spacing_mm: float32 [2] mm per pixel (row, column).
-  """
-
-  frames: np.ndarray
-  masks: np.ndarray
-  mask_of: np.ndarray
+  frames: np.ndarray  # uint8 [N, S, S], all frames.
+  masks: np.ndarray  # uint8 [M, S, S] class ids, of the frames that are labeled.
+  mask_of: np.ndarray  # int [N], where a frame's mask is in `masks`; -1: not labeled.
   ed: int
   es: int
-  spacing_mm: np.ndarray
+  spacing_mm: np.ndarray  # float32 [2] mm per pixel (row, column).
 
 
 class TrainingClips:
   """Reads clips without the truth that is hidden from training.
 
-  Keeps what was read while there is room, and drops nothing: every epoch takes
-  every clip once, so no clip is wanted sooner than another. Safe to share
-  between threads.
+  Keeps what was read while there is room, and drops nothing: every epoch takes every clip once, so
+  no clip is wanted sooner than another. Safe to share between threads.
   """
 
-  def __init__(self, source: Source, spec: DataSpec, hidden: Collection[int] | None = ()):
-    """Reads nothing yet.
-
-    Args:
-      source: clips by number.
-      spec: classes, supervision and memory.
-      hidden: clips whose masks are not used; None: all.
-    """
+  def __init__(self, source, spec: DataSpec, hidden: Collection[int] | None = ()):
+    """Reads nothing yet; `source` gives `FIELDS` by number, masks of `hidden` (None: all) stay so."""
     self._source = source
     self._table = class_table(spec.classes)
     self._supervision = spec.supervision
@@ -132,20 +106,18 @@ class Examples:
 
   def __init__(self, clips: TrainingClips, spec: DataSpec):
     self._clips = clips
-    self._num_frames = spec.num_frames
-    self._jitter = spec.augmentation.temporal_jitter
-    self._reversal = spec.augmentation.reversal
+    self._num_frames, self._config = spec.num_frames, spec.augmentation
     # Frames that can have a label. A short clip repeats frames: under sparse
     # supervision only the first ED and the last ES count.
-    self._masked = np.arange(spec.num_frames)
-    if spec.supervision == 'sparse':
-      self._masked = self._masked[[0, -1]]
+    ends = [0, spec.num_frames - 1]
+    self._masked = np.array(ends if spec.supervision == 'sparse' else range(spec.num_frames))
 
-  def __call__(self, number: int, rng: np.random.Generator) -> Example:
+  def __call__(self, number: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Returns one row of a batch of `pipeline.make_train_dataset`."""
     clip = self._clips[number]
-    rows = frame_indices(clip.ed, clip.es, self._num_frames, jitter=self._jitter, rng=rng)
-    if self._reversal and rng.random() < self._reversal:
+    jitter, reversal = self._config.temporal_jitter, self._config.reversal
+    rows = frame_indices(clip.ed, clip.es, self._num_frames, jitter=jitter, rng=rng)
+    if reversal and rng.random() < reversal:
       rows = rows[::-1]
     masks_at = clip.mask_of[rows[self._masked]]
     known = masks_at >= 0

@@ -1,8 +1,7 @@
 """Endless phantom clips as a source of training data, drawn while training.
 
-`PhantomSource` takes the place of `prepared.ClipSource`: clips by number, every
-one a new patient. Nothing is written to disk. Clip n is a function of the seed
-and n, so a run that is resumed draws the same clips.
+`PhantomSource` takes the place of `prepared.ClipSource`: clips by number, every one a new patient.
+Clip n is a function of the seed and n, so a run that is resumed draws the same clips.
 """
 
 import dataclasses
@@ -26,20 +25,14 @@ _HELD_OUT = 'validation'
 
 @dataclasses.dataclass(frozen=True)
 class StreamConfig:
-  """How clips are drawn and used.
+  """How clips are drawn and used."""
 
-  Attributes:
-    style: preset of `phantom.config.PhantomConfig`.
-    pool: clips in memory at a time, from which examples are taken at random.
-    uses: how often a clip is used on average, augmented anew each time: drawing
-      a clip costs about as much as a step on it.
-    held_out: clips of the validation, of other patients.
-  """
-
-  style: str = 'transfer'
-  pool: int = 512
+  style: str = 'transfer'  # Preset of `phantom.config.PhantomConfig`.
+  pool: int = 512  # Clips in memory at a time, from which examples are taken at random.
+  # How often a clip is used on average, augmented anew each time: drawing a clip costs about as
+  # much as a step on it.
   uses: int = 4
-  held_out: int = 64
+  held_out: int = 64  # Clips of the validation, of other patients.
 
   def __post_init__(self):
     for name in ('pool', 'uses', 'held_out'):
@@ -54,22 +47,16 @@ class StreamConfig:
 class PhantomSource:
   """Clips by number, as `prepared.ClipSource` gives them; every frame labeled.
 
-  Drawn in groups by the first local device, in whichever thread asks first. The
-  latest groups are kept.
+  Drawn in groups by the first local device, in whichever thread asks first; the latest are kept.
   """
 
   def __init__(
     self, config: StreamConfig, *, num_frames: int, image_size: int, seed: int, split: str = 'train'
   ):
-    """Draws nothing yet.
+    """Draws nothing yet; 'validation' of `split` are the clips held out, whatever the seed.
 
-    Args:
-      config: what to draw.
-      num_frames: T, frames of a clip.
-      image_size: S in pixels.
-      seed: together with a clip's number, decides the clip of 'train'.
-      split: 'train', or 'validation' for the clips held out; these share no
-        patient.
+    `seed` and a clip's number decide the clip of 'train', of `num_frames` frames of `image_size`
+    pixels a side; the splits share no patient.
     """
     self._config, self._split = config, split
     self._num_frames, self._image_size = num_frames, image_size
@@ -85,21 +72,16 @@ class PhantomSource:
   def __getitem__(self, number: int) -> dict[str, np.ndarray | str]:
     """Returns one clip with the features of a prepared record."""
     group, place = divmod(int(number), GROUP)
-    drawn = self._group(group)
     unknown = np.float32(np.nan)
     return {
-      'frames': drawn['frames'][place],
-      'masks': drawn['masks'][place],
+      **{name: drawn[place] for name, drawn in self._group(group).items()},
       'labeled': np.ones(self._num_frames, np.bool_),
       'ed': np.int32(0),
       'es': np.int32(self._num_frames - 1),
-      'spacing_mm': np.full(2, np.nan, np.float32),
-      'native_spacing_mm': np.full(2, np.nan, np.float32),
+      'spacing_mm': np.full(2, unknown),
+      'native_spacing_mm': np.full(2, unknown),
       'native_size': np.full(2, self._image_size, np.int32),
-      'fps': unknown,
-      'ef_percent': unknown,
-      'edv_ml': unknown,
-      'esv_ml': unknown,
+      **dict.fromkeys(('fps', 'ef_percent', 'edv_ml', 'esv_ml'), unknown),
       'patient': f'{self._split}{number}',
       'view': 'any',
       'quality': 'any',
@@ -115,9 +97,8 @@ class PhantomSource:
       return self._groups[group]
 
   def _draw(self, group: int) -> dict[str, np.ndarray]:
-    draw = stream.jitted(
-      GROUP, self._num_frames, self._image_size, PhantomConfig.named(self._config.style)
-    )
+    style = PhantomConfig.named(self._config.style)
+    draw = stream.jitted(GROUP, self._num_frames, self._image_size, style)
     clips = draw(jax.random.fold_in(jax.random.key(self._key), group))
     return jax.device_get({'frames': _gray_levels(clips['video']), 'masks': clips['masks']})
 
@@ -130,8 +111,8 @@ def _gray_levels(video):
 class StreamOrder:
   """Position in training -> number of a clip, for endless clips.
 
-  A window of `pool` clips moves on by one clip every `uses` positions, and each
-  position takes any clip of the window.
+  A window of `pool` clips moves on by one clip every `uses` positions, and each position takes any
+  clip of the window.
   """
 
   def __init__(self, config: StreamConfig, seed: int):

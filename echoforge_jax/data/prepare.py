@@ -3,10 +3,9 @@
     <data_dir>/<dataset>/<scheme>_<size>/<version>/   complete, never modified
     <data_dir>/<dataset>/.<scheme>_<size>.partial/    an unfinished preparation
 
-Clips are decoded, squeezed and written once, a shard of some clips at a time.
-Each complete shard has a note in a journal, so that an interrupted run goes on
-with the first shard that is missing. The folder gets its name when all shards
-and the metadata of tensorflow_datasets are in it.
+Clips are decoded, squeezed and written once, a shard of some clips at a time. Each complete shard
+has a note in a journal, so that an interrupted run goes on with the first shard that is missing.
+The folder gets its name when all shards and the metadata of tensorflow_datasets are in it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,52 +29,35 @@ _CLIPS_PER_SHARD = 32
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-  """What lies in a prepared folder.
+  """What lies in a prepared folder."""
 
-  Attributes:
-    path: the folder of ArrayRecord files.
-    counts: split -> (patients, clips, frames).
-    num_bytes: size of the folder on disk.
-    reused: True when it was complete before and nothing was written.
-    skipped: [{'patient', 'view', 'split', 'reason'}, ...], clips left out.
-  """
-
-  path: pathlib.Path
-  counts: dict[str, tuple[int, int, int]]
+  path: pathlib.Path  # Holds ArrayRecord files.
+  counts: dict[str, tuple[int, int, int]]  # Split -> (patients, clips, frames).
   num_bytes: int
-  reused: bool
-  skipped: list[dict]
+  reused: bool  # It was complete before and nothing was written.
+  skipped: list[dict]  # [{'patient', 'view', 'split', 'reason'}, ...], clips left out.
 
 
 class ClipsFailed(InputError):
-  """Some clips could not be read; all others are kept for the next run.
-
-  Attributes:
-    skipped: [{'patient', 'view', 'split', 'reason'}, ...].
-  """
+  """Some clips could not be read (`skipped`, as of `Prepared`); all others are kept."""
 
   def __init__(self, raw_dir, skipped: list[dict]):
     self.skipped = skipped
     first = '; '.join(skip['reason'] for skip in skipped[:3])
     more = f'; and {len(skipped) - 3} more' if len(skipped) > 3 else ''
     super().__init__(
-      f'{raw_dir}: {len(skipped)} clips cannot be prepared: {first}{more}. '
-      'The others are kept: mend these and start again, or pass '
-      '--allow_skips to go on without them; `echoforge verify` lists all '
-      'that is wrong'
+      f'{raw_dir}: {len(skipped)} clips cannot be prepared: {first}{more}. The others are kept: '
+      'mend these and start again, or pass --allow_skips to go on without them; `echoforge verify` '
+      'lists all that is wrong'
     )
 
 
 def _summary(path: pathlib.Path, reused: bool) -> Prepared:
   index = read_index(path)
-  counts = {
-    split: (
-      len({clip['patient'] for clip in clips}),
-      len(clips),
-      sum(clip['num_frames'] for clip in clips),
-    )
-    for split, clips in index['clips'].items()
-  }
+  counts = {}
+  for split, clips in index['clips'].items():
+    patients, frames = {clip['patient'] for clip in clips}, sum(c['num_frames'] for c in clips)
+    counts[split] = len(patients), len(clips), frames
   size = sum(file.stat().st_size for file in path.iterdir())
   return Prepared(path, counts, size, reused, index.get('skipped', []))
 
@@ -88,13 +70,11 @@ def _list_splits(
     raise InputError(f'split_scheme: found {scheme!r}, wanted one of {list(reader.schemes)}')
   listed = {s: reader.list_clips(raw_dir, s, scheme) for s in SPLITS}
   # A misspelt name would leave the clip in.
-  unknown = sorted(
-    excluded - set(reader.excluded) - {patient for clips in listed.values() for patient, _ in clips}
-  )
-  if unknown:
+  known = {patient for clips in listed.values() for patient, _ in clips}
+  if unknown := sorted(excluded - set(reader.excluded) - known):
+    more = f' and {len(unknown) - 3} more' if len(unknown) > 3 else ''
     raise InputError(
-      f'exclude: found {", ".join(map(repr, unknown[:3]))}'
-      f'{f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""}, '
+      f'exclude: found {", ".join(map(repr, unknown[:3]))}{more}, '
       f'wanted names that {raw_dir} lists; correct the names'
     )
   if not any(patient not in excluded for patient, _ in listed['train']):
@@ -111,9 +91,8 @@ def _list_splits(
     for patient, _ in clips:
       if owner.setdefault(patient, split) != split:
         raise InputError(
-          f'{raw_dir}: {patient} is in the splits {owner[patient]!r} and '
-          f'{split!r} of the scheme {scheme!r}; wanted every patient in one '
-          'split only; correct the split files'
+          f'{raw_dir}: {patient} is in the splits {owner[patient]!r} and {split!r} of the scheme '
+          f'{scheme!r}; wanted every patient in one split only; correct the split files'
         )
   return listed
 
@@ -154,8 +133,7 @@ def prepare(
 ) -> Prepared:
   """Squeezes a raw dataset to one grid and writes it as ArrayRecord.
 
-  May be interrupted and started again at any time; the same raw files give the
-  same bytes.
+  May be interrupted and started again at any time; the same raw files give the same bytes.
 
   Args:
     dataset: a key of `raw.DATASETS`.
@@ -165,18 +143,13 @@ def prepare(
     split_scheme: which split files decide ('official', 'memsam').
     overwrite: replace data that were prepared from other raw files.
     allow_skips: leave out clips that cannot be read; the index names them.
-    excluded: patients (EchoNet: clips) to leave out unread; None takes the
-      dataset's own list.
+    excluded: patients (EchoNet: clips) to leave out unread; None takes the dataset's own list.
     progress: show a progress bar.
     reader: how to read the raw files; by default the dataset's own.
     clips_per_shard: clips in one file, which are written together.
 
   Returns:
     What was prepared, or what was found complete.
-
-  Raises:
-    InputError: when the raw files cannot be read, `data_dir` cannot be
-      written, or it holds data prepared from other raw files.
   """
   reader = reader or raw.reader_of(dataset)
   raw_dir = pathlib.Path(raw_dir).expanduser()
@@ -198,9 +171,7 @@ def prepare(
     'synthetic': reader.is_synthetic(raw_dir),
     'excluded': sorted(excluded),
   }
-  if path.exists() and _is_complete(
-    path, index, raw_dir, allow_skips=allow_skips, overwrite=overwrite
-  ):
+  if path.exists() and _is_complete(path, index, raw_dir, allow_skips, overwrite):
     return _summary(path, reused=True)
   partial = path.parents[1] / f'.{path.parent.name}.partial'
   name = f'{VERSION}-{index["fingerprint"][:16]}-{clips_per_shard}'
@@ -218,7 +189,7 @@ def prepare(
   return _summary(path, reused=False)
 
 
-def _is_complete(path, index, raw_dir, *, allow_skips, overwrite) -> bool:
+def _is_complete(path, index, raw_dir, allow_skips, overwrite) -> bool:
   """Tells whether `path` holds what is asked for, or refuses to replace it."""
   found = read_index(path)
   same = found['fingerprint'] == index['fingerprint'] and (
@@ -226,9 +197,8 @@ def _is_complete(path, index, raw_dir, *, allow_skips, overwrite) -> bool:
   )
   if not same and not overwrite:
     raise InputError(
-      f'{path}: prepared from other raw files than those in {raw_dir} now, '
-      'or with another list of excluded clips; pass --overwrite to '
-      'prepare again, or choose another data_dir'
+      f'{path}: prepared from other raw files than those in {raw_dir} now, or with another list of '
+      'excluded clips; pass --overwrite to prepare again, or choose another data_dir'
     )
   return same and (allow_skips or not found.get('skipped'))
 

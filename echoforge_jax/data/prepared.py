@@ -13,41 +13,25 @@ from echoforge_jax.errors import InputError
 VERSION = '1.0.0'
 SPLITS = ('train', 'validation', 'test')
 _TEXTS = {'patient', 'view', 'quality'}
-_SCALARS = {
-  'ed': np.int32,
-  'es': np.int32,
-  'fps': np.float32,
-  'ef_percent': np.float32,
-  'edv_ml': np.float32,
-  'esv_ml': np.float32,
-}
-
-
-def config_name(split_scheme: str, image_size: int) -> str:
-  """Returns the folder name of one prepared grid, such as 'official_256'."""
-  return f'{split_scheme}_{image_size}'
+_SCALARS = {'ed': np.int32, 'es': np.int32} | dict.fromkeys(
+  ('fps', 'ef_percent', 'edv_ml', 'esv_ml'), np.float32
+)
 
 
 def prepared_path(
   data_dir: str | os.PathLike, dataset: str, split_scheme: str, image_size: int
 ) -> pathlib.Path:
   """Returns the folder of one prepared grid, whether it exists or not."""
-  return (
-    pathlib.Path(data_dir).expanduser() / dataset / config_name(split_scheme, image_size) / VERSION
-  )
+  return pathlib.Path(data_dir).expanduser() / dataset / f'{split_scheme}_{image_size}' / VERSION
 
 
 def read_index(path: pathlib.Path) -> dict:
   """Reads what a prepared folder says about itself.
 
   Returns:
-    dict with 'fingerprint', 'dataset', 'image_size', 'split_scheme',
-    'synthetic' (the patients are phantoms) and 'clips': split -> [{'patient',
-    'view', 'num_frames', 'labeled'}, ...] in the order of the records;
-    'labeled' says that ED and ES have a label.
-
-  Raises:
-    InputError: the folder holds no readable index.
+    dict with 'fingerprint', 'dataset', 'image_size', 'split_scheme', 'synthetic' (the patients are
+    phantoms) and 'clips': split -> [{'patient', 'view', 'num_frames', 'labeled'}, ...] in the order
+    of the records; 'labeled' says that ED and ES have a label.
   """
   file = path / 'metadata.json'
   try:
@@ -60,31 +44,19 @@ def read_index(path: pathlib.Path) -> dict:
 
 
 class ClipSource:
-  """Random access to the clips of one split.
+  """Random access to the clips of one split; `features` are decoded, None: all.
 
-  Safe to share between threads and to send to another process: files are
-  opened on first use in each process.
-
-  Attributes:
-    path: folder of ArrayRecord files.
-    split: 'train', 'validation' or 'test'.
-    clips: one dict a clip (see `read_index`).
-    image_size: S, side of every frame in pixels.
-    fingerprint: of the raw files that were prepared.
-    synthetic: whether the patients are phantoms; None where an older
-      preparation did not record it.
-    features: what is decoded of a clip; None: everything.
+  Safe to share between threads and to send to another process: files are opened on first use in
+  each process. `clips` holds one dict per clip (see `read_index`).
   """
 
   def __init__(self, path: pathlib.Path, split: str, features: Collection[str] | None = None):
-    self.features = features
     index = read_index(path)
-    self.path = path
-    self.split = split
+    self.path, self.split, self.features = path, split, features
     self.clips = index['clips'][split]
     self.image_size = index['image_size']
     self.fingerprint = index['fingerprint']
-    self.synthetic = index.get('synthetic')
+    self.synthetic = index.get('synthetic')  # Older preparations did not record it.
     self._records = None
     self._lock = threading.Lock()
 
@@ -131,7 +103,7 @@ class ClipSource:
 
 
 def _find_size(data_dir, dataset, split_scheme) -> int:
-  """The only prepared image size of a dataset, or an error with the choices."""
+  """Returns the only prepared image size of a dataset."""
   root = pathlib.Path(data_dir).expanduser() / dataset
   found = sorted(
     int(folder.parent.name.removeprefix(f'{split_scheme}_'))
@@ -148,9 +120,8 @@ def _find_size(data_dir, dataset, split_scheme) -> int:
 
 def _remedy(data_dir, dataset, split_scheme, image_size) -> str:
   return (
-    f'run `echoforge prepare --dataset={dataset} --raw=DIR '
-    f'--data_dir={data_dir} --image_size={image_size} '
-    f'--split_scheme={split_scheme}`'
+    f'run `echoforge prepare --dataset={dataset} --raw=DIR --data_dir={data_dir} '
+    f'--image_size={image_size} --split_scheme={split_scheme}`'
   )
 
 
@@ -163,7 +134,7 @@ def load_split(
   split_scheme: str = 'official',
   features: Collection[str] | None = None,
 ) -> ClipSource:
-  """Opens one split of prepared data.
+  """Opens one split of prepared data, in the order patient, view.
 
   Args:
     data_dir: root of all prepared data.
@@ -172,12 +143,6 @@ def load_split(
     image_size: S in pixels; None takes the only one that is prepared.
     split_scheme: which split files decided ('official', 'memsam').
     features: what is decoded, of `shards.example_features`; None: everything.
-
-  Returns:
-    Random access to the split's clips, in the order patient, view.
-
-  Raises:
-    InputError: the split is unknown, empty or not prepared.
   """
   if split not in SPLITS:
     raise InputError(f'split: found {split!r}, wanted one of {list(SPLITS)}')

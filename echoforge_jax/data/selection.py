@@ -19,23 +19,19 @@ def frame_indices(
   jitter: float = 0.0,
   rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-  """Frames at equal distances from ED to ES (paper section 4).
+  """Returns num_frames frames at equal distances from ED to ES (paper section 4), int64 [T].
 
-  A clip with fewer frames between ED and ES than asked for repeats frames.
-  Where ES was recorded before ED (some whole clips of EchoNet), time runs
-  backwards, so that ED still comes first.
+  A clip with fewer frames between ED and ES than asked for repeats frames. Where ES was recorded
+  before ED (some whole clips of EchoNet), time runs backwards, so that ED still comes first.
 
   Args:
-    ed: index of end-diastole.
-    es: index of end-systole, before or after it.
+    ed: index of end-diastole, the first of the result.
+    es: index of end-systole, the last of the result, before or after `ed`.
     num_frames: T, at least 2.
     truncate: cut to whole numbers instead of rounding.
-    jitter: how far frames between ED and ES move at random, as a share of the
-      distance between two sampled frames, 0 to 0.5.
+    jitter: how far frames between ED and ES move at random, as a share of the distance between two
+      sampled frames, 0 to 0.5.
     rng: needed with `jitter` only.
-
-  Returns:
-    int64 [T], in one direction; the first is `ed`, the last is `es`.
   """
   places = np.linspace(ed, es, num_frames)
   if jitter:
@@ -45,16 +41,10 @@ def frame_indices(
 
 
 def class_table(classes: Sequence[str]) -> np.ndarray:
-  """Table from prepared label values to class ids.
+  """Returns the table, uint8 [256], from prepared label values to class ids.
 
-  Args:
-    classes: names from `clip.LABELS`; the first becomes 1, the second 2, ...
-
-  Returns:
-    uint8 [256]; every other label becomes 0.
-
-  Raises:
-    InputError: on an unknown, repeated or missing name.
+  Of the names in `classes`, from `clip.LABELS`, the first becomes 1, the second 2, ...; every other
+  label becomes 0.
   """
   unknown = [name for name in classes if name not in LABELS]
   if isinstance(classes, str) or unknown or not classes or (len(set(classes)) < len(classes)):
@@ -68,18 +58,10 @@ def class_table(classes: Sequence[str]) -> np.ndarray:
 def labeled_patients(
   patients: Sequence[str], label_fraction: float, label_seed: int = 0
 ) -> set[str]:
-  """Chooses the patients whose labels training may see.
+  """Chooses the patients whose labels training may see: a share in (0, 1], at least one.
 
-  Patients are ranked by a hash of their id: the choice does not depend on the
+  Patients are ranked by a hash of `label_seed` and their id: the choice does not depend on the
   order or the training seed, and a smaller share is a subset of a larger one.
-
-  Args:
-    patients: ids.
-    label_fraction: share in (0, 1].
-    label_seed: another number gives another ranking.
-
-  Returns:
-    round(label_fraction * number) patients, at least one.
   """
 
   def rank(patient):
@@ -92,16 +74,9 @@ def labeled_patients(
 def divide_clips(
   source: ClipSource, label_fraction: float = 1.0, label_seed: int = 0
 ) -> tuple[list[int], list[int]]:
-  """Divides a split's clips into those with and those without usable labels.
+  """Returns the numbers of a split's clips with and of those without usable labels.
 
-  Both views of a patient go together. Clips whose ED or ES has no label are
-  unlabeled in any case.
-
-  Returns:
-    Numbers of the labeled clips, numbers of the unlabeled clips.
-
-  Raises:
-    InputError: when no clip is labeled.
+  Both views of a patient go together. Clips whose ED or ES has no label are unlabeled in any case.
   """
   usable = [clip['patient'] for clip in source.clips if clip['labeled']]
   if not usable:
@@ -109,8 +84,5 @@ def divide_clips(
       f'{source.path}: none of the {len(source)} clips of {source.split!r} has a label at ED and ES'
     )
   chosen = labeled_patients(usable, label_fraction, label_seed)
-  labeled, unlabeled = [], []
-  for number, clip in enumerate(source.clips):
-    keep = clip['labeled'] and clip['patient'] in chosen
-    (labeled if keep else unlabeled).append(number)
-  return labeled, unlabeled
+  kept = [clip['labeled'] and clip['patient'] in chosen for clip in source.clips]
+  return [n for n, keep in enumerate(kept) if keep], [n for n, keep in enumerate(kept) if not keep]

@@ -13,46 +13,25 @@ SUPERVISION = ('sparse', 'full')
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-  """Which clips are read, and how they become batches.
+  """Which clips are read, and how they become batches."""
 
-  Attributes:
-    data_dir: root of all prepared data.
-    dataset: name of the dataset, for example 'camus'; 'phantom_stream' draws
-      clips while training and reads none.
-    image_size: S in pixels.
-    num_frames: T, frames from ED to ES.
-    classes: foreground classes; the first has id 1, the second 2, ...
-    split_scheme: which split files decided ('official', 'memsam').
-    supervision: 'sparse' (ED and ES are labeled) or 'full' (all frames).
-    label_fraction: share of the patients whose labels are used, in (0, 1].
-    label_seed: which patients these are; see `selection.labeled_patients`.
-    batch_size: labeled clips per step, over all processes.
-    unlabeled_batch_size: clips of the other patients per step.
-    augmentation: ranges; `temporal_jitter` and `reversal` act on frames here,
-      all others where views are drawn.
-    stream: how the clips of 'phantom_stream' are drawn.
-    seed: decides order and augmentation, together with the step.
-    cache_mb: memory for clips that were read, in 10^6 bytes; 0 reads every clip
-      anew. Streamed phantoms have a pool of their own.
-
-  Raises:
-    InputError: when a value is out of range.
-  """
-
-  data_dir: str | os.PathLike
-  dataset: str
-  image_size: int
-  num_frames: int
-  classes: tuple[str, ...] = ('lv',)
-  split_scheme: str = 'official'
-  supervision: str = 'sparse'
-  label_fraction: float = 1.0
-  label_seed: int = 0
-  batch_size: int = 1
-  unlabeled_batch_size: int = 0
+  data_dir: str | os.PathLike  # Root of all prepared data.
+  dataset: str  # Such as 'camus'; 'phantom_stream' draws clips while training and reads none.
+  image_size: int  # S in pixels.
+  num_frames: int  # T, frames from ED to ES.
+  classes: tuple[str, ...] = ('lv',)  # The first has id 1, the second 2, ...
+  split_scheme: str = 'official'  # Which split files decided, or 'memsam'.
+  supervision: str = 'sparse'  # ED and ES are labeled; or 'full', all frames.
+  label_fraction: float = 1.0  # Share of the patients whose labels are used, in (0, 1].
+  label_seed: int = 0  # Which patients these are; see `selection.labeled_patients`.
+  batch_size: int = 1  # Labeled clips per step, over all processes.
+  unlabeled_batch_size: int = 0  # Clips of the other patients per step.
+  # `temporal_jitter` and `reversal` act on frames here, all others where views are drawn.
   augmentation: AugmentConfig = AugmentConfig()
-  stream: StreamConfig = StreamConfig()
-  seed: int = 0
+  stream: StreamConfig = StreamConfig()  # How the clips of 'phantom_stream' are drawn.
+  seed: int = 0  # Decides order and augmentation, together with the step.
+  # Memory for clips that were read, in 10^6 bytes; 0 reads every clip anew. Streamed phantoms have
+  # a pool of their own.
   cache_mb: float = 0
 
   def __post_init__(self):

@@ -1,8 +1,7 @@
 """Checks a raw CAMUS dataset file by file before anything is built from it.
 
-One pass: every file is read once, every fault becomes a finding, and the pass
-goes on. What makes the reader refuse a clip is found by the reader itself
-(`formats.camus_view`); this file adds what only a look at the whole shows.
+Every file is read once and every fault becomes a finding. What makes the reader refuse a clip is
+found by the reader itself (`formats.camus_view`); this file adds what only the whole shows.
 """
 
 import collections
@@ -25,21 +24,11 @@ _DEPTH_MM = (50.0, 250.0)
 _HARMLESS = {'MANDATORY_CITATION.md'}
 
 
-def verify_camus(
-  raw_dir, *, progress: bool = False, num_threads: int | None = None
-) -> list[Finding]:
-  """Verifies a raw CAMUS folder in either form.
+def verify_camus(raw_dir, *, progress=False, num_threads: int | None = None) -> list[Finding]:
+  """Verifies a raw CAMUS folder in either form (`formats.camus.find_layout`).
 
-  Args:
-    raw_dir: see `formats.camus.find_layout`.
-    progress: shows a bar.
-    num_threads: patients read at once; None means one a core, 4 at most.
-
-  Returns:
-    Findings, patient after patient, then the splits; empty if all is well.
-
-  Raises:
-    InputError: `raw_dir` is no folder or holds no CAMUS patients.
+  `num_threads` patients are read at once; None means one per core, 4 at most. Returns the findings,
+  patient after patient, then the splits; none if all is well.
   """
   layout = camus.find_layout(raw_dir)
   findings = list(_strays(layout))
@@ -47,15 +36,14 @@ def verify_camus(
   threads = num_threads or min(4, os.cpu_count() or 1)
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     checks = pool.map(lambda folder: _check_patient(layout.form, folder), layout.folders.values())
-    for found, digests in tqdm(
-      checks, total=len(layout.folders), unit='patient', desc='verify', disable=not progress
-    ):
+    options = {'total': len(layout.folders), 'unit': 'patient', 'desc': 'verify'}
+    for found, digests in tqdm(checks, disable=not progress, **options):
       findings += found
       for digest, path in digests:
         original = first_file.setdefault(digest, path)
         if original != path:
-          found = f'the same frames as {original}'
-          findings.append(make_finding('duplicate-images', path, found, 'others'))
+          same = f'the same frames as {original}'
+          findings.append(make_finding('duplicate-images', path, same, 'others'))
   findings += _check_splits(layout)
   return findings
 
@@ -70,42 +58,32 @@ def _strays(layout: camus.Layout) -> Iterator[Finding]:
 
 
 def _check_patient(form: str, folder: Path) -> tuple[list[Finding], list[tuple[bytes, Path]]]:
-  """Findings of one patient and a digest of each of its sequences."""
+  """Returns findings of one patient and a digest of each of its sequences."""
   views = [View(form, folder, view) for view in VIEWS]
-  findings = list(_stray_files(folder, views))
-  digests = []
+  findings, digests = list(_stray_files(folder, views)), []
   for view in views:
     findings += view.read(everything=True)
     findings += _judge(view)
     if 'sequence' in view.arrays:
-      data = np.ascontiguousarray(view.arrays['sequence'])
-      digest = hashlib.blake2b(data, digest_size=16).digest()
-      digests.append((digest, view.path('sequence')))
+      digest = hashlib.blake2b(np.ascontiguousarray(view.arrays['sequence']), digest_size=16)
+      digests.append((digest.digest(), view.path('sequence')))
       # Nothing else is needed of it: eight patients are in memory at once.
     view.arrays.clear()
   for key in ('ef', 'lvef', 'sex', 'age'):
     two, four = (view.info.get(key, '').lower() for view in views)
     if two and four and two != four:
-      findings.append(
-        make_finding(
-          'views-disagree',
-          views[1].cfg_path,
-          f'{key} {four}',
-          f'{key} {two} as in {views[0].cfg_path.name}',
-        )
-      )
+      wanted = f'{key} {two} as in {views[0].cfg_path.name}'
+      findings.append(make_finding('views-disagree', views[1].cfg_path, f'{key} {four}', wanted))
   return findings, digests
 
 
 def _stray_files(folder: Path, views: list[View]) -> Iterator[Finding]:
   known = {view.cfg_path.name for view in views} | _HARMLESS
   for view in views:
-    ending = ENDINGS[view.form]
-    for key in VOLUMES[view.form]:
-      name = view.path(key).name
-      known.add(name)
-      if view.form == 'mhd':
-        known |= {name.replace(ending, data) for data in ('.raw', '.zraw')}
+    names = {view.path(key).name for key in VOLUMES[view.form]}
+    known |= names
+    if view.form == 'mhd':
+      known |= {name.replace(ENDINGS['mhd'], data) for name in names for data in ('.raw', '.zraw')}
   wanted = f'only files such as {min(known - _HARMLESS)}'
   for name in sorted(set(os.listdir(folder)) - known):
     yield make_finding('stray-file', folder / name, name, wanted)
@@ -125,22 +103,17 @@ def _judge_info(view: View) -> Iterator[Finding]:
   info, path = view.info, view.cfg_path
   if not info:
     return
-
-  def found(key: str) -> str:
-    return info.get(key, 'nothing')
-
-  if found('imagequality').capitalize() not in QUALITIES:
-    wanted = ' or '.join(QUALITIES)
-    yield make_finding('quality-unknown', path, found('imagequality'), wanted)
+  quality = info.get('imagequality', 'nothing')
+  if quality.capitalize() not in QUALITIES:
+    yield make_finding('quality-unknown', path, quality, ' or '.join(QUALITIES))
   withheld = view.withheld and 'lvef' not in info
   if not withheld and not 0 <= info_number(info, 'EF', 'LVef') <= 100:
-    ef = info.get('ef', found('lvef'))
+    ef = info.get('ef', info.get('lvef', 'nothing'))
     yield make_finding('ef-range', path, ef, 'a percentage in 0..100')
-  if (view.form == 'nifti' or 'framerate' in info) and not (
-    5 <= info_number(info, 'FrameRate') <= 500
-  ):
-    wanted = 'frames per second in 5..500'
-    yield make_finding('fps-range', path, found('framerate'), wanted)
+  has_rate = view.form == 'nifti' or 'framerate' in info
+  if has_rate and not 5 <= info_number(info, 'FrameRate') <= 500:
+    rate = info.get('framerate', 'nothing')
+    yield make_finding('fps-range', path, rate, 'frames per second in 5..500')
   if 'sequence' in view.arrays and 'nbframe' not in info:
     wanted = f'{len(view.arrays["sequence"])}, the frames of the sequence'
     yield make_finding('cfg-count', path, 'NbFrame: nothing', wanted)
@@ -148,41 +121,30 @@ def _judge_info(view: View) -> Iterator[Finding]:
 
 def _judge_spacing(view: View) -> Iterator[Finding]:
   reference = None
+  low, high = _DEPTH_MM
   for key, spacing in view.spacing_mm.items():
-    path = view.path(key)
+    path, shown = view.path(key), spacing.tolist()
     if not np.isfinite(spacing).all():
-      wanted = 'mm per pixel (row, column)'
-      yield make_finding('spacing-missing', path, spacing.tolist(), wanted)
+      yield make_finding('spacing-missing', path, shown, 'mm per pixel (row, column)')
       continue
     if key in view.arrays:
       size = np.array(view.arrays[key].shape[1:]) * spacing
-      low, high = _DEPTH_MM
       if size.min() < low or size[0] > high or size[1] > 2 * high:
-        yield make_finding(
-          'spacing-implausible',
-          path,
-          f'{spacing[0]:g} x {spacing[1]:g} mm, an image of {size[0]:.0f} x {size[1]:.0f} mm',
-          'an image 50 to 250 mm deep',
-        )
+        found = f'{spacing[0]:g} x {spacing[1]:g} mm, an image of {size[0]:.0f} x {size[1]:.0f} mm'
+        yield make_finding('spacing-implausible', path, found, 'an image 50 to 250 mm deep')
     reference = reference or key
-    wanted = view.spacing_mm[reference]
-    if not np.allclose(spacing, wanted, rtol=1e-3):
-      yield make_finding(
-        'spacing-mismatch',
-        path,
-        spacing.tolist(),
-        f'{wanted.tolist()} as in {view.path(reference).name}',
-      )
+    if not np.allclose(spacing, view.spacing_mm[reference], rtol=1e-3):
+      wanted = f'{view.spacing_mm[reference].tolist()} as in {view.path(reference).name}'
+      yield make_finding('spacing-mismatch', path, shown, wanted)
 
 
 def _judge_images(view: View) -> Iterator[Finding]:
   for key, array in view.arrays.items():
     if key.endswith('_gt'):
       continue
-    blank = array.min(axis=(1, 2)) == array.max(axis=(1, 2))
-    if blank.any():
-      frames = (np.flatnonzero(blank) + 1).tolist()
-      found = f'one value only on frames {frames}'
+    blank = np.flatnonzero(array.min(axis=(1, 2)) == array.max(axis=(1, 2))) + 1
+    if len(blank):
+      found = f'one value only on frames {blank.tolist()}'
       yield make_finding('image-blank', view.path(key), found, 'gray levels')
     elif array.max() <= max(LABELS.values()):
       found = f'values 0 to {array.max()}'
@@ -190,7 +152,7 @@ def _judge_images(view: View) -> Iterator[Finding]:
 
 
 def _judge_single_frames(view: View) -> Iterator[Finding]:
-  """The ED and ES files against their frames of the sequence."""
+  """Compares the ED and ES files with their frames of the sequence."""
   for suffix in ('', '_gt'):
     sequence = view.arrays.get(f'sequence{suffix}')
     for name, frame in zip(('ED', 'ES'), view.ends):
@@ -208,43 +170,31 @@ def _judge_single_frames(view: View) -> Iterator[Finding]:
 
 
 def _judge_masks(view: View) -> Iterator[Finding]:
-  """What the masks say about the ventricle and the atrium."""
+  """Yields what the masks say about the ventricle and the atrium."""
   masks = view.masks_at_ends()
   areas = [int((mask == LABELS['lv']).sum()) for mask, _ in masks.values()]
   if len(areas) == 2 and 0 < areas[0] < areas[1]:
-    yield make_finding(
-      'ed-es-swapped' if areas[0] < 0.95 * areas[1] else 'ed-es-close',
-      view.cfg_path,
-      f'{areas[0]} pixels at ED, {areas[1]} at ES',
-      'the larger ventricle at ED',
-    )
+    code = 'ed-es-swapped' if areas[0] < 0.95 * areas[1] else 'ed-es-close'
+    found = f'{areas[0]} pixels at ED, {areas[1]} at ES'
+    yield make_finding(code, view.cfg_path, found, 'the larger ventricle at ED')
   if 'sequence_gt' in view.arrays:
     empty = ~(view.arrays['sequence_gt'] == LABELS['lv']).any(axis=(1, 2))
     empty[list(view.ends)] = False
     if empty.any():
-      frames = (np.flatnonzero(empty) + 1).tolist()
-      yield make_finding(
-        'frame-unlabeled',
-        view.path('sequence_gt'),
-        f'no label 1 on frames {frames}',
-        'a left ventricle on every frame',
-      )
-  cut = [
-    name
-    for name, (mask, _) in masks.items()
-    if any((edge == LABELS['la']).any() for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
-  ]
+      found = f'no label 1 on frames {(np.flatnonzero(empty) + 1).tolist()}'
+      wanted = 'a left ventricle on every frame'
+      yield make_finding('frame-unlabeled', view.path('sequence_gt'), found, wanted)
+  cut = []
+  for name, (mask, _) in masks.items():
+    if any((edge == LABELS['la']).any() for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1])):
+      cut.append(name)
   if cut:
-    yield make_finding(
-      'atrium-cut',
-      view.path(masks[cut[0]][1]),
-      f'label 3 on the border at {" and ".join(cut)}',
-      'a whole atrium',
-    )
+    found = f'label 3 on the border at {" and ".join(cut)}'
+    yield make_finding('atrium-cut', view.path(masks[cut[0]][1]), found, 'a whole atrium')
 
 
 def _check_splits(layout: camus.Layout) -> Iterable[Finding]:
-  """The patient lists against each other and against the disk."""
+  """Compares the patient lists with each other and with the disk."""
   if layout.form == 'mhd' and not layout.split_dir.is_dir():
     return
   owners = collections.defaultdict(list)
@@ -263,23 +213,13 @@ def _check_splits(layout: camus.Layout) -> Iterable[Finding]:
       if times > 1:
         yield make_finding('split-duplicate', path, f'{patient} {times} times', 'once')
       if patient not in layout.folders:
-        yield make_finding(
-          'split-absent',
-          path,
-          f'{patient}, not on disk',
-          f'one of {len(layout.folders)} patients on disk',
-        )
+        wanted = f'one of {len(layout.folders)} patients on disk'
+        yield make_finding('split-absent', path, f'{patient}, not on disk', wanted)
       if owners[patient]:
-        yield make_finding(
-          'split-leak',
-          path,
-          f'{patient}, also in {owners[patient][0]}',
-          'each patient in one split',
-        )
+        found = f'{patient}, also in {owners[patient][0]}'
+        yield make_finding('split-leak', path, found, 'each patient in one split')
       owners[patient].append(split)
-  if complete:
-    for patient, folder in layout.folders.items():
-      if not owners[patient]:
-        yield make_finding(
-          'split-unlisted', folder, f'{patient} in no list', 'a line in one of database_split'
-        )
+  for patient, folder in layout.folders.items():
+    if complete and not owners[patient]:
+      wanted = 'a line in one of database_split'
+      yield make_finding('split-unlisted', folder, f'{patient} in no list', wanted)

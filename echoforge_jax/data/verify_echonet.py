@@ -1,8 +1,7 @@
 """Checks a raw EchoNet-Dynamic folder before anything is built from it.
 
-What makes the reader refuse a clip is found by the reader itself
-(`formats.echonet`); this file adds what only a look at the whole shows, and
-what the provider's own release is known to contain.
+What makes the reader refuse a clip is found by the reader itself (`formats.echonet`); this file
+adds what only the whole shows, and what the provider's own release is known to contain.
 """
 
 import collections
@@ -27,21 +26,12 @@ SAMPLED_FRAMES = 10
 _EF_TOLERANCE = 1.0
 
 
-def verify_echonet(
-  raw_dir, *, progress: bool = False, num_threads: int | None = None
-) -> list[Finding]:
+def verify_echonet(raw_dir, *, progress=False, num_threads: int | None = None) -> list[Finding]:
   """Verifies a raw EchoNet-Dynamic folder; every video is decoded once.
 
-  Args:
-    raw_dir: holds FileList.csv, VolumeTracings.csv and Videos/.
-    progress: shows a bar.
-    num_threads: videos decoded at once; None means one a core, 8 at most.
-
-  Returns:
-    Findings: tables first, then clip after clip.
-
-  Raises:
-    InputError: `raw_dir` is no folder, or a table is absent or lacks columns.
+  `raw_dir` holds FileList.csv, VolumeTracings.csv and Videos/. `num_threads` videos are decoded at
+  once; None means one per core, 8 at most. Returns the findings, tables first, then clip after
+  clip.
   """
   root = Path(raw_dir).expanduser()
   if not root.is_dir():
@@ -66,15 +56,10 @@ def verify_echonet(
       findings += found
       other = first.setdefault(digest, name) if digest else name
       if other != name:
-        same = rows[other].split == rows[name].split
-        findings.append(
-          make_finding(
-            'duplicate-images' if same else 'split-leak',
-            echonet.video_path(root, name),
-            f'the frames of {other} ({rows[other].split}) in {rows[name].split}',
-            'a clip of its own',
-          )
-        )
+        code = 'duplicate-images' if rows[other].split == rows[name].split else 'split-leak'
+        same = f'the frames of {other} ({rows[other].split}) in {rows[name].split}'
+        path = echonet.video_path(root, name)
+        findings.append(make_finding(code, path, same, 'a clip of its own'))
   return findings
 
 
@@ -82,49 +67,37 @@ def _judge_tables(dataset: echonet.Dataset) -> Iterator[Finding]:
   path = dataset.raw_dir / echonet.FILE_LIST
   for name in sorted(set(dataset.tracings) - set(dataset.files)):
     known = ' (known of the release)' if name == echonet.KNOWN_ORPHAN else ''
-    yield make_finding(
-      'tracing-unlisted',
-      dataset.raw_dir / echonet.TRACINGS,
-      f'{name}, traced but not listed{known}',
-      f'a line in {echonet.FILE_LIST}',
-    )
+    found, wanted = f'{name}, traced but not listed{known}', f'a line in {echonet.FILE_LIST}'
+    yield make_finding('tracing-unlisted', dataset.raw_dir / echonet.TRACINGS, found, wanted)
   for row in dataset.files.values():
     where = f'{row.name} (line {row.line})'
     split = row.split.upper()
     if split in echonet.SPLITS.values() and row.split != split:
       yield make_finding('split-case', path, f'{row.split!r} of {where}', split)
     if not 0 <= row.ef_percent <= 100:
-      found = f'EF {row.ef_percent:g} of {where}'
-      yield make_finding('ef-range', path, found, '0 to 100')
+      yield make_finding('ef-range', path, f'EF {row.ef_percent:g} of {where}', '0 to 100')
     elif row.edv_ml > 0:
       ef = 100 * (row.edv_ml - row.esv_ml) / row.edv_ml
       if abs(ef - row.ef_percent) > _EF_TOLERANCE:
-        yield make_finding(
-          'ef-volumes',
-          path,
-          f'EF {row.ef_percent:.1f} of {where}',
-          f'{ef:.1f} as its EDV {row.edv_ml:.1f} and ESV {row.esv_ml:.1f} say',
-        )
+        wanted = f'{ef:.1f} as its EDV {row.edv_ml:.1f} and ESV {row.esv_ml:.1f} say'
+        yield make_finding('ef-volumes', path, f'EF {row.ef_percent:.1f} of {where}', wanted)
     if not 5 <= row.fps <= 500:
-      found = f'FPS {row.fps:g} of {where}'
-      yield make_finding('fps-range', path, found, '5 to 500')
+      yield make_finding('fps-range', path, f'FPS {row.fps:g} of {where}', '5 to 500')
   sizes = collections.Counter(r.split.upper() for r in dataset.files.values())
   for split in echonet.SPLITS.values():
     if not sizes[split]:
-      found = f'no clip of {split}'
-      yield make_finding('split-empty', path, found, 'at least one')
+      yield make_finding('split-empty', path, f'no clip of {split}', 'at least one')
 
 
 def _check_clip(dataset, name: str) -> tuple[list[Finding], bytes | None]:
-  """Findings of one clip, and a digest of its pixels."""
+  """Returns findings of one clip, and a digest of its pixels."""
   recording = dataset.recording(name)
   findings = list(recording.read())
   if recording.frames is None:
     return findings, None
   blank = any(finding.code == 'image-blank' for finding in findings)
   findings += _judge_frames(recording, blank)
-  tables = dataset.raw_dir / echonet.TRACINGS
-  findings += _judge_tracings(recording, tables)
+  findings += _judge_tracings(recording, dataset.raw_dir / echonet.TRACINGS)
   return findings, hashlib.sha1(recording.frames.tobytes()).digest()
 
 
@@ -133,20 +106,17 @@ def _judge_frames(recording: Recording, blank: bool) -> Iterator[Finding]:
   frames, row, path = recording.frames, recording.row, recording.path
   height, width = frames.shape[1:]
   if len(frames) != row.num_frames:
-    found = f'{len(frames)} frames'
     wanted = f'{row.num_frames} as {echonet.FILE_LIST} says'
-    yield make_finding('frame-count', path, found, wanted)
+    yield make_finding('frame-count', path, f'{len(frames)} frames', wanted)
   if (height, width) == (row.height, row.width) != (SIZE, SIZE):
-    found = f'{height} x {width}'
-    yield make_finding('video-size', path, found, f'{SIZE} x {SIZE}')
+    yield make_finding('video-size', path, f'{height} x {width}', f'{SIZE} x {SIZE}')
   flat = frames.reshape(len(frames), -1)
   if not blank and (flat.max(axis=1) == flat.min(axis=1)).any():
-    found = 'a frame of a single gray level'
-    yield make_finding('image-blank', path, found, 'ultrasound')
+    yield make_finding('image-blank', path, 'a frame of a single gray level', 'ultrasound')
 
 
 def _num_outside(rows: np.ndarray, shape: tuple[int, int]) -> int:
-  """How many of the tracing's points [R, 4] lie outside the frame."""
+  """Counts the points of a tracing [R, 4] that lie outside the frame."""
   x, y = rows[1:, ::2], rows[1:, 1::2]
   height, width = shape
   return int(((x < -0.5) | (x > width) | (y < -0.5) | (y > height)).sum())
@@ -157,13 +127,11 @@ def _judge_tracings(recording: Recording, tables: Path) -> Iterator[Finding]:
   for frame, rows in sorted(recording.traced.items()):
     what = f'frame {frame} of {recording.row.name}'
     if MIN_ROWS <= len(rows) != ROWS:
-      found = f'{len(rows)} rows of {what}'
-      yield make_finding('tracing-rows', tables, found, f'{ROWS}')
+      yield make_finding('tracing-rows', tables, f'{len(rows)} rows of {what}', f'{ROWS}')
     outside = _num_outside(rows, shape)
     if outside and frame in masks and masks[frame].any():
-      found = f'{outside} points of {what}'
       wanted = f'points within {shape[0]} x {shape[1]} pixels'
-      yield make_finding('tracing-outside', tables, found, wanted)
+      yield make_finding('tracing-outside', tables, f'{outside} points of {what}', wanted)
   if len(masks) != 2 or not all(mask.any() for mask in masks.values()):
     return
   ed, es = recording.ends()
@@ -172,6 +140,5 @@ def _judge_tracings(recording: Recording, tables: Path) -> Iterator[Finding]:
     yield make_finding('es-before-ed', recording.path, found, 'ED before ES')
   length = abs(es - ed) + 1
   if length < SAMPLED_FRAMES:
-    found = f'{length} frames from ED to ES'
     wanted = f'{SAMPLED_FRAMES} or more'
-    yield make_finding('interval-short', recording.path, found, wanted)
+    yield make_finding('interval-short', recording.path, f'{length} frames from ED to ES', wanted)

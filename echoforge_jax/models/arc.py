@@ -1,7 +1,7 @@
-"""ARC, anchor recalibration: clear up ambiguous patches (paper: ASA, fig. 2).
+"""ARC, anchor recalibration: clears up ambiguous patches (paper: ASA, fig. 2).
 
-Per frame: initial anchors, their nearest pixels in feature space, updated
-anchors, similarities, and the pull of ambiguous patches to an anchor.
+Per frame: initial anchors, their nearest pixels in feature space, updated anchors, similarities,
+and the pull of ambiguous patches to an anchor.
 """
 
 import functools
@@ -25,62 +25,45 @@ TEMPERATURE = 0.1
 
 
 class ArcOutput(NamedTuple):
-  """ARC's results.
+  """Results of ARC."""
 
-  Attributes:
-    features: [N, h, w, C] purified tokens.
-    scores: float32 [N, h, w, K + 1] log-scores of background, class 1, ..., K;
-      their softmax is the coarse mask.
-    anchors: [N, A, C] updated anchors.
-    ambiguous: bool [N, h / patch, w / patch], the patches that were altered.
-  """
-
-  features: jax.Array
+  features: jax.Array  # [N, h, w, C] purified tokens.
+  # float32 [N, h, w, K + 1], log-scores of background, class 1, ..., K; their softmax is the
+  # coarse mask.
   scores: jax.Array
-  anchors: jax.Array
-  ambiguous: jax.Array
+  anchors: jax.Array  # [N, A, C], updated.
+  ambiguous: jax.Array  # bool [N, h / patch, w / patch], the patches that were altered.
 
 
 def anchor_groups(anchors: int, num_classes: int) -> tuple[int, ...]:
   """Returns the group of every similarity column: 0 background, k class k.
 
-  Foreground anchors come first, class by class, background anchors last. With
-  `anchors=1` there is no background anchor; a learned constant similarity, the
-  last column, stands for it (ours).
-
-  Args:
-    anchors: a key of `LAYOUTS`.
-    num_classes: K foreground classes.
+  Foreground anchors come first, class by class, background anchors last. With one anchor
+  there is no background anchor; a learned constant similarity stands for it (ours).
   """
   front, back = LAYOUTS[anchors]
   foreground = [k + 1 for k in range(num_classes) for _ in range(front)]
   return tuple(foreground + [0] * max(back, 1))
 
 
-def group_scores(similarities: jax.Array, groups: tuple[int, ...], num_classes: int) -> jax.Array:
-  """Takes the log-sum-exp of the similarities of each group's anchors.
+def group_scores(similarities: jax.Array, groups: tuple[int, ...]) -> jax.Array:
+  """Returns float32 [..., K + 1], the log-sum-exp of each group's similarities [..., A'].
 
-  Args:
-    similarities: float32 [..., A'] over the temperature.
-    groups: group of each column.
-    num_classes: K.
-
-  Returns:
-    float32 [..., K + 1]; its softmax is s_BG, s_1, ..., s_K.
+  Similarities are divided by the temperature; the softmax of the result is s_BG, s_1, ..., s_K.
   """
-  columns = []
-  for group in range(num_classes + 1):
-    members = [similarities[..., i] for i, g in enumerate(groups) if g == group]
-    columns.append(functools.reduce(jnp.logaddexp, members))
-  return jnp.stack(columns, -1)
+  columns = [
+    [similarities[..., i] for i, g in enumerate(groups) if g == group]
+    for group in range(max(groups) + 1)
+  ]
+  return jnp.stack([functools.reduce(jnp.logaddexp, members) for members in columns], -1)
 
 
 def nearest_bias(pixels: jax.Array, anchors: jax.Array, neighbours: int, knn: str) -> jax.Array:
   """Returns the attention bias that leaves each anchor its K nearest pixels.
 
-  Masking attention over all pixels equals gathering K of them and needs no
-  gather, for A h w C multiply-adds, a thousandth of the encoder's. Distances
-  are Euclidean in feature space. Ties at the K-th distance are all kept.
+  Masking attention over all pixels equals gathering K of them and needs no gather, for A h w C
+  multiply-adds, a thousandth of the encoder's. Distances are Euclidean in feature space. Ties at
+  the K-th distance are all kept.
 
   Args:
     pixels: [N, P, C].
@@ -101,16 +84,15 @@ def nearest_bias(pixels: jax.Array, anchors: jax.Array, neighbours: int, knn: st
     # Not top_k: devices that share a batch would gather it whole for that.
     threshold = jax.lax.sort(closeness)[..., -k][..., None]
   else:
-    best = jax.lax.approx_max_k(closeness, k)[0]
-    threshold = jnp.min(best, axis=-1, keepdims=True)
+    threshold = jnp.min(jax.lax.approx_max_k(closeness, k)[0], axis=-1, keepdims=True)
   return jnp.where(closeness >= threshold, 0.0, MASKED)
 
 
 class AnchorUpdate(nn.Module):
   """Cross-attention of each anchor with its neighbours, plus a residual.
 
-  The key projection is applied to the query instead (q W_k^T), the value
-  projection after the weighted sum: the pixels are never projected.
+  The key projection is applied to the query instead (q W_k^T), the value projection after the
+  weighted sum: the pixels are never projected.
   """
 
   neighbours: int = 32
@@ -139,36 +121,33 @@ def pull_ambiguous(
   similarities: jax.Array,
   anchors: jax.Array,
   groups: tuple[int, ...],
-  num_classes: int,
   *,
-  patch: int,
   band: float,
   pull: float,
 ) -> tuple[jax.Array, jax.Array]:
   """Moves ambiguous patches towards their more confident anchor.
 
-  With r = s_top / (s_top + s_second) over the groups' probabilities, a patch
-  is ambiguous if r <= 0.5 + band. For one class that is exactly the paper's
-  s_FG in [0.5 - band, 0.5 + band]; for more it is the same rule on the two
-  likeliest groups (ours). Its pixels become x + g (anchor - x) with
-  g = pull (2 r - 1) / (2 band), from 0 without evidence to `pull` at the
-  band's edge (ours; the paper only says that it depends on the confidence).
+  With r = s_top / (s_top + s_second) over the groups' probabilities, a patch is ambiguous if
+  r <= 0.5 + band. For one class that is exactly the paper's s_FG in [0.5 - band, 0.5 + band]; for
+  more it is the same rule on the two likeliest groups (ours). Its pixels become x + g (anchor - x)
+  with g = pull (2 r - 1) / (2 band), from 0 without evidence to `pull` at the band's edge (ours;
+  the paper only says that it depends on the confidence).
 
   Args:
     x: [N, h, w, C].
     similarities: float32 [N, h / patch, w / patch, A'] over the temperature.
     anchors: [N, A, C], A <= A'.
     groups: group of each column of `similarities`.
-    num_classes, patch, band, pull: of `AnchorRecalibration`.
+    band, pull: of `AnchorRecalibration`.
 
   Returns:
     Features [N, h, w, C], bit-identical outside ambiguous patches, and
     ambiguous: bool [N, h / patch, w / patch].
   """
   n, h, w, c = x.shape
-  rows, columns = h // patch, w // patch
-  probabilities = jax.nn.softmax(group_scores(similarities, groups, num_classes), axis=-1)
-  top = jax.nn.one_hot(jnp.argmax(probabilities, -1), num_classes + 1, dtype=jnp.bool)
+  rows, columns = similarities.shape[1:3]
+  probabilities = jax.nn.softmax(group_scores(similarities, groups), axis=-1)
+  top = jax.nn.one_hot(jnp.argmax(probabilities, -1), max(groups) + 1, dtype=jnp.bool)
   first = jnp.max(probabilities, -1)
   second = jnp.max(jnp.where(top, 0.0, probabilities), -1)
   confidence = first / (first + second)
@@ -181,7 +160,7 @@ def pull_ambiguous(
   target = jnp.einsum('nrca,nad->nrcd', jax.nn.one_hot(chosen, count, dtype=x.dtype), anchors)
   weight = (pull * (2.0 * confidence - 1.0) / (2.0 * band)).astype(x.dtype)
 
-  tiled = x.reshape(n, rows, patch, columns, patch, c)
+  tiled = x.reshape(n, rows, h // rows, columns, w // columns, c)
 
   def per_pixel(v):
     return v[:, :, None, :, None]
@@ -192,37 +171,24 @@ def pull_ambiguous(
 
 
 class AnchorRecalibration(nn.Module):
-  """ARC of one frame (paper: anchor semantic awareness).
-
-  Attributes:
-    num_classes: K foreground classes.
-    anchors: a key of `LAYOUTS` (paper: 2).
-    neighbours: K of the nearest-neighbour search (ours: 32).
-    patch: side of a patch in tokens (ours: 2, i.e. 16 pixels).
-    band: half the width of the ambiguous band around 0.5 (paper: 0.1).
-    pull: largest interpolation weight (ours).
-    knn: 'exact' or 'approx'.
-    dtype: compute dtype.
-  """
+  """ARC of one frame (paper: anchor semantic awareness)."""
 
   num_classes: int = 1
-  anchors: int = 2
-  neighbours: int = 32
-  patch: int = 2
-  band: float = 0.1
-  pull: float = 0.5
-  knn: str = 'exact'
+  anchors: int = 2  # A key of `LAYOUTS` (paper: 2).
+  neighbours: int = 32  # K of the nearest-neighbour search (ours).
+  patch: int = 2  # Side of a patch in tokens of 8 pixels (ours).
+  band: float = 0.1  # Half the width of the ambiguous band around 0.5 (paper).
+  pull: float = 0.5  # Largest interpolation weight (ours).
+  knn: str = 'exact'  # Or 'approx'.
   dtype: Dtype = jnp.float32
 
   def _initial(self, pixels: jax.Array, count: int) -> jax.Array:
-    """Initial anchors float32 [N, A, C]: sum(M_i X) / sum(M_i)."""
-    logits = nn.Dense(count, dtype=self.dtype, name='assign')(pixels)
-    logits = logits.astype(jnp.float32)
+    """Returns the initial anchors float32 [N, A, C]: sum(M_i X) / sum(M_i)."""
+    logits = nn.Dense(count, dtype=self.dtype, name='assign')(pixels).astype(jnp.float32)
     # A softmax over one anchor would be constant (ours).
     weights = jax.nn.sigmoid(logits) if count == 1 else jax.nn.softmax(logits)
     mass = jnp.sum(weights, axis=1)[..., None] + 1e-6
-    sums = einsum32('npa,npc->nac', weights.astype(self.dtype), pixels)
-    return sums / mass
+    return einsum32('npa,npc->nac', weights.astype(self.dtype), pixels) / mass
 
   @nn.compact
   def __call__(self, x: jax.Array) -> ArcOutput:
@@ -237,22 +203,19 @@ class AnchorRecalibration(nn.Module):
     count = len(groups) - (self.anchors == 1)
     pixels = x.reshape(n, h * w, c)
     initial = self._initial(pixels, count).astype(self.dtype)
-    update = AnchorUpdate(self.neighbours, self.knn, self.dtype, name='update')
-    updated = update(initial, pixels)
+    updated = AnchorUpdate(self.neighbours, self.knn, self.dtype, name='update')(initial, pixels)
 
     log_temperature = self.param(
       'log_temperature', lambda _: jnp.full((1,), np.log(TEMPERATURE), jnp.float32)
     )
     wide = updated.astype(jnp.float32)
     unit = wide * jax.lax.rsqrt(jnp.sum(wide * wide, -1, keepdims=True) + 1e-6)
-    dots = einsum32('npc,nac->npa', pixels, unit.astype(self.dtype))
-    dots = dots.reshape(n, h, w, count)
-
+    dots = einsum32('npc,nac->npa', pixels, unit.astype(self.dtype)).reshape(n, h, w, count)
     if count < len(groups):
       constant = self.param('background', nn.initializers.zeros, (1,), jnp.float32)[0]
 
     def similarity(dots, vectors):
-      """Cosines over the temperature; the constant column where needed."""
+      """Returns cosines over the temperature, with the constant column where needed."""
       square = jnp.sum(jnp.square(vectors.astype(jnp.float32)), -1)
       cosine = dots * jax.lax.rsqrt(square + 1e-6)[..., None]
       if count < len(groups):
@@ -264,15 +227,7 @@ class AnchorRecalibration(nn.Module):
       side = self.patch
       return jnp.mean(v.reshape(n, h // side, side, w // side, side, -1), axis=(2, 4))
 
-    scores = group_scores(similarity(dots, x), groups, self.num_classes)
-    features, ambiguous = pull_ambiguous(
-      x,
-      similarity(pooled(dots), pooled(x)),
-      updated,
-      groups,
-      self.num_classes,
-      patch=self.patch,
-      band=self.band,
-      pull=self.pull,
-    )
+    scores = group_scores(similarity(dots, x), groups)
+    coarse = similarity(pooled(dots), pooled(x))
+    features, ambiguous = pull_ambiguous(x, coarse, updated, groups, band=self.band, pull=self.pull)
     return ArcOutput(features, scores, updated, ambiguous)

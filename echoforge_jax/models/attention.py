@@ -10,42 +10,29 @@ from echoforge_jax.models.layers import Dtype, einsum32
 
 # Logit of a masked pair: finite, so that a row without keys is no nan.
 MASKED = -1e9
-
-
 _lecun = functools.partial(nn.initializers.variance_scaling, 1.0, 'fan_in', 'truncated_normal')
 
 
 class CrossAttention(nn.Module):
   """Multi-head attention, bias-free, without a projection of the pixels.
 
-  softmax(q W_q (k W_k)^T / sqrt(D)) k W_v W_o is evaluated in the order that
-  spares the side with many rows: W_q W_k^T and W_v W_o act on the few tokens,
-  never on the h w pixels. The function and its parameters are those of usual
-  attention; only the order of the products is ours.
-
-  Attributes:
-    heads: must divide C.
-    few: 'queries' or 'keys', whichever are the few tokens.
-    dtype: compute dtype; logits and softmax are float32.
+  softmax(q W_q (k W_k)^T / sqrt(D)) k W_v W_o is evaluated in the order that spares the side with
+  many rows: W_q W_k^T and W_v W_o act on the few tokens, never on the h w pixels. The function and
+  its parameters are those of usual attention; only the order of the products is ours. Logits and
+  softmax are float32.
   """
 
-  heads: int = 4
-  few: str = 'queries'
+  heads: int = 4  # Must divide C.
+  few: str = 'queries'  # Or 'keys', whichever are the few tokens.
   dtype: Dtype = jnp.float32
 
   @nn.compact
   def __call__(
     self, queries: jax.Array, keys: jax.Array, bias: jax.Array | None = None
   ) -> jax.Array:
-    """Attends, without a residual.
+    """Maps queries [N, Lq, C] and keys, also the values, [N, Lk, C] to [N, Lq, C], no residual.
 
-    Args:
-      queries: [N, Lq, C].
-      keys: [N, Lk, C]; also the values.
-      bias: float32 [N or 1, Lq or 1, Lk], added to every head's logits.
-
-    Returns:
-      [N, Lq, C].
+    `bias`, float32 [N or 1, Lq or 1, Lk], is added to every head's logits.
     """
     c = queries.shape[-1]
     d = c // self.heads

@@ -1,10 +1,8 @@
 """Encoders: ResNet-{10,18,34,50} and a small one for CPUs.
 
-All of them map frames [N, H, W, 1] to maps at strides 4, 8, 16 and 32; H and W
-are multiples of 32. Names and stride placement of the residual networks are
-torchvision's (stride on the 3x3 convolution of a bottleneck), so its weights
-map one to one: `layer1.0.conv2.weight` is `layer1_0/conv2/kernel`,
-`layer1.0.downsample.0` is `downsample_conv`, `.1` is `downsample_bn`.
+All map frames [N, H, W, 1] to maps at strides 4, 8, 16 and 32; H and W are multiples of 32. Names
+and stride placement of the residual networks are torchvision's (stride on the 3x3 convolution of
+a bottleneck), so its weights map one to one (`models.weights`).
 """
 
 from flax import linen as nn
@@ -26,18 +24,9 @@ STRIDES = (4, 8, 16, 32)
 
 
 def _conv_norm(
-  module: nn.Module,
-  train: bool,
-  x: jax.Array,
-  features: int,
-  size: int,
-  stride: int,
-  names: tuple[str, str],
+  module: nn.Module, train: bool, x: jax.Array, features: int, size: int, stride: int, names
 ) -> jax.Array:
-  """Convolves as torch pads (size // 2), without bias, and normalizes.
-
-  `module` gives `norm` and `dtype`, `names` are of the two submodules.
-  """
+  """Convolves as torch pads (size // 2), without bias, and normalizes; `names` of the two."""
   init = nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
   options = dict(use_bias=False, dtype=module.dtype, kernel_init=init, name=names[0])
   conv: nn.Module
@@ -46,20 +35,11 @@ def _conv_norm(
   else:
     pad = [(size // 2,) * 2] * 2
     conv = nn.Conv(features, (size,) * 2, (stride,) * 2, pad, **options)
-  norm = make_norm(module.norm, train=train, dtype=module.dtype, name=names[1])
-  return norm(conv(x))
+  return make_norm(module.norm, train=train, dtype=module.dtype, name=names[1])(conv(x))
 
 
 class BasicBlock(nn.Module):
-  """Two 3x3 convolutions with a shortcut.
-
-  Attributes:
-    features: channels inside, which come out too.
-    stride: of the first 3x3 convolution.
-    norm: 'batch', 'frozen' or 'group'.
-    train: whether batch norm uses the batch's statistics.
-    dtype: compute dtype.
-  """
+  """Two 3x3 convolutions with a shortcut; `stride` is that of the first."""
 
   features: int
   stride: int
@@ -68,8 +48,7 @@ class BasicBlock(nn.Module):
   dtype: Dtype
 
   def _conv(self, x, name, features, size, stride):
-    names = f'conv{name}', f'bn{name}'
-    return _conv_norm(self, self.train, x, features, size, stride, names)
+    return _conv_norm(self, self.train, x, features, size, stride, (f'conv{name}', f'bn{name}'))
 
   def _inner(self, x: jax.Array) -> jax.Array:
     y = nn.relu(self._conv(x, 1, self.features, 3, self.stride))
@@ -95,57 +74,36 @@ class Bottleneck(BasicBlock):
 
 
 class ResNet(nn.Module):
-  """ResNet-{10,18,34,50} with a grayscale stem (paper: ImageNet ResNet-50).
+  """ResNet-{10,18,34,50} with a grayscale stem (paper: ImageNet ResNet-50)."""
 
-  Attributes:
-    variant: a key of `RESNETS`.
-    norm: 'batch', 'frozen' or 'group'.
-    remat: recompute each block in the backward pass to save memory.
-    dtype: compute dtype; parameters are float32.
-    width: channels of the stem; torchvision's is 64.
-    max_pool: whether the stem pools, as torchvision's does; without it all
-      strides are halved.
-  """
-
-  variant: str = 'resnet50'
+  variant: str = 'resnet50'  # A key of `RESNETS`.
   norm: str = 'batch'
-  remat: bool = False
+  remat: bool = False  # Recomputes each block in the backward pass to save memory.
   dtype: Dtype = jnp.float32
-  width: int = 64
-  max_pool: bool = True
+  width: int = 64  # Channels of the stem; torchvision's is 64.
+  max_pool: bool = True  # As torchvision's stem pools; without it all strides are halved.
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, ...]:
-    """Encodes frames.
-
-    Args:
-      x: [N, H, W, 1], standardized.
-      train: whether batch norm uses the batch's statistics.
+    """Encodes standardized frames [N, H, W, 1].
 
     Returns:
-      Four maps [N, H / s, W / s, C_s] at strides 4, 8, 16, 32: 64, 128, 256,
-      512 channels, four times as many with bottlenecks.
+      Four maps [N, H / s, W / s, C_s] at strides 4, 8, 16, 32: width times 1, 2, 4, 8 channels,
+      four times as many with bottlenecks.
     """
     depths, bottleneck = RESNETS[self.variant]
     block = Bottleneck if bottleneck else BasicBlock
     if self.remat:
       block = nn.remat(block)
-    x = _conv_norm(self, train, x, self.width, 7, 2, ('conv1', 'bn1'))
-    x = nn.relu(x)
+    x = nn.relu(_conv_norm(self, train, x, self.width, 7, 2, ('conv1', 'bn1')))
     if self.max_pool:
       x = max_pool(x)
     outputs = []
     for stage, depth in enumerate(depths):
       for index in range(depth):
         stride = 2 if stage and not index else 1
-        x = block(
-          self.width * 2**stage,
-          stride,
-          self.norm,
-          train,
-          self.dtype,
-          name=f'layer{stage + 1}_{index}',
-        )(x)
+        name = f'layer{stage + 1}_{index}'
+        x = block(self.width * 2**stage, stride, self.norm, train, self.dtype, name=name)(x)
       outputs.append(x)
     return tuple(outputs)
 
@@ -153,17 +111,11 @@ class ResNet(nn.Module):
 class LiteEncoder(nn.Module):
   """Small encoder that trains on two CPU cores (ours).
 
-  A stride-2 space-to-depth stem (no convolution at full size), then per stage
-  one stride-2 convolution and one residual block; widths are powers of two.
-
-  Attributes:
-    widths: channels at strides 2, 4, 8, 16, 32.
-    norm: 'batch', 'frozen' or 'group'.
-    remat: recompute each block in the backward pass to save memory.
-    dtype: compute dtype; parameters are float32.
+  A stride-2 space-to-depth stem (no convolution at full size), then per stage one stride-2
+  convolution and one residual block; widths are powers of two.
   """
 
-  widths: tuple[int, ...] = (16, 32, 64, 128, 128)
+  widths: tuple[int, ...] = (16, 32, 64, 128, 128)  # Channels at strides 2, 4, 8, 16, 32.
   norm: str = 'group'
   remat: bool = False
   dtype: Dtype = jnp.float32
@@ -191,14 +143,7 @@ class LiteEncoder(nn.Module):
 def make_backbone(
   kind: str, *, norm: str, remat: bool, dtype: Dtype, name: str = 'backbone'
 ) -> nn.Module:
-  """Returns the encoder that `kind`, one of `BACKBONES`, names.
-
-  Returns:
-    A module (frames [N, H, W, 1], train) -> maps at strides 4, 8, 16, 32.
-
-  Raises:
-    InputError: `kind` is unknown.
-  """
+  """Returns the encoder that `kind`, one of `BACKBONES`, names."""
   if kind == 'lite':
     return LiteEncoder(norm=norm, remat=remat, dtype=dtype, name=name)
   if kind in RESNETS:

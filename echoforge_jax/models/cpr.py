@@ -12,11 +12,10 @@ def reference_features(
 ) -> tuple[jax.Array, jax.Array]:
   """Returns F^L per target frame: the mean of the clip's other labeled frames.
 
-  A clip without another labeled frame borrows the mean of the other clips'
-  labeled frames (ours): the sum over the batch less the clip's own, so devices
-  that share a batch exchange one frame's features and not every clip's. Within
-  a clip no frame contributes to its own reference at all, across clips up to
-  float32 rounding.
+  A clip without another labeled frame borrows the mean of the other clips' labeled frames (ours):
+  the sum over the batch less the clip's own, so devices that share a batch exchange one frame's
+  features and not every clip's. Within a clip no frame contributes to its own reference at all,
+  across clips up to float32 rounding.
 
   Args:
     features: [B, T, h, w, C].
@@ -24,24 +23,21 @@ def reference_features(
     frames: int [B, F], indices of the target frames.
 
   Returns:
-    references [B, F, h, w, C] and found: bool [B, F], False where the whole
-    batch has no other labeled frame (the reference is zero then).
+    references [B, F, h, w, C] and found: bool [B, F], False where the whole batch has no other
+    labeled frame (the reference is zero then).
   """
   b, t = labeled.shape
   other = frames[..., None] != jnp.arange(t)[None, None]
   own = (labeled[:, None] & other).astype(jnp.float32)
   own_count = jnp.sum(own, -1)
-  dtype = features.dtype
-  near = jnp.einsum(
-    'bft,bthwc->bfhwc', (own / jnp.maximum(own_count, 1.0)[..., None]).astype(dtype), features
-  )
-
+  weights = (own / jnp.maximum(own_count, 1.0)[..., None]).astype(features.dtype)
+  near = jnp.einsum('bft,bthwc->bfhwc', weights, features)
   known = labeled.astype(jnp.float32)
   clip_sum = einsum32('bt,bthwc->bhwc', known, features)
   clip_count = jnp.sum(known, -1)
   rest_count = jnp.sum(clip_count) - clip_count
   rest = jnp.maximum(rest_count, 1.0)[:, None, None, None]
-  far = ((jnp.sum(clip_sum, 0)[None] - clip_sum) / rest).astype(dtype)
+  far = ((jnp.sum(clip_sum, 0)[None] - clip_sum) / rest).astype(features.dtype)
   has_own = own_count > 0
   references = jnp.where(has_own[..., None, None, None], near, far[:, None])
   return references, has_own | (rest_count > 0)[:, None]
@@ -58,14 +54,14 @@ class PseudoLabelReforging(nn.Module):
   A = softmax(InstanceNorm(Q^T K)) [C, C]; F_hat = A V^T, transposed back.
 
   Ours, so that reforging is well conditioned from the first step:
-  - The projections start as identities, so that Q^T K starts as the cross-
-    covariance of the channels of two frames of one heart and A mixes each
-    channel with those that light up at the same places. Random projections
-    would start with A nearly uniform and every channel the same mean.
-  - Q and K take features centred over the pixels: a channel's offset would
-    otherwise pass for similarity and drown the rest.
-  - InstanceNorm has a learned gain that starts at 2, where F_hat starts with
-    about .7 of F^U's contrast (.4 at a gain of 1, .1 without centring).
+  - The projections start as identities, so that Q^T K starts as the cross-covariance of the
+    channels of two frames of one heart and A mixes each channel with those that light up at the
+    same places. Random projections would start with A nearly uniform and every channel the same
+    mean.
+  - Q and K take features centred over the pixels: a channel's offset would otherwise pass for
+    similarity and drown the rest.
+  - InstanceNorm has a learned gain that starts at 2, where F_hat starts with about .7 of F^U's
+    contrast (.4 at a gain of 1, .1 without centring).
 
   Q^T K and its softmax are float32, whatever `dtype` is.
   """

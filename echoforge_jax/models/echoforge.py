@@ -22,13 +22,9 @@ GRAY_MEAN, GRAY_STD = 0.449, 0.226
 
 
 def log_odds(scores: jax.Array) -> jax.Array:
-  """Returns logits whose sigmoid is the softmax of scores, less background.
+  """Maps log-scores float32 [..., K + 1], background first, to logits [..., K].
 
-  Args:
-    scores: float32 [..., K + 1] log-scores, background first.
-
-  Returns:
-    float32 [..., K].
+  The sigmoid of the logits is the softmax of the scores, less background.
   """
   columns = []
   for k in range(1, scores.shape[-1]):
@@ -46,48 +42,29 @@ def _take_frames(x: jax.Array, frames: jax.Array) -> jax.Array:
 class EchoForge(nn.Module):
   """Echocardiography video segmentation (CVPR 2026), see docs/method.md.
 
-  Attributes:
-    num_classes: K foreground classes, one sigmoid logit each.
-    backbone: 'resnet10' | 'resnet18' | 'resnet34' | 'resnet50' | 'lite'.
-    norm: of the backbone: 'batch' | 'frozen' | 'group'.
-    dim: C, channels of a token.
-    decoder_dim: channels at stride 4.
-    use_arc: anchor recalibration; without it a 1x1 head gives coarse masks.
-    use_tsf: temporal semantic fusion; without it frames are independent.
-    use_cpr: pseudo-label reforging, when asked for with `reforge=True`.
-    anchors: ARC's anchors, 1..4 (paper: 2).
-    neighbours: K of ARC's nearest-neighbour search.
-    knn: 'exact' | 'approx', ARC's search.
-    patch: side of ARC's patches in tokens.
-    band: half the width of ARC's ambiguous band around 0.5 (paper: 0.1).
-    pull: ARC's largest interpolation weight.
-    memory_frames: M, frames whose tokens are remembered (ours: 4).
-    num_queries: learned queries of TSF.
-    heads: heads of TSF's attentions; must divide `dim`.
-    dropout: in TSF's FFNs.
-    remat: recompute backbone blocks in the backward pass.
-    dtype: compute dtype; parameters and logits are float32.
+  Parameters and logits are float32.
   """
 
-  num_classes: int = 1
-  backbone: str = 'resnet50'
-  norm: str = 'batch'
-  dim: int = 256
-  decoder_dim: int = 64
-  use_arc: bool = True
-  use_tsf: bool = True
-  use_cpr: bool = True
+  num_classes: int = 1  # K foreground classes, one sigmoid logit each.
+  backbone: str = 'resnet50'  # One of `BACKBONES`.
+  norm: str = 'batch'  # Of the backbone, one of `NORMS`.
+  dim: int = 256  # C, channels of a token.
+  decoder_dim: int = 64  # Channels at stride 4.
+  use_arc: bool = True  # Without it a 1x1 head gives coarse masks.
+  use_tsf: bool = True  # Without it frames are independent.
+  use_cpr: bool = True  # Reforges when asked for with `reforge=True`.
+  # Of ARC, see `AnchorRecalibration`.
   anchors: int = 2
   neighbours: int = 32
   knn: str = 'exact'
   patch: int = 2
   band: float = 0.1
   pull: float = 0.5
-  memory_frames: int = 4
-  num_queries: int = 16
-  heads: int = 4
-  dropout: float = 0.0
-  remat: bool = False
+  memory_frames: int = 4  # M, frames whose tokens are remembered (ours).
+  num_queries: int = 16  # Learned queries of TSF.
+  heads: int = 4  # Of TSF's attentions; must divide `dim`.
+  dropout: float = 0.0  # In TSF's FFNs.
+  remat: bool = False  # Recomputes backbone blocks in the backward pass.
   dtype: Dtype = jnp.float32
 
   def setup(self):
@@ -98,14 +75,14 @@ class EchoForge(nn.Module):
     self.neck = Neck(self.dim, self.decoder_dim, self.dtype)
     if self.use_arc:
       self.arc = AnchorRecalibration(
-        num_classes=self.num_classes,
-        anchors=self.anchors,
-        neighbours=self.neighbours,
-        patch=self.patch,
-        band=self.band,
-        pull=self.pull,
-        knn=self.knn,
-        dtype=self.dtype,
+        self.num_classes,
+        self.anchors,
+        self.neighbours,
+        self.patch,
+        self.band,
+        self.pull,
+        self.knn,
+        self.dtype,
       )
     elif self.use_tsf:
       self.coarse_head = nn.Dense(self.num_classes + 1, dtype=jnp.float32)
@@ -159,19 +136,15 @@ class EchoForge(nn.Module):
 
   def _decode(self, features: jax.Array, skip: jax.Array) -> jax.Array:
     """Decodes [B, F, h, w, C] with skips [B, F, 2h, 2w, D] to logits."""
-    b, f = features.shape[:2]
-    logits = self.decoder(
-      features.reshape(b * f, *features.shape[2:]), skip.reshape(b * f, *skip.shape[2:])
-    )
-    return logits.reshape(b, f, *logits.shape[1:])
+    logits = self.decoder(*(x.reshape(-1, *x.shape[2:]) for x in (features, skip)))
+    return logits.reshape(*features.shape[:2], *logits.shape[1:])
 
   def _reforge(self, features: jax.Array, labeled: jax.Array, frames: jax.Array) -> jax.Array:
     """Returns F_hat [B, F, h, w, C] of the frames [B, F]."""
     h, w, c = features.shape[2:]
     reference, found = reference_features(features, labeled, frames)
     target = _take_frames(features, frames)
-    flat = (-1, h * w, c)
-    reforged = self.cpr(reference.reshape(flat), target.reshape(flat))
+    reforged = self.cpr(*(x.reshape(-1, h * w, c) for x in (reference, target)))
     return jnp.where(found[..., None, None, None], reforged.reshape(target.shape), target)
 
   def __call__(
@@ -187,26 +160,21 @@ class EchoForge(nn.Module):
     Args:
       video: float [B, T, H, W, 1] in [0, 1]; H and W multiples of 32.
       train: batch norm uses the batch's statistics, dropout is active.
-      labeled: bool [B, T], needed by `reforge`: frames that CPR may use as
-        F^L (never as their own).
+      labeled: bool [B, T], needed by `reforge`: frames that CPR may use as F^L (never as their
+        own).
       reforge: whether to run CPR as well.
       reforge_frames: int [B, F], the frames to reforge; all T if None.
 
     Returns:
       logits: float32 [B, T, H, W, K];
-      coarse_logits: float32 [B, T, h, w, K] at stride 8, of ARC's anchors or
-        of the 1x1 head (absent without ARC and TSF);
+      coarse_logits: float32 [B, T, h, w, K] at stride 8, of ARC's anchors or of the 1x1 head
+        (absent without ARC and TSF);
       features: [B, T, h, w, C], what the decoder and CPR see;
       reforged_logits: float32 [B, T or F, H, W, K], with `reforge` only.
-
-    Raises:
-      InputError: the video's shape does not fit, or `reforge` lacks `labeled`
-        or CPR.
     """
     b, t, h, w, _ = video.shape
     outputs, skip, _ = self._trunk(video, self.init_memory(b, (h, w)), train)
-    features = outputs['features']
-    outputs['logits'] = self._decode(features, skip)
+    outputs['logits'] = self._decode(outputs['features'], skip)
     if self.use_cpr and self.is_initializing():
       reforge, labeled = True, jnp.ones((b, t), bool)
     if not reforge:
@@ -221,7 +189,7 @@ class EchoForge(nn.Module):
       reforge_frames = jnp.broadcast_to(jnp.arange(t)[None], (b, t))
     else:
       skip = _take_frames(skip, reforge_frames)
-    reforged = self._reforge(features, labeled, reforge_frames)
+    reforged = self._reforge(outputs['features'], labeled, reforge_frames)
     outputs['reforged_logits'] = self._decode(reforged, skip)
     return outputs
 
@@ -252,28 +220,17 @@ LITE = {'norm': 'group', 'dim': 64, 'decoder_dim': 32, 'num_queries': 8}
 CHOICES = {'backbone': BACKBONES, 'norm': NORMS, 'anchors': tuple(LAYOUTS), 'knn': KNN}
 # Least and largest value of numbers, both allowed.
 RANGES = {
-  'num_classes': (1, None),
+  **dict.fromkeys(('num_classes', 'decoder_dim', 'neighbours', 'patch', 'heads'), (1, None)),
   'dim': (4, None),
-  'decoder_dim': (1, None),
-  'neighbours': (1, None),
-  'patch': (1, None),
   'band': (0.01, 0.5),
   'pull': (0.0, 1.0),
   'memory_frames': (0, None),
-  'heads': (1, None),
   'dropout': (0.0, 0.99),
 }
 
 
 def make_echoforge(**options: Any) -> EchoForge:
-  """Builds EchoForge with the defaults that suit its backbone.
-
-  Args:
-    **options: fields of `EchoForge`.
-
-  Raises:
-    InputError: an option is unknown or out of range.
-  """
+  """Builds EchoForge from its fields, with the defaults that suit its backbone."""
   if options.get('backbone') == 'lite':
     options = LITE | options
   model = make_checked('echoforge', EchoForge, options, CHOICES, RANGES)

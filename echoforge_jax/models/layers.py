@@ -20,10 +20,9 @@ einsum32 = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 class GroupNorm(nn.Module):
   """Group normalization as one reduction and one scale-and-shift (ours).
 
-  The moments are taken per channel first and only then joined into groups, so
-  the map is read once for both moments and once for the affine step, in its
-  own layout: on a CPU half the time of the five-dimensional textbook form.
-  `dtype` is that of the result; moments are always float32.
+  The moments, always float32, are taken per channel first and only then joined into groups, so the
+  map is read once for both moments and once for the affine step, in its own layout: on a CPU
+  half the time of the five-dimensional textbook form. `dtype` is that of the result.
   """
 
   dtype: Dtype = jnp.float32
@@ -52,34 +51,21 @@ class GroupNorm(nn.Module):
 def make_norm(kind: str, *, train: bool, dtype: Dtype, name: str) -> nn.Module:
   """Returns the normalization of maps [N, h, w, C] that `kind` names.
 
-  Args:
-    kind: 'batch' (statistics of the batch in training, running ones else),
-      'frozen' (running statistics always) or 'group'.
-    train: whether the model trains.
-    dtype: of the result.
-    name: of the submodule.
-
-  Raises:
-    InputError: `kind` is none of these.
+  'batch' uses the batch's statistics in training and running ones else, 'frozen' running statistics
+  always; 'group' has none.
   """
   if kind == 'group':
     return GroupNorm(dtype=dtype, name=name)
   if kind in ('batch', 'frozen'):
-    return nn.BatchNorm(
-      use_running_average=kind == 'frozen' or not train,
-      momentum=0.9,
-      epsilon=1e-5,
-      dtype=dtype,
-      name=name,
-    )
+    running = kind == 'frozen' or not train
+    return nn.BatchNorm(running, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
   raise InputError(f'model option norm: found {kind!r}, wanted one of {", ".join(NORMS)}')
 
 
 class PointwiseConv(nn.Module):
-  """1x1 convolution as one matrix product over all pixels.
+  """1x1 convolution as one matrix product, with the fields and parameters of `nn.Conv`.
 
-  Fields and parameters are `nn.Conv`'s. For ResNet-50's shapes XLA's CPU
-  convolution takes 1.1 to 9 times as long (docs/performance.md).
+  For ResNet-50's shapes XLA's CPU convolution takes 1.1 to 9 times as long (docs/performance.md).
   """
 
   features: int
@@ -96,11 +82,9 @@ class PointwiseConv(nn.Module):
       # Not x[:, ::stride, ::stride]: XLA's GPU compiler aborts on a product of
       # a strided slice (seen in JAX 0.10.2 and 0.11.2; openxla/xla#47381).
       n, h, w, c = x.shape
-      x = x.reshape(n, h // self.stride, self.stride, w // self.stride, self.stride, c)[
-        :, :, 0, :, 0
-      ]
-    pixels = x.astype(self.dtype).reshape(-1, x.shape[-1])
-    y = pixels @ kernel[0, 0].astype(self.dtype)
+      s = self.stride
+      x = x.reshape(n, h // s, s, w // s, s, c)[:, :, 0, :, 0]
+    y = x.astype(self.dtype).reshape(-1, x.shape[-1]) @ kernel[0, 0].astype(self.dtype)
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
       y = y + bias.astype(self.dtype)[None]
@@ -108,7 +92,7 @@ class PointwiseConv(nn.Module):
 
 
 def _halve_max(x: jax.Array, axis: int) -> jax.Array:
-  """Maxima of elements 2i - 1, 2i and 2i + 1 along one axis."""
+  """Takes the maxima of elements 2i - 1, 2i and 2i + 1 along one axis."""
   pairs = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
   even = jax.lax.index_in_dim(pairs, 0, axis + 1, keepdims=False)
   odd = jax.lax.index_in_dim(pairs, 1, axis + 1, keepdims=False)
@@ -119,25 +103,18 @@ def _halve_max(x: jax.Array, axis: int) -> jax.Array:
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-  """Takes 3x3 maxima at stride 2, padded by one: rows first, then columns.
+  """Takes 3x3 maxima of x [N, H, W, C], H and W even, at stride 2, padded by one.
 
-  `nn.max_pool` finds its gradient with four maps of indices on a CPU, which
-  takes four times as long; among equal maxima it takes the first, here they
-  share.
-
-  Args:
-    x: [N, H, W, C], H and W even.
+  `nn.max_pool` finds its gradient with four maps of indices on a CPU, which takes four times as
+  long; among equal maxima it takes the first, here they share.
   """
   return _halve_max(_halve_max(x, 1), 2)
 
 
 class FeedForward(nn.Module):
-  """Two dense layers with a GELU between them, pre-normalized, no residual.
+  """Two dense layers with a GELU between them, pre-normalized, no residual."""
 
-  `dropout` is the probability of dropping a hidden unit in training.
-  """
-
-  dropout: float = 0.0
+  dropout: float = 0.0  # Probability of dropping a hidden unit in training.
   dtype: Dtype = jnp.float32
 
   @nn.compact
@@ -170,12 +147,7 @@ def upsample2(x: jax.Array) -> jax.Array:
 
 
 def upsample_logits(x: jax.Array, factor: int) -> jax.Array:
-  """Up-samples a few channels bilinearly, as two matrix products.
-
-  Args:
-    x: float32 [N, h, w, K], K small.
-    factor: integer scale of both sides.
-  """
+  """Up-samples x, float32 [N, h, w, K], bilinearly by `factor`, as two matrix products."""
   _, h, w, _ = x.shape
 
   def weights(size):

@@ -10,16 +10,10 @@ from echoforge_jax.models.layers import Dtype, GroupNorm, PointwiseConv, upsampl
 class Neck(nn.Module):
   """Joins the encoder's strides 8, 16, 32 into tokens X_t.
 
-  Lateral 1x1 convolutions, top-down sums, then a residual bottleneck with a
-  3x3 convolution at a quarter of the width: a full-width one would cost as
-  much as half a ResNet-18. Each token is normalized last, so that dot products
-  and cosine similarities of tokens have a known scale. The paper gives neither
-  stride nor width of X.
-
-  Attributes:
-    dim: C, channels of a token.
-    skip_dim: channels of the stride-4 skip.
-    dtype: compute dtype.
+  Lateral 1x1 convolutions, top-down sums, then a residual bottleneck with a 3x3 convolution at a
+  quarter of the width: a full-width one would cost as much as half a ResNet-18. Each token is
+  normalized last, so that dot products and cosine similarities of tokens have a known scale. The
+  paper gives neither stride nor width of X.
   """
 
   dim: int = 256

@@ -1,9 +1,8 @@
 """One file for a trained network: its config and parameters, no optimizer.
 
-A safetensors file: arrays `params/...` and `batch_stats/...`, named by their
-path in the tree, and in the metadata one JSON text under `echoforge_network`.
-It stands wherever a run's workdir does for inference; equal networks give equal
-bytes. 'default' names the file that is shipped with the package.
+A safetensors file: arrays `params/...` and `batch_stats/...`, named by their path in the tree, and
+in the metadata one JSON text under `echoforge_network`. It stands wherever a run's workdir does for
+inference; equal networks give equal bytes. 'default' names the file shipped with the package.
 """
 
 import importlib.resources
@@ -42,12 +41,11 @@ def holds_network(path: Any) -> bool:
 
 def default_path() -> pathlib.Path:
   """Returns the file that is shipped with the package."""
-  folder = importlib.resources.files('echoforge_jax')
-  return pathlib.Path(str(folder / f'default_model{SUFFIX}'))
+  return pathlib.Path(str(importlib.resources.files('echoforge_jax') / f'default_model{SUFFIX}'))
 
 
 def write(path: Any, config: dict, variables: dict, step: int, which: str, **facts: Any) -> int:
-  """Writes a network into one file, which is replaced.
+  """Writes a network into one file, which is replaced; returns its size in bytes.
 
   Args:
     path: ends in .safetensors.
@@ -56,19 +54,10 @@ def write(path: Any, config: dict, variables: dict, step: int, which: str, **fac
     step: updates the network has seen.
     which: 'teacher' or 'student'.
     **facts: more to keep with it, as JSON takes it.
-
-  Returns:
-    Bytes written.
-
-  Raises:
-    InputError: the file cannot be written.
   """
-  variables = jax.tree.map(np.asarray, variables)
+  arrays = traverse_util.flatten_dict(jax.tree.map(np.asarray, variables), sep='/')
   meta = {'config': config, 'step': int(step), 'which': which, **facts}
-  content = save(
-    traverse_util.flatten_dict(variables, sep='/'),
-    metadata={_KEY: json.dumps(meta, sort_keys=True)},
-  )
+  content = save(arrays, metadata={_KEY: json.dumps(meta, sort_keys=True)})
   try:
     with replacing(path) as temporary:
       temporary.write_bytes(content)
@@ -78,17 +67,9 @@ def write(path: Any, config: dict, variables: dict, step: int, which: str, **fac
 
 
 def read(path: Any) -> tuple[dict, dict[str, Any]]:
-  """Reads what `write` wrote.
+  """Reads what `write` wrote from a file or 'default': variables of numpy arrays, and the facts.
 
-  Args:
-    path: the file, or 'default'.
-
-  Returns:
-    variables: {'params': ..., ...} of numpy arrays; and a dict with 'config'
-    (plain), 'step', 'which' and the other facts.
-
-  Raises:
-    InputError: no such file, or not one that `write` wrote.
+  The facts are a dict with 'config' (plain), 'step', 'which' and what else was kept.
   """
   path = default_path() if str(path) == DEFAULT else pathlib.Path(path)
   if not path.is_file():
@@ -102,8 +83,7 @@ def read(path: Any) -> tuple[dict, dict[str, Any]]:
     variables['params']  # noqa: B018
   except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
     raise InputError(
-      f'{path}: found no network of this project '
-      f'({type(error).__name__}: {error}); wanted the workdir of a training '
-      f'run, or what `echoforge export --out=FILE{SUFFIX}` writes'
+      f'{path}: found no network of this project ({type(error).__name__}: {error}); wanted the '
+      f'workdir of a training run, or what `echoforge export --out=FILE{SUFFIX}` writes'
     ) from error
   return variables, meta

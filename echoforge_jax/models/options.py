@@ -9,7 +9,6 @@ from flax import linen as nn
 from echoforge_jax.errors import InputError
 
 Model = TypeVar('Model', bound=nn.Module)
-Range = tuple[float, float | None]
 _TYPES = {bool: bool, int: numbers.Integral, float: numbers.Real, str: str}
 
 
@@ -18,19 +17,11 @@ def make_checked(
   kind: type[Model],
   options: Mapping[str, Any],
   choices: Mapping[str, Sequence[Any]],
-  ranges: Mapping[str, Range],
+  ranges: Mapping[str, tuple[float, float | None]],
 ) -> Model:
-  """Builds a module from named options.
+  """Builds a module of class `kind` from options, its fields.
 
-  Args:
-    name: the model's name, for messages.
-    kind: the module's class.
-    options: its fields.
-    choices: field -> the values that it may take.
-    ranges: field -> its least and its largest value (None: any).
-
-  Raises:
-    InputError: an option is unknown, or its value is none that it may take.
+  `choices` names the values that a field may take, `ranges` its least and largest (None: any).
   """
   fields = kind.__dataclass_fields__
   known = [field for field in fields if field not in ('parent', 'name')]
@@ -40,28 +31,20 @@ def make_checked(
       f'model {name}: unknown option {", ".join(unknown)}; choose from {", ".join(known)}'
     )
   for option, value in options.items():
-    wanted = _wanted(fields[option].type, value, choices, ranges, option)
-    if wanted:
+    if wanted := _wanted(fields[option].type, value, choices.get(option), ranges.get(option)):
       raise InputError(f'model option {option}: found {value!r}, wanted {wanted}')
   return kind(**options)
 
 
-def _wanted(
-  kind: Any,
-  value: Any,
-  choices: Mapping[str, Sequence[Any]],
-  ranges: Mapping[str, Range],
-  option: str,
-) -> str:
+def _wanted(kind: Any, value: Any, allowed: Sequence[Any] | None, bounds: Any) -> str:
   """Says what is wanted instead of a value; '' if nothing is."""
-  if option in choices:
-    allowed = choices[option]
+  if allowed is not None:
     return '' if value in allowed else f'one of {", ".join(map(str, allowed))}'
   if kind in _TYPES and (
     not isinstance(value, _TYPES[kind]) or (kind is not bool and isinstance(value, bool))
   ):
     return f'a value of type {kind.__name__}'
-  low, high = ranges.get(option, (None, None))
+  low, high = bounds or (None, None)
   if low is not None and not low <= value:
     return f'at least {low}'
   if high is not None and not value <= high:

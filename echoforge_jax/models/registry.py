@@ -14,19 +14,10 @@ DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
 def build_model(name: str, **options: Any) -> nn.Module:
-  """Builds a model.
+  """Builds the model `name`, a key of `MODELS`, from its fields.
 
-  Args:
-    name: a key of `MODELS`.
-    **options: the model's fields; `dtype` is a dtype or a key of `DTYPES`.
-
-  Returns:
-    A Linen module; `apply(variables, video, train=False)` returns a dict with
-    `logits`.
-
-  Raises:
-    InputError: the name or an option is unknown, or an option's value is wrong;
-      the message lists the choices.
+  `dtype` is a dtype or a key of `DTYPES`. `apply(variables, video, train=False)` of the returned
+  module gives a dict with `logits`. An InputError lists the choices.
   """
   if name not in MODELS:
     raise InputError(f'model name: found {name!r}, wanted one of {", ".join(MODELS)}')

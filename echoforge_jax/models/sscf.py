@@ -1,9 +1,8 @@
 """SSCF: the mask of a frame from the frame, its past and its future.
 
-Three encoders (TCE), calibration of both neighbours by the target (ASSC) and
-fusion (BSSF) at four levels, a LinkNet decoder. Medical Image Analysis 2022;
-the published PyTorch module is the reference for structure and numbers, and
-`models.weights` maps its parameters to these.
+Three encoders (TCE), calibration of both neighbours by the target (ASSC) and fusion (BSSF) at four
+levels, a LinkNet decoder. Medical Image Analysis 2022; the published PyTorch module is the
+reference for structure and numbers, and `models.weights` maps its parameters to these.
 """
 
 import functools
@@ -30,8 +29,8 @@ _INIT = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 def _windows_max(x: jax.Array, axis: int, sizes: tuple[int, ...]) -> jax.Array:
   """Takes the maxima of all windows floor(i n / s) .. ceil((i + 1) n / s).
 
-  The axis is cut wherever a window of any size begins or ends: the pieces'
-  maxima read x once, and windows are joined from them.
+  The axis is cut wherever a window of any size begins or ends: the pieces' maxima read x once, and
+  windows are joined from them.
   """
   n = x.shape[axis]
   windows = [(i * n // size, -(-(i + 1) * n // size)) for size in sizes for i in range(size)]
@@ -40,57 +39,38 @@ def _windows_max(x: jax.Array, axis: int, sizes: tuple[int, ...]) -> jax.Array:
     jnp.max(jax.lax.slice_in_dim(x, start, end, axis=axis), axis=axis)
     for start, end in zip(cuts, cuts[1:])
   ]
-  return jnp.stack(
-    [
-      functools.reduce(jnp.maximum, pieces[cuts.index(start) : cuts.index(end)])
-      for start, end in windows
-    ],
-    axis=axis,
-  )
+  parts = (pieces[cuts.index(start) : cuts.index(end)] for start, end in windows)
+  return jnp.stack([functools.reduce(jnp.maximum, part) for part in parts], axis=axis)
 
 
 def pyramid_pool(x: jax.Array, sizes: tuple[int, ...] = POOLS) -> jax.Array:
-  """Max-pools adaptively to several grids, whose windows are torch's.
+  """Max-pools x [N, h, w, C] adaptively to several grids, whose windows are torch's.
 
-  Windows overlap where a side does not divide evenly, and where it is shorter
-  than the grid.
-
-  Args:
-    x: [N, h, w, C].
-    sizes: sides of the square grids.
-
-  Returns:
-    [N, sum of sizes squared, C], grid after grid, row by row.
+  Windows overlap where a side does not divide evenly, and where it is shorter than the grid.
+  Returns [N, sum of sizes squared, C], grid after grid, row by row.
   """
   n, _, _, c = x.shape
   # Every row window by every column window, of which those of one grid count:
   # cheaper than columns apart for each grid, since all maps are small by now.
   both = _windows_max(_windows_max(x, 1, sizes), 2, sizes)
-  ends = itertools.accumulate(sizes)
-  return jnp.concatenate(
-    [
-      both[:, end - size : end, end - size : end].reshape(n, size**2, c)
-      for size, end in zip(sizes, ends)
-    ],
-    axis=1,
-  )
+  grids = [
+    both[:, end - size : end, end - size : end].reshape(n, size**2, c)
+    for size, end in zip(sizes, itertools.accumulate(sizes))
+  ]
+  return jnp.concatenate(grids, axis=1)
 
 
 def calibrate(query: jax.Array, key: jax.Array, convolved: jax.Array) -> jax.Array:
   """Convolves a neighbour with the kernel of its own pair of frames (ASSC).
 
-  The paper's kernel of output channel q is sum_k A[q, k] condition[k] with
-  A = sigmoid(Q K^T). Convolution is linear in its kernel, so the neighbours
-  of the whole batch are convolved with `condition` once and the results mixed
-  by A, in float32: no sample needs a convolution of its own.
+  The paper's kernel of output channel q is sum_k A[q, k] condition[k] with A = sigmoid(Q K^T).
+  Convolution is linear in its kernel, so the neighbours of the whole batch are convolved with
+  `condition` once and the results mixed by A, in float32: no sample needs a convolution of its own.
 
   Args:
     query: [N, P, C] summary of the neighbour.
     key: [N, P, C] summary of the target.
-    convolved: [N, h, w, C] the neighbour, convolved with `condition`.
-
-  Returns:
-    [N, h, w, C], same dtype.
+    convolved: [N, h, w, C] the neighbour, convolved with `condition`; so is the result.
   """
   attention = jax.nn.sigmoid(einsum32('npq,npk->nqk', query, key))
   return jnp.einsum('nqk,nhwk->nhwq', attention.astype(convolved.dtype), convolved)
@@ -110,20 +90,17 @@ class Fusion(nn.Module):
     conv = functools.partial(nn.Conv, c, dtype=self.dtype)
 
     def summarized(x, name):
-      y = conv((3, 3), padding='VALID', kernel_init=_INIT, name=name)(x)
-      return pyramid_pool(y)
+      return pyramid_pool(conv((3, 3), padding='VALID', kernel_init=_INIT, name=name)(x))
 
     def calibrated(x, direction):
-      condition = conv(
-        (3, 3), use_bias=False, kernel_init=nn.initializers.ones, name=f'{direction}_condition'
-      )
+      name = f'{direction}_condition'
+      condition = conv((3, 3), use_bias=False, kernel_init=nn.initializers.ones, name=name)
       query = summarized(x, f'{direction}_query')
       key = summarized(target, f'{direction}_key')
       return calibrate(query, key, condition(x))
 
-    x = jnp.concatenate(
-      [calibrated(previous, 'forward'), target, calibrated(following, 'backward')], axis=-1
-    )
+    maps = [calibrated(previous, 'forward'), target, calibrated(following, 'backward')]
+    x = jnp.concatenate(maps, axis=-1)
     x = conv((1, 1), use_bias=False, kernel_init=_INIT, name='out')(x)
     return make_norm(self.norm, train=self.train, dtype=self.dtype, name='out_norm')(x)
 
@@ -153,37 +130,25 @@ class DecoderBlock(nn.Module):
 
 @struct.dataclass
 class FrameMemory:
-  """The last two frames of a stream.
+  """The last two frames of a stream."""
 
-  Attributes:
-    frames: float32 [B, 2, H, W, 1], the older first.
-    begun: bool [B], False before the first frame.
-  """
-
-  frames: jax.Array
-  begun: jax.Array
+  frames: jax.Array  # float32 [B, 2, H, W, 1], the older first.
+  begun: jax.Array  # bool [B], False before the first frame.
 
 
 class SSCF(nn.Module):
   """Semi-supervised segmentation with both neighbours, see docs/method.md.
 
-  Attributes:
-    num_classes: K foreground classes, one sigmoid logit each.
-    backbone: of each encoder: 'resnet10' | 'resnet18' (paper) | 'resnet34'.
-    width: channels at stride 2, doubled at each further level (paper: 64).
-    norm: of all normalizations: 'batch' (paper) | 'frozen' | 'group'.
-    clips: whether a call takes clips of any length instead of windows.
-    remat: recompute blocks in the backward pass to save memory.
-    dtype: compute dtype; parameters and logits are float32.
+  Parameters and logits are float32.
   """
 
-  num_classes: int = 1
-  width: int = 64
-  norm: str = 'batch'
-  clips: bool = False
-  remat: bool = False
+  num_classes: int = 1  # K foreground classes, one sigmoid logit each.
+  width: int = 64  # Channels at stride 2, doubled at each further level (paper).
+  norm: str = 'batch'  # Of all normalizations (paper), one of `NORMS`.
+  clips: bool = False  # Whether a call takes clips of any length instead of windows.
+  remat: bool = False  # Recomputes blocks in the backward pass.
   dtype: Dtype = jnp.float32
-  backbone: str = 'resnet18'
+  backbone: str = 'resnet18'  # Of each encoder (paper), one of `ENCODERS`.
 
   @property
   def delay(self) -> int:
@@ -202,23 +167,15 @@ class SSCF(nn.Module):
     b, t = track.shape[0], track.shape[1] - 2
     if track.shape[-1] != 1 or any(n % 32 or n < 64 for n in track.shape[2:4]):
       raise InputError(
-        f'video: found frames of {"x".join(map(str, track.shape[2:]))}, '
-        'wanted one channel and sides that are multiples of 32, at least '
-        '64; resize or pad the frames'
+        f'video: found frames of {"x".join(map(str, track.shape[2:]))}, wanted one channel and '
+        'sides that are multiples of 32, at least 64; resize or pad the frames'
       )
     # A frame passes each encoder once: as a past, a target and a future.
     maps = []
     for offset, role in enumerate(('previous', 'target', 'next')):
       frames = track[:, offset : offset + t].reshape(b * t, *track.shape[2:])
-      encoder = ResNet(
-        self.backbone,
-        self.norm,
-        self.remat,
-        self.dtype,
-        self.width,
-        max_pool=False,
-        name=f'encoder_{role}',
-      )
+      options = self.backbone, self.norm, self.remat, self.dtype, self.width
+      encoder = ResNet(*options, max_pool=False, name=f'encoder_{role}')
       maps.append(encoder(frames.astype(self.dtype), train))
 
     def block(kind, name):
@@ -233,37 +190,30 @@ class SSCF(nn.Module):
       x = block(DecoderBlock, f'decoder{len(fused) + 1}')(x) + fused.pop()
     x = block(DecoderBlock, 'decoder1')(x)
 
-    def final(x, features, dtype, name):
-      return nn.Conv(features, (3, 3), dtype=dtype, kernel_init=_INIT, name=name)(x)
-
-    x = nn.relu(final(x, x.shape[-1], self.dtype, 'final2'))
-    x = final(x, self.num_classes, jnp.float32, 'final3')
+    final = functools.partial(nn.Conv, kernel_size=(3, 3), kernel_init=_INIT)
+    x = nn.relu(final(x.shape[-1], dtype=self.dtype, name='final2')(x))
+    x = final(self.num_classes, dtype=jnp.float32, name='final3')(x)
     return x.reshape(b, t, *x.shape[1:])
 
   def __call__(self, video: jax.Array, train: bool = False) -> dict[str, jax.Array]:
     """Segments the middle frame of windows, or every frame of clips.
 
     Args:
-      video: float [B, 3, H, W, 1] in [0, 1], previous, target and next frame;
-        with `clips`, [B, T, H, W, 1] of any length: each frame is a target in
-        turn, its neighbours are those in the clip, and both ends are repeated.
-        H and W multiples of 32, at least 64.
+      video: float [B, 3, H, W, 1] in [0, 1], previous, target and next frame; with `clips`,
+        [B, T, H, W, 1] of any length: each frame is a target in turn, its neighbours are those in
+        the clip, and both ends are repeated. H and W multiples of 32, at least 64.
       train: batch norm uses the batch's statistics.
 
     Returns:
       logits: float32 [B, H, W, K]; with `clips` [B, T, H, W, K].
-
-    Raises:
-      InputError: the video's shape does not fit.
     """
     if self.clips:
       track = jnp.concatenate([video[:, :1], video, video[:, -1:]], axis=1)
       return {'logits': self._segment(track, train)}
     if video.shape[1] != 3:
       raise InputError(
-        f'video: found {video.shape[1]} frames, wanted a window of three '
-        '(previous, target, next); for clips of any length build the model '
-        'with clips=True'
+        f'video: found {video.shape[1]} frames, wanted a window of three (previous, target, next); '
+        'for clips of any length build the model with clips=True'
       )
     return {'logits': self._segment(video, train)[:, 0]}
 
@@ -272,16 +222,16 @@ class SSCF(nn.Module):
   ) -> tuple[dict[str, jax.Array], FrameMemory]:
     """Segments B streams, one frame behind; equals the clips' result.
 
-    The future of a stream's last frame is unknown: feeding that frame once
-    more gives its mask, as in a clip that ends there.
+    The future of a stream's last frame is unknown: feeding that frame once more gives its mask, as
+    in a clip that ends there.
 
     Args:
       video: float [B, T, H, W, 1] in [0, 1], the next frames.
       memory: of `init_memory` or of the call before.
 
     Returns:
-      logits: float32 [B, T, H, W, K], each of the frame before that of `video`
-      (without meaning for a stream's first); the memory for the next frames.
+      logits: float32 [B, T, H, W, K], each of the frame before that of `video` (without meaning for
+      a stream's first); the memory for the next frames.
     """
     video = video.astype(jnp.float32)
     # A clip's first frame is its own past.
@@ -298,11 +248,7 @@ class SSCF(nn.Module):
 
 
 def make_sscf(**options: Any) -> SSCF:
-  """Builds SSCF from its fields.
-
-  Raises:
-    InputError: an option is unknown or out of range.
-  """
+  """Builds SSCF from its fields."""
   ranges = {'num_classes': (1, None), 'width': (4, None)}
   choices = {'norm': NORMS, 'backbone': ENCODERS}
   model = make_checked('sscf', SSCF, options, choices, ranges)

@@ -1,7 +1,5 @@
 """TSF, temporal semantic fusion: prototypes carried from frame to frame."""
 
-from typing import NamedTuple
-
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,35 +11,22 @@ from echoforge_jax.models.memory import TokenMemory, windows
 
 
 def semantic_tokens(features: jax.Array, masks: jax.Array) -> jax.Array:
-  """Returns T_sem, the masked means of a frame's features (paper, TSF).
+  """Returns T_sem, float32 [..., N, C], the masked means of a frame's features (paper, TSF).
 
-  Args:
-    features: [..., P, C].
-    masks: float32 [..., P, N] in [0, 1], one column per class and background.
-
-  Returns:
-    float32 [..., N, C].
+  Features are [..., P, C]; masks are float32 [..., P, N] in [0, 1], one column per class and
+  background.
   """
   total = jnp.sum(masks, axis=-2)[..., None] + 1e-6
-  sums = einsum32('...pn,...pc->...nc', masks.astype(features.dtype), features)
-  return sums / total
-
-
-class Fused(NamedTuple):
-  """P_sem [N, K + 1, C] and the enhanced target F'_t [N, P, C]."""
-
-  prototypes: jax.Array
-  features: jax.Array
+  return einsum32('...pn,...pc->...nc', masks.astype(features.dtype), features) / total
 
 
 class InContextFusion(nn.Module):
   """Transformer block between context tokens and the target frame.
 
-  The (M + 1) (K + 1) tokens of the frame and of its memory, marked with their
-  age and class (ours), attend to each other, then to the target's pixels, then
-  pass an FFN. Their mean over ages with learned weights gives one prototype per
-  class (ours). The target's pixels attend to the tokens: F'_t (ours: the paper
-  does not say how the target is enhanced).
+  The (M + 1) (K + 1) tokens of the frame and of its memory, marked with their age and class (ours),
+  attend to each other, then to the target's pixels, then pass an FFN. Their mean over ages with
+  learned weights gives one prototype per class (ours). The target's pixels attend to the tokens:
+  F'_t (ours: the paper does not say how the target is enhanced).
   """
 
   heads: int = 4
@@ -49,14 +34,13 @@ class InContextFusion(nn.Module):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, pixels: jax.Array, context: jax.Array, valid: jax.Array, train: bool) -> Fused:
-    """Fuses.
+  def __call__(
+    self, pixels: jax.Array, context: jax.Array, valid: jax.Array, train: bool
+  ) -> tuple[jax.Array, jax.Array]:
+    """Fuses purified target tokens `pixels` [N, P, C] with the context.
 
-    Args:
-      pixels: [N, P, C] purified target tokens.
-      context: float32 [N, M + 1, K + 1, C] semantic tokens, target's last.
-      valid: bool [N, M + 1].
-      train: whether dropout is active.
+    `context` is float32 [N, M + 1, K + 1, C], semantic tokens, the target's last; `valid` is bool
+    [N, M + 1]. Returns P_sem [N, K + 1, C] and the enhanced target F'_t [N, P, C].
     """
     n, ages, classes, c = context.shape
     init = nn.initializers.normal(0.02)
@@ -64,9 +48,7 @@ class InContextFusion(nn.Module):
     kind = self.param('kind', init, (classes, c), jnp.float32)
     tokens = context + age[None, :, None] + kind[None, None]
     tokens = tokens.reshape(n, ages * classes, c).astype(self.dtype)
-    seen = jnp.repeat(valid, classes, axis=1)
-    bias = jnp.where(seen, 0.0, MASKED)[:, None]
-
+    bias = jnp.where(jnp.repeat(valid, classes, axis=1), 0.0, MASKED)[:, None]
     tokens = tokens + SelfAttention(self.heads, self.dtype, name='self_attention')(tokens, bias)
     query = nn.LayerNorm(dtype=self.dtype, name='cross_norm')(tokens)
     tokens = tokens + CrossAttention(self.heads, 'queries', self.dtype, name='cross_attention')(
@@ -86,7 +68,7 @@ class InContextFusion(nn.Module):
     features = pixels + CrossAttention(self.heads, 'keys', self.dtype, name='target_attention')(
       pixels, keys, bias
     )
-    return Fused(prototypes, features)
+    return prototypes, features
 
 
 class JointMasks(nn.Module):
@@ -101,18 +83,10 @@ class JointMasks(nn.Module):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, fused: Fused, masks: jax.Array, train: bool) -> jax.Array:
-    """Decodes features from queries, prototypes and the enhanced target.
-
-    Args:
-      fused: of `InContextFusion`.
-      masks: float32 [N, P, K + 1], the frame's coarse mask.
-      train: whether dropout is active.
-
-    Returns:
-      [N, P, C] features for the decoder.
-    """
-    prototypes, pixels = fused
+  def __call__(
+    self, prototypes: jax.Array, pixels: jax.Array, masks: jax.Array, train: bool
+  ) -> jax.Array:
+    """Returns features [N, P, C] for the decoder; masks are coarse, float32 [N, P, K + 1]."""
     n, classes, c = prototypes.shape
 
     def ffn(x, name):
@@ -182,6 +156,6 @@ class TemporalSemanticFusion(nn.Module):
       pixels, context.reshape(b * t, *context.shape[2:]), valid.reshape(b * t, -1), train
     )
     out = JointMasks(self.num_queries, self.heads, self.dropout, self.dtype, name='joint')(
-      fused, masks, train
+      *fused, masks, train
     )
     return out.reshape(x.shape), after

@@ -30,18 +30,11 @@ def is_weight_file(path: str | pathlib.Path) -> bool:
 
 
 def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads a file of named arrays.
+  """Returns the arrays of a file by name.
 
   Args:
-    path: `.safetensors`, `.npz`, or `.pth` and `.pt` where torch is installed
-      (a state dict, perhaps under the key 'state_dict').
-
-  Returns:
-    Name -> array.
-
-  Raises:
-    InputError: there is no such file, it cannot be read as what its suffix
-      says, or it needs torch; then the message tells how to convert it.
+    path: `.safetensors`, `.npz`, or `.pth` and `.pt` where torch is installed (a state dict,
+      perhaps under the key 'state_dict'); elsewhere the error tells how to convert it.
   """
   path = pathlib.Path(path)
   if path.suffix not in SUFFIXES:
@@ -68,9 +61,8 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
       return dict(arrays)
   except _NO_NPZ as error:
     raise InputError(
-      f'{path}: not an npz file of plain arrays ({error}); wanted what '
-      'numpy.savez writes of arrays alone (pickled objects are never '
-      'loaded)'
+      f'{path}: not an npz file of plain arrays ({error}); wanted what numpy.savez writes of '
+      'arrays alone (pickled objects are never loaded)'
     ) from error
 
 
@@ -79,9 +71,8 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     import torch
   except ImportError as error:
     raise InputError(
-      f'{path}: torch is not installed here, and nothing else may safely '
-      'read its files; where it is, convert the file:\n  '
-      f'{CONVERT} {path} {path.with_suffix(".npz")}'
+      f'{path}: torch is not installed here, and nothing else may safely read its files; where it '
+      f'is, convert the file:\n  {CONVERT} {path} {path.with_suffix(".npz")}'
     ) from error
 
   try:

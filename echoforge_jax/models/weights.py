@@ -18,13 +18,7 @@ from echoforge_jax.models.backbone import RESNETS, ResNet
 from echoforge_jax.models.sscf import SSCF
 
 NAMES = ('resnet18', 'resnet34', 'resnet50', 'sscf')
-_LEAVES = {
-  'kernel': 'weight',
-  'scale': 'weight',
-  'bias': 'bias',
-  'mean': 'running_mean',
-  'var': 'running_var',
-}
+_LEAVES = {'mean': 'running_mean', 'var': 'running_var', 'bias': 'bias'}  # Others: 'weight'.
 # Module path here -> there, in this order.
 _RESNET_RULES = (
   (r'^layer(\d)_(\d+)', r'layer\1.\2'),
@@ -59,7 +53,7 @@ def torch_name(name: str, path: tuple[str, ...]) -> str:
   # The one parameter that belongs to no layer of its own.
   if module.endswith('.condition'):
     return module
-  return f'{module}.{_LEAVES[leaf]}'
+  return f'{module}.{_LEAVES.get(leaf, "weight")}'
 
 
 def _torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -83,7 +77,7 @@ def _from_torch_layout(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _wanted(name: str, width: int, num_classes: int) -> dict[tuple[str, ...], tuple[int, ...]]:
-  """Shapes of the variables: ('params' or 'batch_stats', ...) -> shape."""
+  """Returns the shapes of the variables: ('params' or 'batch_stats', ...) -> shape."""
   is_sscf = name == 'sscf'
   model = SSCF(num_classes, width) if is_sscf else ResNet(name)
   x = jnp.zeros((1, 3, 64, 64, 1) if is_sscf else (1, 32, 32, 1))
@@ -94,23 +88,18 @@ def _wanted(name: str, width: int, num_classes: int) -> dict[tuple[str, ...], tu
 def from_torch(name: str, state_dict: Mapping[str, np.ndarray]) -> dict:
   """Makes variables of a PyTorch module's parameters.
 
-  A residual network's stem of three channels is summed over them: on a gray
-  image that is the same convolution. Its classifier (`fc.*`), all counters
-  (`num_batches_tracked`) and the prefix `module.` of torch's data-parallel
-  wrappers are passed over.
+  A residual network's stem of three channels is summed over them: on a gray image that is the same
+  convolution. Its classifier (`fc.*`), all counters (`num_batches_tracked`) and the prefix
+  `module.` of torch's data-parallel wrappers are passed over.
 
   Args:
-    name: 'resnet18' | 'resnet34' | 'resnet50' with torchvision's or timm's
-      names, or 'sscf' with the published module's. SSCF's width and number of
-      classes are those of the given arrays (published: 64 and 1).
+    name: 'resnet18' | 'resnet34' | 'resnet50' with torchvision's or timm's names, or 'sscf' with
+      the published module's. SSCF's width and number of classes are those of the given arrays.
     state_dict: name -> array, in torch's layout.
 
   Returns:
-    {'params': ..., 'batch_stats': ...}, float32 numpy arrays, of
-    `backbone.ResNet` alone or of `sscf.SSCF`.
-
-  Raises:
-    InputError: names or shapes differ; the message lists every difference.
+    {'params': ..., 'batch_stats': ...}, float32 numpy arrays, of `backbone.ResNet` alone or of
+    `sscf.SSCF`. An InputError lists every name and shape that differs.
   """
   if name not in NAMES:
     raise InputError(f'from_torch: found name {name!r}, wanted one of {", ".join(NAMES)}')
@@ -137,8 +126,7 @@ def from_torch(name: str, state_dict: Mapping[str, np.ndarray]) -> dict:
     if value.shape != shape:
       problems.append(f'{key}: wanted {shape}, found {value.shape}')
       continue
-    value = _from_torch_layout(path, value.astype(np.float32))
-    flat[path] = np.ascontiguousarray(value)
+    flat[path] = np.ascontiguousarray(_from_torch_layout(path, value.astype(np.float32)))
   problems += [f'{key}: wanted nothing, found {value.shape}' for key, value in found.items()]
   if problems:
     raise InputError(

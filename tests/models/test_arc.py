@@ -25,7 +25,7 @@ def test_anchor_groups(anchors, classes, groups):
 def test_group_probabilities_are_sums_of_anchor_probabilities():
   similarities = jax.random.normal(jax.random.key(0), (6, 4))
   groups = (1, 1, 0, 0)
-  scores = arc.group_scores(similarities, groups, 1)
+  scores = arc.group_scores(similarities, groups)
   each = jax.nn.softmax(similarities)
   np.testing.assert_allclose(
     jax.nn.softmax(scores), np.stack([each[:, 2:].sum(1), each[:, :2].sum(1)], 1), atol=1e-6
@@ -43,9 +43,7 @@ def _ambiguous_example(classes=1):
 
 def test_only_ambiguous_patches_move_and_by_the_rule():
   x, similarities, anchors, groups = _ambiguous_example()
-  out, ambiguous = arc.pull_ambiguous(
-    x, similarities, anchors, groups, 1, patch=2, band=0.1, pull=0.5
-  )
+  out, ambiguous = arc.pull_ambiguous(x, similarities, anchors, groups, band=0.1, pull=0.5)
   foreground = np.asarray(jax.nn.softmax(similarities))[..., 0]
   expected = (foreground >= 0.4) & (foreground <= 0.6)
   assert 0 < expected.sum() < expected.size
@@ -65,9 +63,7 @@ def test_only_ambiguous_patches_move_and_by_the_rule():
 
 def test_several_classes_compare_the_two_likeliest():
   x, similarities, anchors, groups = _ambiguous_example(classes=3)
-  _, ambiguous = arc.pull_ambiguous(
-    x, similarities, anchors, groups, 3, patch=2, band=0.1, pull=0.5
-  )
+  _, ambiguous = arc.pull_ambiguous(x, similarities, anchors, groups, band=0.1, pull=0.5)
   ordered = np.sort(np.asarray(jax.nn.softmax(similarities)), -1)
   ratio = ordered[..., -1] / (ordered[..., -1] + ordered[..., -2])
   np.testing.assert_array_equal(ambiguous, ratio <= 0.6)
@@ -78,7 +74,7 @@ def test_nothing_is_pulled_to_a_background_that_has_no_anchor():
   similarities = jnp.asarray([[0.0, 0.1], [0.1, 0.0]]).reshape(1, 2, 1, 2)
   x = jax.random.normal(jax.random.key(0), (1, 2, 1, 4))
   _, ambiguous = arc.pull_ambiguous(
-    x, similarities, jnp.ones((1, 1, 4)), groups, 1, patch=1, band=0.1, pull=0.5
+    x, similarities, jnp.ones((1, 1, 4)), groups, band=0.1, pull=0.5
   )
   np.testing.assert_array_equal(ambiguous[0, :, 0], [False, True])
 
