@@ -63,7 +63,7 @@ class TrainingClips:
   """
 
   def __init__(self, source, spec: DataSpec, hidden: Collection[int] | None = ()):
-    """Reads nothing yet; `source` gives `FIELDS` by number, masks of `hidden` (None: all) stay so."""
+    """Reads nothing yet; masks of the clips `hidden` (None: all) are not used."""
     self._source = source
     self._table = class_table(spec.classes)
     self._supervision = spec.supervision

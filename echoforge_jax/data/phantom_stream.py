@@ -111,8 +111,7 @@ def _gray_levels(video):
 class StreamOrder:
   """Position in training -> number of a clip, for endless clips.
 
-  A window of `pool` clips moves on by one clip every `uses` positions, and each position takes any
-  clip of the window.
+  A window of `pool` clips moves on by one every `uses` positions; each takes any clip of it.
   """
 
   def __init__(self, config: StreamConfig, seed: int):

@@ -128,11 +128,7 @@ def make_train_dataset(
 
 
 class TrainIterator:
-  """Endless training batches; its state is the number of batches given.
-
-  The state is the same in every process and fits an iterator with any number of processes and
-  threads: it goes on with the very next clip.
-  """
+  """Endless training batches; its state, the number of batches given, fits any process count."""
 
   def __init__(self, make_dataset: Callable[[int], grain.IterDataset]):
     """Starts at the first batch; `make_dataset` gives the dataset from batch n on."""

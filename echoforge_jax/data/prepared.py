@@ -46,8 +46,7 @@ def read_index(path: pathlib.Path) -> dict:
 class ClipSource:
   """Random access to the clips of one split; `features` are decoded, None: all.
 
-  Safe to share between threads and to send to another process: files are opened on first use in
-  each process. `clips` holds one dict per clip (see `read_index`).
+  Safe to share between threads and processes: files are opened on first use in each process.
   """
 
   def __init__(self, path: pathlib.Path, split: str, features: Collection[str] | None = None):

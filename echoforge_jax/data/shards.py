@@ -90,10 +90,7 @@ class Shard:
 def cut_into_shards(
   dataset: str, splits: dict[str, list[tuple[str, str]]], excluded: frozenset[str], size: int
 ) -> list[Shard]:
-  """Cuts every split into shards of `size` listed clips.
-
-  Clips of `excluded` patients are left out without moving the others.
-  """
+  """Cuts splits into shards of `size` listed clips, less those of `excluded` patients."""
   shards = []
   for split, clips in splits.items():
     count = -(-len(clips) // size)

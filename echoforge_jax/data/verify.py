@@ -25,10 +25,9 @@ _HARMLESS = {'MANDATORY_CITATION.md'}
 
 
 def verify_camus(raw_dir, *, progress=False, num_threads: int | None = None) -> list[Finding]:
-  """Verifies a raw CAMUS folder in either form (`formats.camus.find_layout`).
+  """Returns the findings of a raw CAMUS folder in either form, patients first, then the splits.
 
-  `num_threads` patients are read at once; None means one per core, 4 at most. Returns the findings,
-  patient after patient, then the splits; none if all is well.
+  `num_threads` patients are read at once; None means one per core, 4 at most.
   """
   layout = camus.find_layout(raw_dir)
   findings = list(_strays(layout))

@@ -51,10 +51,10 @@ def group_scores(similarities: jax.Array, groups: tuple[int, ...]) -> jax.Array:
 
   Similarities are divided by the temperature; the softmax of the result is s_BG, s_1, ..., s_K.
   """
-  columns = [
+  columns = (
     [similarities[..., i] for i, g in enumerate(groups) if g == group]
     for group in range(max(groups) + 1)
-  ]
+  )
   return jnp.stack([functools.reduce(jnp.logaddexp, members) for members in columns], -1)
 
 

@@ -49,11 +49,7 @@ class GroupNorm(nn.Module):
 
 
 def make_norm(kind: str, *, train: bool, dtype: Dtype, name: str) -> nn.Module:
-  """Returns the normalization of maps [N, h, w, C] that `kind` names.
-
-  'batch' uses the batch's statistics in training and running ones else, 'frozen' running statistics
-  always; 'group' has none.
-  """
+  """Returns the normalization of maps [N, h, w, C]; 'frozen' always uses running statistics."""
   if kind == 'group':
     return GroupNorm(dtype=dtype, name=name)
   if kind in ('batch', 'frozen'):

@@ -22,11 +22,7 @@ class Neck(nn.Module):
 
   @nn.compact
   def __call__(self, maps: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-    """Maps four maps [N, H / s, W / s, C_s] to tokens and skip.
-
-    Returns:
-      tokens [N, H / 8, W / 8, dim] and skip [N, H / 4, W / 4, skip_dim].
-    """
+    """Maps maps [N, H / s, W / s, C_s] to tokens, stride 8, and a skip, stride 4."""
 
     def conv(features, name, use_bias=True):
       return PointwiseConv(features, use_bias=use_bias, dtype=self.dtype, name=name)
