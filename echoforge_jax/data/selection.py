@@ -63,11 +63,8 @@ def labeled_patients(
   Patients are ranked by a hash of `label_seed` and their id: the choice does not depend on the
   order or the training seed, and a smaller share is a subset of a larger one.
   """
-
-  def rank(patient):
-    return hashlib.sha256(f'{label_seed}:{patient}'.encode()).digest()
-
-  ranked = sorted(set(patients), key=rank)
+  digests = {p: hashlib.sha256(f'{label_seed}:{p}'.encode()).digest() for p in patients}
+  ranked = sorted(digests, key=digests.get)
   return set(ranked[: max(1, round(label_fraction * len(ranked)))])
 
 
