@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.training import build, checkpoint, loop, objectives, writers
+from echoforge_jax.training import checkpoint, loop, objectives, writers
 from echoforge_jax.training.objectives import base as objective
 from tests.training import discs
 
@@ -130,27 +130,6 @@ def test_a_crash_resumes_from_the_last_checkpoint(whole_run, run, tmp_path, monk
   assert checkpoint.restore_for_inference(tmp_path)[2] == 8
   run(tmp_path)
   assert_same_run(tmp_path, whole_run[0])
-
-
-def test_only_the_wait_for_host_batches_counts_as_waiting(run, tmp_path, monkeypatch):
-  make_loader, idle = build.make_loader, []
-
-  def make_slow_loader(*args):
-    load = make_loader(*args)
-
-    def slow(batch):
-      time.sleep(0.1)
-      return load(batch)
-
-    return slow
-
-  def progress(console, step, scalars, seconds):
-    idle.append(seconds)
-
-  monkeypatch.setattr(build, 'make_loader', make_slow_loader)
-  monkeypatch.setattr(writers.Console, 'progress', progress)
-  run(tmp_path)
-  assert len(idle) == 6 and idle[-1] < 0.6  # Of 1.2 s.
 
 
 def test_a_finished_run_stays_as_it_is(whole_run, run):
