@@ -13,6 +13,9 @@ from echoforge_jax.phantom.echonet_writer import write_echonet
 from echoforge_jax.phantom.patient import generate_patient
 from tests.phantom import beating
 
+# Rendering a patient takes longer than compiling for it.
+pytestmark = pytest.mark.optimized
+
 
 @pytest.mark.slow
 def test_phantom_then_verify_then_read(tmp_path, capsys):

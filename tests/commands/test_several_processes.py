@@ -16,7 +16,7 @@ from echoforge_jax.training import checkpoint
 REPOSITORY = Path(__file__).parents[2]
 # A mean teacher of the plain encoder-decoder, which compiles quickly.
 CONFIG = f'--config={REPOSITORY / "configs" / "tiny.py"}:mean_teacher'
-STEPS = 40
+STEPS = 24
 
 
 @pytest.fixture(scope='module')
@@ -43,7 +43,8 @@ def start(disc_data_dir):
         f'--config.num_steps={STEPS}',
         '--config.num_devices=0',
         '--config.log_every=1',
-        '--config.checkpoint_every=10',
+        '--config.checkpoint_every=8',
+        '--config.optimizer.learning_rate=1e-4',
         f'--config.eval.every={STEPS}',
         *own,
         *flags,

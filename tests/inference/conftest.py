@@ -21,7 +21,9 @@ def segmenter(config):
 @pytest.fixture(scope='session')
 def looking_ahead():
   """A Segmenter with an SSCF, whose masks lag one frame behind."""
-  return random_segmenter(build_model('sscf', width=4, clips=True, norm='group'))
+  return random_segmenter(
+    build_model('sscf', width=4, backbone='resnet10', clips=True, norm='group')
+  )
 
 
 @pytest.fixture(scope='session')

@@ -14,6 +14,9 @@ from echoforge_jax.metrics import ejection
 from echoforge_jax.phantom import patient
 from tests.ventricles import ventricle, ventricle_volume
 
+# Rendering a patient takes longer than compiling for it.
+pytestmark = pytest.mark.optimized
+
 
 @pytest.mark.parametrize('size', [1024, 2048])
 @pytest.mark.parametrize('tilt', [0.0, 8.0, -15.0])

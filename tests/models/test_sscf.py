@@ -124,7 +124,7 @@ def test_training_reaches_every_parameter_and_statistic(variables, monkeypatch):
 
   def loss(params):
     outputs, updates = _model(clips=True).apply(
-      variables | {'params': params}, _video(2), train=True, mutable=['batch_stats']
+      variables | {'params': params}, _video(2)[:1, :, :, :64], train=True, mutable=['batch_stats']
     )
     return (outputs['logits'] ** 2).mean(), updates['batch_stats']
 

@@ -17,6 +17,9 @@ from echoforge_jax.phantom import echonet_traps, echonet_writer
 from echoforge_jax.phantom.echonet_writer import write_echonet
 from tests.phantom import beating
 
+# Rendering a patient takes longer than compiling for it.
+pytestmark = pytest.mark.optimized
+
 
 def _write(out, num_patients=4, seed=7, generate=beating.generate, **kwargs):
   kwargs.setdefault('config', beating.Config())

@@ -9,6 +9,9 @@ import pytest
 from echoforge_jax.phantom import motion, patient, raster
 from echoforge_jax.phantom.config import PhantomConfig
 
+# Rendering a patient takes longer than compiling for it.
+pytestmark = pytest.mark.optimized
+
 COHORT = 22
 SEED = 31
 

@@ -8,6 +8,9 @@ import pytest
 from echoforge_jax.clip import Clip
 from echoforge_jax.phantom import calibration, speckle
 
+# Rendering a patient takes longer than compiling for it.
+pytestmark = pytest.mark.optimized
+
 
 def test_point_spread_keeps_variance_and_has_its_width():
   matrix = np.array(speckle.smoother(200, 6.0, True))
