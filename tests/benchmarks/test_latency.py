@@ -6,6 +6,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from benchmarks.speed import speed
 from benchmarks.speed.timing import Compilations
@@ -35,6 +36,7 @@ print(latency.resident_mb() - before, held.all())
 """
 
 
+@pytest.mark.slow
 def test_resident_memory_follows_what_is_held():
   # A process of its own: others free memory of their own meanwhile.
   grown, held = subprocess.run(
@@ -52,6 +54,7 @@ def test_frames_are_speckle_in_a_sector():
   assert found.found and found.inside is not None
 
 
+@pytest.mark.slow
 def test_a_stream_compiles_before_it_is_timed():
   jax.clear_caches()  # Of tests before this one.
   config = parse_config(['--config=configs/tiny.py'])

@@ -244,6 +244,7 @@ def test_command_appends_compares_and_keeps_going(tmp_path, capsys):
   assert [line['part'] for line in read_strict(out)] == 3 * ['trunk', 'metrics']
 
 
+@pytest.mark.slow
 def test_trunk_decoder_is_the_baseline():
   whole = parse_config(['--config=configs/tiny.py'])
   baseline = parse_config(['--config=configs/tiny.py:baseline'])
@@ -259,6 +260,7 @@ def test_trunk_decoder_is_the_baseline():
   assert cut['batch'] == 1 and cut['repeats'] == 2
 
 
+@pytest.mark.slow
 def test_input_from_phantoms_that_are_drawn(monkeypatch):
   def draw(batch, frames, side, config):
     masks = np.stack(batch * [host.ellipses(side, frames)])

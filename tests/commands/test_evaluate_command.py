@@ -120,6 +120,7 @@ def test_evaluate_other_data_and_student(run, tmp_path):
   assert document['classes']['lv']['dice']['ci95'] == [None, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'flags,said',
   [

@@ -23,6 +23,7 @@ def clip(tmp_path):
   return path
 
 
+@pytest.mark.slow
 def test_good_and_bad_inputs(workdir, clip, tmp_path, capsys):
   bad = tmp_path / 'bad.avi'
   bad.write_bytes(b'')
@@ -48,6 +49,7 @@ def test_good_and_bad_inputs(workdir, clip, tmp_path, capsys):
   assert main(['segment', f'--checkpoint={workdir}', f'--out={out}', str(clip)]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('lag', [None, 0])
 def test_python_gives_the_numbers_of_the_shell(workdir, clip, lag, tmp_path, capsys):
   flags = [f'--checkpoint={workdir}', f'--out={tmp_path}', '--spacing_mm=0.8']

@@ -50,6 +50,7 @@ def test_a_tiny_study(tmp_path, capsys):
   assert results.stat().st_mtime_ns == stamp
 
 
+@pytest.mark.slow
 def test_cost(tmp_path, capsys):
   flags = [f'--out={tmp_path / "x"}', '--config=configs/tiny.py:baseline']
   assert main(['study', '--study=cost', *flags]) == 0

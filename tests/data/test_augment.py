@@ -92,6 +92,7 @@ def drawn():
   return draw(ALL)
 
 
+@pytest.mark.slow
 def test_a_batch_is_what_the_step_takes(drawn):
   assert {k: (v.shape, v.dtype) for k, v in drawn.items()} == {
     'video_weak': ((BATCH, T, SIZE, SIZE, 1), np.uint8),
@@ -211,6 +212,7 @@ def test_unknown_spacing_counts_as_square():
   np.testing.assert_array_equal(unknown['masks'], square['masks'])
 
 
+@pytest.mark.slow
 def test_labels_stay_labels_and_zero_flows_in(drawn):
   known = drawn['labeled']
   assert set(np.unique(drawn['masks'][known])) == {0, 1, 2}
@@ -248,6 +250,7 @@ def test_area_in_mm2_survives_every_geometry():
   np.testing.assert_allclose(areas * ratio[:4, 0] ** 2, 1, atol=0.05)
 
 
+@pytest.mark.slow
 def test_a_clips_views_depend_on_its_seed_alone(drawn):
 
   def assert_same(views):
@@ -267,6 +270,7 @@ def test_a_clips_views_depend_on_its_seed_alone(drawn):
   assert not any(np.array_equal(a, b) for a, b in zip(drawn['video_weak'], other['video_weak']))
 
 
+@pytest.mark.slow
 def test_nothing_crosses_between_devices():
   sharding = mesh_lib.batch_sharding(mesh_lib.make_mesh(8, 2))
   arrays = mesh_lib.put_batch(make_batch(), sharding)
@@ -286,6 +290,7 @@ def test_gain_multiplies_every_pixel_alike():
   assert (gain[video == 0] == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', STRONG)
 def test_every_strong_change_changes_the_strong_view_alone(name):
   largest = {'shadow': 1.0, 'dropout': 1.0, 'blur': 0.05, 'speckle': 0.4}
@@ -309,6 +314,7 @@ def test_every_strong_change_changes_the_strong_view_alone(name):
     assert added.max() <= 0.5 * 255
 
 
+@pytest.mark.slow
 def test_strong_changes_more_than_weak_and_both_are_coherent():
   """A still video stays nearly still: parameters belong to the clip."""
   still = np.stack([smooth_video(n)[:1].repeat(T, 0) for n in range(BATCH)])

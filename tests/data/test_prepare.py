@@ -224,6 +224,7 @@ test_prepare.run(Path(sys.argv[1]), Killed())
 """
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_ends_in_the_same_bytes(tmp_path):
   whole = run(tmp_path, out='whole')
   for reads in (2, 6, 5):

@@ -140,6 +140,7 @@ def test_a_trap_is_found_and_nothing_else(tmp_path, trap):
     assert finding.wanted and finding.remedy == CODES[finding.code][2]
 
 
+@pytest.mark.slow
 def test_all_traps_are_told_apart(tmp_path):
   truth = _write(tmp_path / 'raw', 30, traps=list(EXPECTED))
   findings = verify_echonet(tmp_path / 'raw')
@@ -346,6 +347,7 @@ def test_unlisted_video_and_empty_split(raw):
   assert finding.code == 'split-empty' and 'TEST' in finding.found
 
 
+@pytest.mark.slow
 def test_threads_do_not_change_what_is_found(tmp_path):
   _write(tmp_path, 30, traps=list(EXPECTED))
   one, four = (verify_echonet(tmp_path, num_threads=n) for n in (1, 4))

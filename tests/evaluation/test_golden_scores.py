@@ -113,6 +113,7 @@ def same(found, wanted, at=''):
     assert found == wanted, at
 
 
+@pytest.mark.slow
 def test_scores_are_what_they_were():
   same(json.loads(json.dumps(scored())), json.loads(FIXTURE.read_text()))
 

@@ -115,6 +115,7 @@ def test_whole_clips_carry_the_memory_on(fps, stride):
     assert (case.ed, case.es) == (4, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'name, options',
   [

@@ -27,6 +27,7 @@ def test_overlay_colours():
   assert tuple(picture[1, 1]) == (0, 0, 0)
 
 
+@pytest.mark.slow
 def test_report_is_self_contained_and_holds_the_numbers(tmp_path):
   log = tmp_path / 'metrics.jsonl'
   log.write_text(
@@ -165,6 +166,7 @@ def test_a_point_says_its_patient_and_links_to_its_clip():
   assert drawn['view'].svg('a') == again.svg('a')
 
 
+@pytest.mark.slow
 def test_two_labeled_frames_are_no_curve_and_no_floor(tmp_path):
   cases = [
     dataclasses.replace(c, labeled=np.array([1, 0, 0, 1], bool), quality='') for c in make_cases(2)

@@ -36,6 +36,7 @@ def cohort():
   ]
 
 
+@pytest.mark.slow
 def test_truth_is_perfect_and_consistent():
   cases = cohort()
   m = score_predictions(cases, FULL, resamples=50).metrics
@@ -48,6 +49,7 @@ def test_truth_is_perfect_and_consistent():
   assert m['temporal']['valid_share']['mean'] == 1
 
 
+@pytest.mark.slow
 def test_a_jump_is_inconsistent():
   cases = cohort()
   for case in cases:
@@ -56,6 +58,7 @@ def test_a_jump_is_inconsistent():
   assert share['mean'] >= 1 / 58 and share['truth']['mean'] == 0
 
 
+@pytest.mark.slow
 def test_two_labeled_frames_give_the_range_and_no_share_of_their_own():
   cases = []
   for case in cohort():

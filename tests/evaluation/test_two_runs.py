@@ -35,6 +35,7 @@ def row(found, name):
   return next(r for r in found['rows'] if r['name'] == name)
 
 
+@pytest.mark.slow
 def test_rows_against_scipy(folders, found):
   a, b = (read_evaluation(f) for f in folders)
   for name in ('lv_dice', 'lv_hd', 'lv_asd'):
@@ -97,6 +98,7 @@ def test_file_and_text_carry_the_receipt(found, tmp_path):
   assert f'{100 * dice["difference"]:+.2f}' in line and '.0020' in line
 
 
+@pytest.mark.slow
 def test_few_patients_are_too_few_not_equal(tmp_path):
   found = two_runs.compare_runs(
     write_run(tmp_path / 'a', [1, 1, 2, 1, 2]),

@@ -17,6 +17,7 @@ def summary(small_study, line):
   return tables.summarise(small_study, lines, resamples=200)
 
 
+@pytest.mark.slow
 def test_differences_are_those_of_the_same_patients(summary):
   base, best = summary['rows']
   assert summary['n_patients'] == 12 and summary['seeds'] == [0, 1, 2]
@@ -37,6 +38,7 @@ def test_differences_are_those_of_the_same_patients(summary):
   assert best['ef_pearson_r']['mean'] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_files(summary, tmp_path):
   costs = {
     name: Cost({'encoder': 2_500_000}, 12.5, 10, 96, 80.0, (70.0, 90.0), 3.0)

@@ -89,6 +89,7 @@ def test_video_in_dicom(tmp_path):
   assert 'fewer_frames' not in clip.flags
 
 
+@pytest.mark.slow
 def test_the_same_clip_in_full():
   path = get_testdata_file('color3d_jpeg_baseline.dcm')
   clip = read_any(path)

@@ -75,6 +75,7 @@ def problems_of(name, path, wanted, lines, result):
   return [] if good and clear else [f'{name}: {line}']
 
 
+@pytest.mark.slow
 def test_every_odd_input_is_one_clear_line(fake, tmp_path, capfd):
   table, source = rows(), tmp_path / 'in'
   assert len(table) >= 100 and len({row[0] for row in table}) == len(table)

@@ -107,6 +107,7 @@ def test_results_do_not_depend_on_the_other_clips(segmenter, study, tmp_path):
       )
 
 
+@pytest.mark.slow
 def test_a_failure_leaves_no_earlier_result(segmenter, study, tmp_path):
   path = study / 'p2' / 'clip.npy'
   batch.segment_files(segmenter, [path], tmp_path / 'out', report=str)

@@ -246,6 +246,7 @@ def test_what_cannot_be_serialized_is_one_line():
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'flags, text',
   [

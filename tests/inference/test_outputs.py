@@ -71,6 +71,7 @@ def decoded(path):
     )
 
 
+@pytest.mark.slow
 def test_real_clip_end_to_end(segmenter, tmp_path):
   result = batch.segment_file(
     examples.get_path('ybr_color'), segmenter, lag=0, out_dir=tmp_path
@@ -139,6 +140,7 @@ def test_probability_lies_in_the_box(tmp_path):
   assert not found[:, 56:].any() and not found[:, :, :16].any()
 
 
+@pytest.mark.slow
 def test_bad_inputs_do_not_stop_the_rest(segmenter, tmp_path):
   video, _ = beating_clip()
   (tmp_path / 'a').mkdir()

@@ -91,6 +91,7 @@ class Known:
     return segmentation(self.masks)
 
 
+@pytest.mark.slow
 def test_segment_measures_pairs_and_goes_on(tmp_path):
   rng = np.random.default_rng(0)
   sizes = ((80, 25), (75, 21), (70, 18), (75, 21), (80, 25))

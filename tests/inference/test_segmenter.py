@@ -49,6 +49,7 @@ def test_masks_are_the_models_at_native_size(model, fps, request):
   assert (masks[1:] != wanted[:-1]).mean() > 1e-3  # A slip would show.
 
 
+@pytest.mark.slow
 def test_a_frame_never_depends_on_later_ones(segmenter):
   video, other = noise(), noise(seed=9)
   changed = np.concatenate([video[:4], other[4:]])

@@ -51,6 +51,7 @@ def test_run_is_push_and_drain():
     one.push(frames(1)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('lag', [1, 2, 5])
 def test_lag_averages_around_each_frame(segmenter, lag):
   video = noise(7, (40, 52))
@@ -64,6 +65,7 @@ def test_lag_averages_around_each_frame(segmenter, lag):
     np.testing.assert_allclose(smooth[t], wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'model, count, fps, lag',
   [

@@ -184,6 +184,7 @@ def test_a_finished_run_of_another_config_is_not_taken_for_this_one(workplace, c
   assert calls(workplace, 0) == 1
 
 
+@pytest.mark.slow
 def test_a_signal_lets_the_runs_save_and_starts_no_other(workplace):
   (workplace / 'wait_0').touch()
   process = subprocess.Popen(

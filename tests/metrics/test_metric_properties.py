@@ -117,6 +117,7 @@ def image(mask, spacing):
   return found
 
 
+@pytest.mark.slow
 def test_other_implementations_agree_on_random_pairs():
   for a, b, spacing in random_pairs(200):
     assert distances(a, b, spacing) == pytest.approx(brute_force(a, b, spacing), rel=1e-9)

@@ -41,6 +41,7 @@ def test_bootstrap_agrees_with_scipy_and_is_seeded():
   assert found != statistics.estimate(values, seed=6, resamples=20_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('count, lowest', [(10, 0.90), (25, 0.92), (50, 0.93)])
 def test_intervals_cover_the_true_mean(count, lowest):
   # Skewed like one minus Dice. 800 sets: standard error below .011. The plain

@@ -41,6 +41,7 @@ def _ambiguous_example(classes=1):
   return x, similarities, anchors, groups
 
 
+@pytest.mark.slow
 def test_only_ambiguous_patches_move_and_by_the_rule():
   x, similarities, anchors, groups = _ambiguous_example()
   out, ambiguous = arc.pull_ambiguous(x, similarities, anchors, groups, band=0.1, pull=0.5)
@@ -69,6 +70,7 @@ def test_several_classes_compare_the_two_likeliest():
   np.testing.assert_array_equal(ambiguous, ratio <= 0.6)
 
 
+@pytest.mark.slow
 def test_nothing_is_pulled_to_a_background_that_has_no_anchor():
   groups = arc.anchor_groups(1, 1)
   similarities = jnp.asarray([[0.0, 0.1], [0.1, 0.0]]).reshape(1, 2, 1, 2)
@@ -79,6 +81,7 @@ def test_nothing_is_pulled_to_a_background_that_has_no_anchor():
   np.testing.assert_array_equal(ambiguous[0, :, 0], [False, True])
 
 
+@pytest.mark.slow
 def test_masked_attention_equals_gathering_the_nearest_pixels(fill):
   rng = np.random.default_rng(0)
   anchors = rng.standard_normal((1, 2, 8)).astype(np.float32)

@@ -57,6 +57,7 @@ def test_lite_shapes():
   assert 0.5e6 < _count(variables['params']) < 1.5e6
 
 
+@pytest.mark.slow
 def test_remat_changes_neither_names_nor_results(fill):
   plain = backbone.LiteEncoder(widths=(16, 16), norm='batch')
   remat = backbone.LiteEncoder(widths=(16, 16), norm='batch', remat=True)

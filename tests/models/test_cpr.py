@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from echoforge_jax.models import cpr
 
@@ -13,6 +14,7 @@ LABELED = jnp.asarray([[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0]], bool)
 ALL = jnp.broadcast_to(jnp.arange(4)[None], (3, 4))
 
 
+@pytest.mark.slow
 def test_references_leave_the_frame_itself_out():
   x = _features()
   references, found = cpr.reference_features(x, LABELED, ALL)
@@ -73,6 +75,7 @@ def test_reforging_is_the_papers_channel_attention(fill):
   np.testing.assert_allclose(module.apply(variables, source, target)[0], (a @ v.T).T, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_starts_well_conditioned():
   # Channels that are active in their own places: reforging keeps them.
   place = jax.nn.one_hot(jnp.arange(64) % 16, 16) * 4.0
@@ -84,6 +87,7 @@ def test_starts_well_conditioned():
     assert np.corrcoef(out[0, :, c], target[0, :, c])[0, 1] > 0.8
 
 
+@pytest.mark.slow
 def test_equal_and_black_features_give_finite_gradients():
   module = cpr.PseudoLabelReforging()
   zeros = jnp.zeros((1, 6, 4))

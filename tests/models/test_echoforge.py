@@ -86,6 +86,7 @@ def _eval_shapes(model, **kwargs):
   return jax.eval_shape(run, video)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('anchors, classes', [(1, 1), (2, 3), (3, 1), (4, 3)])
 def test_shapes_for_every_anchor_layout(anchors, classes):
   model = _model(anchors=anchors, num_classes=classes)
@@ -115,6 +116,7 @@ def test_every_switch(arc, tsf, cpr):
   assert out['logits'].shape == (B, T, S, S, 1)
 
 
+@pytest.mark.slow
 def test_reforging_without_its_means():
   with pytest.raises(InputError, match='use_cpr'):
     _eval_shapes(_model(use_cpr=False), labeled=_labels(), reforge=True)
@@ -245,6 +247,7 @@ def test_batch_norm_statistics_are_a_collection_of_their_own():
   assert jax.tree.structure(changed['batch_stats']) == jax.tree.structure(variables['batch_stats'])
 
 
+@pytest.mark.slow
 def test_paper_setting_stays_within_the_papers_cost():
   model = build_model('echoforge')
   video = jax.ShapeDtypeStruct((1, 10, 256, 256, 1), jnp.float32)

@@ -10,6 +10,7 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.models import attention, layers
 
 
+@pytest.mark.slow
 def test_group_norm_equals_the_textbook_form(fill):
   x = jax.random.normal(jax.random.key(0), (2, 4, 6, 32)) * 3.0 + 5.0
   module = layers.GroupNorm()
@@ -18,6 +19,7 @@ def test_group_norm_equals_the_textbook_form(fill):
   np.testing.assert_allclose(module.apply(variables, x), reference.apply(variables, x), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_group_norm_of_a_constant_map_is_finite(fill):
   x = jnp.zeros((1, 4, 4, 16))
   module = layers.GroupNorm()
@@ -45,6 +47,7 @@ def test_batch_norm_updates_statistics_and_frozen_does_not():
   assert run('frozen', True) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('stride', (1, 2))
 @pytest.mark.parametrize('use_bias', (False, True))
 def test_pointwise_convolution_is_a_convolution(fill, stride, use_bias):
@@ -79,6 +82,7 @@ def test_no_product_of_a_strided_slice():
   assert strided.search(jax.jit(lambda x: x[:, ::2]).lower(x).as_text())
 
 
+@pytest.mark.slow
 def test_max_pool_is_the_usual_one():
   x = jax.random.normal(jax.random.key(0), (2, 8, 6, 3))
 
@@ -94,6 +98,7 @@ def test_max_pool_is_the_usual_one():
   )
 
 
+@pytest.mark.slow
 def test_upsampling_is_bilinear():
   x = jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
   np.testing.assert_allclose(

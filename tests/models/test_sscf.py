@@ -37,6 +37,7 @@ def clip_logits(variables):
   return np.asarray(jax.jit(_model(clips=True).apply)(variables, _video(T))['logits'])
 
 
+@pytest.mark.slow
 def test_parameters_are_the_papers():
   model = build_model('sscf')
   video = jax.ShapeDtypeStruct((1, 3, 256, 256, 1), jnp.float32)
@@ -138,6 +139,7 @@ def test_training_reaches_every_parameter_and_statistic(variables, monkeypatch):
     assert (old != new).any()
 
 
+@pytest.mark.slow
 def test_remat_and_group_norm_by_shape(variables):
   def shapes(**options):
     return jax.eval_shape(_model(**options).init, jax.random.key(0), _video(3))

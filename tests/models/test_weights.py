@@ -29,6 +29,7 @@ def resnet18():
   return state_of('resnet18')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['resnet18', 'resnet34', 'resnet50'])
 def test_residual_networks_equal_torchs(name):
   shapes, arrays = golden(name)
@@ -81,6 +82,7 @@ def test_gray_stems_pass_as_they_are(resnet18):
   )
 
 
+@pytest.mark.slow
 def test_sscf_takes_width_and_classes_from_the_arrays():
   wanted = weights._wanted('sscf', 8, 3)
   state = {

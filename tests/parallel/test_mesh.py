@@ -121,6 +121,7 @@ def test_processes_share_a_batch_equally():
     mesh_lib.local_batch_size('batch_size', 10, 4)
 
 
+@pytest.mark.slow
 def test_split_cpu():
   code = (
     'from echoforge_jax.parallel import mesh; mesh.split_cpu(3); '

@@ -10,7 +10,7 @@ from echoforge_jax.phantom import motion, patient, raster
 from echoforge_jax.phantom.config import PhantomConfig
 
 # Rendering a patient takes longer than compiling for it.
-pytestmark = pytest.mark.optimized
+pytestmark = [pytest.mark.slow, pytest.mark.optimized]
 
 COHORT = 22
 SEED = 31
@@ -57,7 +57,6 @@ def one():
   return patient.generate_patient(SEED, 3)
 
 
-@pytest.mark.slow
 def test_biplane_volume_of_native_masks_is_the_prescribed_one(cohort):
   errors = []
   for p in cohort:
@@ -162,7 +161,6 @@ def test_masks_alone_equal_those_of_the_full_patient(cohort, one):
     np.testing.assert_array_equal(clip.masks, cohort[2].clips[view].masks)
 
 
-@pytest.mark.slow
 def test_same_seed_and_index_give_the_same_bytes(one):
   again = patient.generate_patient(SEED, 3)
   other = patient.generate_patient(SEED + 1, 3)

@@ -11,6 +11,7 @@ from echoforge_jax.phantom.config import PhantomConfig
 from echoforge_jax.phantom.draw import Draw
 from tests.compilation import assert_compiles_once
 
+pytestmark = pytest.mark.slow
 SIZE = 32
 
 
@@ -21,7 +22,6 @@ def generate():
   )
 
 
-@pytest.mark.slow
 def test_one_compilation_serves_all_keys(generate):
   for out in assert_compiles_once(
     lambda seed: jax.device_get(generate(jax.random.key(seed))), *range(6)

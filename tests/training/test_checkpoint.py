@@ -166,6 +166,7 @@ except checkpoint.SaveError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_write_that_fails_is_told(tmp_path, make_iterator):
   """The system refuses in the middle of a file, in a thread of orbax."""
   script = tmp_path / 'script.py'

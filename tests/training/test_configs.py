@@ -126,6 +126,7 @@ def test_every_config_builds(name, get_config):
   assert wanted <= set(logged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('variant', sorted(variants.VARIANTS))
 def test_every_variant_builds(variant, get_config):
   config = get_config('tiny', variant)

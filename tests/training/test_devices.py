@@ -38,6 +38,7 @@ def config(get_config):
   return config
 
 
+@pytest.mark.slow
 def test_one_device_equals_eight(config, tiny_model, make_iterator, monkeypatch):
   # Every leaf that divides is divided: the tiny model has no large ones.
   monkeypatch.setattr(mesh_lib, 'SPLIT_AT_LEAST', 8)

@@ -81,6 +81,7 @@ def test_a_run_ends_with_its_last_step_saved(whole_run):
   assert 'norm1/scale' in table and 'Total: 761' in table
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_metrics(whole_run, run, tmp_path):
   run(tmp_path)
   assert_same_run(tmp_path, whole_run[0])
@@ -114,6 +115,7 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(
     )
 
 
+@pytest.mark.slow
 def test_a_crash_resumes_from_the_last_checkpoint(whole_run, run, tmp_path, monkeypatch):
   write = writers.MetricWriters.write
 
@@ -132,6 +134,7 @@ def test_a_crash_resumes_from_the_last_checkpoint(whole_run, run, tmp_path, monk
   assert_same_run(tmp_path, whole_run[0])
 
 
+@pytest.mark.slow
 def test_a_finished_run_stays_as_it_is(whole_run, run):
   workdir, _ = whole_run
   before = lines(workdir)
@@ -163,6 +166,7 @@ def test_several_processes_leave_signals_to_jax(monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 def test_validation_scores_student_and_teacher(run, tiny_config, make_clip, tmp_path, capsys):
   config = tiny_config.copy_and_resolve_references()
   with config.unlocked():

@@ -44,6 +44,7 @@ def hand_targets(masks):
   return y, w
 
 
+@pytest.mark.slow
 def test_supervised_loss_equals_numpy(case):
   logits, masks = case
   y, w = hand_targets(masks)
@@ -64,6 +65,7 @@ def test_supervised_loss_of_chosen_frames(case):
   assert float(term.count) == 2
 
 
+@pytest.mark.slow
 def test_an_unlabeled_frame_has_no_gradient(case):
   logits, masks = map(jnp.asarray, case)
   grad = jax.grad(lambda z: losses.supervised_loss(z, masks).value)(logits)
@@ -71,6 +73,7 @@ def test_an_unlabeled_frame_has_no_gradient(case):
   assert grad[0, 0].all() and grad[1, 2, 2:].all()
 
 
+@pytest.mark.slow
 def test_extreme_logits_stay_finite():
   logits = jnp.full((1, 1, 2, 2, 1), 1e4).at[0, 0, 0].set(-1e4)
   masks = jnp.zeros((1, 1, 2, 2), jnp.uint8).at[0, 0, 0].set(1)
@@ -78,6 +81,7 @@ def test_extreme_logits_stay_finite():
   assert np.isfinite(value) and np.isfinite(grad).all()
 
 
+@pytest.mark.slow
 def test_nothing_labeled_costs_nothing():
   logits = jnp.ones((1, 2, 4, 4, 1))
   masks = jnp.full((1, 2, 4, 4), IGNORE, jnp.uint8)

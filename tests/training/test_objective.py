@@ -105,6 +105,7 @@ def test_a_batch_without_labels_falls_back_to_plain_logits(batch):
   np.testing.assert_allclose(logits, np.asarray(batch['video_weak']) / 64 - 2, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_terms_add_up(batch):
   goal = objectives.echoforge(
     supervised_weight=2.0, coarse_weight=0.3, episodic_weight=0.5, num_unlabeled=2
@@ -125,6 +126,7 @@ def test_the_terms_add_up(batch):
   np.testing.assert_allclose(logged['loss_unsupervised'].compute(), pseudo, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_unsupervised_term_is_logged_only_while_it_counts(batch):
   goal = objectives.echoforge()
   outputs = goal.student(fake_apply([]), batch)

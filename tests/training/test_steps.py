@@ -49,6 +49,7 @@ def host(tree):
   return jax.tree.map(lambda x: np.array(x), tree)
 
 
+@pytest.mark.slow
 def test_teacher_starts_as_a_copy_of_its_own(setup):
   create, *_ = setup
   start = create()
@@ -83,6 +84,7 @@ def test_steps_follow_the_written_rules(setup):
   np.testing.assert_array_equal(jax.random.key_data(current.rng), root)
 
 
+@pytest.mark.slow
 def test_batch_statistics_come_from_the_strong_view(setup):
   create, step, batches, _ = setup
   swapped = batches[0] | {'video_weak': 255 - batches[0]['video_weak']}
@@ -109,6 +111,7 @@ class Scale(nn.Module):
     return {'logits': video * self.param('scale', nn.initializers.ones, ())}
 
 
+@pytest.mark.slow
 def test_no_gradient_reaches_the_teacher():
   """A soft consistency objective, whose teacher would have a gradient."""
   goal = objective.Objective(
@@ -145,6 +148,7 @@ def test_no_gradient_reaches_the_teacher():
   assert float(teacher['scale']) == 0.0
 
 
+@pytest.mark.slow
 def test_loss_falls(setup, tiny_model, make_iterator):
   create, step, batches, _ = setup
   current, history = create(), []

@@ -70,6 +70,7 @@ def equal(left, right):
   jax.tree.map(np.testing.assert_array_equal, dict(left), dict(right))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('norm', ['batch', 'frozen'])
 def test_a_residual_network_becomes_the_backbone(load, resnet18, norm):
   path, variables = resnet18
@@ -85,6 +86,7 @@ def test_a_residual_network_becomes_the_backbone(load, resnet18, norm):
   assert mine.unsafe_buffer_pointer() != other.unsafe_buffer_pointer()
 
 
+@pytest.mark.slow
 def test_a_resnet18_becomes_all_encoders_of_an_sscf(load, resnet18):
   path, variables = resnet18
   state = load.path(build_model('sscf'), path)
@@ -98,6 +100,7 @@ def test_a_resnet18_becomes_all_encoders_of_an_sscf(load, resnet18):
   assert not any(leaf.any() for leaf in jax.tree.leaves(state.params['fusion1']))
 
 
+@pytest.mark.slow
 def test_a_whole_sscf(load, tmp_path):
   state = load.path(build_model('sscf', width=8), small_sscf(tmp_path / 'sscf.npz'))
   assert {float(x.min()) for x in jax.tree.leaves((state.params, state.teacher_batch_stats))} == {
@@ -138,6 +141,7 @@ def test_files_that_do_not_fit(load, resnet18, tmp_path):
       load.path(model, file)
 
 
+@pytest.mark.slow
 def test_a_network_in_one_file_may_lack_what_only_training_needs(load, tmp_path):
   small = {'backbone': 'lite', 'dim': 16, 'decoder_dim': 8}
   source = state_of(build_model('echoforge', use_cpr=False, **small), 3)
