@@ -1,4 +1,4 @@
-"""What all parts share, and the parts of a model: ceiling to stream."""
+"""Holds the shared set-up of all parts, and times the parts of a model."""
 
 from collections.abc import Callable
 import functools
@@ -31,7 +31,7 @@ STEPS_A_REPEAT = 20
 
 
 class Bench:
-  """What all parts share; made when first asked for."""
+  """Holds the set-up that all parts share; each item is made on first use."""
 
   def __init__(self, config: ConfigDict, repeats: int):
     self.config, self.repeats = config, repeats
@@ -80,7 +80,7 @@ class Bench:
     )
 
   def times(self, part: str, seconds: float) -> float | None:
-    """How many times as long as another part's call; None without it."""
+    """Returns the ratio to the time of another part's call; None without it."""
     return seconds / self.found[part].seconds if part in self.found else None
 
 

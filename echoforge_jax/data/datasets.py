@@ -18,7 +18,7 @@ _SAMPLE = 16 * 1024
 
 @dataclasses.dataclass(frozen=True)
 class RawReader:
-  """How one raw dataset is listed and read."""
+  """Lists and reads one raw dataset."""
 
   # (raw_dir, split, scheme) -> [(patient, view), ...] in order.
   list_clips: Callable[[pathlib.Path, str, str], list[tuple[str, str]]]

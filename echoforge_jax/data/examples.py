@@ -45,7 +45,7 @@ class Order:
 
 @dataclasses.dataclass(frozen=True)
 class KeptClip:
-  """What training may see of a clip; arrays must not be changed."""
+  """Holds the part of a clip that training may see; its arrays must not change."""
 
   frames: np.ndarray  # uint8 [N, S, S], all frames.
   masks: np.ndarray  # uint8 [M, S, S] class ids, of the frames that are labeled.

@@ -25,7 +25,7 @@ _HELD_OUT = 'validation'
 
 @dataclasses.dataclass(frozen=True)
 class StreamConfig:
-  """How clips are drawn and used."""
+  """Settings for drawing clips and for reusing them."""
 
   style: str = 'transfer'  # Preset of `phantom.config.PhantomConfig`.
   pool: int = 512  # Clips in memory at a time, from which examples are taken at random.
