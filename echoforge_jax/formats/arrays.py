@@ -1,5 +1,6 @@
 """NIfTI, MetaImage, NRRD, NPY and NPZ clips."""
 
+from collections.abc import Sequence
 import math
 import pathlib
 import zipfile
@@ -9,7 +10,7 @@ import numpy as np
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import raw_clip, volumes
 
-# NPZ arrays that mean something; any other name only if it stands alone.
+# NPZ arrays of a clip that mean something; any other name only if it stands alone.
 _FIELDS = ('frames', 'spacing_mm', 'fps')
 
 
@@ -31,18 +32,7 @@ def read_medical(path: pathlib.Path) -> raw_clip.RawClip:
 
 def read_numpy(path: pathlib.Path) -> raw_clip.RawClip:
   """Reads an NPY array, or an NPZ with `frames` (or one array), `spacing_mm` and `fps`."""
-  try:
-    if zipfile.is_zipfile(path):
-      fields = _npz_fields(path)
-    else:  # Mapped: the header is checked against the file before it is read.
-      fields = {'frames': np.load(path, mmap_mode='r', allow_pickle=False)}
-  except InputError:
-    raise
-  except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds.
-    raise InputError(
-      f'{path}: cannot be read as a NumPy file: damaged, of another kind, or with Python objects, '
-      'which are never loaded; wanted an array of numbers: save it again with numpy.save'
-    ) from error
+  fields = read_fields(path, _FIELDS)
   frames, color = raw_clip.to_gray(path, fields['frames'])
   spacing = np.ravel(fields.get('spacing_mm', raw_clip.UNKNOWN_SPACING))
   if spacing.size != 2 or spacing.dtype.kind not in 'uif':
@@ -55,17 +45,36 @@ def read_numpy(path: pathlib.Path) -> raw_clip.RawClip:
   return raw_clip.RawClip(frames, tuple(raw_clip.known(s) for s in spacing), fps, color=color)
 
 
-def _npz_fields(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """The arrays of `_FIELDS` in an NPZ, or its only one as `frames`."""
+def read_fields(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+  """Returns the arrays `names` of an NPZ, or an NPY (or an NPZ's only array) as the first of them.
+
+  The first must be there. An NPY is mapped into memory. Raises `InputError`.
+  """
+  try:
+    if zipfile.is_zipfile(path):
+      return _npz_fields(path, names)
+    # Mapped: the header is checked against the file before it is read.
+    return {names[0]: np.load(path, mmap_mode='r', allow_pickle=False)}
+  except InputError:
+    raise
+  except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds.
+    raise InputError(
+      f'{path}: cannot be read as a NumPy file: damaged, of another kind, or with Python objects, '
+      'which are never loaded; wanted an array of numbers: save it again with numpy.save'
+    ) from error
+
+
+def _npz_fields(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+  first = names[0]
   with zipfile.ZipFile(path) as archive:
     sizes = {entry.filename.removesuffix('.npy'): entry.file_size for entry in archive.infolist()}
-  if 'frames' not in sizes and len(sizes) != 1:
+  if first not in sizes and len(sizes) != 1:
     raise InputError(
-      f'{path}: found arrays {str(sorted(sizes))[:200]}; wanted one named "frames": save it with '
-      'numpy.savez(path, frames=...)'
+      f'{path}: found arrays {str(sorted(sizes))[:200]}; wanted one named "{first}": save it with '
+      f'numpy.savez(path, {first}=...)'
     )
-  only = 'frames' if 'frames' in sizes else next(iter(sizes))
-  wanted = {name: name for name in _FIELDS if name in sizes and name != only} | {'frames': only}
+  only = first if first in sizes else next(iter(sizes))
+  wanted = {name: name for name in names if name in sizes and name != only} | {first: only}
   size = sum(sizes[name] for name in wanted.values())
   if size > raw_clip.MAX_BYTES:  # A small file may unpack to very much.
     raise InputError(
