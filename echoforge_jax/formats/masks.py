@@ -44,7 +44,9 @@ def read_masks(path: str | os.PathLike) -> np.ndarray:
     raise InputError(f'{path}: found an array of shape {found}; wanted labels [T, H, W] or [H, W]')
   raw_clip.checked_size(path, *array.shape)
   if array.dtype.kind not in 'buif':
-    raise InputError(f'{path}: found values of type {array.dtype}; wanted labels: save them as uint8')
+    raise InputError(
+      f'{path}: found values of type {array.dtype}; wanted labels: save them as uint8'
+    )
   return volumes.as_uint8(array.astype(np.uint8) if array.dtype == bool else array, path)
 
 
