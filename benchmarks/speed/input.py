@@ -39,11 +39,11 @@ def _prepare(bench: Bench, folder: pathlib.Path) -> dict:
   video = frames_of((side, side))[:CLIP_FRAMES]
   masks = ellipses(side, CLIP_FRAMES)
 
-  def list_clips(raw_dir, split, scheme):
+  def list_clips(self, split, scheme):
     names = {'train': range(patients), 'validation': [patients], 'test': [patients + 1]}
     return [(f'patient{n:04d}', view) for n in names[split] for view in ('2CH', '4CH')]
 
-  def read_clip(raw_dir, name, view):
+  def read_clip(self, name, view):
     return Clip(
       patient=name,
       view=view,
@@ -57,7 +57,8 @@ def _prepare(bench: Bench, folder: pathlib.Path) -> dict:
     )
 
   (folder / 'raw').mkdir()
-  reader = datasets.RawReader(list_clips, read_clip, is_synthetic=lambda raw_dir: True)
+  members = {'list_clips': list_clips, 'read_clip': read_clip, 'synthetic': True}
+  reader = type('Bench', (datasets.Reader,), members)(folder / 'raw')
   prepare.prepare('camus', folder / 'raw', folder / 'data', side, reader=reader)
   unlabeled = bench.config.unlabeled_batch_size
   return {

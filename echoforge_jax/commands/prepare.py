@@ -37,7 +37,8 @@ def main(argv: list[str]) -> int:
   """Prepares a dataset; returns 1 where clips fail without --allow_skips."""
   parser = new_parser('prepare', _TEXT)
   add = parser.add_argument
-  add('--dataset', required=True, help='camus or echonet')
+  text = "camus, echonet, or 'module.path:Name' of a reader of your own"
+  add('--dataset', required=True, metavar='NAME', help=text)
   text = 'root of the raw dataset'
   add('--raw', required=True, metavar='DIR', type=pathlib.Path, help=text)
   text = 'root of all prepared data'

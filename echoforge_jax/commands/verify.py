@@ -1,32 +1,9 @@
 """verify: check a raw dataset; exit 1 on errors."""
 
-from pathlib import Path
-import sys
-
 from echoforge_jax import textio
 from echoforge_jax.commands import new_parser
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats.findings import as_json, summary
-
-
-def _verify_camus(raw_dir, progress):
-  from echoforge_jax.data import verify
-  from echoforge_jax.formats import camus
-
-  return len(camus.list_patients(raw_dir)), verify.verify_camus(raw_dir, progress=progress)
-
-
-def _verify_echonet(raw_dir, progress):
-  from echoforge_jax.data import verify_echonet
-  from echoforge_jax.formats import echonet
-
-  findings = verify_echonet.verify_echonet(raw_dir, progress=progress)
-  dataset = echonet.Dataset(Path(raw_dir).expanduser())
-  return sum(len(dataset.clips_of(split)) for split in echonet.SPLITS), findings
-
-
-# Each returns (patients, findings).
-_VERIFIERS = {'camus': _verify_camus, 'echonet': _verify_echonet}
 
 
 def main(argv: list[str]) -> int:
@@ -37,12 +14,17 @@ def main(argv: list[str]) -> int:
     'only warnings.',
   )
   add = parser.add_argument
-  add('--dataset', required=True, choices=sorted(_VERIFIERS))
+  text = "camus, echonet, or 'module.path:Name' of a reader of your own"
+  add('--dataset', required=True, metavar='NAME', help=text)
   text = 'root of the download, as the provider ships it'
   add('--raw', required=True, metavar='DIR', help=text)
   add('--json', metavar='FILE', help='write all findings to FILE as well')
   args = parser.parse_args(argv)
-  num_patients, findings = _VERIFIERS[args.dataset](args.raw, sys.stderr.isatty())
+  from echoforge_jax.data.datasets import reader_of
+
+  reader = reader_of(args.dataset, '--dataset')(args.raw)
+  findings = list(reader.verify())
+  num_patients = reader.count_patients()
   print(summary(findings, num_patients))
   report = as_json(findings, dataset=args.dataset, raw_dir=args.raw, num_patients=num_patients)
   if args.json:

@@ -63,12 +63,13 @@ def _summary(path: pathlib.Path, reused: bool) -> Prepared:
 
 
 def _list_splits(
-  reader: raw.RawReader, raw_dir: pathlib.Path, scheme: str, excluded: frozenset[str]
+  reader: raw.Reader, scheme: str, excluded: frozenset[str]
 ) -> dict[str, list[tuple[str, str]]]:
   """Lists all clips of every split; a patient may be in one split only."""
+  raw_dir = reader.raw_dir
   if scheme not in reader.schemes:
     raise InputError(f'split_scheme: found {scheme!r}, wanted one of {list(reader.schemes)}')
-  listed = {s: reader.list_clips(raw_dir, s, scheme) for s in SPLITS}
+  listed = {s: reader.list_clips(s, scheme) for s in SPLITS}
   # A misspelt name would leave the clip in.
   known = {patient for clips in listed.values() for patient, _ in clips}
   if unknown := sorted(excluded - set(reader.excluded) - known):
@@ -128,7 +129,7 @@ def prepare(
   allow_skips: bool = False,
   excluded: Iterable[str] | None = None,
   progress: bool = False,
-  reader: raw.RawReader | None = None,
+  reader: raw.Reader | None = None,
   clips_per_shard: int = _CLIPS_PER_SHARD,
 ) -> Prepared:
   """Squeezes a raw dataset to one grid and writes it as ArrayRecord.
@@ -136,7 +137,7 @@ def prepare(
   May be interrupted and started again at any time; the same raw files give the same bytes.
 
   Args:
-    dataset: a key of `raw.DATASETS`.
+    dataset: as `raw.reader_of` takes it.
     raw_dir: root of the raw dataset.
     data_dir: root of all prepared data.
     image_size: S, side of the square in pixels.
@@ -145,30 +146,25 @@ def prepare(
     allow_skips: leave out clips that cannot be read; the index names them.
     excluded: patients (EchoNet: clips) to leave out unread; None takes the dataset's own list.
     progress: show a progress bar.
-    reader: how to read the raw files; by default the dataset's own.
+    reader: of `raw_dir`; by default the dataset's own.
     clips_per_shard: clips in one file, which are written together.
 
   Returns:
     What was prepared, or what was found complete.
   """
-  reader = reader or raw.reader_of(dataset)
-  raw_dir = pathlib.Path(raw_dir).expanduser()
-  if not raw_dir.is_dir():
-    raise InputError(
-      f'{raw_dir}: no such folder; wanted the raw dataset '
-      f'{dataset!r} as its provider distributes it'
-    )
+  reader = reader or raw.reader_of(dataset)(raw_dir)
+  raw_dir = reader.raw_dir
   if not 16 <= image_size <= 2048:
     raise InputError(f'image_size: found {image_size}, wanted 16 to 2048')
   excluded = frozenset(reader.excluded if excluded is None else excluded)
-  splits = _list_splits(reader, raw_dir, split_scheme, excluded)
+  splits = _list_splits(reader, split_scheme, excluded)
   path = prepared_path(data_dir, dataset, split_scheme, image_size)
   index = {
-    'fingerprint': raw.fingerprint(raw_dir),
+    'fingerprint': raw.fingerprint(raw_dir, reader.suffixes, skip=data_dir),
     'dataset': dataset,
     'image_size': image_size,
     'split_scheme': split_scheme,
-    'synthetic': reader.is_synthetic(raw_dir),
+    'synthetic': bool(reader.synthetic),
     'excluded': sorted(excluded),
   }
   if path.exists() and _is_complete(path, index, raw_dir, allow_skips, overwrite):
@@ -177,7 +173,7 @@ def prepare(
   name = f'{VERSION}-{index["fingerprint"][:16]}-{clips_per_shard}'
   with _locked(partial):
     try:
-      writer = ShardWriter(reader, raw_dir, image_size, partial / name, partial / f'{name}.journal')
+      writer = ShardWriter(reader, image_size, partial / name, partial / f'{name}.journal')
       shards = cut_into_shards(dataset, splits, excluded, clips_per_shard)
       _write(writer, shards, index, path, allow_skips, progress)
     except OSError as error:
@@ -192,8 +188,8 @@ def prepare(
 def _is_complete(path, index, raw_dir, allow_skips, overwrite) -> bool:
   """Tells whether `path` holds what is asked for, or refuses to replace it."""
   found = read_index(path)
-  same = found['fingerprint'] == index['fingerprint'] and (
-    found.get('excluded', index['excluded']) == index['excluded']
+  same = all(
+    found.get(key, index[key]) == index[key] for key in ('fingerprint', 'dataset', 'excluded')
   )
   if not same and not overwrite:
     raise InputError(
@@ -215,10 +211,10 @@ def _write(writer: ShardWriter, shards, index: dict, path, allow_skips, progress
     index['clips'][shard.split] += note['clips']
     index['skipped'] += note['skipped']
   if index['skipped'] and not allow_skips:
-    raise ClipsFailed(writer.raw_dir, index['skipped'])
+    raise ClipsFailed(writer.reader.raw_dir, index['skipped'])
   if not index['clips']['train']:
     raise InputError(
-      f"{writer.raw_dir}: no clip of the split 'train' can be "
+      f"{writer.reader.raw_dir}: no clip of the split 'train' can be "
       f'read; the first: {index["skipped"][0]["reason"]}'
     )
   writer.finish(shards, notes, index, path)

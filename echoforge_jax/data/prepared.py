@@ -4,6 +4,7 @@ from collections.abc import Collection
 import json
 import os
 import pathlib
+import re
 import threading
 
 import numpy as np
@@ -18,11 +19,20 @@ _SCALARS = {'ed': np.int32, 'es': np.int32} | dict.fromkeys(
 )
 
 
+def folder_name(dataset: str) -> str:
+  """Returns a dataset's name as a safe file name: 'my.data:Reader' becomes 'my_data_Reader'."""
+  return re.sub(r'\W', '_', dataset, flags=re.ASCII).lstrip('_')
+
+
+def _root(data_dir: str | os.PathLike, dataset: str) -> pathlib.Path:
+  return pathlib.Path(data_dir).expanduser() / folder_name(dataset)
+
+
 def prepared_path(
   data_dir: str | os.PathLike, dataset: str, split_scheme: str, image_size: int
 ) -> pathlib.Path:
   """Returns the folder of one prepared grid, whether it exists or not."""
-  return pathlib.Path(data_dir).expanduser() / dataset / f'{split_scheme}_{image_size}' / VERSION
+  return _root(data_dir, dataset) / f'{split_scheme}_{image_size}' / VERSION
 
 
 def read_index(path: pathlib.Path) -> dict:
@@ -103,7 +113,7 @@ class ClipSource:
 
 def _find_size(data_dir, dataset, split_scheme) -> int:
   """Returns the only prepared image size of a dataset."""
-  root = pathlib.Path(data_dir).expanduser() / dataset
+  root = _root(data_dir, dataset)
   found = sorted(
     int(folder.parent.name.removeprefix(f'{split_scheme}_'))
     for folder in root.glob(f'{split_scheme}_*/{VERSION}')

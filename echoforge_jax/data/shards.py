@@ -18,7 +18,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from echoforge_jax.clip import Clip, cut_to_ends
 from echoforge_jax.data import datasets as raw
-from echoforge_jax.data.prepared import VERSION
+from echoforge_jax.data.prepared import VERSION, folder_name
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import resize
 from echoforge_jax.textio import replacing, write_json
@@ -95,7 +95,7 @@ def cut_into_shards(
   for split, clips in splits.items():
     count = -(-len(clips) // size)
     for k in range(count):
-      name = f'{dataset}-{split}.array_record-{k:05d}-of-{count:05d}'
+      name = f'{folder_name(dataset)}-{split}.array_record-{k:05d}-of-{count:05d}'
       mine = [clip for clip in clips[k * size : (k + 1) * size] if clip[0] not in excluded]
       shards.append(Shard(split, name, mine))
   return shards
@@ -105,20 +105,14 @@ def cut_into_shards(
 class ShardWriter:
   """Writes shards of a raw dataset into `folder`, and notes into `journal`."""
 
-  reader: raw.RawReader
-  raw_dir: pathlib.Path
+  reader: raw.Reader
   image_size: int
   folder: pathlib.Path
   journal: pathlib.Path
 
   def read(self, patient: str, view: str, split: str) -> tuple[bytes, dict]:
     """Returns one clip's serialized example and its entry of the index."""
-    try:
-      clip = self.reader.read_clip(self.raw_dir, patient, view)
-    except InputError:
-      raise
-    except (OSError, RuntimeError, ValueError) as error:
-      raise InputError(f'{self.raw_dir}: cannot read {patient} {view} ({error})') from error
+    clip = raw.read_checked(self.reader, patient, view)
     if self.reader.whole_clips and split == 'train':
       clip = cut_to_ends(clip)
     return _serialize(clip, self.image_size), {
@@ -177,7 +171,9 @@ class ShardWriter:
   def finish(self, shards, notes, index: dict, path: pathlib.Path) -> None:
     """Adds the metadata, and gives the folder its name."""
     template = tfds.core.ShardedFileTemplate(
-      data_dir=self.folder, dataset_name=index['dataset'], filetype_suffix='array_record'
+      data_dir=self.folder,
+      dataset_name=folder_name(index['dataset']),
+      filetype_suffix='array_record',
     )
     wanted, infos = set(), []
     for split, clips in index['clips'].items():

@@ -8,13 +8,16 @@ import collections
 from collections.abc import Iterable, Iterator
 import concurrent.futures
 import hashlib
+import itertools
 import os
 from pathlib import Path
+import sys
 
 import numpy as np
 from tqdm import tqdm
 
-from echoforge_jax.clip import LABELS
+from echoforge_jax.clip import LABELS, Clip
+from echoforge_jax.data.datasets import SUFFIXES, Reader
 from echoforge_jax.formats import camus
 from echoforge_jax.formats.camus_view import ENDINGS, QUALITIES, VIEWS, VOLUMES, View, info_number
 from echoforge_jax.formats.findings import Finding, FindingError, make_finding
@@ -22,6 +25,34 @@ from echoforge_jax.formats.findings import Finding, FindingError, make_finding
 # Depth and width of the field of view that CAMUS can have, in mm.
 _DEPTH_MM = (50.0, 250.0)
 _HARMLESS = {'MANDATORY_CITATION.md'}
+
+
+class Camus(Reader):
+  """Reads CAMUS in all its forms; see `formats.camus`."""
+
+  schemes = camus.SCHEMES
+  suffixes = SUFFIXES
+
+  @property
+  def synthetic(self) -> bool:
+    """Returns True for patients that `echoforge phantom` wrote."""
+    return camus.is_synthetic(self.raw_dir)
+
+  def list_clips(self, split: str, scheme: str) -> list[tuple[str, str]]:
+    """Returns both views of each patient of a split, on disk or not."""
+    return list(itertools.product(camus.read_split(self.raw_dir, split, scheme), VIEWS))
+
+  def read_clip(self, patient: str, view: str) -> Clip:
+    """Reads one view's half-sequence, in the order ED -> ES."""
+    return camus.read_clip(self.raw_dir, patient, view)
+
+  def verify(self) -> Iterable[Finding]:
+    """Checks every file, and the lists of patients."""
+    return verify_camus(self.raw_dir, progress=sys.stderr.isatty())
+
+  def count_patients(self) -> int:
+    """Returns how many patients are on disk."""
+    return len(camus.list_patients(self.raw_dir))
 
 
 def verify_camus(raw_dir, *, progress=False, num_threads: int | None = None) -> list[Finding]:

@@ -7,13 +7,17 @@ adds what only the whole shows, and what the provider's own release is known to 
 import collections
 from collections.abc import Iterator
 import concurrent.futures
+import functools
 import hashlib
 import os
 from pathlib import Path
+import sys
 
 import numpy as np
 from tqdm import tqdm
 
+from echoforge_jax.clip import Clip
+from echoforge_jax.data.datasets import SUFFIXES, Reader
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import echonet
 from echoforge_jax.formats.echonet_clip import MIN_ROWS, ROWS, Recording
@@ -24,6 +28,36 @@ SIZE = 112
 SAMPLED_FRAMES = 10
 # EF against 100 (EDV - ESV) / EDV of the same line, percentage points.
 _EF_TOLERANCE = 1.0
+
+
+class EchoNet(Reader):
+  """Reads EchoNet-Dynamic; see `formats.echonet`."""
+
+  whole_clips = True
+  excluded = echonet.DEFAULT_EXCLUDED
+  suffixes = SUFFIXES
+
+  @functools.cached_property
+  def tables(self) -> echonet.Dataset:
+    """Returns the tables, parsed once and not once per clip."""
+    return echonet.Dataset(self.raw_dir)
+
+  @property
+  def synthetic(self) -> bool:
+    """Returns True if the phantom wrote the clips."""
+    return echonet.is_synthetic(self.raw_dir)
+
+  def list_clips(self, split: str, scheme: str) -> list[tuple[str, str]]:
+    """Returns the clips of a split; each is a patient, seen from four chambers."""
+    return self.tables.clips_of(split)
+
+  def read_clip(self, patient: str, view: str) -> Clip:
+    """Reads one whole clip, frames as stored."""
+    return self.tables.read_clip(patient, view)
+
+  def verify(self) -> Iterator[Finding]:
+    """Checks both tables and every video."""
+    yield from verify_echonet(self.raw_dir, progress=sys.stderr.isatty())
 
 
 def verify_echonet(raw_dir, *, progress=False, num_threads: int | None = None) -> list[Finding]:

@@ -23,7 +23,7 @@ class Protocol:
   name: str  # What `--protocol` and metrics.json call it.
   score: str  # 'ends': the first (ED) and last (ES) sampled frame; 'all': every one.
   description: str  # One line for reports.
-  dataset: str = 'camus'  # 'camus' or 'echonet'; '' takes the one the run was trained on.
+  dataset: str = 'camus'  # As `verify` takes it; '' takes the one the run was trained on.
   # Whose patient lists decide: 'official', or 'memsam' (CAMUS in the order of ids, 350/50/100).
   split_scheme: str = 'official'
   # 'linspace': rint(linspace(ED, ES, num_frames)); 'truncate': the same cut to whole numbers.
@@ -101,7 +101,8 @@ def _read_protocol(path: pathlib.Path) -> Protocol:
       wanted = 'true or false' if kind is bool else 'a text'
       raise InputError(f'{path}: {field} is {value!r}, wanted {wanted}')
   for field, choices in {**_CHOICES, 'dataset': ('', *DATASETS)}.items():
-    if (value := getattr(protocol, field)) not in choices:
+    value = getattr(protocol, field)
+    if value not in choices and not (field == 'dataset' and ':' in str(value)):
       raise InputError(
         f'{path}: {field} is {value!r}, wanted one of {", ".join(c or repr(c) for c in choices)}'
       )

@@ -65,6 +65,7 @@ _ERRORS = {
   ),
   'duplicate-images': ('two sequences are identical', 'delete one patient, or fetch both again'),
   'csv-line': ('a line of a table cannot be read', _CORRECT),
+  'clip-unreadable': ('the reader refuses a clip', _EXCLUDE),
   'listed-twice': ('a clip is listed twice', 'delete one of the lines'),
   'tracing-frames': ('not two traced frames', _REPLACE),
   'tracing-short': ('too few rows to span an area', _REPLACE),

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from echoforge_jax.clip import Clip
-from echoforge_jax.data import datasets as raw
 from echoforge_jax.data.prepare import prepare
+from tests.readers import MadeUp
 
 SPLITS = {'train': 4, 'validation': 1, 'test': 1}
 SIZE = 32
 
 
-def read_clip(raw_dir, patient, view):
+def read_clip(patient, view):
   """A bright disc in noise that shrinks from ED to ES."""
   rng = np.random.default_rng([int(patient[1:]), view == '4CH'])
   rows, columns = np.mgrid[:SIZE, :SIZE]
@@ -35,11 +35,11 @@ def disc_data_dir(tmp_path_factory):
   root = tmp_path_factory.mktemp('prepared')
   bounds = np.cumsum([0, *SPLITS.values()])
 
-  def list_clips(raw_dir, split, scheme):
+  def clips_of(split):
     at = list(SPLITS).index(split)
     return [
       (f'p{i:02d}', view) for i in range(bounds[at], bounds[at + 1]) for view in ('2CH', '4CH')
     ]
 
-  prepare('camus', root, root / 'data', SIZE, reader=raw.RawReader(list_clips, read_clip))
+  prepare('camus', root, root / 'data', SIZE, reader=MadeUp(root, clips_of, read_clip))
   return root / 'data'

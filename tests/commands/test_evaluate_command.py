@@ -11,15 +11,15 @@ import pytest
 from configs import tiny
 from echoforge_jax import __main__ as entry
 from echoforge_jax.clip import Clip
-from echoforge_jax.data import datasets as raw
 from echoforge_jax.data.prepare import prepare
 from echoforge_jax.training import build, checkpoint
 from echoforge_jax.training.workdir import claim_workdir
+from tests.readers import MadeUp
 
 PATIENTS = {'train': ('p0', 'p1'), 'validation': ('p2',), 'test': ('p3', 'p4')}
 
 
-def read_clip(raw_dir, patient, view):
+def read_clip(patient, view):
   """A bright sector with a dark ellipse that shrinks from ED to ES."""
   rng = np.random.default_rng([int(patient[1]), view == '4CH'])
   rows, columns = np.mgrid[:60, :64]
@@ -59,10 +59,8 @@ def run(tmp_path_factory):
   """A workdir with the first checkpoint of a run, and its data."""
   root = tmp_path_factory.mktemp('run')
   (root / 'raw').mkdir()
-  reader = raw.RawReader(
-    lambda folder, split, scheme: [(p, v) for p in PATIENTS[split] for v in ('2CH', '4CH')],
-    read_clip,
-  )
+  clips_of = lambda split: [(p, v) for p in PATIENTS[split] for v in ('2CH', '4CH')]  # noqa: E731
+  reader = MadeUp(root / 'raw', clips_of, read_clip)
   prepare('camus', root / 'raw', root / 'data', 32, reader=reader)
   config = tiny.get_config()
   config.data.data_dir = str(root / 'data')

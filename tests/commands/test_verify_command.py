@@ -57,8 +57,9 @@ def test_nothing_to_verify_exits_2(tmp_path, capsys, make):
   assert main(['verify', '--dataset=camus', f'--raw={raw}']) == 2
   captured = capsys.readouterr()
   assert captured.err.startswith(f'error: {raw}: ')
-  assert 'database_nifti/patient0001' in captured.err
-  assert 'training/patient0001' in captured.err
+  if make:
+    assert 'database_nifti/patient0001' in captured.err
+    assert 'training/patient0001' in captured.err
   assert not captured.out
 
 
@@ -68,7 +69,5 @@ def test_misuse_exits_2(raw, tmp_path, capsys):
     == 2
   )
   assert 'no/such/folder.json' in capsys.readouterr().err
-  with pytest.raises(SystemExit) as stop:
-    main(['verify', '--dataset=ted', f'--raw={raw}'])
-  assert stop.value.code == 2
+  assert main(['verify', '--dataset=ted', f'--raw={raw}']) == 2
   assert 'camus' in capsys.readouterr().err

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from echoforge_jax.clip import IGNORE, Clip
-from echoforge_jax.data import datasets as raw
 from echoforge_jax.data import pipeline, selection
 from echoforge_jax.data.augment import AugmentConfig
 from echoforge_jax.data.prepare import prepare
 from echoforge_jax.data.prepared import load_split
 from echoforge_jax.data.spec import DataSpec
 from echoforge_jax.errors import InputError
+from tests.readers import MadeUp
 
 SIZE = 24
 NUM_FRAMES = 5
@@ -61,16 +61,16 @@ def data_dir(tmp_path_factory):
   root = tmp_path_factory.mktemp('prepared')
   bounds = np.cumsum([0, *SPLITS.values()])
 
-  def list_clips(raw_dir, split, scheme):
+  def clips_of(split):
     at = list(SPLITS).index(split)
     return [
       (f'p{i:02d}', view) for i in range(bounds[at], bounds[at + 1]) for view in ('2CH', '4CH')
     ]
 
-  def read_clip(raw_dir, patient, view):
+  def read_clip(patient, view):
     return make_clip(int(patient[1:]), view)
 
-  prepare('camus', root, root / 'data', SIZE, reader=raw.RawReader(list_clips, read_clip))
+  prepare('camus', root, root / 'data', SIZE, reader=MadeUp(root, clips_of, read_clip))
   return root / 'data'
 
 

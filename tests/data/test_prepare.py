@@ -60,17 +60,14 @@ def hash_int(text):
   return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], 'big')
 
 
-class Reader:
+class Reader(raw.Reader):
   """Patients p00, p01, ... in the order of the splits; counts its reads."""
 
   def __init__(self, splits=SPLITS, stop_after=None, clip=make_clip):
     self.splits, self.clip, self.stop_after = splits, clip, stop_after
     self.reads = []
 
-  def raw_reader(self):
-    return raw.RawReader(self.list_clips, self.read_clip)
-
-  def list_clips(self, raw_dir, split, scheme):
+  def list_clips(self, split, scheme):
     first = 0
     for name, count in self.splits.items():
       if name == split:
@@ -78,7 +75,7 @@ class Reader:
       first += count
     return []
 
-  def read_clip(self, raw_dir, patient, view):
+  def read_clip(self, patient, view):
     if self.stop_after is not None and len(self.reads) == self.stop_after:
       raise KeyboardInterrupt
     self.reads.append((patient, view))
@@ -91,9 +88,8 @@ def run(tmp_path, reader=None, out='data', size=32, **kwargs):
   raw_dir.mkdir(exist_ok=True)
   (raw_dir / 'patients.txt').touch()
   reader = reader or Reader()
-  return prepare(
-    'camus', raw_dir, tmp_path / out, size, reader=reader.raw_reader(), clips_per_shard=3, **kwargs
-  )
+  reader.raw_dir = raw_dir
+  return prepare('camus', raw_dir, tmp_path / out, size, reader=reader, clips_per_shard=3, **kwargs)
 
 
 def hashes(folder):
@@ -272,13 +268,18 @@ def test_fingerprint_follows_contents_not_place_or_time(tmp_path):
     (folder / 'x.nii.gz').write_bytes(big)
     (folder / 'Info.cfg').write_text('ED: 1\n')
   (tmp_path / 'b/notes.md').write_text('not raw data')
-  reference = raw.fingerprint(tmp_path / 'a')
-  assert raw.fingerprint(tmp_path / 'b') == reference
+  assert raw.fingerprint(tmp_path / 'b') != raw.fingerprint(tmp_path / 'a')  # The notes count.
+  reference = raw.fingerprint(tmp_path / 'a', raw.SUFFIXES)
+  assert raw.fingerprint(tmp_path / 'b', raw.SUFFIXES) == reference
+  (tmp_path / 'a/prepared').mkdir()
+  (tmp_path / 'a/prepared/list.txt').write_text('not raw data')
+  assert raw.fingerprint(tmp_path / 'a', raw.SUFFIXES) != reference
+  assert raw.fingerprint(tmp_path / 'a', raw.SUFFIXES, skip=tmp_path / 'a/prepared') == reference
   (tmp_path / 'b/sub/Info.cfg').write_text('ED: 2\n')
-  assert raw.fingerprint(tmp_path / 'b') != reference
+  assert raw.fingerprint(tmp_path / 'b', raw.SUFFIXES) != reference
   (tmp_path / 'b/sub/Info.cfg').write_text('ED: 1\n')
   (tmp_path / 'b/sub/x.nii.gz').write_bytes(big[:-1] + b'\0')
-  assert raw.fingerprint(tmp_path / 'b') != reference
+  assert raw.fingerprint(tmp_path / 'b', raw.SUFFIXES) != reference
 
 
 @pytest.mark.parametrize(
@@ -344,8 +345,12 @@ def test_load_split_names_what_is_missing(tmp_path):
   assert load_split(data, 'camus', 'train', 48).image_size == 48
 
 
+def open_reader(raw_dir):
+  return Reader()
+
+
 def test_command_prints_splits(tmp_path, capsys, monkeypatch):
-  monkeypatch.setitem(raw.DATASETS, 'camus', lambda: Reader().raw_reader())
+  monkeypatch.setitem(raw.DATASETS, 'camus', f'{__name__}:open_reader')
   argv = [
     f'--raw={tmp_path}',
     f'--data_dir={tmp_path / "data"}',
@@ -377,7 +382,7 @@ def camus_dir(tmp_path_factory):
   return root
 
 
-@pytest.mark.parametrize('scheme', raw.SPLIT_SCHEMES)
+@pytest.mark.parametrize('scheme', camus.SCHEMES)
 def test_camus_files_become_examples(camus_dir, tmp_path, scheme):
   prepared = prepare('camus', camus_dir, tmp_path, 32, split_scheme=scheme)
   assert sum(patients for patients, _, _ in prepared.counts.values()) == 10

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from echoforge_jax.clip import Clip
-from echoforge_jax.data import datasets as raw
 from echoforge_jax.data.prepare import prepare
 from echoforge_jax.errors import InputError
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.planning import plan
 from echoforge_jax.training import build, checkpoint, loop
 from tests.configs import load_config
+from tests.readers import MadeUp
 
 SIZE = 32
 
@@ -20,11 +20,11 @@ SIZE = 32
 def data_dir(tmp_path_factory):
   root = tmp_path_factory.mktemp('prepared')
 
-  def list_clips(raw_dir, split, scheme):
+  def clips_of(split):
     names = {'train': range(4), 'validation': [4], 'test': [5]}[split]
     return [(f'p{n}', view) for n in names for view in ('2CH', '4CH')]
 
-  def read_clip(raw_dir, patient, view):
+  def read_clip(patient, view):
     rng = np.random.default_rng([int(patient[1:]), view == '4CH'])
     y, x = np.mgrid[:SIZE, :SIZE]
     inside = np.stack([(y - 16) ** 2 + (x - 14) ** 2 < r**2 for r in np.linspace(9, 5, 6)])
@@ -40,7 +40,7 @@ def data_dir(tmp_path_factory):
       spacing_mm=np.ones(2, np.float32),
     )
 
-  prepare('camus', root, root / 'data', SIZE, reader=raw.RawReader(list_clips, read_clip))
+  prepare('camus', root, root / 'data', SIZE, reader=MadeUp(root, clips_of, read_clip))
   return root / 'data'
 
 
