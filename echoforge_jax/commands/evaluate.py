@@ -4,7 +4,7 @@ import argparse
 import pathlib
 import sys
 
-from echoforge_jax.commands import new_parser
+from echoforge_jax.commands import STEP_HELP, new_parser
 from echoforge_jax.evaluation.protocols import PROTOCOLS, get_protocol
 
 _TEXT = """\
@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
   add('--compare', metavar='OTHER', help=text)
   add('--data_dir', help='prepared data (default: the one trained on)')
   add('--which', default='teacher', choices=('teacher', 'student'))
+  add('--step', default='latest', metavar='STEP', help=STEP_HELP)
   text = 'do not score whole clips with ED and ES unknown'
   add('--skip_whole_clip', action='store_true', help=text)
   add('--seed', type=int, default=0, help='of the bootstrap over patients (default: 0)')
@@ -52,6 +53,8 @@ def main(argv: list[str]) -> int:
   from echoforge_jax.evaluation.comparison.document import write_comparison
   from echoforge_jax.evaluation.report import summary
 
+  network = {'which': flags.which, 'step': flags.step}
+
   def run(workdir, out):
     done = evaluate.evaluate(
       workdir,
@@ -59,7 +62,7 @@ def main(argv: list[str]) -> int:
       flags.protocol,
       out,
       data_dir=flags.data_dir,
-      which=flags.which,
+      **network,
       seed=flags.seed,
       whole_clip=not flags.skip_whole_clip,
       progress=sys.stderr.isatty(),
@@ -69,7 +72,7 @@ def main(argv: list[str]) -> int:
 
   def receipt(workdir):
     return evaluate.predict_split(
-      workdir, flags.split, get_protocol(flags.protocol), data_dir=flags.data_dir, which=flags.which
+      workdir, flags.split, get_protocol(flags.protocol), data_dir=flags.data_dir, **network
     ).receipt
 
   out = pathlib.Path(flags.out)

@@ -1,6 +1,6 @@
 """echoforge export: one file that runs with JAX alone, and its model card."""
 
-from echoforge_jax.commands import new_parser
+from echoforge_jax.commands import STEP_HELP, new_parser
 
 
 def main(argv: list[str]) -> int:
@@ -18,6 +18,7 @@ def main(argv: list[str]) -> int:
   add('--out', required=True, metavar='FILE')
   text = 'which parameters to use'
   add('--which', choices=('teacher', 'student'), default='teacher', help=text)
+  add('--step', default='latest', metavar='STEP', help=STEP_HELP)
   add('--frames', type=int, default=10, metavar='T', help='of the clip programs (default: 10)')
   text = 'metrics.json of an evaluation of this checkpoint, for the model card'
   add('--metrics', metavar='PATH', help=text)
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> int:
   from echoforge_jax.inference import export, receipt
 
   print(receipt.DISCLAIMER)
-  common = {'which': args.which, 'metrics': args.metrics}
+  common = {'which': args.which, 'step': args.step, 'metrics': args.metrics}
   if args.out.endswith('.safetensors'):
     export.export_network(args.checkpoint, args.out, calibrate=args.calibrate, **common)
   else:

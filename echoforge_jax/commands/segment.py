@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 
-from echoforge_jax.commands import new_parser
+from echoforge_jax.commands import STEP_HELP, new_parser
 from echoforge_jax.errors import InputError
 
 
@@ -23,6 +23,7 @@ def _parser() -> argparse.ArgumentParser:
   add('--out', required=True, metavar='DIR', help='gets one folder per clip')
   text = 'which parameters to use'
   add('--which', choices=('teacher', 'student'), default='teacher', help=text)
+  add('--step', default='latest', metavar='STEP', help=STEP_HELP)
   text = "mm per pixel, instead of the files' own"
   add('--spacing_mm', type=_spacing, metavar='ROW,COL', help=text)
   text = "frames per second, instead of the files' own"
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
       raise InputError(
         f'--pair {pair[0]} {pair[1]}: one clip twice; wanted a four-chamber and a two-chamber view'
       )
-  segmenter = inference.load(args.checkpoint, args.which)
+  segmenter = inference.load(args.checkpoint, args.which, args.step)
   print(receipt.DISCLAIMER)
   results, failures = batch.segment_files(
     segmenter,

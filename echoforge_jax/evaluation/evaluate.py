@@ -49,6 +49,7 @@ def evaluate(
   which: str = 'teacher',
   seed: int = 0,
   *,
+  step: str | int = 'latest',
   whole_clip: bool = True,
   progress: bool = False,
 ) -> Evaluation:
@@ -61,11 +62,12 @@ def evaluate(
     out_dir: where metrics.json, per_case.csv, per_frame.csv and report/ go.
     data_dir: prepared data; None takes the one the run was trained on.
     which: 'teacher' or 'student'.
+    step: which checkpoint, see `workdir.choose_step`.
     whole_clip: score whole clips as well, ED and ES unknown.
   """
   chosen = get_protocol(protocol)
   _check_writable(out_dir)
-  predicted = predict_split(workdir, split, chosen, data_dir=data_dir, which=which)
+  predicted = predict_split(workdir, split, chosen, data_dir=data_dir, which=which, step=step)
   return write_evaluation(
     predicted.cases,
     chosen,
@@ -130,7 +132,13 @@ def write_result(result: Result, out_dir) -> dict[str, pathlib.Path]:
 
 
 def predict_split(
-  workdir, split: str, protocol: Protocol, *, data_dir=None, which: str = 'teacher'
+  workdir,
+  split: str,
+  protocol: Protocol,
+  *,
+  data_dir=None,
+  which: str = 'teacher',
+  step: str | int = 'latest',
 ) -> PredictedSplit:
   """Restores a run's model to predict every clip of a split; arguments as of `evaluate`.
 
@@ -142,8 +150,10 @@ def predict_split(
   from echoforge_jax.evaluation import predict
   from echoforge_jax.inference.segmenter import Segmenter
   from echoforge_jax.training import build, checkpoint
+  from echoforge_jax.training.workdir import choose_step
 
-  config, variables, step = checkpoint.restore_for_inference(workdir, which)
+  step, choice = choose_step(workdir, step, which)
+  config, variables, step = checkpoint.restore_for_inference(workdir, which, step)
   data = config.data
   dataset = protocol.dataset or data.dataset
   if dataset == data.dataset and data.split_scheme != protocol.split_scheme:
@@ -168,7 +178,7 @@ def predict_split(
   whole = predict.WholeClips(segmenter, clips, threshold=protocol.threshold)
   source = prepared.load_split(**where, split=split)
   receipt = make_receipt(config, source, protocol, step=step, which=which, workdir=workdir)
-  return PredictedSplit(cases, whole, classes, receipt)
+  return PredictedSplit(cases, whole, classes, receipt | choice)
 
 
 def make_receipt(config, source, protocol: Protocol, *, step: int, which: str, workdir) -> dict:

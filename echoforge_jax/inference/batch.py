@@ -60,6 +60,7 @@ def segment_file(
   checkpoint: Segmenter | str | os.PathLike = 'default',
   *,
   which: str = 'teacher',
+  step: str | int = 'latest',
   spacing_mm=None,
   fps: float | None = None,
   lag: int = 1,
@@ -71,7 +72,7 @@ def segment_file(
 
   Args:
     path: anything `formats.readers.read_any` reads.
-    checkpoint: as `inference.load` takes it, or a `Segmenter`, so that many
+    checkpoint, which, step: as `inference.load` takes them, or a `Segmenter`, so that many
       clips load the model once.
     spacing_mm: mm per pixel (row, column) to use instead of the file's.
     fps: frames per second to use instead of the file's.
@@ -83,7 +84,9 @@ def segment_file(
   """
   if out_dir is not None:
     outputs.clear(out_dir)
-  segmenter = load(checkpoint, which) if isinstance(checkpoint, str | os.PathLike) else checkpoint
+  segmenter = checkpoint
+  if isinstance(segmenter, str | os.PathLike):
+    segmenter = load(segmenter, which, step)
   read = read or read_clip(segmenter, path, spacing_mm, fps)
   clip = read.clip
   found = segmenter.segment_clip(

@@ -37,15 +37,16 @@ def export_run(
   out,
   *,
   which: str = 'teacher',
+  step: str | int = 'latest',
   frames: int = 10,
   metrics=None,
   check: bool = True,
   report: Callable[[str], None] = print,
 ) -> dict:
-  """Exports a run's latest checkpoint, and its card beside it; returns the manifest.
+  """Exports one checkpoint of a run, and its card beside it; returns the manifest.
 
   Args:
-    checkpoint_dir: as `segmenter.load` takes it.
+    checkpoint_dir, which, step: as `segmenter.load` takes them.
     out: file to write; replaced. `out` + '.md' gets the model card.
     frames: T of the clip programs.
     metrics: metrics.json of an evaluation of this very checkpoint, or None.
@@ -54,7 +55,7 @@ def export_run(
   out = _checked_out(out)
   if frames < 1:
     raise InputError(f'--frames={frames}: wanted at least 1')
-  segmenter = load(checkpoint_dir, which)
+  segmenter = load(checkpoint_dir, which, step)
   config = read_config(checkpoint_dir)
   scores = _read_metrics(metrics, config, segmenter.receipt)
   clip = programs.frames_of((segmenter.image_size,) * 2)
@@ -80,6 +81,7 @@ def export_network(
   out,
   *,
   which: str = 'teacher',
+  step: str | int = 'latest',
   metrics=None,
   calibrate: bool = False,
   report: Callable[[str], None] = print,
@@ -90,9 +92,11 @@ def export_network(
   clips; the other arguments are those of `export_run`.
   """
   out = _checked_out(out)
-  segmenter = load(checkpoint_dir, which)  # It fits the model as it is now.
-  config, variables, step = checkpoint.restore_for_inference(checkpoint_dir, which)
-  facts = {name: segmenter.receipt[name] for name in ('versions', 'git_revision')}
+  segmenter = load(checkpoint_dir, which, step)  # It fits the model as it is now.
+  step = segmenter.receipt['step']
+  config, variables, _ = checkpoint.restore_for_inference(checkpoint_dir, which, step)
+  kept = ('versions', 'git_revision', 'step_choice', 'step_score')
+  facts = {name: segmenter.receipt[name] for name in kept if name in segmenter.receipt}
   scores = _read_metrics(metrics, config, segmenter.receipt)
   if scores:
     facts['metrics'] = {name: scores.get(name) for name in _KEPT}

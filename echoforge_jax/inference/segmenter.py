@@ -23,15 +23,16 @@ from echoforge_jax.models import network_file
 from echoforge_jax.models.memory import stride_of
 
 
-def load(checkpoint_dir, which: str = 'teacher') -> 'Segmenter':
+def load(checkpoint_dir, which: str = 'teacher', step: str | int = 'latest') -> 'Segmenter':
   """Loads a trained model for inference.
 
   Args:
     checkpoint_dir: the `--workdir` of a training run; a .safetensors file that
       `export` wrote; or 'default', the model shipped with the package.
     which: 'teacher' (the averaged parameters) or 'student'.
+    step: of a run: 'latest', 'best' or a number of updates, see `workdir.choose_step`.
   """
-  from echoforge_jax.training import build, checkpoint  # Slow.
+  from echoforge_jax.training import build, checkpoint, workdir  # Slow.
 
   meta: dict = {}
   if network_file.is_network_path(checkpoint_dir):
@@ -41,13 +42,14 @@ def load(checkpoint_dir, which: str = 'teacher') -> 'Segmenter':
       f'{checkpoint_dir}: no such directory; wanted the workdir of a training run, a '
       '.safetensors of `echoforge export`, or default'
     )
-  config, variables, step = checkpoint.restore_for_inference(checkpoint_dir, which)
+  step, choice = workdir.choose_step(checkpoint_dir, step, which)
+  config, variables, step = checkpoint.restore_for_inference(checkpoint_dir, which, step)
   segmenter = Segmenter(
     build.make_model(config),
     variables,
     classes=tuple(config.data.classes),
     image_size=config.data.image_size,
-    receipt=model_receipt(config, variables, step, meta.get('which', which)),
+    receipt=model_receipt(config, variables, step, meta.get('which', which)) | choice,
     confidence=meta.get('confidence'),
   )
   try:

@@ -49,20 +49,19 @@ class Checkpointer:
       workdir_lib.set_aside_incomplete(workdir)
     managers = ocp.checkpoint_managers
     policies = [managers.LatestN(n=keep)]
+    # Without a best_fn orbax writes no scores: a run that is resumed would forget the best.
+    best_fn = (lambda metrics: metrics[best_metric]) if best_metric else None
     if best_metric:
       policies.append(
-        managers.BestN(
-          get_metric_fn=lambda metrics: metrics[best_metric],
-          n=1,
-          keep_checkpoints_without_metrics=False,
-        )
+        managers.BestN(get_metric_fn=best_fn, n=1, keep_checkpoints_without_metrics=False)
       )
-    logging.get_absl_logger().addFilter(_without_tracebacks)
+    logging.get_absl_logger().addFilter(_is_worth_telling)
     self._manager = ocp.CheckpointManager(
       self._root,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=managers.AnyPreservationPolicy(policies),
         save_decision_policy=managers.FixedIntervalPolicy(1),
+        best_fn=best_fn,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=True,
       ),
@@ -158,9 +157,10 @@ class Checkpointer:
       self._manager.close()
 
 
-def _without_tracebacks(record: Any) -> bool:
-  """Drops what orbax's threads log of an error that is raised as well."""
-  return not ('orbax' in record.pathname and record.exc_info)
+def _is_worth_telling(record: Any) -> bool:
+  """Drops what orbax logs of errors that are raised as well, and of checkpoints without scores."""
+  idle = record.exc_info or 'did not provide metrics' in str(record.msg)
+  return not ('orbax' in record.pathname and idle)
 
 
 def _reason(error: BaseException) -> str:
@@ -208,13 +208,14 @@ def fingerprint(workdir: epath.PathLike) -> tuple[int, str]:
 
 
 def restore_for_inference(
-  workdir: epath.PathLike, which: str = 'teacher'
+  workdir: epath.PathLike, which: str = 'teacher', step: str | int = 'latest'
 ) -> tuple[ConfigDict, dict, int]:
   """Restores one network of a run, without its optimizer.
 
   Args:
     workdir: the run's directory, a `network_file`, or 'default'.
     which: 'teacher' (the usual choice) or 'student'.
+    step: which checkpoint, see `workdir.choose_step`.
 
   Returns:
     The config, locked; {'params': ...} and, with batch norm, 'batch_stats', on the first local
@@ -223,6 +224,7 @@ def restore_for_inference(
   if which not in ('teacher', 'student'):
     raise InputError(f'which is {which!r}; choose teacher or student')
   config = workdir_lib.read_config(workdir)
+  step, _ = workdir_lib.choose_step(workdir, step, which)
   if network_file.is_network_path(workdir):
     variables, meta = network_file.read(workdir)
     # 'teacher' is what is asked for where nothing is.
@@ -230,8 +232,8 @@ def restore_for_inference(
       raise InputError(
         f'{workdir}: holds the {meta["which"]} only, found {which} asked for; leave --which out'
       )
-    return config, jax.device_put(variables, jax.local_devices()[0]), meta['step']
-  folder = workdir_lib.latest_folder(workdir, (which,)) / which
+    return config, jax.device_put(variables, jax.local_devices()[0]), step
+  folder = workdir_lib.workdir_path(workdir) / workdir_lib.DIRECTORY / str(step) / which
   sharding = SingleDeviceSharding(jax.local_devices()[0])
   try:
     abstract = jax.tree.map(
@@ -244,4 +246,4 @@ def restore_for_inference(
       f'{folder}: cannot be read ({first_line(error)}); wanted a whole checkpoint: copy it again, '
       f'or delete {folder.parent} and take an earlier one'
     ) from error
-  return config, {name: value for name, value in tree.items() if value}, int(folder.parent.name)
+  return config, {name: value for name, value in tree.items() if value}, step

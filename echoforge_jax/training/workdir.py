@@ -7,6 +7,7 @@ It holds `config.json` (resolved) and `checkpoints/STEP/` with four items each: 
 
 from collections.abc import Mapping, Sequence
 import json
+import math
 
 from absl import logging
 from etils import epath
@@ -73,6 +74,74 @@ def latest_folder(workdir: epath.PathLike, items: Sequence[str] = ITEMS) -> epat
     f'{workdir_path(workdir) / DIRECTORY} holds no complete checkpoint; train '
     'until the first one is saved (config.checkpoint_every)'
   )
+
+
+def choose_step(
+  workdir: epath.PathLike, step: str | int = 'latest', which: str = 'teacher'
+) -> tuple[int, dict]:
+  """Finds the checkpoint to use.
+
+  Args:
+    workdir: as `checkpoint.restore_for_inference` takes it.
+    step: 'latest'; 'best', the one with the largest `config.eval.best_metric` on the validation
+      clips of those that are kept (the latest of equal ones); or a number of updates.
+    which: 'teacher' or 'student'; the checkpoint must hold it.
+
+  Returns:
+    Its updates; and for receipts 'step_choice', which is 'latest', 'given' or such as
+    'best dice_teacher', with 'step_score' of the best.
+  """
+  if network_file.is_network_path(workdir):
+    meta = network_file.read(workdir)[1]
+    if str(step) not in ('latest', str(meta['step'])):
+      raise InputError(
+        f'{workdir}: holds one network, after {meta["step"]} updates, found --step={step}; leave '
+        '--step out'
+      )
+    return meta['step'], {'step_choice': 'latest'} | {
+      key: meta[key] for key in ('step_choice', 'step_score') if key in meta
+    }
+  config = read_config(workdir)  # A folder without one is no run.
+  if step == 'best':
+    return _best_step(workdir, which, config.get('eval', {}).get('best_metric', ''))
+  if step == 'latest':
+    return int(latest_folder(workdir, (which,)).name), {'step_choice': 'latest'}
+  steps = [int(path.name) for path in step_folders(workdir) if is_complete(path, (which,))]
+  if not str(step).isdecimal() or int(step) not in steps:
+    raise InputError(
+      f'{workdir_path(workdir) / DIRECTORY}: found --step={step}, wanted latest, best or one of the '
+      f'steps that are kept: {", ".join(map(str, steps)) or "none"}'
+    )
+  return int(step), {'step_choice': 'given'}
+
+
+def _best_step(workdir: epath.PathLike, which: str, metric: str) -> tuple[int, dict]:
+  kept = [path for path in step_folders(workdir) if is_complete(path, (which,))]
+  scores = {int(path.name): _scores_of(path).get(metric) for path in kept}
+  scored = [(s, step) for step, s in scores.items() if s is not None and math.isfinite(s)]
+  if not scored:
+    reason = f'{len(kept)} kept, none with a score {metric!r}' if metric else "best_metric is ''"
+    raise InputError(
+      f'{workdir_path(workdir) / DIRECTORY} keeps no best checkpoint ({reason}); leave --step out, '
+      'or train with config.eval.best_metric and config.eval.every set, and '
+      'config.checkpoint_every a multiple of that'
+    )
+  score, step = max(scored)
+  return step, {'step_choice': f'best {metric}', 'step_score': score}
+
+
+def _scores_of(folder: epath.Path) -> dict[str, float]:
+  """Returns the validation scores that a checkpoint was saved with; empty without any."""
+  try:
+    scores = json.loads((folder / 'metrics' / 'metrics').read_text())
+    return {name: float(value) for name, value in scores.items()}
+  except FileNotFoundError:
+    return {}
+  except (OSError, ValueError, AttributeError, TypeError) as error:
+    raise InputError(
+      f'{folder / "metrics"}: cannot be read ({error}); copy the checkpoint again, or give the '
+      'number of a step'
+    ) from error
 
 
 def set_aside_incomplete(workdir: epath.PathLike) -> None:

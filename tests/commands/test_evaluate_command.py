@@ -66,9 +66,9 @@ def run(tmp_path_factory):
   config.data.data_dir = str(root / 'data')
   claim_workdir(root / 'work', config)
   state = untrained(jax.eval_shape(build.make_parts(config).create_state))
-  saver = checkpoint.Checkpointer(root / 'work')
+  saver = checkpoint.Checkpointer(root / 'work', best_metric='dice_teacher')
   iterator = build.make_iterator(config, process_index=0, process_count=1)
-  saver.save(0, state, iterator)
+  saver.save(0, state, iterator, {'dice_teacher': 0.5})
   saver.close()
   return root
 
@@ -110,12 +110,15 @@ def test_evaluate_other_data_and_student(run, tmp_path):
       f'--out={tmp_path}',
       f'--data_dir={run / "data"}',
       '--which=student',
+      '--step=best',
     )
     == 0
   )
   document = json.loads((tmp_path / 'metrics.json').read_text())
   assert document['n_patients'] == 1 and document['n_frames'] == 4
   assert document['classes']['lv']['dice']['ci95'] == [None, None]
+  assert document['receipt']['step_choice'] == 'best dice_teacher'
+  assert document['receipt']['step_score'] == 0.5
 
 
 @pytest.mark.slow

@@ -46,7 +46,10 @@ def test_good_and_bad_inputs(workdir, clip, tmp_path, capsys):
   result = json.loads((out / 'clip' / 'result.json').read_text())
   assert result['frames'] == 4 and result['spacing_mm'] == [0.8, 0.9]
   assert result['model']['step'] == 3
-  assert main(['segment', f'--checkpoint={workdir}', f'--out={out}', str(clip)]) == 0
+  flags = [f'--checkpoint={workdir}', '--step=best', f'--out={out}']
+  assert main(['segment', *flags, str(clip)]) == 0
+  result = json.loads((out / 'clip' / 'result.json').read_text())
+  assert result['model']['step_choice'] == 'best dice_teacher'
 
 
 @pytest.mark.slow

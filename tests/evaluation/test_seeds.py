@@ -123,6 +123,23 @@ def test_refuses_what_is_not_another_seed(folders, tmp_path, options, message):
   assert any('configs were not compared' in w for w in mixed['warnings'])
 
 
+def test_the_best_of_one_score_may_be_any_step(folders, tmp_path):
+  runs = [
+    write_run(
+      tmp_path / f'run{step}',
+      SHIFTS[1],
+      training_seed=step,
+      checkpoint_step=step,
+      step_choice='best dice_teacher',
+      step_score=0.9,
+    )
+    for step in (1000, 2000)
+  ]
+  assert seeds.aggregate_runs(runs, resamples=10)['n_seeds'] == 2
+  with pytest.raises(InputError, match='differ in steps .checkpoint_step best dice_teacher, 1000'):
+    seeds.aggregate_runs([runs[1], folders[0]], resamples=10)
+
+
 def test_refuses_other_data_even_when_mixed(folders, tmp_path):
   other = write_run(tmp_path / 'other', SHIFTS[1], training_seed=9, raw_fingerprint='0' * 64)
   with pytest.raises(InputError, match='raw data'):

@@ -7,6 +7,7 @@ import pytest
 
 from echoforge_jax.evaluation.aggregate import score_predictions
 from echoforge_jax.evaluation.protocols import get_protocol
+from echoforge_jax.evaluation.report.notes import notes
 from echoforge_jax.evaluation.report.summary import summary_text
 from tests.ventricles import make_cases
 
@@ -87,6 +88,17 @@ def test_says_what_how_sure_and_from_what(full):
     'scipy 8.8',
   ):
     assert part in text
+
+
+@pytest.mark.parametrize('split,said', [('test', ''), ('validation', ', on these patients')])
+def test_a_step_chosen_on_the_same_patients_is_said(split, said):
+  receipt = {'run': 'r', 'which': 'teacher', 'checkpoint_step': 42, 'split': split}
+  receipt |= {'dataset': 'camus', 'trained_on': 'camus'}
+  receipt |= {'step_choice': 'best dice_teacher', 'step_score': 0.91234}
+  result = score(make_cases(2, size=48), receipt=receipt)
+  wanted = f'after 42 steps (best dice_teacher 0.9123{said}), on camus {split}'
+  assert wanted in summary_text(result)
+  assert any('too good' in note for note in notes(result)) == bool(said)
 
 
 def test_both_settings_stand_side_by_side(full):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from echoforge_jax import inference
+from echoforge_jax.__main__ import main
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats.resize import squeeze_frames
 from echoforge_jax.formats.sector import Sector, whole_image
@@ -140,6 +141,17 @@ def test_load_restores_what_was_saved(workdir, config):
   for segmenter, seed in ((loaded, 2), (student, 1)):
     restored = segmenter.variables['params']
     jax.tree.map(np.testing.assert_array_equal, restored, random_parameters(restored, seed))
+
+
+@pytest.mark.slow
+def test_the_best_step_is_named_from_a_run_to_its_file(workdir, tmp_path):
+  file = tmp_path / 'best.safetensors'
+  assert main(['export', f'--checkpoint={workdir}', '--step=best', f'--out={file}']) == 0
+  for receipt in (inference.load(workdir, step='best').receipt, inference.load(file).receipt):
+    assert receipt['step'] == 3
+    assert receipt['step_choice'] == 'best dice_teacher' and receipt['step_score'] == 0.8125
+  with pytest.raises(InputError, match='found --step=9, wanted .* kept: 3'):
+    inference.load(workdir, step=9)
 
 
 def test_load_says_what_is_missing(tmp_path):

@@ -7,7 +7,7 @@ from safetensors.numpy import save_file
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.models import network_file
-from echoforge_jax.training import checkpoint
+from echoforge_jax.training import checkpoint, workdir
 
 CONFIG = {'model': {'name': 'echoforge'}, 'data': {'classes': ('lv', 'la')}}
 
@@ -51,6 +51,15 @@ def test_a_student_needs_no_flag(tmp_path):
   network_file.write(tmp_path / 'a.safetensors', CONFIG, variables(), 7, 'student')
   for which in ('teacher', 'student'):
     assert checkpoint.restore_for_inference(tmp_path / 'a.safetensors', which)[2] == 7
+
+
+def test_a_file_holds_one_step_and_says_how_it_was_chosen(tmp_path):
+  facts = {'step_choice': 'best dice_teacher', 'step_score': 0.9}
+  path = tmp_path / 'a.safetensors'
+  network_file.write(path, CONFIG, variables(), 7, 'teacher', **facts)
+  assert workdir.choose_step(path) == workdir.choose_step(path, '7') == (7, facts)
+  with pytest.raises(InputError, match='one network, after 7 updates, found --step=best'):
+    workdir.choose_step(path, 'best')
 
 
 def test_what_is_no_network(tmp_path):

@@ -19,7 +19,7 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.parallel import mesh as mesh_lib
 from echoforge_jax.training import build, checkpoint, optimizer, warm_start
 from echoforge_jax.training.state import TrainState
-from echoforge_jax.training.workdir import claim_workdir, read_config
+from echoforge_jax.training.workdir import choose_step, claim_workdir, read_config
 
 
 def make_state(size=3, seed=0):
@@ -105,6 +105,53 @@ def test_latest_ones_and_the_best_stay(tmp_path, make_iterator):
     int(path.name) for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdigit()
   )
   assert kept == [2, 4, 5]
+
+
+SCORED = {'eval': {'best_metric': 'dice_teacher'}}
+
+
+def save_scored(workdir, iterator, scores):
+  """Saves checkpoints, step -> Dice or None, as one session of a run."""
+  checkpointer = checkpoint.Checkpointer(workdir, keep=1, best_metric='dice_teacher')
+  for step, dice in scores.items():
+    scores = None if dice is None else {'dice_teacher': dice, 'dice_student': 1 - dice}
+    checkpointer.save(step, make_state(seed=step), iterator, scores)
+  checkpointer.close()
+
+
+def test_the_best_outlives_a_restart_and_can_be_used(tmp_path, make_iterator):
+  claim_workdir(tmp_path, ConfigDict(SCORED))
+  save_scored(tmp_path, make_iterator(), {1: 0.5, 2: 0.75, 3: None})
+  save_scored(tmp_path, make_iterator(), {4: 0.6, 5: None})
+  assert choose_step(tmp_path, 'best') == (
+    2,
+    {'step_choice': 'best dice_teacher', 'step_score': 0.75},
+  )
+  assert choose_step(tmp_path) == (5, {'step_choice': 'latest'})
+  assert choose_step(tmp_path, '2') == choose_step(tmp_path, 2) == (2, {'step_choice': 'given'})
+  for step, seed in (('best', 2), ('latest', 5), ('2', 2)):
+    _, variables, found = checkpoint.restore_for_inference(tmp_path, 'student', step)
+    assert found == seed
+    wanted = make_state(seed=seed).params['conv']['bias']
+    np.testing.assert_array_equal(variables['params']['conv']['bias'], wanted)
+  save_scored(tmp_path, make_iterator(), {6: 0.75})
+  assert choose_step(tmp_path, 'best')[0] == 6  # Of equal ones the latest.
+
+
+@pytest.mark.parametrize('step', ['7', '-1', 'first', '4.0', ''])
+def test_a_step_that_is_not_kept_is_named(tmp_path, make_iterator, step):
+  claim_workdir(tmp_path, ConfigDict(SCORED))
+  save(tmp_path, make_iterator())
+  with pytest.raises(InputError, match=f'found --step={step}, wanted .* kept: 4'):
+    choose_step(tmp_path, step)
+
+
+@pytest.mark.parametrize('metric,said', [('dice_teacher', '1 kept, none with'), ('', "is ''")])
+def test_a_run_without_a_best_says_why(tmp_path, make_iterator, metric, said):
+  claim_workdir(tmp_path, ConfigDict({'eval': {'best_metric': metric}}))
+  save(tmp_path, make_iterator())
+  with pytest.raises(InputError, match=f'no best checkpoint .*{said}.*leave --step out'):
+    choose_step(tmp_path, 'best')
 
 
 def test_a_half_written_checkpoint_is_never_picked_up(tmp_path, make_iterator):

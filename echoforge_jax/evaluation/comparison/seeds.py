@@ -72,6 +72,9 @@ def check_receipts(receipts: Mapping[str, Mapping]) -> None:
   labels = {'config_digest': 'config', 'which': 'network', 'checkpoint_step': 'steps'}
   for key, label in labels.items():
     found = [receipt.get(key) for receipt in receipts.values()]
+    if key == 'checkpoint_step':  # The best of one score may be any step.
+      best = [(receipt.get('step_choice') or '') for receipt in receipts.values()]
+      found = [b if b.startswith('best ') else step for b, step in zip(best, found)]
     if None in found:
       raise InputError(
         f'{list(receipts)[found.index(None)]}: found no {key} in its receipt, wanted one to see '

@@ -13,6 +13,10 @@ def notes(result: Result) -> list[str]:
   m = result.metrics
   receipt, ef = m['receipt'], m['ef']
   found = [f'{SYNTHETIC_NOTE.capitalize()}.'] if is_synthetic(m) else []
+  if chosen_here(receipt):
+    found.append(
+      'The checkpoint was chosen by its score on these patients: the numbers are too good.'
+    )
   found += [
     f'Intervals are 95 % bootstrap intervals that resample patients ({receipt["resamples"]} '
     f'resamples, seed {receipt["seed"]}). They do not cover the variation between training runs.',
@@ -46,6 +50,13 @@ def notes(result: Result) -> list[str]:
     )
   found.append('Research software, not a medical device and not for clinical use.')
   return found
+
+
+def chosen_here(receipt: dict) -> bool:
+  """Returns whether the checkpoint was chosen by its score on the patients that were evaluated."""
+  same_data = receipt.get('dataset') == receipt.get('trained_on')
+  best = receipt.get('step_score') is not None
+  return best and same_data and receipt.get('split') == 'validation'
 
 
 def _reference(m: dict) -> str:

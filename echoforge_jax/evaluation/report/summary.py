@@ -8,6 +8,7 @@ import math
 
 from echoforge_jax import textio
 from echoforge_jax.evaluation.aggregate import Result
+from echoforge_jax.evaluation.report.notes import chosen_here
 from echoforge_jax.evaluation.report.tables import (
   EF_KEYS,
   OVER_TIME,
@@ -51,10 +52,7 @@ def _overlap(m: dict) -> list[str]:
     f'{_count(m["n_clips"], "clip")}, {_count(m["n_frames"], "frame")} scored'
   ]
   if receipt.get('run'):
-    lines.append(
-      f'{receipt.get("which", "network")} of {receipt["run"]} after '
-      f'{receipt.get("checkpoint_step")} steps, on {receipt.get("dataset")} {receipt.get("split")}'
-    )
+    lines.append(f'{_source(receipt)}, on {receipt.get("dataset")} {receipt.get("split")}')
   if textio.is_synthetic(m):
     lines.append(textio.SYNTHETIC_NOTE)
   lines.append('mean [95 % interval over patients]')
@@ -68,6 +66,16 @@ def _overlap(m: dict) -> list[str]:
       texts = [mean_texts(s['classes'][name][metric], scale) for s in settings]
       table.append((name.upper(), label, *sum(texts, ())))
   return lines + textio.columns(table)
+
+
+def _source(receipt: dict) -> str:
+  """Says which network predicted."""
+  score, here = receipt.get('step_score'), ', on these patients' * chosen_here(receipt)
+  best = '' if score is None else f' ({receipt["step_choice"]} {textio.number(score, 4)}{here})'
+  return (
+    f'{receipt.get("which", "network")} of {receipt["run"]} after '
+    f'{receipt.get("checkpoint_step")} steps{best}'
+  )
 
 
 def _ejection(result: Result) -> list[str]:
