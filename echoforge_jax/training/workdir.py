@@ -109,8 +109,8 @@ def choose_step(
   steps = [int(path.name) for path in step_folders(workdir) if is_complete(path, (which,))]
   if not str(step).isdecimal() or int(step) not in steps:
     raise InputError(
-      f'{workdir_path(workdir) / DIRECTORY}: found --step={step}, wanted latest, best or one of the '
-      f'steps that are kept: {", ".join(map(str, steps)) or "none"}'
+      f'{workdir_path(workdir) / DIRECTORY}: found --step={step}, wanted latest, best or one of '
+      f'those that are kept: {", ".join(map(str, steps)) or "none"}'
     )
   return int(step), {'step_choice': 'given'}
 
