@@ -185,7 +185,7 @@ def _read_rows(path: pathlib.Path, classes: tuple[str, ...]) -> list[dict]:
   clips = collections.Counter((row['patient'], row['view']) for row in rows)
   if twice := [clip for clip, count in clips.items() if count > 1]:
     raise InputError(
-      f'{path}: found {" ".join(twice[0])} more than once, wanted a row a clip; evaluate again'
+      f'{path}: found {" ".join(twice[0])} more than once, wanted one row per clip; evaluate again'
     )
   return rows
 

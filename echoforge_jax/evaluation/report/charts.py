@@ -17,12 +17,12 @@ import numpy as np
 
 from echoforge_jax.evaluation.aggregate import Result
 from echoforge_jax.evaluation.report.case_files import case_id
+from echoforge_jax.formats.camus_view import QUALITIES, VIEWS
 
 INK, BLUE, ORANGE, GRAY = '#1c2530', '#2f6db3', '#c8641e', '#8a94a0'
 _SIZE = (5.4, 3.6)  # Inches: half of the page's width at 9-point text.
 _MANY = 100  # More points than this are drawn smaller and fainter.
 _SUREST = 0.05  # The risk of fewer patients says nothing.
-_GRADES, _VIEWS = ('Good', 'Medium', 'Poor'), ('2CH', '4CH')
 
 
 @dataclasses.dataclass
@@ -103,8 +103,8 @@ def page_charts(result: Result) -> dict[str, Chart]:
     'regression': _regression(pairs, m['ef']),
     'bland_altman': _bland_altman(pairs, m['ef']),
     'positions': _positions(m['positions'].get(result.classes[0], [])),
-    'quality': _groups(result, 'quality', _GRADES),
-    'view': _groups(result, 'view', _VIEWS),
+    'quality': _groups(result, 'quality', QUALITIES),
+    'view': _groups(result, 'view', VIEWS),
   }
   if m['whole_clip']:
     found['whole_clip'] = _regression(_pairs(result, 'ef_whole_clip'), m['whole_clip']['ef'])

@@ -5,7 +5,8 @@ import math
 from echoforge_jax.evaluation.aggregate import Result
 from echoforge_jax.textio import SYNTHETIC_NOTE, is_synthetic, number
 
-_FEW = 30
+# Fewer patients than this are called few.
+FEW = 30
 
 
 def notes(result: Result) -> list[str]:
@@ -34,7 +35,7 @@ def notes(result: Result) -> list[str]:
       'No clip has a truth on every frame: how many of its frames the thresholds would call '
       'inconsistent, the floor of that share, is not known.'
     )
-  if m['n_patients'] < _FEW:
+  if m['n_patients'] < FEW:
     found.append(f'Only {m["n_patients"]} patients: one patient more or less moves these numbers.')
   for name in result.classes:
     both, one = m['not_applicable'][name], m['one_empty'][name]

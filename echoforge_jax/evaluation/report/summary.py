@@ -8,7 +8,7 @@ import math
 
 from echoforge_jax import textio
 from echoforge_jax.evaluation.aggregate import Result
-from echoforge_jax.evaluation.report.notes import chosen_here
+from echoforge_jax.evaluation.report.notes import FEW, chosen_here
 from echoforge_jax.evaluation.report.tables import (
   EF_KEYS,
   OVER_TIME,
@@ -18,7 +18,6 @@ from echoforge_jax.evaluation.report.tables import (
 )
 from echoforge_jax.metrics import statistics
 
-_FEW = 30
 _SHOWN = 4  # Flagged patients that are listed.
 _SHORT = ('dice', 'hd', 'asd')  # With several classes these alone.
 _HEADS = ('ED, ES known', '', 'whole clip', '')
@@ -181,7 +180,7 @@ def _sure(n: int) -> list[str]:
   ]
   if n < 2:
     lines.append('  one patient: no interval, no test')
-  elif n < _FEW:
+  elif n < FEW:
     lines.append(
       f'  {n} patients are few: rare failures may be absent, intervals somewhat too narrow'
     )

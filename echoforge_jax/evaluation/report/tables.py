@@ -4,9 +4,9 @@ import math
 
 from echoforge_jax.evaluation.aggregate import Result
 from echoforge_jax.evaluation.report.case_files import case_id
+from echoforge_jax.formats.camus_view import QUALITIES
 from echoforge_jax.textio import NAMES, interval, number
 
-_GRADES = ('Good', 'Medium', 'Poor')
 # Keys of an EF block that carry an interval: label, digits.
 EF_KEYS = {'pearson_r': ('Pearson r', 3), 'bias': ('bias (points)', 2), 'mae': ('MAE (points)', 2)}
 
@@ -80,7 +80,7 @@ def group_rows(result: Result) -> list[tuple[str, ...]]:
   """Returns Dice and HD of the first class by view, quality and phase."""
 
   def order(key):
-    return _GRADES.index(key) if key in _GRADES else len(_GRADES), key
+    return QUALITIES.index(key) if key in QUALITIES else len(QUALITIES), key
 
   rows = []
   for kind, groups in result.metrics['groups'].items():
