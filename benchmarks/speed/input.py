@@ -191,14 +191,14 @@ def starvation(bench: Bench) -> Found:
       steps.jit_train_step(parts.train_step, sharding, batch_sharding), state, batch
     )
 
-    def run(count: int, get: Callable[[], Any]) -> tuple[float, float]:
+    def run(count: int, next_batch: Callable[[], Any], load: Callable) -> tuple[float, float]:
       """Runs steps; returns seconds per step and the share of idle time."""
       nonlocal state
       waiting, under_way, metrics = InputWait(), [], None
       jax.block_until_ready(state)
       start = time.perf_counter()
       for _ in range(count):
-        state, metrics = program.run(state, waiting.get(get, metrics))
+        state, metrics = program.run(state, load(waiting.get(next_batch, metrics)))
         under_way.append(metrics)
         if len(under_way) > MAX_IN_FLIGHT:
           jax.block_until_ready(under_way.pop(0))
@@ -206,18 +206,16 @@ def starvation(bench: Bench) -> Found:
       elapsed = time.perf_counter() - start
       return elapsed / count, waiting.idle / elapsed
 
-    def fresh():
-      return load(next(iterator))
-
+    fresh = functools.partial(next, iterator)
     for _ in range(timing.WARM_UP):
-      once, _ = run(1, fresh)
+      once, _ = run(1, fresh, load)
     count = max(_STEPS, round(_SECONDS / once))
     fed, resident, idle = [], [], []
     for _ in range(bench.repeats):  # In turn: the machine may change its pace.
-      seconds, share = run(count, fresh)
+      seconds, share = run(count, fresh, load)
       fed.append(seconds)
       idle.append(share)
-      resident.append(run(count, lambda: batch)[0])
+      resident.append(run(count, lambda: None, lambda _: batch)[0])
 
   def rates(seconds):
     values = tuple(bench.clips / one for one in seconds)
