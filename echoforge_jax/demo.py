@@ -85,7 +85,9 @@ def run_demo(
       progress=progress,
     )
   _prepare(clock, out_dir / 'raw', data_dir, image_size, progress)
-  with clock.stage('train', 'the shipped model learns on, semi-supervised: only ED and ES are labeled'):
+  with clock.stage(
+    'train', 'the shipped model learns on, semi-supervised: only ED and ES are labeled'
+  ):
     outcome = _train(config_path, data_dir, run_dir, seed, num_steps, image_size)
   if outcome.signal:
     return Demo(out_dir, {}, None, {}, clock.seconds, interrupted=True)
