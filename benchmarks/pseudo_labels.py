@@ -31,7 +31,9 @@ def batches(config, data_dir: str):
   source = prepared.load_split(
     spec.data_dir, data.dataset, 'train', data.image_size, split_scheme=data.split_scheme
   )
-  known, unknown = selection.divide_clips(source, data.label_fraction, data.label_seed)
+  known, unknown = selection.divide_clips(
+    source, spec.label_fraction, spec.label_seed, spec.labeled_patients
+  )
   clips = pipeline.eval_clips(spec, 'train')
   rng = np.random.default_rng(0)
   for _ in range(BATCHES):

@@ -42,7 +42,7 @@ def get_config(model: str = 'echoforge', lite: bool = False) -> ConfigDict:
   # before the update.
   config.grad_accum_steps = 1
   # Length of training (paper: 50). In one epoch, batches hold as many clips, labeled and unlabeled,
-  # as the prepared training split, whatever data.label_fraction is.
+  # as the prepared training split, however many of them are labeled.
   config.num_epochs = 50
   # Updates; overrides num_epochs. 0: training counts the clips that are there, and writes the
   # number of updates into the run's config.json. Programs that read no data (plan, cost, speed)
@@ -165,10 +165,17 @@ def _data() -> ConfigDict:
   data.supervision = 'sparse'
   # Which split files decide: 'official' (400/50/50) or 'memsam'.
   data.split_scheme = 'official'
-  # Share of the patients whose labels are used.
+  # Share of the patients whose labels are used, in all of their views. The clips of the others come
+  # with unlabeled_batch_size; without, training does not use them, and says so.
   data.label_fraction = 1.0
+  # Number of these patients, in place of a share; 0 leaves the share.
+  data.labeled_patients = 0
   # Another number chooses other patients.
   data.label_seed = 0
+  # Frames of clips without labels: 'ed_es', sampled from ED to ES, which somebody had to find; or
+  # 'blind', a window of random phase, length and direction of the clip as it was prepared, which
+  # knows neither. What a clip tells by where it begins and ends stays: see docs/training.md.
+  data.unlabeled_window = 'ed_es'
   # Memory for clips that were read, in MB; 0: every clip is read anew.
   data.cache_mb = 1000
   # Ranges of the augmentation, described at `AugmentConfig`.

@@ -66,6 +66,7 @@ def _prepare(bench: Bench, folder: pathlib.Path) -> dict:
     'dataset': 'camus',
     'split_scheme': 'official',
     'label_seed': 0,
+    'labeled_patients': 0,
     'label_fraction': 0.5 if unlabeled else 1.0,
   }
 

@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 
-from echoforge_jax.data.selection import class_table, frame_indices
+from echoforge_jax.data.selection import class_table, frame_indices, random_window
 from echoforge_jax.data.spec import DataSpec
 
 # Features of a prepared record that training reads.
@@ -107,6 +107,7 @@ class Examples:
   def __init__(self, clips: TrainingClips, spec: DataSpec):
     self._clips = clips
     self._num_frames, self._config = spec.num_frames, spec.augmentation
+    self._blind = spec.unlabeled_window == 'blind'
     # Frames that can have a label. A short clip repeats frames: under sparse
     # supervision only the first ED and the last ES count.
     ends = [0, spec.num_frames - 1]
@@ -115,10 +116,13 @@ class Examples:
   def __call__(self, number: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Returns one row of a batch of `pipeline.make_train_dataset`."""
     clip = self._clips[number]
-    jitter, reversal = self._config.temporal_jitter, self._config.reversal
-    rows = frame_indices(clip.ed, clip.es, self._num_frames, jitter=jitter, rng=rng)
-    if reversal and rng.random() < reversal:
-      rows = rows[::-1]
+    if self._blind and not len(clip.masks):
+      rows = random_window(len(clip.frames), self._num_frames, rng)
+    else:
+      jitter, reversal = self._config.temporal_jitter, self._config.reversal
+      rows = frame_indices(clip.ed, clip.es, self._num_frames, jitter=jitter, rng=rng)
+      if reversal and rng.random() < reversal:
+        rows = rows[::-1]
     masks_at = clip.mask_of[rows[self._masked]]
     known = masks_at >= 0
     masks = np.zeros((len(known), *clip.frames.shape[1:]), np.uint8)

@@ -68,7 +68,9 @@ def _streams(spec: DataSpec, local_sizes: list[int], process_count: int):
       yield clips, phantom_stream.StreamOrder(spec.stream, seeds[number])
     return
   source = _load(spec, 'train', features=examples.FIELDS)
-  labeled, unlabeled = divide_clips(source, spec.label_fraction, spec.label_seed)
+  labeled, unlabeled = divide_clips(
+    source, spec.label_fraction, spec.label_seed, spec.labeled_patients
+  )
   clips = examples.TrainingClips(source, spec, unlabeled)
   chosen = {'labeled': labeled, 'unlabeled': unlabeled}
   for (name, numbers), size, seed in zip(chosen.items(), local_sizes, seeds):
@@ -78,7 +80,8 @@ def _streams(spec: DataSpec, local_sizes: list[int], process_count: int):
       raise InputError(
         f'{source.path}: the split {source.split!r} holds {len(numbers)} {name} clips, wanted at '
         f'least {least} for a batch of {size} on each of {process_count} processes; lower the '
-        'batch size, or change label_fraction (its unlabeled clips are those of the other patients)'
+        'batch size, or change label_fraction or labeled_patients (the unlabeled clips are those of '
+        'the other patients)'
       )
     yield clips, examples.Order(numbers, seed)
 

@@ -1,6 +1,6 @@
 """What of the prepared data is used: frames, classes, labeled patients."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import hashlib
 
 import numpy as np
@@ -40,6 +40,18 @@ def frame_indices(
   return (places if truncate else np.rint(places)).astype(np.int64)
 
 
+def random_window(count: int, num_frames: int, rng: np.random.Generator) -> np.ndarray:
+  """Returns num_frames of `count` frames without knowledge of ED and ES, int64 [T].
+
+  Phase, length and the direction of time are random; the frames lie at equal distances. A clip with
+  fewer frames than asked for is taken whole, and repeats frames.
+  """
+  length = rng.integers(min(num_frames, count), count + 1)
+  first = rng.integers(count - length + 1)
+  rows = frame_indices(first, first + length - 1, num_frames)
+  return rows[::-1] if rng.random() < 0.5 else rows
+
+
 def class_table(classes: Sequence[str]) -> np.ndarray:
   """Returns the table, uint8 [256], from prepared label values to class ids.
 
@@ -55,31 +67,35 @@ def class_table(classes: Sequence[str]) -> np.ndarray:
   return table
 
 
-def labeled_patients(
-  patients: Sequence[str], label_fraction: float, label_seed: int = 0
-) -> set[str]:
-  """Chooses the patients whose labels training may see: a share in (0, 1], at least one.
+def rank_patients(patients: Iterable[str], label_seed: int = 0) -> list[str]:
+  """Ranks patients by a hash of `label_seed` and their id.
 
-  Patients are ranked by a hash of `label_seed` and their id: the choice does not depend on the
-  order or the training seed, and a smaller share is a subset of a larger one.
+  Those whose labels training may see come first: the choice does not depend on the order or the
+  training seed, and a smaller one is a subset of a larger one.
   """
-  digests = {p: hashlib.sha256(f'{label_seed}:{p}'.encode()).digest() for p in patients}
-  ranked = sorted(digests, key=digests.get)
-  return set(ranked[: max(1, round(label_fraction * len(ranked)))])
+  return sorted(set(patients), key=lambda p: hashlib.sha256(f'{label_seed}:{p}'.encode()).digest())
 
 
 def divide_clips(
-  source: ClipSource, label_fraction: float = 1.0, label_seed: int = 0
+  source: ClipSource, label_fraction: float = 1.0, label_seed: int = 0, labeled_patients: int = 0
 ) -> tuple[list[int], list[int]]:
   """Returns the numbers of a split's clips with and of those without usable labels.
 
-  Both views of a patient go together. Clips whose ED or ES has no label are unlabeled in any case.
+  The labels are those of a share of the patients who have any, at least one, or of a number of
+  them, `labeled_patients`, where that is not 0. All views of a patient go together. Clips whose ED
+  or ES has no label are unlabeled in any case.
   """
   usable = [clip['patient'] for clip in source.clips if clip['labeled']]
   if not usable:
     raise InputError(
       f'{source.path}: none of the {len(source)} clips of {source.split!r} has a label at ED and ES'
     )
-  chosen = labeled_patients(usable, label_fraction, label_seed)
+  ranked = rank_patients(usable, label_seed)
+  if labeled_patients > len(ranked):
+    raise InputError(
+      f'{source.path}: the split {source.split!r} holds labels of {len(ranked)} patients, '
+      f'labeled_patients is {labeled_patients}; lower it, or set it to 0 for all'
+    )
+  chosen = set(ranked[: labeled_patients or max(1, round(label_fraction * len(ranked)))])
   kept = [clip['labeled'] and clip['patient'] in chosen for clip in source.clips]
   return [n for n, keep in enumerate(kept) if keep], [n for n, keep in enumerate(kept) if not keep]

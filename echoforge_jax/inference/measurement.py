@@ -7,10 +7,12 @@ import numpy as np
 from scipy import ndimage
 
 from echoforge_jax.clip import LABELS
+from echoforge_jax.data.selection import class_table
 from echoforge_jax.formats.raw_clip import RawClip
 from echoforge_jax.inference.segmenter import Segmentation
 from echoforge_jax.metrics import ejection
 from echoforge_jax.metrics.beats import Instants, read_curve
+from echoforge_jax.metrics.validity import is_anatomically_valid
 
 # What each code in `flags` means to a reader.
 FLAGS = {
@@ -18,6 +20,8 @@ FLAGS = {
   'empty_masks': 'some frames have no left ventricle',
   'fragmented': 'the left ventricle falls into several pieces somewhere',
   'holes': 'the left ventricle has holes at ED or ES',
+  'implausible_anatomy': 'at ED or ES the myocardium does not enclose the left ventricle, or the '
+  'left atrium does not touch it',
   'axis_not_upright': 'the ventricle lies across the image at ED or ES; wanted an apical view '
   'with the apex up',
   'cut_by_border': 'the left ventricle touches the border of the sector sideways or at the '
@@ -152,7 +156,7 @@ def measure_clip(clip: RawClip, found: Segmentation) -> Measurement:
   low = found.scaling.low
   doubtful = ['low_confidence'] * bool(np.median(found.confidence) < low)
   if 'still_image' in clip.flags or len(lv) == 1:
-    return measured(area, [*flags, *doubtful])
+    return measured(area, [*flags, *_anatomy_flags(found, range(len(lv))), *doubtful])
   smooth, instants, more = read_curve(area, empty, clip.fps)
   flags += more
   trend = np.abs(area - smooth)[~empty].mean() / max(smooth.max(), 1e-9)
@@ -163,7 +167,7 @@ def measure_clip(clip: RawClip, found: Segmentation) -> Measurement:
     used = not beats or one.whole
     beat, more = _measure_beat(lv, one, clip.spacing_mm if known else None)
     beats.append(beat)
-    flags += more if used else []
+    flags += more + _anatomy_flags(found, (beat.ed, beat.es)) if used else []
     if used and min(found.confidence[[beat.ed, beat.es]]) < low:
       doubtful = ['low_confidence']
   means, more = _over_beats(beats)
@@ -205,6 +209,14 @@ def _measure_beat(lv, one: Instants, spacing) -> tuple[Beat, list[str]]:
     if cavities[0] and not _LENGTH_RANGE[0] <= cavities[0].length <= _LENGTH_RANGE[1]:
       flags.append('implausible_length')
   return Beat(ed, es, *discs, ef, by_area_length, one.whole), flags
+
+
+def _anatomy_flags(found: Segmentation, frames) -> list[str]:
+  """Returns 'implausible_anatomy' if the classes of a frame do not fit together."""
+  ids = class_table(found.classes)
+  checks = [is_anatomically_valid(ids[found.masks[t]], found.classes) for t in frames]
+  fits = (c.get(k, True) for c in checks for k in ('myo_encloses_lv', 'la_touches_lv'))
+  return [] if all(fits) else ['implausible_anatomy']
 
 
 def _shape_flags(lv: np.ndarray, box) -> list[str]:

@@ -191,6 +191,7 @@ def result_of(source: str, measured: Measurement) -> dict:
       'beats': [dataclasses.asdict(beat) for beat in measured.beats],
       'area_mm2': measured.area.round(2) if known else None,
       'area_px': (found.masks == LABELS['lv']).sum(axis=(1, 2)),
+      'structures': {name: _structure(measured, LABELS[name]) for name in found.classes},
       'confidence': {
         'mean': found.confidence.mean(),
         'low': found.scaling.low,
@@ -206,6 +207,14 @@ def result_of(source: str, measured: Measurement) -> dict:
   )
 
 
+def _structure(measured: Measurement, label: int) -> dict:
+  """Returns a class's value in the masks, and its area in every frame."""
+  pixels = (measured.masks == label).sum(axis=(1, 2))
+  area = float(np.prod(measured.clip.spacing_mm)) * pixels
+  known = measured.spacing_known
+  return {'label': label, 'area_mm2': area.round(2) if known else None, 'area_px': pixels}
+
+
 def _playback(measured: Measurement) -> float:
   """Returns the clip's frame rate, or a usual one where it cannot be."""
   fps = measured.clip.fps
@@ -214,7 +223,7 @@ def _playback(measured: Measurement) -> float:
 
 def _tile(measured: Measurement, index: int, scale: int) -> np.ndarray:
   image = draw(measured.clip.frames[index], measured.masks[index], scale)
-  return _with_footer(image, _caption(measured, index))
+  return _with_footer(image, _caption(measured, index), measured.found.classes)
 
 
 def _caption(measured: Measurement, index: int) -> str:
@@ -222,10 +231,15 @@ def _caption(measured: Measurement, index: int) -> str:
   return f'{index + 1}/{len(measured.masks)}{name}'
 
 
-def _with_footer(image: np.ndarray, text: str) -> np.ndarray:
+def _with_footer(image: np.ndarray, text: str, classes: tuple[str, ...] = ()) -> np.ndarray:
+  """Adds a caption, and where there is room the names of several classes in their colors."""
   footer = np.zeros((_FOOTER, image.shape[1], 3), np.uint8)
   font, size, notice = cv2.FONT_HERSHEY_SIMPLEX, 0.42, 'not for clinical use'
   (width, _), _ = cv2.getTextSize(notice, font, size, 1)
-  for left, words in ((4, text), (max(100, image.shape[1] - width - 4), notice)):
-    cv2.putText(footer, words, (left, 15), font, size, (190,) * 3, 1, cv2.LINE_AA)
+  right = max(100, image.shape[1] - width - 4)
+  words = [(4, text, (190,) * 3), (right, notice, (190,) * 3)]
+  if len(classes) > 1 and right >= 112 + 32 * len(classes):
+    words += [(108 + 32 * k, name, COLORS[name]) for k, name in enumerate(classes)]
+  for left, word, color in words:
+    cv2.putText(footer, word, (left, 15), font, size, color, 1, cv2.LINE_AA)
   return np.concatenate([image, footer], axis=0)

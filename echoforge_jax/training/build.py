@@ -77,6 +77,29 @@ def count_clips(config: ConfigDict) -> int | None:
   )
 
 
+def describe_labels(config: ConfigDict) -> str:
+  """Says whose labels training uses, and who is not used at all; '' where all labels are used."""
+  from echoforge_jax.data import prepared, selection
+
+  spec = data_spec(config)
+  if 'stream' in config.data or not spec.hides_labels:
+    return ''
+  source = prepared.load_split(
+    spec.data_dir, spec.dataset, 'train', spec.image_size, split_scheme=spec.split_scheme
+  )
+  labeled, others = selection.divide_clips(
+    source, spec.label_fraction, spec.label_seed, spec.labeled_patients
+  )
+  chosen = {source.clips[n]['patient'] for n in labeled}
+  count = len({source.clips[n]['patient'] for n in others} - chosen)
+  text = f'labels of {len(chosen)} patients ({len(labeled)} clips); '
+  if spec.unlabeled_batch_size:
+    return text + f'{count} others are seen without labels ({len(others)} clips)'
+  return f'WARNING: {text}the other {count} patients ({len(others)} clips) are NOT USED: ' + (
+    'config.unlabeled_batch_size is 0'
+  )
+
+
 def num_steps(config: ConfigDict, num_clips: int = NOMINAL_CLIPS) -> int:
   """Returns `config.num_steps`, or the updates of `config.num_epochs` of `num_clips` clips."""
   updates = config.num_epochs * num_clips // (config.batch_size + config.unlabeled_batch_size)
@@ -153,7 +176,7 @@ def make_parts(
 
 def check(config: ConfigDict) -> None:
   """Raises `InputError` for values that no later stage would name."""
-  data_spec(config)  # It checks its values.
+  spec = data_spec(config)  # It checks its values.
   for name, least in (
     ('num_steps', 0),
     ('num_epochs', 1),
@@ -181,6 +204,13 @@ def check(config: ConfigDict) -> None:
     raise InputError(
       f'config.eval.best_metric is {config.eval.best_metric!r};'
       f" choose one of {', '.join(scores)}, or ''"
+    )
+  if spec.hides_labels and not spec.unlabeled_batch_size and make_objective(config).teacher:
+    field = 'labeled_patients' if spec.labeled_patients else 'label_fraction'
+    raise InputError(
+      f'config.data.{field} is {getattr(spec, field)} and config.unlabeled_batch_size is 0: the '
+      f'objective {config.objective.name!r} would learn from no clip of the other patients; set '
+      'unlabeled_batch_size to 4, say, or choose the supervised objective (--config=FILE:tsf_arc)'
     )
   goal = config.objective
   if (

@@ -161,9 +161,13 @@ def consistency_loss(logits: Logits, teacher_logits: Logits, frames: Bool[Array,
 
 
 def hard_dice(logits: Logits, masks: Masks) -> tuple[Float[Array, 'b t k'], Float[Array, 'b t k']]:
-  """Returns the Dice of masks [z >= 0], 1 where both are empty; and 1 where a frame is labeled."""
+  """Returns the Dice, 1 where both masks are empty; and 1 where a frame is labeled.
+
+  As in evaluation, a pixel is of the class of the largest logit, where that is not negative.
+  """
   targets, valid = class_targets(masks, logits.shape[-1])
-  predicted = (logits >= 0).astype(jnp.float32) * valid
+  decided = (logits >= 0) & (logits == logits.max(-1, keepdims=True))
+  predicted = decided.astype(jnp.float32) * valid
   targets = targets * valid
   overlap = (predicted * targets).sum((2, 3))
   sizes = predicted.sum((2, 3)) + targets.sum((2, 3))

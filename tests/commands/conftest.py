@@ -12,17 +12,21 @@ SIZE = 32
 
 
 def read_clip(patient, view):
-  """A bright disc in noise that shrinks from ED to ES."""
+  """A bright disc (lv) in a dark ring (myo), over a dark spot (la), that shrinks from ED to ES."""
   rng = np.random.default_rng([int(patient[1:]), view == '4CH'])
   rows, columns = np.mgrid[:SIZE, :SIZE]
   radii = np.linspace(9, 5, 6)[:, None, None]
-  inside = (rows - 16) ** 2 + (columns - rng.uniform(12, 20)) ** 2 < radii**2
-  frames = 60 + 120 * inside + rng.normal(0, 15, inside.shape)
+  column = rng.uniform(12, 20)
+  distance = (rows - 14) ** 2 + (columns - column) ** 2 + np.zeros_like(radii)
+  inside, ring = distance < radii**2, (distance < (radii + 3) ** 2) & (rows < 20)
+  spot = (abs(columns - column) < 4) & (rows > 14) & (rows < 29)
+  masks = np.select([inside, spot, ring], [1, 3, 2]).astype(np.uint8)
+  frames = 60 + 120 * inside - 30 * (masks > 1) + rng.normal(0, 15, inside.shape)
   return Clip(
     patient=patient,
     view=view,
     frames=frames.clip(0, 255).astype(np.uint8),
-    masks=inside.astype(np.uint8),
+    masks=masks,
     labeled=np.ones(6, bool),
     ed=0,
     es=5,

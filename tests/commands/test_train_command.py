@@ -10,6 +10,7 @@ import pytest
 
 from echoforge_jax.__main__ import main
 from echoforge_jax.training import build, checkpoint
+from tests.configs import load_config
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SIZE = 32
@@ -88,6 +89,16 @@ def test_trains_validates_resumes_and_restores(train, tmp_path, capsys):
     (('--config.eval.best_metric=dice',), ("'dice'", 'dice_teacher')),
     (('--config.batch_size=99', '--config.eval.every=0'), ('8 labeled clips', 'at least 99')),
     (('--config.model.use_cpr=false',), ('use_cpr', 'to plain and to 0')),
+    (('--config.data.labeled_patients=2',), ('labeled_patients is 2', 'unlabeled_batch_size to 4')),
+    (('--config.data.label_fraction=0.5',), ("'echoforge'", 'FILE:tsf_arc')),
+    (
+      ('--config.data.labeled_patients=2', '--config.data.label_fraction=0.5'),
+      ('labeled_patients 2 and label_fraction 0.5', 'leave'),
+    ),
+    (
+      ('--config.data.labeled_patients=9', '--config.unlabeled_batch_size=2'),
+      ('labels of 4 patients, labeled_patients is 9',),
+    ),
     (('--config.semi.flame_rise.end=2',), ('semi.flame_rise', '<= 1')),
     (('--config.data.data_dir=/nowhere',), ('/nowhere', 'prepare')),
     (('--config.data.image_size=64',), ('64', 'prepare')),
@@ -102,6 +113,23 @@ def test_misuse_is_one_clear_line(train, tmp_path, capsys, flags, words):
   for word in words:
     assert word in error
   assert not (tmp_path / 'run').exists()
+
+
+def test_patients_who_are_not_used_are_said(disc_data_dir):
+  def said(**fields):
+    changed = load_config('tiny', 'tsf_arc').copy_and_resolve_references()
+    with changed.unlocked():
+      changed.data.data_dir = str(disc_data_dir)
+      changed.unlabeled_batch_size = fields.pop('unlabeled', 0)
+      changed.data.update(fields)
+    build.check(changed)
+    return build.describe_labels(changed)
+
+  assert said() == ''
+  text = said(labeled_patients=1)
+  assert text.startswith('WARNING: labels of 1 patients (2 clips); the other 3 patients (6 clips)')
+  assert 'NOT USED' in text and said(label_fraction=0.25) == text
+  assert said(labeled_patients=1, unlabeled=2).endswith('3 others are seen without labels (6 clips)')
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,16 @@ def test_an_example_holds_frames_labels_and_a_seed(supervision, reversal):
   assert len({int(example['seed']) for example in examples}) == 3
 
 
+def test_blind_windows_are_of_clips_without_labels():
+  spec = make_spec(unlabeled_window='blind')
+  draw = Examples(TrainingClips(Records(), spec, hidden=(1,)), spec)
+  rng = np.random.default_rng(0)
+  windows = {tuple(draw(1, rng)['video'][:, 0, 0, 0] - 10) for _ in range(40)}
+  assert len(windows) > 10 and all(0 <= min(w) < max(w) < LENGTH for w in windows)
+  assert draw(0, rng)['video'][:, 0, 0, 0].tolist() == [0, 2, 4, 6, 8]
+  assert not draw(1, rng)['labeled'].any()
+
+
 def test_every_epoch_is_another_order_of_all_clips():
   order = Order([3, 5, 8, 9], seed=0)
   epochs = [[order[position] for position in range(start, start + 4)] for start in range(0, 40, 4)]

@@ -250,8 +250,42 @@ def test_label_fraction_is_nested_and_by_patient(data_dir):
     before = names
   one, two = (selection.divide_clips(source, 0.25, seed)[0] for seed in (0, 1))
   assert one != two
-  shuffled = selection.labeled_patients(['c', 'a', 'd', 'b'], 0.5)
-  assert shuffled == selection.labeled_patients(['a', 'b', 'c', 'd'], 0.5)
+  ranked = selection.rank_patients(['c', 'a', 'd', 'b', 'a'])
+  assert ranked == selection.rank_patients(['a', 'b', 'c', 'd']) and sorted(ranked) == [*'abcd']
+
+
+def test_labels_of_a_number_of_patients(data_dir):
+  source = load_split(data_dir, 'camus', 'train')
+  before = set()
+  for count in (1, 4, 11):
+    labeled, unlabeled = selection.divide_clips(source, labeled_patients=count)
+    clips = [(source.clips[i]['patient'], source.clips[i]['view']) for i in labeled]
+    names = {patient for patient, _ in clips}
+    assert len(names) == count and before <= names and 'p00' not in names
+    assert sorted(clips) == sorted((p, v) for p in names for v in ('2CH', '4CH'))
+    assert sorted(labeled + unlabeled) == list(range(24))
+    before = names
+  # A share and the number that it comes to choose the same patients.
+  assert selection.divide_clips(source, 0.25, 3) == selection.divide_clips(source, 1.0, 3, 3)
+  with pytest.raises(InputError, match='holds labels of 11 patients, labeled_patients is 12'):
+    selection.divide_clips(source, labeled_patients=12)
+
+
+@pytest.mark.parametrize('count, frames', [(2, 2), (3, 7), (9, 4)])
+def test_a_blind_window_knows_no_phase(count, frames):
+  rng = np.random.default_rng(0)
+  windows = np.array([selection.random_window(count, frames, rng) for _ in range(400)])
+  assert windows.shape == (400, frames) and set(windows.ravel()) == set(range(count))
+  first, last = windows[:, 0], windows[:, -1]
+  assert 160 < (first < last).sum() < 240  # Time runs either way.
+  steps = np.diff(windows, axis=1)
+  assert (np.ptp(steps, axis=1) <= 1).all() and (steps * (last - first)[:, None] >= 0).all()
+  if count > frames:
+    assert set(abs(last - first)) == set(range(frames - 1, count))
+    ends = np.sort([first, last], axis=0)
+    assert {0, 1, 2} <= set(ends[0]) and {count - 1, count - 2} <= set(ends[1])
+  else:
+    assert (abs(last - first) == count - 1).all()
 
 
 def test_labeled_and_unlabeled_clips_come_from_different_patients(make):
@@ -340,6 +374,10 @@ def test_reversal_turns_frames_and_masks_together(make, supervision):
     (dict(label_fraction=0.1, batch_size=4), '2 labeled clips'),
     (dict(unlabeled_batch_size=3), '2 unlabeled clips'),
     (dict(label_fraction=0), 'label_fraction'),
+    (dict(label_fraction=0.5, labeled_patients=3), 'labeled_patients 3 and label_fraction 0.5'),
+    (dict(labeled_patients=-1), 'labeled_patients is -1'),
+    (dict(labeled_patients=1, batch_size=4), '2 labeled clips'),
+    (dict(unlabeled_window='whole'), "unlabeled_window: found 'whole'"),
     (dict(num_frames=1), 'num_frames'),
     (dict(supervision='weak'), 'supervision'),
     (dict(batch_size=0), 'batch_size'),

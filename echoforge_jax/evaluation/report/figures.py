@@ -11,6 +11,7 @@ from matplotlib.patches import Patch
 import numpy as np
 
 from echoforge_jax.evaluation.aggregate import Result
+from echoforge_jax.evaluation.report import tables
 from echoforge_jax.evaluation.report.charts import BLUE, GRAY, INK, ORANGE, Chart, new_figure, tidy
 from echoforge_jax.evaluation.scoring import Case
 
@@ -30,6 +31,13 @@ def overlay(
   return picture
 
 
+def outlines(labels: np.ndarray) -> np.ndarray:
+  """Finds the pixels of any class, uint8 [H, W], that touch another class or the background."""
+  padded = np.pad(labels, 1)
+  around = padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]
+  return (labels > 0) & np.any([labels != other for other in around], axis=0)
+
+
 def pick_examples(result: Result) -> list[int]:
   """Finds up to three clips: best, median and worst Dice of the first class, among the scored."""
   scores = np.array([c.means[result.classes[0]]['dice'] for c in result.clips])
@@ -42,8 +50,8 @@ def pick_examples(result: Result) -> list[int]:
 def overlay_figure(cases: Mapping[int, Case], result: Result, indices: Sequence[int]) -> Figure:
   """Draws frames and overlays at ED, midway and ES, a row per clip, best first (Fig. 4).
 
-  Frames have their true proportions, from the pixel spacing or native size. `cases` are by their
-  index in the result.
+  One class is filled; several are outlined, since their neighbours touch. Frames have their true
+  proportions, from the pixel spacing or native size. `cases` are by their index in the result.
   """
   extents = [_extent(cases[k]) for k in indices]
   ratio = np.mean([height / width for width, height in extents])
@@ -52,7 +60,11 @@ def overlay_figure(cases: Mapping[int, Case], result: Result, indices: Sequence[
   for row, (k, label) in enumerate(zip(indices, _labels(len(indices)))):
     case, last = cases[k], len(cases[k].truth) - 1
     for column, (t, name) in enumerate(((0, 'ED'), (last // 2, 'midway'), (last, 'ES'))):
-      painted = overlay(case.frames[t], case.truth[t] == 1, case.prediction[t] == 1)
+      if len(result.classes) == 1:
+        painted = overlay(case.frames[t], case.truth[t] == 1, case.prediction[t] == 1)
+      else:
+        both = outlines(case.truth[t] * case.known[t]), outlines(case.prediction[t])
+        painted = overlay(case.frames[t], *both, alpha=0.9)
       gray = np.repeat(case.frames[t][..., None], 3, axis=-1)
       left, right = grid[row, 2 * column : 2 * column + 2]
       _show(left, gray, extents[row])
@@ -60,8 +72,8 @@ def overlay_figure(cases: Mapping[int, Case], result: Result, indices: Sequence[
       if row == 0:
         left.set_title(f'{name}, frame {t + 1}', fontsize=9, color=INK)
         right.set_title('overlay', fontsize=9, color=INK)
-    dice = result.clips[k].means[result.classes[0]]['dice']
-    text = f'{label}\n{case.patient} {case.view}\nDice {100 * dice:.1f} %'
+    dice = tables.dice_of_classes(result, lambda name: result.clips[k].means[name]['dice'], 1)
+    text = f'{label}\n{case.patient} {case.view}\nDice {dice} %'
     grid[row, 0].set_ylabel(text, fontsize=9, color=INK)
   legend = {'ground truth only': GREEN, 'prediction only': RED, 'overlap': YELLOW}
   handles = [Patch(color=color, label=label) for label, color in legend.items()]
@@ -142,10 +154,8 @@ def _show(axes, picture, extent: tuple[float, float], text: str = '') -> None:
 
 
 def _dice_text(result: Result, index: int, frame: int) -> str:
-  for row in result.clips[index].frames:
-    if row['frame'] == frame and row['class'] == result.classes[0]:
-      return f'{100 * row["dice"]:.1f}'
-  return 'no label'
+  rows = {r['class']: r['dice'] for r in result.clips[index].frames if r['frame'] == frame}
+  return tables.dice_of_classes(result, rows.get, 1) if rows else 'no label'
 
 
 def _read_curves(path: epath.Path) -> dict[str, dict[str, list]]:

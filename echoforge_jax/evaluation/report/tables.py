@@ -1,5 +1,7 @@
 """The tables of the report page, as rows of text."""
 
+from collections.abc import Callable
+import itertools
 import math
 
 from echoforge_jax.evaluation.aggregate import Result
@@ -34,6 +36,14 @@ def ef_texts(ef: dict, key: str, digits: int = 2) -> tuple[str, str]:
   return number(ef[key], digits), interval(ef['ci95'][key], digits)
 
 
+def dice_of_classes(result: Result, dice: Callable[[str], float], digits: int) -> str:
+  """Returns dice(class), 0 to 1, in percent: '93.1' of one class, else 'LV 93.1, MYO 84.9'."""
+  texts = {name: number(dice(name), digits, 100) for name in result.classes}
+  if len(texts) == 1:
+    return next(iter(texts.values()))
+  return ', '.join(f'{name.upper()} {text}' for name, text in texts.items())
+
+
 def headline_rows(result: Result) -> list[tuple[str, ...]]:
   """Returns (class, metric, mean, interval, median, n) per class and metric."""
   rows = []
@@ -65,8 +75,11 @@ def cards(result: Result) -> list[tuple[str, str, str]]:
   name, ef = result.classes[0], result.metrics['ef']
   entries, unit = result.metrics['classes'][name], result.metrics['unit']
   dice, hd = mean_texts(entries['dice'], 100), mean_texts(entries['hd'])
-  found = [
-    (f'Dice, {name.upper()}', f'{dice[0]} %', dice[1]),
+  found = [(f'Dice, {name.upper()}', f'{dice[0]} %', dice[1])]
+  for other in result.classes[1:]:
+    dice = mean_texts(result.metrics['classes'][other]['dice'], 100)
+    found.append((f'Dice, {other.upper()}', f'{dice[0]} %', dice[1]))
+  found += [
     (f'Hausdorff distance, {name.upper()}', f'{hd[0]} {unit}', hd[1]),
   ]
   if ef['n']:
@@ -77,7 +90,7 @@ def cards(result: Result) -> list[tuple[str, str, str]]:
 
 
 def group_rows(result: Result) -> list[tuple[str, ...]]:
-  """Returns Dice and HD of the first class by view, quality and phase."""
+  """Returns Dice and HD of every class by view, quality and phase."""
 
   def order(key):
     return QUALITIES.index(key) if key in QUALITIES else len(QUALITIES), key
@@ -85,9 +98,10 @@ def group_rows(result: Result) -> list[tuple[str, ...]]:
   rows = []
   for kind, groups in result.metrics['groups'].items():
     for key in sorted(groups, key=order):
-      entries = groups[key][result.classes[0]]
-      dice, hd = entries['dice'], entries['hd']
-      rows.append((kind, key, str(dice['n']), *mean_texts(dice, 100), *mean_texts(hd)))
+      for name, entries in groups[key].items():
+        dice, hd = entries['dice'], entries['hd']
+        texts = *mean_texts(dice, 100), *mean_texts(hd)
+        rows.append((kind, key, name.upper(), str(dice['n']), *texts))
   return rows
 
 
@@ -101,12 +115,12 @@ def temporal_rows(block: dict) -> list[tuple[str, str, str, str]]:
 
 def whole_rows(result: Result) -> list[tuple[str, ...]]:
   """Returns known beside unknown ED and ES; empty without whole clips."""
-  m, name = result.metrics, result.classes[0]
+  m = result.metrics
   whole = m['whole_clip']
   if not whole:
     return []
   rows = []
-  for metric in ('dice', 'hd', 'asd'):
+  for name, metric in itertools.product(result.classes, ('dice', 'hd', 'asd')):
     label, scale = metric_form(metric, m['unit'])
     label = label.replace(' (', f', {name.upper()} (')
     both = [mean_texts(b['classes'][name][metric], scale) for b in (m, whole)]
@@ -128,14 +142,15 @@ def case_table(result: Result):
   column).
   """
   name, unit = result.classes[0], result.metrics['unit']
+  of = f'{name.upper()} ' if len(result.classes) > 1 else ''
   columns = [('patient', 'patient', None), ('view', 'view', None)]
   if any(row['quality'] for row in result.per_case):
     columns.append(('quality', 'quality', None))
   worst_by = len(columns)
   columns += [
-    (f'{name.upper()} Dice (%)', f'{name}_dice', (2, 100)),
-    (f'HD ({unit})', f'{name}_hd', (2, 1)),
-    (f'ASD ({unit})', f'{name}_asd', (2, 1)),
+    *((f'{c.upper()} Dice (%)', f'{c}_dice', (2, 100)) for c in result.classes),
+    (f'{of}HD ({unit})', f'{name}_hd', (2, 1)),
+    (f'{of}ASD ({unit})', f'{name}_asd', (2, 1)),
   ]
   if unit == 'mm':
     columns += [('EDV (ml)', 'edv_predicted_ml', (0, 1)), ('ESV (ml)', 'esv_predicted_ml', (0, 1))]
@@ -168,7 +183,7 @@ def facts(row: dict, result: Result) -> list[tuple[str, str]]:
   hd, asd = (number(row[f'{name}_{m}'], 2) for m in ('hd', 'asd'))
   predicted, known = (number(row[f'ef_{key}'], 1) for key in ('predicted', 'reference'))
   found = [
-    ('Dice', f'{number(row[f"{name}_dice"], 2, 100)} %'),
+    ('Dice', dice_of_classes(result, lambda c: row[f'{c}_dice'], 2) + ' %'),
     ('HD, ASD', f'{hd} {unit}, {asd} {unit}'),
     ('EF predicted, reference', f'{predicted} %, {known} %'),
   ]

@@ -120,15 +120,11 @@ function show(id) {
   scrub.focus();
 }
 
-// 1 truth only, 2 prediction only, 3 both.
-function overlap(t, wantedClass) {
-  const truth = clip.maps.truth[t], prediction = clip.maps.prediction[t];
-  const found = new Uint8Array(prediction.length);
-  for (let k = 0; k < found.length; k++) {
-    found[k] = (truth && truth[k] === wantedClass && byId('truth').checked)
-      + 2 * (prediction[k] === wantedClass && byId('prediction').checked);
-  }
-  return found;
+// The labels of one class, or of all (0), of what is ticked.
+function shownLabels(kind, wantedClass) {
+  const map = clip.maps[kind][frame];
+  if (!map || !byId(kind).checked) return new Uint8Array(clip.height * clip.width);
+  return wantedClass ? map.map((label) => label === wantedClass ? label : 0) : map;
 }
 
 const colors = [null, [38, 190, 84], [230, 57, 53], [250, 214, 40]];
@@ -137,33 +133,36 @@ function draw() {
   const {width, height} = clip;
   context.drawImage(strip, 0, frame * height, width, height, 0, 0, width, height);
   const style = byId('style').value;
-  const found = overlap(frame, Number(byId('class').value));
+  const [truth, prediction] = ['truth', 'prediction'].map(
+    (kind) => shownLabels(kind, Number(byId('class').value)));
   const image = context.getImageData(0, 0, width, height);
-  const edge = (k, bit) => {
-    const x = k % width, inside = (j) => found[j] & bit;
-    return (found[k] & bit) && (x === 0 || x === width - 1 || k < width
-      || k >= found.length - width || !inside(k - 1) || !inside(k + 1)
+  const edge = (map, k) => {
+    const x = k % width, inside = (j) => map[j] === map[k];
+    return map[k] && (x === 0 || x === width - 1 || k < width
+      || k >= map.length - width || !inside(k - 1) || !inside(k + 1)
       || !inside(k - width) || !inside(k + width));
   };
-  for (let k = 0; k < found.length; k++) {
-    let color = colors[found[k]], alpha = .38;
-    if (style === 'outline') {
-      const code = (edge(k, 1) ? 1 : 0) + (edge(k, 2) ? 2 : 0);
-      color = colors[code];
-      alpha = .9;
-    }
+  // 1 truth only, 2 prediction only (also where it is of another class), 3 both.
+  const filled = (k) => prediction[k] ? (truth[k] === prediction[k] ? 3 : 2) : truth[k] ? 1 : 0;
+  const outlined = (k) => (edge(truth, k) ? 1 : 0) + (edge(prediction, k) ? 2 : 0);
+  const outline = style === 'outline', alpha = outline ? .9 : .38;
+  for (let k = 0; k < truth.length; k++) {
+    const color = colors[outline ? outlined(k) : filled(k)];
     if (!color) continue;
     for (let c = 0; c < 3; c++) {
       image.data[4 * k + c] += alpha * (color[c] - image.data[4 * k + c]);
     }
   }
   context.putImageData(image, 0, 0);
-  const name = byId('class').selectedOptions[0].textContent;
-  const dice = (clip.dice[name] || [])[frame];
+  const chosen = byId('class').selectedOptions[0].textContent;
+  const names = chosen === 'all' ? Object.keys(clip.dice) : [chosen];
+  const dice = names.map((name) => [name, (clip.dice[name] || [])[frame]])
+    .filter((pair) => pair[1] !== null && pair[1] !== undefined)
+    .map(([name, value]) => (names.length > 1 ? name.toUpperCase() + ' ' : '')
+      + (100 * value).toFixed(1) + ' %');
   const phase = frame === 0 ? ', ED' : frame === clip.frames - 1 ? ', ES' : '';
   byId('frame').textContent = 'frame ' + (frame + 1) + ' of ' + clip.frames + phase
-    + (dice === null || dice === undefined ? ', no label'
-      : ', Dice ' + (100 * dice).toFixed(1) + ' %');
+    + (dice.length ? ', Dice ' + dice.join(', ') : ', no label');
 }
 
 function setFrame(t) {
