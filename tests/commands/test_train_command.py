@@ -129,7 +129,9 @@ def test_patients_who_are_not_used_are_said(disc_data_dir):
   text = said(labeled_patients=1)
   assert text.startswith('WARNING: labels of 1 patients (2 clips); the other 3 patients (6 clips)')
   assert 'NOT USED' in text and said(label_fraction=0.25) == text
-  assert said(labeled_patients=1, unlabeled=2).endswith('3 others are seen without labels (6 clips)')
+  assert said(labeled_patients=1, unlabeled=2).endswith(
+    '3 others are seen without labels (6 clips)'
+  )
 
 
 @pytest.mark.parametrize(

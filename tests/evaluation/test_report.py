@@ -9,7 +9,7 @@ import pytest
 from echoforge_jax.evaluation.aggregate import score_predictions
 from echoforge_jax.evaluation.evaluate import write_evaluation
 from echoforge_jax.evaluation.protocols import get_protocol
-from echoforge_jax.evaluation.report import charts, figures
+from echoforge_jax.evaluation.report import charts, figures, tables
 from echoforge_jax.evaluation.report.summary import summary_text
 from tests.ventricles import make_cases
 
@@ -25,6 +25,42 @@ def test_overlay_colours():
   assert tuple(picture[0, 1]) == figures.GREEN
   assert tuple(picture[1, 0]) == figures.RED
   assert tuple(picture[1, 1]) == (0, 0, 0)
+
+
+def test_outlines_part_touching_classes():
+  labels = np.zeros((5, 8), np.uint8)
+  labels[1:4, 1:4], labels[1:4, 4:7] = 1, 2
+  found = figures.outlines(labels)
+  wanted = labels > 0
+  wanted[2, 2] = wanted[2, 5] = False  # All of their neighbours are of the same class.
+  np.testing.assert_array_equal(found, wanted)
+  assert figures.outlines(np.ones((3, 3), np.uint8)).sum() == 8  # The image's border is one.
+
+
+def test_every_class_is_in_tables_and_overlays():
+  cases = make_cases(2)
+  for case in cases:
+    for masks, shift in ((case.truth, 3), (case.prediction, 2)):
+      ring = np.roll(masks, shift, axis=1) & ~masks & 1
+      masks += 2 * ring
+  result = score_predictions(cases, get_protocol('camus_full'), classes=('lv', 'myo'), resamples=10)
+  labels = [label for label, *_ in tables.cards(result)]
+  assert labels[:3] == ['Dice, LV', 'Dice, MYO', 'Hausdorff distance, LV']
+  assert {(kind, name) for kind, _, name, *_ in tables.group_rows(result)} == {
+    (kind, name) for kind in ('view', 'quality', 'phase') for name in ('LV', 'MYO')
+  }
+  heads, rows, _ = tables.case_table(result)
+  names = [label for label, _ in heads]
+  assert names[3:6] == ['LV Dice (%)', 'MYO Dice (%)', 'LV HD (mm)']
+  myo = {(r['patient'], r['view']): f'{100 * r["myo_dice"]:.2f}' for r in result.per_case}
+  assert all(cells[4][0] == myo[cells[0][0], cells[1][0]] for _, cells in rows)
+  said = dict(tables.facts(result.per_case[0], result))['Dice']
+  assert said.startswith('LV 100.00, MYO ') and said.endswith(' %')
+  figure = figures.overlay_figure(dict(enumerate(cases)), result, [0])
+  painted = np.asarray(figure.axes[1].images[0].get_array())
+  both = figures.outlines(cases[0].truth[0]) & figures.outlines(cases[0].prediction[0])
+  assert both.any() and np.allclose(painted[both].mean(0)[2], 0.9 * figures.YELLOW[2], atol=0.06)
+  assert 'MYO' in figure.axes[0].get_ylabel()
 
 
 @pytest.mark.slow

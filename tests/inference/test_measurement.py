@@ -1,16 +1,18 @@
 """Area curve, ED and ES, volumes and flags on masks of known truth."""
 
 import ast
+import dataclasses
 import inspect
 import math
 
 import numpy as np
 import pytest
 
+from echoforge_jax.clip import LABELS
 from echoforge_jax.formats import dicom, raw_clip, readers, video
 from echoforge_jax.inference import checks, measurement, outputs
 from echoforge_jax.metrics import beats, ejection
-from tests.inference.clips import measured
+from tests.inference.clips import measured, segmentation
 
 
 def ventricle(half_length, half_width, shape=(200, 200), spacing=(1.0, 1.0)):
@@ -208,6 +210,22 @@ def test_a_still_has_neither_phase_nor_fraction():
     assert cycle.ed is None and cycle.es is None and cycle.beats == ()
     assert math.isnan(cycle.ef_percent) and math.isnan(cycle.edv_ml)
     assert cycle.area[0] == pytest.approx(math.pi / 2 * 80 * 25, rel=0.02)
+
+
+@pytest.mark.parametrize('fault, flagged', [('', False), ('myo', True), ('la', True)])
+@pytest.mark.parametrize('still', [False, True])
+def test_classes_that_do_not_fit_together(fault, flagged, still):
+  lv = beating([0.0] if still else cosine(20, 1.0)) == 1
+  around = [np.roll(lv, shift, axis) for shift, axis in ((-6, 1), (-6, 2), (6, 2))]
+  masks = np.select([lv, np.any(around, axis=0), np.roll(lv, 12, axis=1)], [1, 2, 3])
+  masks = masks.astype(np.uint8)
+  if fault:
+    masks[masks == LABELS[fault]] = 0
+  clip, found = raw_clip.RawClip(masks, (1.0, 1.0), 40.0), segmentation(masks)
+  for classes in (('lv', 'myo', 'la'), ('la', 'lv', 'myo')):
+    cycle = measurement.measure_clip(clip, dataclasses.replace(found, classes=classes))
+    assert ('implausible_anatomy' in cycle.flags) == flagged
+  assert 'implausible_anatomy' not in measurement.measure_clip(clip, found).flags
 
 
 def test_every_flag_is_raised_somewhere():

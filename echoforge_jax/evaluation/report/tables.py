@@ -79,9 +79,7 @@ def cards(result: Result) -> list[tuple[str, str, str]]:
   for other in result.classes[1:]:
     dice = mean_texts(result.metrics['classes'][other]['dice'], 100)
     found.append((f'Dice, {other.upper()}', f'{dice[0]} %', dice[1]))
-  found += [
-    (f'Hausdorff distance, {name.upper()}', f'{hd[0]} {unit}', hd[1]),
-  ]
+  found += [(f'Hausdorff distance, {name.upper()}', f'{hd[0]} {unit}', hd[1])]
   if ef['n']:
     bias = ef_texts(ef, 'bias')
     found.append(('EF bias', f'{bias[0]} points', bias[1]))
