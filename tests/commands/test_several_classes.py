@@ -53,7 +53,7 @@ def test_segmentation_holds_every_class(workdir, tmp_path):
   assert len(segments.SegmentSequence) == 3 and segments.NumberOfFrames == 3 * len(masks)
   bits = segments.pixel_array.reshape(3, *masks.shape)
   assert tuple(result['structures']) == CLASSES
-  for k, (name, found) in enumerate(result['structures'].items()):
+  for k, found in enumerate(result['structures'].values()):
     assert found['label'] == k + 1
     assert found['area_px'] == (masks == k + 1).sum((1, 2)).tolist()
     np.testing.assert_array_equal(bits[k], masks == k + 1)
