@@ -80,7 +80,7 @@ def _streams(spec: DataSpec, local_sizes: list[int], process_count: int):
       raise InputError(
         f'{source.path}: the split {source.split!r} holds {len(numbers)} {name} clips, wanted at '
         f'least {least} for a batch of {size} on each of {process_count} processes; lower the '
-        'batch size, or change label_fraction or labeled_patients (the unlabeled clips are those of '
+        'batch size, or change label_fraction or labeled_patients (unlabeled clips are those of '
         'the other patients)'
       )
     yield clips, examples.Order(numbers, seed)
