@@ -4,6 +4,7 @@ import pathlib
 import sys
 
 from echoforge_jax.commands import new_parser
+from echoforge_jax.commands.verify import LABELS, open_reader
 from echoforge_jax.errors import InputError
 
 _TEXT = """\
@@ -37,7 +38,7 @@ def main(argv: list[str]) -> int:
   """Prepares a dataset; returns 1 where clips fail without --allow_skips."""
   parser = new_parser('prepare', _TEXT)
   add = parser.add_argument
-  text = "camus, echonet, or 'module.path:Name' of a reader of your own"
+  text = "camus, echonet, folder (your own data), or 'module.path:Name' of a reader of your own"
   add('--dataset', required=True, metavar='NAME', help=text)
   text = 'root of the raw dataset'
   add('--raw', required=True, metavar='DIR', type=pathlib.Path, help=text)
@@ -47,15 +48,23 @@ def main(argv: list[str]) -> int:
   text += "(256; EchoNet's configs take 128)"
   add('--image_size', type=int, default=256, metavar='S', help=text)
   text = 'official (400/50/50) or memsam (350/50/100)'
+  text += ', or of a folder seedN or foldKofN'
   add('--split_scheme', default='official', help=text)
+  text = 'a folder: test on fold K of N, validate on the next, train on the others'
+  add('--fold', metavar='K/N', help=text)
+  add('--labels', default='', metavar='NAME=VALUE,...', help=LABELS)
   add('--overwrite', action='store_true', help='replace data prepared from other raw files')
   add('--allow_skips', action='store_true', help='go on without clips that cannot be read')
   text = 'text file, one patient (EchoNet: clip) a line to leave out, or "none"; by default what '
   text += 'is known to be unusable (EchoNet: six clips that were never traced)'
   add('--exclude', metavar='FILE', help=text)
   flags = parser.parse_args(argv)
+  from echoforge_jax.data.patient_splits import fold_scheme
   from echoforge_jax.data.prepare import ClipsFailed, prepare
 
+  if flags.fold:
+    flags.split_scheme = fold_scheme(flags.fold)
+  reader = open_reader(flags.dataset, flags.raw, flags.labels)
   try:
     prepared = prepare(
       flags.dataset,
@@ -67,6 +76,7 @@ def main(argv: list[str]) -> int:
       allow_skips=flags.allow_skips,
       excluded=_excluded(flags.exclude),
       progress=sys.stderr.isatty(),
+      reader=reader,
     )
   except ClipsFailed as error:
     _print_skipped(error.skipped)

@@ -24,6 +24,7 @@ from echoforge_jax.loading import load_object, origin
 DATASETS = {
   'camus': 'echoforge_jax.data.verify:Camus',
   'echonet': 'echoforge_jax.data.verify_echonet:EchoNet',
+  'folder': 'echoforge_jax.data.folder:FolderReader',
 }
 # What the providers' files end with; others that lie beside them do not count.
 SUFFIXES = ('.nii', '.gz', '.mhd', '.raw', '.zraw', '.cfg', '.txt', '.csv', '.avi')
@@ -36,11 +37,13 @@ class Reader:
   Clips are read by several threads at once. A fault of a file is an `InputError`.
   """
 
-  schemes: tuple[str, ...] = ('official',)  # Split schemes that `list_clips` knows.
+  # Split schemes that `list_clips` knows; '*' stands for anything.
+  schemes: tuple[str, ...] = ('official',)
   # Clips reach beyond ED and ES: training gets the part between them, the other splits keep all.
   whole_clips = False
   excluded: tuple[str, ...] = ()  # Patients that are left out by default.
   synthetic = False  # Whether the patients are phantoms.
+  options = ''  # What decides the clips beside the files, as text.
   suffixes: tuple[str, ...] | None = None  # Of the files that are data; None: every file.
 
   def __init__(self, raw_dir: str | os.PathLike):
@@ -96,7 +99,7 @@ class Reader:
     return make_finding('clip-unreadable', where, error, 'a clip')
 
 
-def reader_of(dataset: str, field: str = 'dataset') -> Callable[[str | os.PathLike], Reader]:
+def reader_of(dataset: str, field: str = 'dataset') -> Callable[..., Reader]:
   """Returns what opens a raw dataset: called with its folder it gives the reader.
 
   Args:
@@ -118,7 +121,9 @@ def reader_of(dataset: str, field: str = 'dataset') -> Callable[[str | os.PathLi
   return functools.partial(_open, dataset, found)
 
 
-def _open(dataset: str, make: Callable[..., Reader], raw_dir: str | os.PathLike) -> Reader:
+def _open(
+  dataset: str, make: Callable[..., Reader], raw_dir: str | os.PathLike, **options
+) -> Reader:
   """Returns a reader of a folder that exists."""
   raw_dir = pathlib.Path(raw_dir).expanduser()
   if not raw_dir.is_dir():
@@ -127,7 +132,7 @@ def _open(dataset: str, make: Callable[..., Reader], raw_dir: str | os.PathLike)
       'distributes it; correct the path'
     )
   try:
-    reader = make(raw_dir)
+    reader = make(raw_dir, **options)
     reader.raw_dir = raw_dir
   except InputError:
     raise
@@ -160,7 +165,7 @@ def read_checked(reader: Reader, patient: str, view: str) -> Clip:
     if found.shape != wanted or (dtype and found.dtype != dtype):
       kind = f'{dtype.__name__} ' if dtype else ''
       raise InputError(f'{where}: {name} is {found.dtype} {found.shape}, wanted {kind}{wanted}')
-  if not (0 <= clip.ed < count and 0 <= clip.es < count and clip.ed != clip.es):
+  if not (0 <= clip.ed < count and 0 <= clip.es < count and (clip.ed != clip.es or count == 1)):
     raise InputError(
       f'{where}: ED and ES are {clip.ed} and {clip.es}, wanted two of the frames 0 to {count - 1}'
     )
@@ -173,6 +178,7 @@ def fingerprint(
   raw_dir: str | os.PathLike,
   suffixes: Collection[str] | None = None,
   skip: str | os.PathLike | None = None,
+  options: str = '',
 ) -> str:
   """Returns a hash of names, sizes and contents of a raw dataset's files, 64 hexadecimal digits.
 
@@ -184,11 +190,12 @@ def fingerprint(
     raw_dir: the folder; hidden files and folders do not count.
     suffixes: in lower case, of the files that count; None: all.
     skip: a folder that does not count, such as that of the prepared data.
+    options: the reader's.
   """
   root = pathlib.Path(raw_dir)
   absolute = root.resolve()
   skipped = pathlib.Path(skip).expanduser().resolve() if skip else None
-  digest = hashlib.sha256()
+  digest = hashlib.sha256(options.encode())
   for path in sorted(root.rglob('*')):
     name = path.relative_to(root).as_posix()
     if (

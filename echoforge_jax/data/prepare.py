@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 import contextlib
 import dataclasses
 import fcntl
+import fnmatch
 import os
 import pathlib
 import shutil
@@ -67,7 +68,7 @@ def _list_splits(
 ) -> dict[str, list[tuple[str, str]]]:
   """Lists all clips of every split; a patient may be in one split only."""
   raw_dir = reader.raw_dir
-  if scheme not in reader.schemes:
+  if not any(fnmatch.fnmatchcase(scheme, known) for known in reader.schemes):
     raise InputError(f'split_scheme: found {scheme!r}, wanted one of {list(reader.schemes)}')
   listed = {s: reader.list_clips(s, scheme) for s in SPLITS}
   # A misspelt name would leave the clip in.
@@ -141,7 +142,7 @@ def prepare(
     raw_dir: root of the raw dataset.
     data_dir: root of all prepared data.
     image_size: S, side of the square in pixels.
-    split_scheme: which split files decide ('official', 'memsam').
+    split_scheme: which split files decide, one of the reader's `schemes`.
     overwrite: replace data that were prepared from other raw files.
     allow_skips: leave out clips that cannot be read; the index names them.
     excluded: patients (EchoNet: clips) to leave out unread; None takes the dataset's own list.
@@ -160,7 +161,7 @@ def prepare(
   splits = _list_splits(reader, split_scheme, excluded)
   path = prepared_path(data_dir, dataset, split_scheme, image_size)
   index = {
-    'fingerprint': raw.fingerprint(raw_dir, reader.suffixes, skip=data_dir),
+    'fingerprint': raw.fingerprint(raw_dir, reader.suffixes, data_dir, reader.options),
     'dataset': dataset,
     'image_size': image_size,
     'split_scheme': split_scheme,

@@ -131,7 +131,7 @@ def _check_clip(dataset, name: str) -> tuple[list[Finding], bytes | None]:
     return findings, None
   blank = any(finding.code == 'image-blank' for finding in findings)
   findings += _judge_frames(recording, blank)
-  findings += _judge_tracings(recording, dataset.raw_dir / echonet.TRACINGS)
+  findings += judge_tracings(recording)
   return findings, hashlib.sha1(recording.frames.tobytes()).digest()
 
 
@@ -156,11 +156,12 @@ def _num_outside(rows: np.ndarray, shape: tuple[int, int]) -> int:
   return int(((x < -0.5) | (x > width) | (y < -0.5) | (y > height)).sum())
 
 
-def _judge_tracings(recording: Recording, tables: Path) -> Iterator[Finding]:
-  masks, shape = recording.masks, recording.frames.shape[1:]
+def judge_tracings(recording: Recording) -> Iterator[Finding]:
+  """Yields what the reader of a clip copes with."""
+  masks, shape, tables = recording.masks, recording.frames.shape[1:], recording.tables
   for frame, rows in sorted(recording.traced.items()):
     what = f'frame {frame} of {recording.row.name}'
-    if MIN_ROWS <= len(rows) != ROWS:
+    if MIN_ROWS <= len(rows) != ROWS and rows.shape[1] == 4:
       yield make_finding('tracing-rows', tables, f'{len(rows)} rows of {what}', f'{ROWS}')
     outside = _num_outside(rows, shape)
     if outside and frame in masks and masks[frame].any():

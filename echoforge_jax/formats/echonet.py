@@ -88,6 +88,13 @@ class _Line:
   def fault(self, found: str, wanted: str) -> FindingError:
     return fault('csv-line', self.path, f'line {self.line}: {found} ({self.name})', wanted)
 
+  def check(self) -> None:
+    """Raises the fault of a line that names no clip, or has too many cells."""
+    if not self.name or '/' in self.name or '\\' in self.name:
+      raise self.fault(f'FileName is {self.name!r}', f'the name of a clip in {VIDEOS}/')
+    if extra := self.row.get(None):  # A decimal comma moves every later column.
+      raise self.fault(f'{len(extra)} fields more than columns', 'one per column')
+
   def number(self, column: str, *, optional: bool = False) -> float:
     text = (self.row[column] or '').strip()
     if not text and optional:
@@ -109,13 +116,9 @@ class _Line:
 
 def _file_row(line: _Line) -> FileRow:
   """Returns one line of FileList.csv; raises `FindingError` where it is wrong."""
-  name, extra = line.name, line.row.get(None)
-  if not name or '/' in name or '\\' in name:
-    raise line.fault(f'FileName is {name!r}', f'the name of a clip in {VIDEOS}/')
-  if extra is not None:  # A decimal comma moves every later column.
-    raise line.fault(f'{len(extra)} fields more than columns', 'one per column')
+  line.check()
   return FileRow(
-    name=name,
+    name=line.name,
     ef_percent=line.number('EF', optional=True),
     esv_ml=line.number('ESV', optional=True),
     edv_ml=line.number('EDV', optional=True),
@@ -131,6 +134,9 @@ def _file_row(line: _Line) -> FileRow:
 class Dataset:
   """The tables of a raw folder, read once. A line that cannot be used costs its clip only."""
 
+  list_columns, tracing_columns = LIST_COLUMNS, TRACING_COLUMNS
+  view = VIEW
+
   def __init__(self, raw_dir: str | os.PathLike):
     """Reads both tables."""
     self.raw_dir = pathlib.Path(raw_dir)
@@ -138,19 +144,21 @@ class Dataset:
     self.findings: list[Finding] = []  # What is wrong with single lines.
     self._split: dict[str, str] = {}
     self._broken: dict[str, Finding] = {}
-    for line in _lines(self.raw_dir / FILE_LIST, LIST_COLUMNS):
+    for line in _lines(self.raw_dir / FILE_LIST, self.list_columns):
       try:
         self._add_file(line)
       except FindingError as error:
         self._refuse(line.name, error.finding)
     found = {}
-    for line in _lines(self.raw_dir / TRACINGS, TRACING_COLUMNS):
+    for line in _lines(self.raw_dir / TRACINGS, self.tracing_columns):
+      if self._lacks_tracing(line):
+        continue
       try:
         rows = found.setdefault(line.name, {}).setdefault(line.whole('Frame'), [])
-        rows.append([line.number(c) for c in ('X1', 'Y1', 'X2', 'Y2')])
+        rows.append([line.number(c) for c in self.tracing_columns[1:-1]])
       except FindingError as error:
         self._refuse(line.name, error.finding)
-    # Clip -> frame -> rows float64 [R, 4] (x1, y1, x2, y2).
+    # Clip -> frame -> rows float64 [R, 4] (x1, y1, x2, y2), or points [R, 2] (x, y).
     self.tracings = {
       name: {frame: np.asarray(rows) for frame, rows in frames.items() if rows}
       for name, frames in found.items()
@@ -160,19 +168,26 @@ class Dataset:
     self.findings.append(finding)
     self._broken.setdefault(name, finding)
 
+  def _lacks_tracing(self, line: _Line) -> bool:
+    """Tells whether a line says that a frame was not traced."""
+    return False
+
   def _add_file(self, line: _Line) -> None:
     split = (line.row['Split'] or '').strip().upper()
     known = split in SPLITS.values()
     # What belongs nowhere is reported with the training clips.
     self._split.setdefault(line.name, split if known else 'TRAIN')
     row = _file_row(line)
-    if row.name in self.files:
-      found = f'{row.name} in lines {self.files[row.name].line} and {line.line}'
-      raise fault('listed-twice', line.path, found, 'every clip once')
-    self.files[row.name] = row
+    self._list(row)
     if not known:
       found = f'{row.split!r} of {row.name} (line {row.line})'
       raise fault('split-unknown', line.path, found, ', '.join(SPLITS.values()))
+
+  def _list(self, row: FileRow) -> None:
+    if row.name in self.files:
+      found = f'{row.name} in lines {self.files[row.name].line} and {row.line}'
+      raise fault('listed-twice', self.raw_dir / FILE_LIST, found, 'every clip once')
+    self.files[row.name] = row
 
   def clips_of(self, split: str) -> list[tuple[str, str]]:
     """Returns (name, view) of the clips of 'train', 'validation' or 'test'."""
@@ -186,6 +201,7 @@ class Dataset:
       self.files[name],
       self.tracings.get(name, {}),
       never_traced=name in DEFAULT_EXCLUDED,
+      view=self.view,
     )
 
   def read_clip(self, name: str, view: str = VIEW) -> Clip:

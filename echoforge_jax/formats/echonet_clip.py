@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import dataclasses
+import math
 import os
 import pathlib
 
@@ -31,7 +32,7 @@ class FileRow:
   height: int
   width: int
   fps: float
-  num_frames: int  # As listed; the decoded number may differ.
+  num_frames: int  # As listed (0: not listed); the decoded number may differ.
   split: str  # As written, for example 'TRAIN'.
   line: int  # Of the file.
 
@@ -52,7 +53,8 @@ def tracing_mask(rows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
   """Returns the mask of a tracing uint8 {0, 1} of `shape` [H, W], by the provider's own rule.
 
   The polygon runs down the first ends of the chords and up the second ends; the long axis (row 0)
-  is no part of it. `rows` is float64 [R, 4] (x1, y1, x2, y2) in pixels, R >= 3.
+  is no part of it. `rows` is float64 [R, 4] (x1, y1, x2, y2) in pixels, or the polygon itself,
+  [R, 2] (x, y); R >= 3.
   """
   from skimage import draw  # A third of a second; needed here only.
 
@@ -62,8 +64,9 @@ def tracing_mask(rows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     )
   # Points far outside would overflow; the border cuts the polygon anyhow.
   rows = np.clip(rows, -_FAR, _FAR)
-  x = np.concatenate([rows[1:, 0], rows[:0:-1, 2]])
-  y = np.concatenate([rows[1:, 1], rows[:0:-1, 3]])
+  if rows.shape[1] == 4:
+    rows = np.concatenate([rows[1:, :2], rows[:0:-1, 2:]])
+  x, y = rows.T
   mask = np.zeros(shape, np.uint8)
   mask[draw.polygon(np.rint(y).astype(int), np.rint(x).astype(int), shape)] = 1
   return mask
@@ -80,23 +83,25 @@ class Recording:
     traced: dict[int, np.ndarray],
     *,
     never_traced: bool = False,
+    view: str = VIEW,
   ):
     """Reads nothing yet.
 
     Args:
       tables: the file of tracings, for messages.
       row: of the file list.
-      traced: frame -> rows float64 [R, 4] (x1, y1, x2, y2).
+      traced: frame -> rows of `tracing_mask`.
       never_traced: the release is known to lack this clip's tracing.
     """
     self.path, self.row, self.traced = path, row, traced
     self.frames: np.ndarray | None = None  # uint8 [T, H, W]; None if no frame can be decoded.
     self.masks: dict[int, np.ndarray] = {}  # uint8 [H, W] {0, 1} of usable traced frames.
-    self._tables, self._never_traced = tables, never_traced
+    self.fps = row.fps  # The video's own where the list has none.
+    self.tables, self._never_traced, self._view = tables, never_traced, view
 
   def read(self) -> Iterator[Finding]:
     """Reads the clip, and yields what makes it unusable."""
-    name, tables = self.row.name, self._tables
+    name, tables = self.row.name, self.tables
     if self._never_traced and not self.traced:
       found = f'{name}, listed but not traced'
       yield make_finding(NEVER_TRACED, tables, found, 'two traced frames')
@@ -125,6 +130,7 @@ class Recording:
       yield make_finding('video-undecodable', path, reason, 'an MJPG AVI file')
       return
     self.frames = clip.frames
+    self.fps = clip.fps if math.isnan(self.fps) else self.fps
     if missing := missing_bytes(path):
       error = error or f'{missing} bytes are missing'
     if error:
@@ -138,15 +144,15 @@ class Recording:
   def _read_tracing(self, frame: int, rows: np.ndarray) -> Iterator[Finding]:
     what = f'frame {frame} of {self.row.name}'
     if len(rows) < MIN_ROWS:
-      yield make_finding('tracing-short', self._tables, f'{len(rows)} rows of {what}', ROWS)
+      yield make_finding('tracing-short', self.tables, f'{len(rows)} rows of {what}', ROWS)
       return
     if not 0 <= frame < len(self.frames):
       count = f'a frame below {len(self.frames)}, the frames of the video'
-      yield make_finding('tracing-beyond', self._tables, what, count)
+      yield make_finding('tracing-beyond', self.tables, what, count)
       return
     self.masks[frame] = tracing_mask(rows, self.frames.shape[1:])
     if not self.masks[frame].any():
-      yield make_finding('lv-empty', self._tables, f'an empty polygon, {what}', 'a ventricle')
+      yield make_finding('lv-empty', self.tables, f'an empty polygon, {what}', 'a ventricle')
 
   def ends(self) -> tuple[int, int]:
     """Returns (ed, es): the larger of the two traced areas is ED."""
@@ -162,14 +168,14 @@ class Recording:
     ed, es = self.ends()
     return Clip(
       patient=self.row.name,
-      view=VIEW,
+      view=self._view,
       frames=self.frames,
       masks=masks,
       labeled=labeled,
       ed=ed,
       es=es,
       spacing_mm=np.full(2, np.nan, np.float32),
-      fps=self.row.fps,
+      fps=self.fps,
       ef_percent=self.row.ef_percent,
       edv_ml=self.row.edv_ml,
       esv_ml=self.row.esv_ml,

@@ -16,6 +16,8 @@ _CORRECT = 'correct the line, or fetch the file again'
 _VIEW = 'fetch all files of this view again'
 _EXCLUDE = 'leave the clip out with `prepare --exclude` or `--allow_skips`'
 _REPLACE = f'fetch the files again, or {_EXCLUDE}'
+_EXPORT = 'export the file again, or move the case elsewhere'
+_ADD = 'add the'
 # Code -> (what it means, the remedy). Errors make the reader refuse the clip or the results wrong;
 # the reader copes with warnings.
 _ERRORS = {
@@ -74,8 +76,38 @@ _ERRORS = {
   'video-undecodable': ('no frame can be decoded', _REPLACE),
   'video-damaged': ('the video breaks off', _REPLACE),
   'video-resized': ('frames have another size than is listed: the tracing may not fit', _REPLACE),
+  # Of a folder of images and masks.
+  'image-unreadable': ('an image or a clip cannot be read', _EXPORT),
+  'mask-unreadable': ('a mask cannot be read', _EXPORT),
+  'image-missing': ('a mask or a line of cases.csv has no image', f'{_ADD} image, or delete it'),
+  'mask-missing': ('an image has no mask, or none at ED or ES', f'{_ADD} mask, or move the image'),
+  'mask-other-view': ('the mask of another view lies beside an image', f'{_ADD} mask of this view'),
+  'stem-twice': ('two files stand for one image or mask', 'keep one of them'),
+  'still-missing': ('a still of ED without one of ES, or the reverse', f'{_ADD} other still'),
+  'mask-size': ('an image and its mask, or the stills of a case, differ in size', _EXPORT),
+  'mask-frames': (
+    'the frames that masks label are not clear',
+    'a mask for every frame, or one file each, named STEM_frameNN from 0 on',
+  ),
+  'mask-values': (
+    'a mask holds values that are no label',
+    'name the values in dataset.json ({"labels": {"lv": 1}}) or with --labels',
+  ),
+  'mask-empty': ('nothing is labeled at ED or ES', 'draw it, or name other frames in cases.csv'),
+  'labels-unreadable': (
+    'the names of the labels are not clear',
+    'write {"labels": {"lv": 1, "myo": 2, "la": 3}} with the values of the masks',
+  ),
+  'ends-unknown': ('ED and ES are not known', 'give the columns ed and es in cases.csv'),
+  'frame-beyond': ('a frame that the clip does not have', 'count frames from 0'),
+  'ends-swapped': ('the ventricle at ED is smaller than at ES', 'swap ED and ES'),
+  'spacing-unit': (
+    'a pixel would be no 0.01 to 5 mm',
+    'give spacing_mm in cases.csv in mm, or leave it empty where it is unknown',
+  ),
 }
 _WARNINGS = {
+  'column-unknown': ('a column that nothing reads', 'correct its name, or ignore it'),
   'stray-file': ('not part of the layout; nothing reads it', 'move it elsewhere'),
   'frame-mismatch': (
     'the ED or ES file is not that frame of the sequence',
@@ -106,6 +138,10 @@ _HARMLESS = {
     'its area and length are lower bounds',
   ),
   'split-unlisted': ('a patient on disk is in no split', 'nothing will use it'),
+  'case-unlisted': ('an image is not in cases.csv', 'nothing will use it'),
+  'label-unused': ('a label that is no left ventricle, myocardium or atrium', 'it is background'),
+  'channel-unused': ('an image has several channels', 'only channel 0000 is read'),
+  'labels-absent': ('test images without labels', 'they are not used'),
   'clip-unlisted': ('a video is not listed', 'nothing will use it'),
   'tracing-unlisted': ('a tracing without a listed clip', 'nothing will use it'),
   'tracing-known-missing': (
