@@ -41,7 +41,8 @@ def by_patient(
     patients.setdefault(clip.case.patient, []).append(clip)
   found = {}
   for patient, own in patients.items():
-    whole = [w for c in own if (w := wholes.get((patient, c.case.view)))]
+    keys = [(patient, c.case.view) for c in own if c.has_ejection]
+    whole = [wholes[key] for key in keys if key in wholes]
     found[patient] = _patient_ejection(own, whole, protocol, metric)
   return found
 
@@ -60,8 +61,9 @@ def _patient_ejection(
     values = (float(getattr(c.case, name)) for c in clips)
     return next(filter(math.isfinite, values), math.nan)
 
-  truth = measure({c.case.view: c.truth_ends for c in clips})
-  predicted = {c.case.view: c.predicted_ends for c in clips}
+  beats = [clip for clip in clips if clip.has_ejection]
+  truth = measure({c.case.view: c.truth_ends for c in beats})
+  predicted = {c.case.view: c.predicted_ends for c in beats}
   dataset = known('edv_ml'), known('esv_ml'), known('ef_percent')
   source = 'dataset' if math.isfinite(dataset[2]) else 'masks'
   reference = dataset[2] if source == 'dataset' else truth.ef_percent

@@ -155,8 +155,8 @@ def predict_split(
   step, choice = choose_step(workdir, step, which)
   config, variables, step = checkpoint.restore_for_inference(workdir, which, step)
   data = config.data
-  dataset = protocol.dataset or data.dataset
-  if dataset == data.dataset and data.split_scheme != protocol.split_scheme:
+  dataset, scheme = protocol.dataset or data.dataset, protocol.split_scheme or data.split_scheme
+  if dataset == data.dataset and data.split_scheme != scheme:
     raise InputError(
       f'{workdir}: trained with the patient lists {data.split_scheme!r}, but the protocol '
       f'{protocol.name!r} tests on those of {protocol.split_scheme!r}, some of whom it was trained '
@@ -166,7 +166,7 @@ def predict_split(
     data_dir=str(data_dir or data.data_dir),
     dataset=dataset,
     image_size=data.image_size,
-    split_scheme=protocol.split_scheme,
+    split_scheme=scheme,
   )
   classes = tuple(data.classes)
   spec = DataSpec(**where, num_frames=protocol.num_frames, classes=classes)
@@ -199,7 +199,7 @@ def make_receipt(config, source, protocol: Protocol, *, step: int, which: str, w
     'dataset': protocol.dataset or config.data.dataset,
     'synthetic': source.synthetic,
     'split': source.split,
-    'split_scheme': protocol.split_scheme,
+    'split_scheme': protocol.split_scheme or config.data.split_scheme,
     'raw_fingerprint': source.fingerprint,
     'image_size': int(source.image_size),
     'device': device_kind(),

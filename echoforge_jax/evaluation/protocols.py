@@ -8,7 +8,7 @@ from echoforge_jax.data.datasets import DATASETS
 from echoforge_jax.errors import InputError
 
 _CHOICES = {
-  'split_scheme': ('official', 'memsam'),
+  'split_scheme': ('', 'official', 'memsam'),
   'sampler': ('linspace', 'truncate'),
   'score': ('ends', 'all'),
   'pooling': ('clip_patient', 'frame'),
@@ -24,7 +24,8 @@ class Protocol:
   score: str  # 'ends': the first (ED) and last (ES) sampled frame; 'all': every one.
   description: str  # One line for reports.
   dataset: str = 'camus'  # As `verify` takes it; '' takes the one the run was trained on.
-  # Whose patient lists decide: 'official', or 'memsam' (CAMUS in the order of ids, 350/50/100).
+  # Whose patient lists decide: 'official', 'memsam' (CAMUS in the order of ids, 350/50/100), or ''
+  # for those that the run was trained on, such as a fold.
   split_scheme: str = 'official'
   # 'linspace': rint(linspace(ED, ES, num_frames)); 'truncate': the same cut to whole numbers.
   sampler: str = 'linspace'
@@ -64,7 +65,14 @@ _ECHONET = Protocol(
   ef_method='discs',
   metric_spacing=False,
 )
-PROTOCOLS = {p.name: p for p in (*_CAMUS, *_BY_ID, _ECHONET)}
+_OWN = Protocol(
+  'own',
+  'ends',
+  'the data and patient lists that the run was trained on, scored at ED and ES',
+  dataset='',
+  split_scheme='',
+)
+PROTOCOLS = {p.name: p for p in (*_CAMUS, *_BY_ID, _ECHONET, _OWN)}
 
 
 def get_protocol(name: str) -> Protocol:

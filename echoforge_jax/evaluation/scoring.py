@@ -71,6 +71,7 @@ class ClipScore:
   truth_areas: np.ndarray  # [T]; NaN where unlabeled.
   valid: float  # Share of frames whose prediction is anatomically valid.
   truth_valid: float  # NaN unless every frame is labeled.
+  has_ejection: bool = True  # False for a still, and for views that give no volume, such as PSAX.
   truth_ends: tuple = (None, None)  # Cavities at (ED, ES); None: unmeasurable or unlabeled.
   predicted_ends: tuple = (None, None)
   # Temporal attributes; NaN on frames without a label or cavity.
@@ -176,6 +177,7 @@ def _ventricle(case: Case, classes, known: np.ndarray, spacing) -> dict:
   return {
     'areas': areas,
     'truth_areas': np.where(known, truth_areas, math.nan),
+    'has_ejection': case.view in ejection.VIEWS and not _is_still(case.frames),
     'truth_ends': tuple(truth[t] if known[t] else None for t in (0, -1)),
     'predicted_ends': (predicted[0], predicted[-1]),
     'attributes': attributes,
@@ -183,6 +185,10 @@ def _ventricle(case: Case, classes, known: np.ndarray, spacing) -> dict:
       name: np.where(known, series, math.nan) for name, series in truth_attributes.items()
     },
   }
+
+
+def _is_still(frames: np.ndarray | None) -> bool:
+  return frames is not None and bool((frames == frames[:1]).all())
 
 
 def _follow(masks, classes, spacing):

@@ -25,6 +25,7 @@ from scipy import ndimage
 
 from echoforge_jax.metrics import surface
 
+VIEWS = ('2CH', '4CH')  # Those that volumes are measured in.
 DISCS = 20
 EF_RANGE = (0.0, 90.0)  # Percent; outside it a measurement is flagged.
 MIN_PIXELS = 16  # A smaller largest component is no cavity.

@@ -121,6 +121,18 @@ def test_no_cavity_is_left_out_and_counted():
   assert 'patient0001' in summary_text(result).split('flagged')[1]
 
 
+def test_stills_and_short_axes_have_no_ef():
+  cases = make_cases()
+  cases[0].frames[:] = cases[0].frames[0]  # The same picture all the time.
+  cases[2] = dataclasses.replace(cases[2], view='PSAX')
+  cases[3] = dataclasses.replace(cases[3], view='4CH-2')
+  result = score(cases)
+  assert result.metrics['classes']['lv']['dice']['n'] == 3
+  assert result.metrics['ef']['n'] == 2 and result.metrics['ef']['not_measurable'] == 1
+  assert result.metrics['flags']['single_plane'] == 2
+  assert set(result.metrics['ef_single_plane']) == {'2CH', '4CH'}
+
+
 def test_unknown_spacing_is_scored_in_native_pixels():
   nan = np.array([math.nan, math.nan])
   truth = make_cases(1)[0].truth
