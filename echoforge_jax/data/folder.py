@@ -45,7 +45,7 @@ class FolderReader(Reader):
 
   def list_clips(self, split: str, scheme: str) -> list[tuple[str, str]]:
     """Returns the clips of a split; one whose line cannot be used counts as training."""
-    chosen = split_patients(self._stated(), scheme)
+    chosen = split_patients(self._stated(), scheme, self.raw_dir)
     return [
       clip
       for clip, case in self._cases.items()
@@ -61,12 +61,15 @@ class FolderReader(Reader):
     return reading.clip()
 
   def verify(self) -> Iterator[Finding]:
-    """Checks the files' names, the tables and every case."""
+    """Checks the files' names, the tables and every case; names each fault once."""
+    return iter(dict.fromkeys(self._findings()))
+
+  def _findings(self) -> Iterator[Finding]:
     yield from self._source.findings
     splits: dict[str, str] = {}
     try:
       stated = self._stated()
-      splits = split_patients(stated, 'official')
+      splits = split_patients(stated, 'official', self.raw_dir)
       for patient in stated.keys() - splits.keys():
         found, wanted = f'{patient} in no split', 'train, validation or test'
         yield make_finding('split-unlisted', self.raw_dir, found, wanted)

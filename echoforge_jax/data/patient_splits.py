@@ -5,6 +5,7 @@ import hashlib
 import re
 
 from echoforge_jax.errors import InputError
+from echoforge_jax.formats.findings import fault
 
 # Schemes as `fnmatch` patterns.
 SCHEMES = ('official', 'seed*', 'fold*of*')
@@ -22,7 +23,7 @@ def fold_scheme(text: str) -> str:
   return scheme
 
 
-def split_patients(stated: Mapping[str, str], scheme: str) -> dict[str, str]:
+def split_patients(stated: Mapping[str, str], scheme: str, source='') -> dict[str, str]:
   """Divides patients; every one is in one split at most.
 
   'official' takes what is stated: a split, or the number of a fold. Where nobody validates, a tenth
@@ -34,6 +35,7 @@ def split_patients(stated: Mapping[str, str], scheme: str) -> dict[str, str]:
   Args:
     stated: patient -> 'train', 'validation', 'test', a fold from 0 as text, or ''.
     scheme: one of `SCHEMES`.
+    source: file or folder that states them, for messages.
 
   Returns:
     Patient -> split.
@@ -41,10 +43,8 @@ def split_patients(stated: Mapping[str, str], scheme: str) -> dict[str, str]:
   folds = {p: int(s) for p, s in stated.items() if s.isdigit()}
   if folds and len(folds) < len(stated):
     wrong = next(p for p in stated if p not in folds)
-    raise InputError(
-      f'split of {wrong}: found {stated[wrong]!r} where other patients have the number of a fold, '
-      'wanted one or the other; correct the table'
-    )
+    found = f'the split {stated[wrong]!r} of {wrong}'
+    raise fault('split-unknown', source, found, 'the number of a fold, as for other patients')
   if scheme == 'official' and folds:
     scheme = f'fold1of{max(folds.values()) + 1}'
   if scheme == 'official' and any(stated.values()):
@@ -103,4 +103,3 @@ def _read_seed(scheme: str) -> int:
   if not (text.isascii() and text.isdigit()):
     raise InputError(f'split_scheme: found {scheme!r}, wanted one of {list(SCHEMES)} such as seed1')
   return int(text)
-

@@ -110,7 +110,7 @@ def _read_row(line: _Line, surplus: int) -> Row:
     if _NO_NAME.search(text[name]):
       raise line.fault(f'{name} is {text[name]!r}', 'a name, no path')
   if not text['case']:
-    raise line.fault('no case', f'the stem of a file in images/')
+    raise line.fault('no case', 'the stem of a file in images/')
   split = text['split'].lower()
   if split and not split.isdigit() and split not in _SPLIT_OF:
     wanted = 'train, validation, test, or the number of a fold from 0 on'

@@ -60,7 +60,7 @@ _ERRORS = {
   'split-unreadable': ('a line is no patient id', _CORRECT),
   'split-empty': ('a list names nobody', _FETCH),
   'split-duplicate': ('a list names a patient twice', 'delete the second line'),
-  'split-leak': ('a patient is in two splits', 'delete it from one list'),
+  'split-leak': ('a patient is in two splits', 'keep it in one of them'),
   'split-absent': (
     'a list names a patient that is not on disk',
     'fetch the patient, or delete the line',
@@ -72,7 +72,7 @@ _ERRORS = {
   'tracing-frames': ('not two traced frames', _REPLACE),
   'tracing-short': ('too few rows to span an area', _REPLACE),
   'tracing-beyond': ('the traced frame does not exist', _REPLACE),
-  'split-unknown': ('the split is none of TRAIN, VAL, TEST', f'correct the line, or {_EXCLUDE}'),
+  'split-unknown': ('the split is none that is known', f'correct the line, or {_EXCLUDE}'),
   'video-undecodable': ('no frame can be decoded', _REPLACE),
   'video-damaged': ('the video breaks off', _REPLACE),
   'video-resized': ('frames have another size than is listed: the tracing may not fit', _REPLACE),

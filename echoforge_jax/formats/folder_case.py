@@ -151,7 +151,7 @@ class CaseReading:
   def _judge(self) -> Iterator[Finding]:
     """Checks the frames and masks at ED and ES."""
     path = self.case.images[0]
-    for name, frame in dict(zip(('ES', 'ED'), self.ends[::-1])).items():
+    for frame, name in dict(zip(self.ends[::-1], ('ES', 'ED'))).items():
       if np.ptp(self.frames[frame]) == 0:
         where = self.case.images[-1] if frame and self.case.is_pair else path
         yield make_finding('image-blank', where, f'one value only on frame {frame}', 'ultrasound')

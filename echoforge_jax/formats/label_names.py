@@ -17,8 +17,7 @@ _WANTED = 'names with values, such as {"lv": 1, "myo": 2, "la": 3}'
 _NAMES = {
   'lv': 'lv lvendo lvcavity lvcav lvbloodpool leftventricle leftventriclecavity '
   'leftventricularcavity leftventricularendocardium endocardium lvendocardium',
-  'myo': 'myo myocardium lvmyo lvmyocardium lvwall leftventricularmyocardium '
-  'leftventricularwall',
+  'myo': 'myo myocardium lvmyo lvmyocardium lvwall leftventricularmyocardium leftventricularwall',
   'la': 'la leftatrium laendo lacavity leftatrialcavity',
 }
 _CLASS_OF = {name: label for label, names in _NAMES.items() for name in names.split()}

@@ -10,7 +10,6 @@ out. ED is the frame with the larger area.
 """
 
 from collections.abc import Iterator
-import dataclasses
 import math
 import pathlib
 
@@ -93,4 +92,6 @@ class Pediatric:
 
 def is_pediatric(root: pathlib.Path) -> bool:
   """Returns True for the dataset, or the folder of one of its views."""
-  return any((folder / echonet.FILE_LIST).is_file() for folder in (root, *map(root.joinpath, VIEWS)))
+  return any(
+    (folder / echonet.FILE_LIST).is_file() for folder in (root, *map(root.joinpath, VIEWS))
+  )

@@ -12,11 +12,9 @@ from echoforge_jax.data.datasets import read_checked, reader_of
 from echoforge_jax.data.folder import FolderReader
 from echoforge_jax.data.patient_splits import fold_scheme, split_patients
 from echoforge_jax.data.pipeline import make_train_iterator
-from echoforge_jax.data.prepare import prepare
 from echoforge_jax.data.prepared import load_split
 from echoforge_jax.data.spec import DataSpec
 from echoforge_jax.errors import InputError
-from echoforge_jax.formats.findings import CODES
 from echoforge_jax.formats.masks import read_masks
 from tests import folders
 
@@ -44,11 +42,15 @@ def plain(clean, tmp_path):
 
 def _clips(root, **options):
   reader = reader_of('folder')(root, **options)
-  return {f'{patient} {view}': read_checked(reader, patient, view) for patient, view in _all(reader)}
+  return {
+    f'{patient} {view}': read_checked(reader, patient, view) for patient, view in _all(reader)
+  }
 
 
 def _all(reader, scheme='official'):
-  return [clip for split in ('train', 'validation', 'test') for clip in reader.list_clips(split, scheme)]
+  return [
+    clip for split in ('train', 'validation', 'test') for clip in reader.list_clips(split, scheme)
+  ]
 
 
 def _errors(root):
@@ -303,7 +305,12 @@ def test_a_fold_names_the_prepared_folder(clean, tmp_path):
 
 def test_camus_has_no_folds(tmp_path, capsys):
   (tmp_path / 'database_nifti' / 'patient0001').mkdir(parents=True)
-  assert main(['prepare', '--dataset=camus', f'--raw={tmp_path}', f'--data_dir={tmp_path}', '--fold=1/5']) == 2
+  assert (
+    main(
+      ['prepare', '--dataset=camus', f'--raw={tmp_path}', f'--data_dir={tmp_path}', '--fold=1/5']
+    )
+    == 2
+  )
   assert "'fold1of5', wanted one of ['official', 'memsam']" in capsys.readouterr().err
 
 
