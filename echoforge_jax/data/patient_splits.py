@@ -1,9 +1,9 @@
 """Splits of patients where no provider made them: as stated, by a seed, or in folds."""
 
-from collections.abc import Iterable, Mapping
-import hashlib
+from collections.abc import Mapping
 import re
 
+from echoforge_jax.data.selection import rank_patients
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats.findings import fault
 
@@ -52,7 +52,7 @@ def split_patients(stated: Mapping[str, str], scheme: str, source='') -> dict[st
     training = [patient for patient, split in chosen.items() if split == 'train']
     if 'validation' not in chosen.values() and len(training) > 1:
       count = max(1, round(_VALIDATION * len(training)))
-      chosen |= dict.fromkeys(_ranked(training, 0)[:count], 'validation')
+      chosen |= dict.fromkeys(rank_patients(training, 0)[:count], 'validation')
     return chosen
   tested = [patient for patient, split in stated.items() if split == 'test']
   others = [patient for patient in stated if patient not in set(tested)]
@@ -63,12 +63,8 @@ def split_patients(stated: Mapping[str, str], scheme: str, source='') -> dict[st
   return chosen | dict.fromkeys(tested, 'test')
 
 
-def _ranked(patients: Iterable[str], seed: int) -> list[str]:
-  return sorted(patients, key=lambda p: hashlib.sha256(f'{seed}:{p}'.encode()).digest())
-
-
 def _by_seed(patients: list[str], seed: int, is_tested: bool) -> dict[str, str]:
-  order = _ranked(patients, seed)
+  order = rank_patients(patients, seed)
   test = 0 if is_tested or len(order) < 3 else max(1, round(_TEST * len(order)))
   validation = 0 if len(order) < 2 else max(1, round(_VALIDATION * len(order)))
   names = ['test'] * test + ['validation'] * validation
@@ -77,7 +73,7 @@ def _by_seed(patients: list[str], seed: int, is_tested: bool) -> dict[str, str]:
 
 def _by_fold(patients, folds: Mapping[str, int], scheme: str, is_tested: bool) -> dict[str, str]:
   number, count = _read_fold(scheme)
-  folds = folds or {patient: n % count for n, patient in enumerate(_ranked(patients, 0))}
+  folds = folds or {patient: n % count for n, patient in enumerate(rank_patients(patients, 0))}
   if (found := len(set(folds.values()))) != count or max(folds.values()) >= count:
     raise InputError(
       f'{scheme}: found {found} folds (of {len(patients)} patients, numbers up to '
