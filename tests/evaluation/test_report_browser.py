@@ -154,3 +154,26 @@ def test_an_address_with_a_clip_opens_it(browser, report):
   opened.wait_for_function("document.querySelector('#viewer').open")
   assert opened.inner_text('#title') == 'patient0001 4CH'
   opened.close()
+
+
+def test_the_viewer_shows_one_class_or_all(browser, tmp_path):
+  (case, _), out = make_cases(1, frames=2), tmp_path / 'out'
+  for masks, shift in ((case.truth, 9), (case.prediction, 7)):
+    masks[(np.roll(masks, shift, axis=1) == 1) & (masks == 0)] = 2
+  done = write_evaluation([case], get_protocol('camus_semi'), out, classes=('lv', 'myo'))
+  opened = browser.new_page()
+  opened.goto(done.paths['report'].as_uri() + '#patient0001_2CH')
+  opened.wait_for_function("document.querySelector('#frame').textContent")
+  assert opened.eval_on_selector_all('#class option', 'all => all.map(o => o.text)') == (
+    ['all', 'lv', 'myo']
+  )
+  assert ', Dice LV 100.0 %, MYO ' in opened.inner_text('#frame')
+  pictures = []
+  for style in ('outline', 'fill'):
+    opened.select_option('#style', style)
+    for name in ('all', 'lv', 'myo'):
+      opened.select_option('#class', label=name)
+      pictures.append(picture(opened))
+  assert 'MYO' not in opened.inner_text('#frame')  # One class needs no name.
+  assert len(set(pictures)) == 6
+  opened.close()
