@@ -60,6 +60,13 @@ class Reader:
     """Reads one clip, frames from ED to ES or longer, at their own size."""
     raise NotImplementedError
 
+  def file_names(self, patient: str, view: str) -> dict[str, int | str]:
+    """Returns what a clip's files are called elsewhere: stem -> frame, or '' for the whole clip.
+
+    Masks of other tools may have these names instead of PATIENT_VIEW.
+    """
+    return {}
+
   def verify(self) -> Iterable[Finding]:
     """Yields what is wrong: by default the splits' faults and what reading every clip raises."""
     clips = []

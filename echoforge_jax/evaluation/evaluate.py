@@ -66,7 +66,7 @@ def evaluate(
     whole_clip: score whole clips as well, ED and ES unknown.
   """
   chosen = get_protocol(protocol)
-  _check_writable(out_dir)
+  check_writable(out_dir)
   predicted = predict_split(workdir, split, chosen, data_dir=data_dir, which=which, step=step)
   return write_evaluation(
     predicted.cases,
@@ -219,7 +219,7 @@ def folders_of_runs(workdirs: Sequence, out_dir) -> dict[str, pathlib.Path]:
   return folders
 
 
-def _check_writable(out_dir) -> None:
+def check_writable(out_dir) -> None:
   """Raises before the work rather than after it."""
   folder = pathlib.Path(out_dir).absolute()
   while not folder.exists() and folder.parent != folder:

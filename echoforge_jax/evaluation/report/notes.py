@@ -18,6 +18,17 @@ def notes(result: Result) -> list[str]:
     found.append(
       'The checkpoint was chosen by its score on these patients: the numbers are too good.'
     )
+  if receipt.get('predictions_sha256'):
+    found.append(
+      'The masks are those of another tool, scored at the size of the raw clips; models of this '
+      'project are scored at the size that they were prepared at.'
+    )
+  if receipt.get('n_missing'):
+    shown = ', '.join(receipt['missing'][:3]) + ', ...' * (receipt['n_missing'] > 3)
+    found.append(
+      f'{receipt["n_missing"]} clips have no masks and are left out ({shown}): the scores are '
+      'those of the others.'
+    )
   found += [
     f'Intervals are 95 % bootstrap intervals that resample patients ({receipt["resamples"]} '
     f'resamples, seed {receipt["seed"]}). They do not cover the variation between training runs.',

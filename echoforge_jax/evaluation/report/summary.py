@@ -68,7 +68,10 @@ def _overlap(m: dict) -> list[str]:
 
 
 def _source(receipt: dict) -> str:
-  """Says which network predicted."""
+  """Says which network predicted, or whose masks these are."""
+  if sha := receipt.get('predictions_sha256'):
+    missing = f', {receipt["n_missing"]} clips without masks left out' * bool(receipt['n_missing'])
+    return f'masks of another tool in {receipt["run"]} (sha256 {sha[:12]}{missing})'
   score, here = receipt.get('step_score'), ', on these patients' * chosen_here(receipt)
   best = '' if score is None else f' ({receipt["step_choice"]} {textio.number(score, 4)}{here})'
   return (
