@@ -60,6 +60,12 @@ class FolderReader(Reader):
     raise_first(reading.read())
     return reading.clip()
 
+  def file_names(self, patient: str, view: str) -> dict[str, int | str]:
+    """Returns the name of a case, and those that cases.csv gives its stills."""
+    case = self._cases[patient, view]
+    stills = {case.row.ed: 0, case.row.es: 1} if case.is_pair and case.row else {}
+    return {case.name: ''} | {name: frame for name, frame in stills.items() if name}
+
   def verify(self) -> Iterator[Finding]:
     """Checks the files' names, the tables and every case; names each fault once."""
     return iter(dict.fromkeys(self._findings()))

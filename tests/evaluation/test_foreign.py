@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 import re
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,7 @@ from echoforge_jax.evaluation.protocols import get_protocol
 from echoforge_jax.formats import camus
 from echoforge_jax.formats.resize import squeeze_masks
 from echoforge_jax.phantom.camus_writer import write_camus
+from tests import folders
 from tests.phantom import ellipses
 
 SIZE = (40, 48)
@@ -337,6 +339,42 @@ def test_the_command_counts_what_is_missing_and_compares(raw, tmp_path, capsys):
   row = next(r for r in comparison['rows'] if r['name'] == 'lv_dice')
   assert comparison['n_patients'] == 2 and row['better'] == 'second'
   assert math.isfinite(row['p_value'])
+
+
+def open_own(masks, raw):
+  return open_foreign(masks, 'folder', raw, 'test', get_protocol('own'))
+
+
+def test_nnunets_output_works_as_it_is(tmp_path):
+  raw = folders.write_nnunet(tmp_path / 'Dataset501')
+  output = tmp_path / 'output'
+  shutil.copytree(raw / 'labelsTs', output)
+  shutil.copy(raw / 'dataset.json', output)
+  (output / 'predict_from_raw_data_args.json').write_text('{}')
+  name = 'patient0003_4CH_ED'
+  for ending in ('.npz', '.pkl'):  # Of --save_probabilities.
+    (output / f'{name}{ending}').write_bytes(b'no masks')
+  found = open_own(output, raw)
+  assert found.classes == ('lv', 'myo') and found.receipt['labels'] == 'output/dataset.json'
+  (case,) = found.cases
+  assert (case.patient, case.view, len(case.truth)) == ('patient0003', '4CH', 2)
+  np.testing.assert_array_equal(case.prediction, case.truth)
+  assert set(np.unique(case.truth)) == {0, 1, 2}
+
+
+def test_a_case_of_a_folder_goes_by_its_own_name(tmp_path):
+  raw = folders.write_plain(tmp_path / 'raw')
+  (raw / 'cases.csv').write_text(folders.CSV)
+  frames, truth = folders.beat(8, seed=6)
+  for name in ('p5', 'emil_PSAX', 'emil'):
+    masks = tmp_path / name
+    masks.mkdir()
+    np.savez(masks / f'{name}.npz', masks=np.roll(truth, 1, axis=2))
+    (case,) = open_own(masks, raw).cases
+    rows = np.rint(np.linspace(1, 7, 10)).astype(int)
+    np.testing.assert_array_equal(case.frames, frames[rows])
+    np.testing.assert_array_equal(case.prediction, np.roll(truth, 1, axis=2)[rows])
+    assert case.known.sum() == 2  # ED and ES alone carry a label.
 
 
 @pytest.mark.parametrize(
