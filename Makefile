@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 TPU := $(VENV)/tpu
 # Test processes; files are dealt out whole, so that fixtures are made once, in
 # the order of tests/conftest.py.
-TEST_JOBS ?= 3
+TEST_JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile \
   --no-loadscope-reorder
 

@@ -30,6 +30,7 @@ def test_what_this_jax_lacks_is_left_out(options):
   assert cpu.known_options(options, 'cpu') is None
 
 
+@pytest.mark.slow
 def test_a_model_gives_the_same():
   conv = nn.Conv(8, (3, 3))
   x = np.random.default_rng(0).standard_normal((2, 16, 16, 3), np.float32)
@@ -40,6 +41,7 @@ def test_a_model_gives_the_same():
   assert static(3, np.float32(2)) == 6
 
 
+@pytest.mark.slow
 def test_flags_of_the_user_decide():
   code = (
     'import jax; from echoforge_jax import cpu;'

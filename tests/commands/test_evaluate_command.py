@@ -136,6 +136,7 @@ def test_mistakes_exit_2_and_name_the_remedy(run, tmp_path, capsys, flags, said)
   assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.slow
 def test_a_negative_seed_is_a_usage_error(run, capsys):
   with pytest.raises(SystemExit) as caught:
     evaluate(run, '--protocol=camus_semi', '--out=unused', '--seed=-1')

@@ -73,6 +73,7 @@ def test_no_patients_exits_2(tmp_path, capsys):
   assert 'num_patients is 0' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'text, traps', [('all', list(echonet_traps.TRAPS)), ('blank, row_count', ['blank', 'row_count'])]
 )

@@ -161,6 +161,7 @@ def test_the_warp_interpolates_where_the_geometry_points(elastic):
     assert set(np.unique(got)) <= {0, 1, 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('nearest', [False, True])
 def test_products_and_reads_resample_alike(nearest):
   """A TPU multiplies where other devices read."""
@@ -203,6 +204,7 @@ def test_geometry_is_in_range_and_keeps_millimeters():
   assert 0.05 * SIZE < max(moved) < 0.3 * SIZE
 
 
+@pytest.mark.slow
 def test_unknown_spacing_counts_as_square():
   unknown, square = (
     draw(MOVING, make_batch() | {'spacing_mm': np.full((BATCH, 2), mm, np.float32)})
@@ -224,6 +226,7 @@ def test_labels_stay_labels_and_zero_flows_in(drawn):
   assert set(np.unique(shifted['masks'][known])) == {0, 1}
 
 
+@pytest.mark.slow
 def test_both_views_and_masks_share_a_geometry():
   """The video is the mask: whatever moves it moves both."""
   batch = make_batch(T)
@@ -328,6 +331,7 @@ def test_strong_changes_more_than_weak_and_both_are_coherent():
   assert strong > 2 * weak > 0
 
 
+@pytest.mark.slow
 def test_speckle_is_noise_about_the_frame_that_drifts():
   flat = np.full((BATCH, T, SIZE, SIZE), 100, np.uint8)
   config = dataclasses.replace(STILL, speckle=0.4)
@@ -339,6 +343,7 @@ def test_speckle_is_noise_about_the_frame_that_drifts():
   assert (np.diff(alike) < 0).all() and alike[1] > 0.8
 
 
+@pytest.mark.slow
 def test_shadow_follows_the_beam():
   """A shadow darkens one slope from the apex and spares the rest."""
   flat = np.full((BATCH, T, SIZE, SIZE), 100, np.uint8)

@@ -154,6 +154,7 @@ def test_same_seed_and_step_give_the_same_batch(make):
   assert len(set(seeds.tolist())) == len(seeds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('num_threads', [0, 2])
 @pytest.mark.parametrize('extra', [{}, FULL])
 def test_restores_at_every_state(make, extra, num_threads):

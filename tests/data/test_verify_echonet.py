@@ -126,6 +126,7 @@ def test_every_trap_has_an_expectation():
   assert set(EXPECTED) == set(echonet_traps.TRAPS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('trap', EXPECTED)
 def test_a_trap_is_found_and_nothing_else(tmp_path, trap):
   # Two training clips: one stays whole. Losing the other empties no split.

@@ -100,6 +100,7 @@ def test_report_is_self_contained_and_holds_the_numbers(tmp_path):
   }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('synthetic', [True, False, None])
 def test_phantoms_under_a_real_name_are_called_synthetic(tmp_path, synthetic):
   done = write_evaluation(

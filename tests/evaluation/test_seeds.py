@@ -37,6 +37,7 @@ def table(folders, name):
   )
 
 
+@pytest.mark.slow
 def test_rows_against_scipy(folders, found):
   assert found['n_seeds'] == 3 and found['n_patients'] == 4
   for name in ('lv_dice', 'lv_hd', 'lv_asd'):
@@ -123,6 +124,7 @@ def test_refuses_what_is_not_another_seed(folders, tmp_path, options, message):
   assert any('configs were not compared' in w for w in mixed['warnings'])
 
 
+@pytest.mark.slow
 def test_the_best_of_one_score_may_be_any_step(folders, tmp_path):
   runs = [
     write_run(

@@ -116,6 +116,7 @@ def test_both_settings_stand_side_by_side(full):
   )
 
 
+@pytest.mark.slow
 def test_tests_its_claims_patient_by_patient(full):
   text = summary_text(full)
   # Eight of eight patients: the exact two-sided p is 2 / 2^8.

@@ -57,6 +57,7 @@ def test_rows_against_scipy(folders, found):
   assert row(found, 'area_roughness')['better'] == ''
 
 
+@pytest.mark.slow
 def test_holm_spans_the_table(found):
   assert [r['p_holm'] for r in found['rows']] == pytest.approx(
     statistics.holm([r['p_value'] for r in found['rows']])
@@ -132,6 +133,7 @@ def test_a_run_against_itself(folders):
   assert 'both are the same evaluation' in found['warnings']
 
 
+@pytest.mark.slow
 def test_unmeasurable_patients_are_counted(tmp_path):
   found = two_runs.compare_runs(
     write_run(tmp_path / 'a', [1] * 7),
@@ -181,6 +183,7 @@ def test_refuses_strangers(folders, tmp_path):
     two_runs.compare_runs(folders[0], other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'options, message',
   [

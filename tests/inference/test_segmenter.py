@@ -130,6 +130,7 @@ def test_wrong_arrays(segmenter, video):
     segmenter.segment(video)
 
 
+@pytest.mark.slow
 def test_load_restores_what_was_saved(workdir, config):
   loaded = inference.load(workdir)
   assert loaded.classes == tuple(config.data.classes)

@@ -98,6 +98,7 @@ def test_a_stream_equals_segment(model, count, fps, lag, request):
     stream.step(video[0])
 
 
+@pytest.mark.slow
 def test_a_lag_makes_masks_steadier(segmenter):
   video = noise(16)
   whole = whole_image(video.shape[1:])

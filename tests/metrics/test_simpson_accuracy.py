@@ -18,6 +18,7 @@ from tests.ventricles import ventricle, ventricle_volume
 pytestmark = pytest.mark.optimized
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('size', [1024, 2048])
 @pytest.mark.parametrize('tilt', [0.0, 8.0, -15.0])
 def test_biplane_of_truncated_ellipsoids_to_one_in_a_thousand(size, tilt):

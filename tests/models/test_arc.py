@@ -62,6 +62,7 @@ def test_only_ambiguous_patches_move_and_by_the_rule():
     assert (out[cell] != x[cell]).any()
 
 
+@pytest.mark.slow
 def test_several_classes_compare_the_two_likeliest():
   x, similarities, anchors, groups = _ambiguous_example(classes=3)
   _, ambiguous = arc.pull_ambiguous(x, similarities, anchors, groups, band=0.1, pull=0.5)

@@ -30,6 +30,7 @@ def test_references_leave_the_frame_itself_out():
   np.testing.assert_allclose(references[2, 0], others, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_own_features_never_matter():
   x = _features()
   before, _ = cpr.reference_features(x, LABELED, ALL)

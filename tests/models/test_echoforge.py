@@ -98,6 +98,7 @@ def test_shapes_for_every_anchor_layout(anchors, classes):
   assert out['logits'].dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'arc, tsf, cpr',
   [
@@ -159,6 +160,7 @@ def test_frames_must_suit_the_strides(model):
     jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1, 40, 32, 1)))
 
 
+@pytest.mark.slow
 def test_log_odds_invert_the_sigmoid():
   scores = jax.random.normal(jax.random.key(0), (5, 4))
   np.testing.assert_allclose(
@@ -233,6 +235,7 @@ def test_black_video_has_finite_outputs_and_gradients(train_pass, variables):
       assert np.isfinite(leaf).all()
 
 
+@pytest.mark.slow
 def test_batch_norm_statistics_are_a_collection_of_their_own():
   model = _model(norm='batch')
   video = jax.ShapeDtypeStruct((B, T, S, S, 1), jnp.float32)

@@ -122,6 +122,7 @@ def test_every_mismatch_is_listed(resnet18):
   assert text.count('\n') == 4
 
 
+@pytest.mark.slow
 def test_another_network_or_name(resnet18):
   with pytest.raises(InputError, match=r'layer1.2.conv1.weight: wanted'):
     weights.from_torch('resnet34', resnet18)

@@ -269,6 +269,7 @@ def test_misuse(tmp_path):
     _write(tmp_path / 'a')
 
 
+@pytest.mark.slow
 def test_workers_write_the_same_bytes(tmp_path):
   _write(tmp_path / 'one')
   truth = _write(tmp_path / 'two', num_workers=2)

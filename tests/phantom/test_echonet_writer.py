@@ -51,6 +51,7 @@ def written(tmp_path_factory):
   return root, _write(root)
 
 
+@pytest.mark.slow
 def test_layout_is_the_providers(written):
   root, truth = written
   names = list(truth['patients'])
@@ -178,6 +179,7 @@ def test_nothing_to_trace():
     echonet_writer.trace(np.zeros((112, 112), bool))
 
 
+@pytest.mark.slow
 def test_same_arguments_same_files(written, tmp_path):
   root, truth = written
   assert _write(tmp_path / 'again') == truth
@@ -188,6 +190,7 @@ def test_same_arguments_same_files(written, tmp_path):
   }
 
 
+@pytest.mark.slow
 def test_workers_write_the_same_files(written, tmp_path):
   _write(tmp_path / 'raw', num_workers=2)
   assert _files(tmp_path / 'raw') == _files(written[0])

@@ -239,6 +239,7 @@ def test_a_write_that_fails_is_told(tmp_path, make_iterator):
   checkpointer.close()
 
 
+@pytest.mark.slow
 def test_a_fingerprint_tells_bits_apart(tmp_path, make_iterator):
   iterator = make_iterator()
   for name in ('one', 'two'):

@@ -142,6 +142,7 @@ def test_a_finished_run_stays_as_it_is(whole_run, run):
   assert lines(workdir) == before
 
 
+@pytest.mark.slow
 def test_another_config_is_refused(whole_run, run, tiny_config):
   config = tiny_config.copy_and_resolve_references()
   with config.unlocked():

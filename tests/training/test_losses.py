@@ -54,6 +54,7 @@ def test_supervised_loss_equals_numpy(case):
   assert float(term.count) == 5  # Six frames, one of them unlabeled.
 
 
+@pytest.mark.slow
 def test_supervised_loss_of_chosen_frames(case):
   logits, masks = case
   frames = np.array([[True, False, False], [False, False, True]])
@@ -169,6 +170,7 @@ def test_a_frame_counts_only_where_both_sides_are_confident():
       assert (w > 0).sum() == known + 80
 
 
+@pytest.mark.slow
 def test_pseudo_labels_without_a_structure_teach_nothing():
   empty = jnp.full((1, 2, 8, 8, 1), -9.0)
   term = losses.pseudo_label_loss(jnp.zeros(empty.shape), empty, jnp.ones((1, 2), bool), 0.75)

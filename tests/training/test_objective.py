@@ -142,6 +142,7 @@ def test_the_unsupervised_term_is_logged_only_while_it_counts(batch):
   np.testing.assert_allclose(total, supervised, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_supervised_training_needs_no_weak_view(batch):
   goal = objectives.supervised(supervised_weight=2.0, coarse_weight=0.3)
   assert goal.teacher is None
@@ -180,6 +181,7 @@ def test_mean_teacher_adds_the_distance_on_unlabeled_frames(batch):
   np.testing.assert_allclose(total, supervised + 0.7 * wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_fixmatch_learns_where_the_weak_view_is_confident(batch):
   goal = objectives.fixmatch(coarse_weight=0.0, num_unlabeled=2)
   outputs, teacher = outputs_of(goal, batch)

@@ -20,6 +20,7 @@ def update(grads, **options):
   return tx.update(grads, tx.init(PARAMS), PARAMS)[0]
 
 
+@pytest.mark.slow
 def test_weight_decay_spares_vectors():
   assert optimizer.decay_mask(PARAMS) == {
     'conv': {'kernel': True, 'bias': False},
