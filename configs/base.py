@@ -89,8 +89,8 @@ def _echoforge() -> ConfigDict:
   model = ConfigDict()
   # Architecture, a name of `models.build_model`.
   model.name = 'echoforge'
-  # 'resnet10', 'resnet18', 'resnet34', 'resnet50' (paper) or 'lite'; with it, change dim,
-  # decoder_dim and num_queries as the lite configs do.
+  # 'resnet10', 'resnet18', 'resnet34', 'resnet50' (paper) or 'lite' (with it, change dim,
+  # decoder_dim and num_queries as the lite configs do), or 'module.path:Name' of your own.
   model.backbone = 'resnet50'
   # Norm of the backbone: 'batch', 'frozen' or 'group'.
   model.norm = 'batch'
@@ -151,7 +151,7 @@ MODELS = {'echoforge': _echoforge, 'sscf': _sscf}
 
 def _data() -> ConfigDict:
   data = ConfigDict()
-  # Dataset, as given to `prepare`.
+  # Dataset, as given to `prepare`: 'camus', 'echonet', or 'module.path:Name' of your own.
   data.dataset = 'camus'
   # Folder of the prepared data, as given to `prepare`.
   data.data_dir = 'data'
@@ -202,7 +202,8 @@ def _optimizer() -> ConfigDict:
 
 def _objective() -> ConfigDict:
   objective = ConfigDict()
-  # A name of `training.objectives.OBJECTIVES`; the fields below are its settings.
+  # A name of `training.objectives.OBJECTIVES`, or 'module.path:function' of your own; the fields
+  # below are its settings.
   objective.name = 'echoforge'
   # Weight of BCE + Dice on labeled frames.
   objective.supervised_weight = 1.0

@@ -31,6 +31,7 @@ class Clip:
   esv_ml: float = float('nan')
   sex: str = ''  # 'F', 'M' or ''.
   age: float = float('nan')  # Years.
+  ef_source: str = ''  # What EF and volumes are measured on, such as 'masks, biplane'; '': stated.
   reversed_in_time: bool = False  # The reader flipped images and masks: the file held ES first.
 
 

@@ -1,7 +1,9 @@
 """Training configs: load, flatten, serialize, digest."""
 
+import ast
 from collections.abc import Mapping
 import hashlib
+import inspect
 import json
 from pathlib import Path
 import runpy
@@ -11,6 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from echoforge_jax.errors import InputError
+from echoforge_jax.loading import load_object
 
 
 def config_folder() -> Path:
@@ -37,6 +40,7 @@ def parse_config(argv: list[str]) -> ConfigDict:
   The config is locked.
   """
   path, argv = _find_config_file(argv)
+  argv, objective = _take_outside_objective(argv)
   values = flags.FlagValues()
   config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=['train', *argv])
   try:
@@ -59,7 +63,65 @@ def parse_config(argv: list[str]) -> ConfigDict:
     raise InputError(lines[-1].rpartition('InputError: ')[-1].strip()) from error
   if rest:
     raise InputError(f'unexpected argument {rest[0]!r}; write flags as --name=value')
-  return values['config'].value
+  config = values['config'].value
+  if objective:
+    _set_objective(config, objective)
+  return config
+
+
+_OBJECTIVE = '--config.objective.'
+
+
+def _take_outside_objective(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+  """Takes the flags of an objective from outside the package away, by their field.
+
+  Its settings are no fields of the config before it is loaded.
+  """
+  own = [flag for flag in argv if flag.startswith(_OBJECTIVE) and '=' in flag]
+  found = dict(flag.removeprefix(_OBJECTIVE).split('=', 1) for flag in own)
+  if ':' not in found.get('name', ''):
+    return argv, {}
+  return [flag for flag in argv if flag not in own], found
+
+
+def _set_objective(config: ConfigDict, flags: dict[str, str]) -> None:
+  """Gives a locked config the objective that flags name, with the arguments of its function.
+
+  An argument takes the flag's value, or the config's where it has the field, or its default.
+  """
+  name = flags.pop('name')
+  parameters = inspect.signature(load_object(name, 'config.objective.name')).parameters
+  known = [key for key in parameters if key != 'num_unlabeled']
+  if unknown := sorted(set(flags) - set(known)):
+    has = ', '.join(known) or 'none'
+    raise InputError(f'config.objective.{unknown[0]} is no setting of {name}, which has {has}')
+  fields = {'name': name}
+  for key in known:
+    default = parameters[key].default
+    if key in flags:
+      fields[key] = _read_value(f'{_OBJECTIVE}{key}', flags[key], default)
+    elif key in config.objective:
+      fields[key] = config.objective[key]
+    elif default is parameters[key].empty:
+      raise InputError(f'{_OBJECTIVE}{key} is missing: {name} has no default for it')
+    else:
+      fields[key] = default
+  with config.unlocked():
+    config.objective = ConfigDict(fields)
+
+
+def _read_value(flag: str, text: str, default: Any) -> Any:
+  """Reads a flag's value in the type of a default."""
+  if isinstance(default, str):
+    return text
+  try:
+    value = ast.literal_eval(text.capitalize() if isinstance(default, bool) else text)
+  except (SyntaxError, ValueError):
+    value = text
+  kind = type(default)
+  if kind in (bool, int, float) and type(value) not in ((int, float) if kind is float else (kind,)):
+    raise InputError(f'{flag}={text}: wanted a value of type {kind.__name__}')
+  return kind(value) if kind is float else value
 
 
 def _find_config_file(argv: list[str]) -> tuple[Path, list[str]]:

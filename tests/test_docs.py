@@ -15,9 +15,9 @@ PAGES = [page for page in PAGES if page.name != 'CHANGELOG.md']
 # What the docs name as outputs, as examples or as other projects'.
 OTHERS = {
   'benchmarks/results/speed_gpu',
-  'echoforge_jax/training/objectives/smooth.py',
   'src/xpk/parser/workload.py',
   'config.data.stream',
+  'config.objective.bend_weight',
   'config.json',
   'config.lock',
   'config.py',

@@ -91,6 +91,10 @@ def main(argv: list[str]) -> int:
   print(f'{"split":<12}{"patients":>9}{"clips":>7}{"frames":>8}')
   for split, (patients, clips, frames) in prepared.counts.items():
     print(f'{split:<12}{patients:>9}{clips:>7}{frames:>8}')
+  if empty := [split for split, (_, clips, _) in prepared.counts.items() if not clips]:
+    print(f'{flags.raw} lists no clip of the split {" or ".join(empty)}')
+  for source, clips in prepared.ef_sources.items():
+    print(f"EF of {clips} clips: measured on their patients' {source}")
   if prepared.skipped:
     _print_skipped(prepared.skipped)
   return 0

@@ -194,10 +194,13 @@ class EvalClips:
     if self._sampler == 'all':
       rows = np.arange(len(frames))
     else:
-      rows = frame_indices(ed, es, self._num_frames, truncate=self._sampler == 'truncate')
+      # A clip of ED and ES alone has no other frames to sample; none counts twice.
+      count = 2 if abs(es - ed) == 1 else self._num_frames
+      rows = frame_indices(ed, es, count, truncate=self._sampler == 'truncate')
     truth = self._table[masks[rows]]
     truth[~labeled[rows]] = IGNORE
     return clip | {
+      'ef_source': self._source.clips[number].get('ef_source', ''),
       'video': frames[rows][..., None],
       'masks': truth,
       'labeled': labeled[rows],
@@ -220,7 +223,8 @@ def eval_clips(spec: DataSpec, split: str, sampler: str = 'linspace') -> EvalCli
     A sequence of dicts: video uint8 [T, S, S, 1]; masks uint8 [T, S, S] class ids, `IGNORE` on
     frames without a label; labeled bool [T]; frames int64 [T], numbers in the whole clip; ed and
     es, positions in the T frames; patient, view, quality; spacing_mm and native_spacing_mm float32
-    [2] mm per pixel (row, column); native_size int32 [2]; fps, ef_percent, edv_ml, esv_ml.
+    [2] mm per pixel (row, column); native_size int32 [2]; fps, ef_percent, edv_ml, esv_ml;
+    ef_source, as of `Clip`. A clip without frames between ED and ES has T = 2.
   """
   if sampler not in SAMPLERS:
     raise InputError(f'sampler: found {sampler!r}, wanted one of {list(SAMPLERS)}')

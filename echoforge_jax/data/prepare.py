@@ -8,6 +8,7 @@ has a note in a journal, so that an interrupted run goes on with the first shard
 The folder gets its name when all shards and the metadata of tensorflow_datasets are in it.
 """
 
+import collections
 from collections.abc import Iterable, Iterator
 import contextlib
 import dataclasses
@@ -37,6 +38,7 @@ class Prepared:
   num_bytes: int
   reused: bool  # It was complete before and nothing was written.
   skipped: list[dict]  # [{'patient', 'view', 'split', 'reason'}, ...], clips left out.
+  ef_sources: dict[str, int]  # Clips by what their EF was measured on; the others state it or none.
 
 
 class ClipsFailed(InputError):
@@ -60,7 +62,10 @@ def _summary(path: pathlib.Path, reused: bool) -> Prepared:
     patients, frames = {clip['patient'] for clip in clips}, sum(c['num_frames'] for c in clips)
     counts[split] = len(patients), len(clips), frames
   size = sum(file.stat().st_size for file in path.iterdir())
-  return Prepared(path, counts, size, reused, index.get('skipped', []))
+  sources = collections.Counter(
+    clip['ef_source'] for clips in index['clips'].values() for clip in clips if 'ef_source' in clip
+  )
+  return Prepared(path, counts, size, reused, index.get('skipped', []), dict(sources))
 
 
 def _list_splits(

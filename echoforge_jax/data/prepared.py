@@ -41,7 +41,8 @@ def read_index(path: pathlib.Path) -> dict:
   Returns:
     dict with 'fingerprint', 'dataset', 'image_size', 'split_scheme', 'synthetic' (the patients are
     phantoms) and 'clips': split -> [{'patient', 'view', 'num_frames', 'labeled'}, ...] in the order
-    of the records; 'labeled' says that ED and ES have a label.
+    of the records; 'labeled' says that ED and ES have a label, 'ef_source', where it is there, that
+    the EF is not the provider's.
   """
   file = path / 'metadata.json'
   try:
@@ -164,9 +165,9 @@ def load_split(
     )
   source = ClipSource(path, split, features)
   if not len(source):
+    others = [name for name, clips in read_index(path)['clips'].items() if clips]
     raise InputError(
-      f'{path}: the split {split!r} has no clip; wanted at '
-      'least one: choose another split, or list patients in the '
-      "raw dataset's split file and prepare again"
+      f'{path}: the split {split!r} has no clip; wanted at least one: choose another split '
+      f"({', '.join(others)}), or list patients in the raw dataset's split file and prepare again"
     )
   return source

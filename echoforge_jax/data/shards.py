@@ -115,7 +115,8 @@ class ShardWriter:
     clip = raw.read_checked(self.reader, patient, view)
     if self.reader.whole_clips and split == 'train':
       clip = cut_to_ends(clip)
-    return _serialize(clip, self.image_size), {
+    source = {'ef_source': clip.ef_source} if clip.ef_source else {}
+    return _serialize(clip, self.image_size), source | {
       'patient': patient,
       'view': view,
       'num_frames': len(clip.frames),

@@ -7,6 +7,7 @@ found by the reader itself (`formats.camus_view`); this file adds what only the 
 import collections
 from collections.abc import Iterable, Iterator
 import concurrent.futures
+import functools
 import hashlib
 import itertools
 import os
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from echoforge_jax.clip import LABELS, Clip
 from echoforge_jax.data.datasets import SUFFIXES, Reader
 from echoforge_jax.formats import camus
-from echoforge_jax.formats.camus_view import ENDINGS, QUALITIES, VIEWS, VOLUMES, View, info_number
+from echoforge_jax.formats.camus_view import ENDINGS, QUALITIES, VIEWS, View, info_number
 from echoforge_jax.formats.findings import Finding, FindingError, make_finding
 
 # Depth and width of the field of view that CAMUS can have, in mm.
@@ -31,20 +32,36 @@ class Camus(Reader):
   """Reads CAMUS in all its forms; see `formats.camus`."""
 
   schemes = camus.SCHEMES
-  suffixes = SUFFIXES
+
+  @functools.cached_property
+  def layout(self) -> camus.Layout:
+    """Returns where the patients lie, looked for once."""
+    return camus.find_layout(self.raw_dir)
+
+  @property
+  def suffixes(self) -> tuple[str, ...]:
+    """Returns the endings of the files that are data."""
+    return SUFFIXES if self.layout.stills is None else (*SUFFIXES, '.png')
 
   @property
   def synthetic(self) -> bool:
     """Returns True for patients that `echoforge phantom` wrote."""
-    return camus.is_synthetic(self.raw_dir)
+    return camus.is_synthetic(self.layout)
 
   def list_clips(self, split: str, scheme: str) -> list[tuple[str, str]]:
-    """Returns both views of each patient of a split, on disk or not."""
-    return list(itertools.product(camus.read_split(self.raw_dir, split, scheme), VIEWS))
+    """Returns both views of each patient of a split, on disk or not.
+
+    Of a copy of ED and ES frames, a patient on disk has the views that are there.
+    """
+    layout = self.layout
+    clips = itertools.product(camus.read_split(layout, split, scheme), VIEWS)
+    if layout.stills is None:
+      return list(clips)
+    return [clip for clip in clips if clip in layout.stills or clip[0] not in layout.folders]
 
   def read_clip(self, patient: str, view: str) -> Clip:
-    """Reads one view's half-sequence, in the order ED -> ES."""
-    return camus.read_clip(self.raw_dir, patient, view)
+    """Reads one view, in the order ED -> ES."""
+    return camus.read_clip(self.layout, patient, view)
 
   def verify(self) -> Iterable[Finding]:
     """Checks every file, and the lists of patients."""
@@ -52,7 +69,7 @@ class Camus(Reader):
 
   def count_patients(self) -> int:
     """Returns how many patients are on disk."""
-    return len(camus.list_patients(self.raw_dir))
+    return len(self.layout.folders)
 
 
 def verify_camus(raw_dir, *, progress=False, num_threads: int | None = None) -> list[Finding]:
@@ -61,19 +78,19 @@ def verify_camus(raw_dir, *, progress=False, num_threads: int | None = None) -> 
   `num_threads` patients are read at once; None means one per core, 4 at most.
   """
   layout = camus.find_layout(raw_dir)
-  findings = list(_strays(layout))
+  findings = [*_strays(layout), *_check_stills(layout)]
   first_file = {}
   threads = num_threads or min(4, os.cpu_count() or 1)
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-    checks = pool.map(lambda folder: _check_patient(layout.form, folder), layout.folders.values())
+    checks = pool.map(functools.partial(_check_patient, layout), layout.folders)
     options = {'total': len(layout.folders), 'unit': 'patient', 'desc': 'verify'}
     for found, digests in tqdm(checks, disable=not progress, **options):
       findings += found
-      for digest, path in digests:
-        original = first_file.setdefault(digest, path)
+      for code, digest, path in digests:
+        original = first_file.setdefault((code, digest), path)
         if original != path:
           same = f'the same frames as {original}'
-          findings.append(make_finding('duplicate-images', path, same, 'others'))
+          findings.append(make_finding(code, path, same, 'others'))
   findings += _check_splits(layout)
   return findings
 
@@ -87,30 +104,61 @@ def _strays(layout: camus.Layout) -> Iterator[Finding]:
       yield make_finding('stray-file', parent / name, name, 'patientXXXX folders')
 
 
-def _check_patient(form: str, folder: Path) -> tuple[list[Finding], list[tuple[bytes, Path]]]:
-  """Returns findings of one patient and a digest of each of its sequences."""
-  views = [View(form, folder, view) for view in VIEWS]
+def _check_stills(layout: camus.Layout) -> Iterator[Finding]:
+  """Says once what a copy of ED and ES frames lacks."""
+  if layout.stills is None:
+    return
+  count, views = len(layout.stills), {view for _, view in layout.stills}
+  cfgs = sum(layout.view(*clip).cfg_path.is_file() for clip in layout.stills)
+  lacks = [f'no sequence of {count} clips', f'no cfg file of {count - cfgs}']
+  for view in VIEWS:
+    absent = [p for p in layout.folders if (p, view) not in layout.stills]
+    if absent:
+      one = f' (the first is {absent[0]})' if view in views else ''
+      lacks.append(f'no {view} of {len(absent)} of {len(layout.folders)} patients{one}')
+    if images := sum(layout.view(*clip).is_png for clip in layout.stills if clip[1] == view):
+      lacks.append(f'no pixel spacing of {images} clips ({view}, PNG)')
+  lacks += [f'no {camus.SPLIT_FILES[name]}' for name in camus.missing_lists(layout)]
+  yield make_finding('no-sequences', layout.root, ', '.join(lacks), 'what the provider ships')
+
+
+def _check_patient(
+  layout: camus.Layout, patient: str
+) -> tuple[list[Finding], list[tuple[str, bytes, Path]]]:
+  """Returns findings of one patient, and `_digests` of its views."""
+  folder, views = layout.folders[patient], layout.views(patient)
   findings, digests = list(_stray_files(folder, views)), []
   for view in views:
     findings += view.read(everything=True)
     findings += _judge(view)
-    if 'sequence' in view.arrays:
-      digest = hashlib.blake2b(np.ascontiguousarray(view.arrays['sequence']), digest_size=16)
-      digests.append((digest.digest(), view.path('sequence')))
-      # Nothing else is needed of it: eight patients are in memory at once.
+    digests += _digests(view)
+    # Nothing else is needed of it: eight patients are in memory at once.
     view.arrays.clear()
   for key in ('ef', 'lvef', 'sex', 'age'):
-    two, four = (view.info.get(key, '').lower() for view in views)
-    if two and four and two != four:
+    said = [view.info.get(key, '').lower() for view in views]
+    if len(said) == 2 and all(said) and said[0] != said[1]:
+      two, four = said
       wanted = f'{key} {two} as in {views[0].cfg_path.name}'
       findings.append(make_finding('views-disagree', views[1].cfg_path, f'{key} {four}', wanted))
   return findings, digests
 
 
+def _digests(view: View) -> Iterator[tuple[str, bytes, Path]]:
+  """Yields (code if another file has them too, digest, path) of a view's images."""
+  images = ('ED', 'ES') if view.stills else ('sequence',)
+  found = [np.ascontiguousarray(view.arrays[key]) for key in images if key in view.arrays]
+  if len(found) < len(images):
+    return
+  parts = [hashlib.blake2b(array, digest_size=16).digest() for array in found]
+  yield 'duplicate-images', b''.join(parts), view.path(images[0])
+  if view.stills:
+    yield from zip(('frame-shared',) * 2, parts, map(view.path, images))
+
+
 def _stray_files(folder: Path, views: list[View]) -> Iterator[Finding]:
   known = {view.cfg_path.name for view in views} | _HARMLESS
   for view in views:
-    names = {view.path(key).name for key in VOLUMES[view.form]}
+    names = {view.path(key).name for key in view.volumes}
     known |= names
     if view.form == 'mhd':
       known |= {name.replace(ENDINGS['mhd'], data) for name in names for data in ('.raw', '.zraw')}
@@ -154,6 +202,8 @@ def _judge_spacing(view: View) -> Iterator[Finding]:
   low, high = _DEPTH_MM
   for key, spacing in view.spacing_mm.items():
     path, shown = view.path(key), spacing.tolist()
+    if view.is_png:
+      continue  # Said once, by `_check_stills`.
     if not np.isfinite(spacing).all():
       yield make_finding('spacing-missing', path, shown, 'mm per pixel (row, column)')
       continue
@@ -206,7 +256,8 @@ def _judge_masks(view: View) -> Iterator[Finding]:
   if len(areas) == 2 and 0 < areas[0] < areas[1]:
     code = 'ed-es-swapped' if areas[0] < 0.95 * areas[1] else 'ed-es-close'
     found = f'{areas[0]} pixels at ED, {areas[1]} at ES'
-    yield make_finding(code, view.cfg_path, found, 'the larger ventricle at ED')
+    path = view.cfg_path if view.stills is None else view.path('ED_gt')
+    yield make_finding(code, path, found, 'the larger ventricle at ED')
   if 'sequence_gt' in view.arrays:
     empty = ~(view.arrays['sequence_gt'] == LABELS['lv']).any(axis=(1, 2))
     empty[list(view.ends)] = False
@@ -228,9 +279,12 @@ def _check_splits(layout: camus.Layout) -> Iterable[Finding]:
   if layout.form == 'mhd' and not layout.split_dir.is_dir():
     return
   owners = collections.defaultdict(list)
-  complete = True
+  missing = camus.missing_lists(layout)
+  complete = not missing
   for split, name in camus.SPLIT_FILES.items():
     path = layout.split_dir / name
+    if split in missing:
+      continue
     try:
       patients = camus.read_split_file(path)
     except FindingError as error:

@@ -10,7 +10,14 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation import blocks, ef_scores
 from echoforge_jax.evaluation.blocks import pool
 from echoforge_jax.evaluation.protocols import Protocol
-from echoforge_jax.evaluation.scoring import METRICS, Case, ClipScore, score_clip
+from echoforge_jax.evaluation.scoring import (
+  METRICS,
+  Case,
+  ClipScore,
+  score_clip,
+  without_distances,
+  without_lengths,
+)
 from echoforge_jax.evaluation.whole_clip import WholeScore, score_whole
 from echoforge_jax.metrics import calibration, statistics, temporal
 
@@ -52,7 +59,7 @@ def score_predictions(
     on_clip: called with each case and its score while its arrays are there.
 
   Raises:
-    InputError: if there are no cases, or only some have a pixel spacing.
+    InputError: if there are no cases.
   """
   classes = tuple(classes)
   clips = []
@@ -60,8 +67,18 @@ def score_predictions(
     clips.append(score_clip(case, protocol, classes))
     if on_clip:
       on_clip(case, clips[-1])
-  unit = _common_unit(clips)
+  if not clips:
+    raise InputError(
+      'evaluation: found no clips, wanted at least one; check '
+      'the split and that the data is prepared'
+    )
   wholes = {(w.patient, w.view): w for w in score_whole(whole, protocol, classes)}
+  unit = 'mm' if any(clip.unit == 'mm' for clip in clips) else 'px'
+  for n, clip in enumerate(clips):
+    if clip.unit != unit:  # Its distances cannot be averaged with others in mm.
+      clips[n] = without_lengths(clip)
+      if found := wholes.get(key := (clip.case.patient, clip.case.view)):
+        wholes[key] = dataclasses.replace(found, means=without_distances(found.means))
   ejections = ef_scores.by_patient(clips, wholes, protocol, unit == 'mm')
   ranges = temporal.attribute_ranges([c.truth_attributes for c in clips if c.truth_attributes])
   over_time = [blocks.over_time(clip, ranges) for clip in clips]
@@ -94,22 +111,6 @@ def score_predictions(
     key = clip.case.patient, clip.case.view
     per_case.append(_case_row(clip, series, ejections[key[0]], wholes.get(key)))
   return Result(protocol, classes, metrics, per_case, rows, clips, over_time)
-
-
-def _common_unit(clips: list[ClipScore]) -> str:
-  if not clips:
-    raise InputError(
-      'evaluation: found no clips, wanted at least one; check '
-      'the split and that the data is prepared'
-    )
-  units = {clip.unit: clip.case for clip in clips}
-  if len(units) > 1:
-    case = units['px']
-    raise InputError(
-      f'{case.patient} {case.view} has no pixel spacing while other clips have one; found mm and '
-      'px, wanted one unit; give that clip its spacing or evaluate it apart'
-    )
-  return clips[0].unit
 
 
 def _metric(clips, name: str, metric: str, protocol: Protocol, options) -> dict:

@@ -17,7 +17,9 @@ class PatientEjection:
   """One patient's volumes by reference, truth masks and prediction."""
 
   reference: float  # The dataset's EF where it has one, else from the truth masks.
-  source: str  # 'dataset' or 'masks', where `reference` comes from; '' if none.
+  # Where `reference` comes from: 'dataset', 'masks' on the evaluation's grid, or masks as the index
+  # of the prepared data says ('masks, biplane'); '' if none.
+  source: str
   from_masks: ejection.Ejection
   predicted: ejection.Ejection
   dataset: tuple[float, float, float]  # EDV ml, ESV ml, EF percent.
@@ -50,7 +52,12 @@ def by_patient(
 def _patient_ejection(
   clips: Sequence[ClipScore], whole: Sequence[WholeScore], protocol: Protocol, metric: bool
 ) -> PatientEjection:
-  """Measures one patient's EF from its clips' ED and ES cavities."""
+  """Measures one patient's EF from its clips' ED and ES cavities.
+
+  Pixels and mm are not mixed: a view without a spacing counts only where no view has one.
+  """
+  units = {clip.unit for clip in clips}
+  usable = {c.case.view for c in clips if len(units) == 1 or c.unit == 'mm'}
 
   def measure(ends_by_view, method=protocol.ef_method):
     ed, es = ({view: pair[t] for view, pair in ends_by_view.items()} for t in (0, 1))
@@ -62,22 +69,27 @@ def _patient_ejection(
     return next(filter(math.isfinite, values), math.nan)
 
   beats = [clip for clip in clips if clip.has_ejection]
-  truth = measure({c.case.view: c.truth_ends for c in beats})
-  predicted = {c.case.view: c.predicted_ends for c in beats}
+
+  def combined(pairs):
+    return measure({view: ends for view, ends in pairs.items() if view in usable})
+
+  truth = combined({c.case.view: c.truth_ends for c in beats})
+  predicted = {c.case.view: c.predicted_ends for c in clips}
   dataset = known('edv_ml'), known('esv_ml'), known('ef_percent')
-  source = 'dataset' if math.isfinite(dataset[2]) else 'masks'
-  reference = dataset[2] if source == 'dataset' else truth.ef_percent
+  sources = [c.case.ef_source for c in clips if math.isfinite(c.case.ef_percent)]
+  source = (sources[0] or 'dataset') if sources else 'masks'
+  reference = dataset[2] if sources else truth.ef_percent
   return PatientEjection(
     reference=reference,
     source=source if math.isfinite(reference) else '',
     from_masks=truth,
-    predicted=measure(predicted),
+    predicted=combined(predicted),
     dataset=dataset,
     by_view={
       view: {m: measure({view: ends}, m).ef_percent for m in _SINGLE_PLANE}
       for view, ends in predicted.items()
     },
-    whole=measure({w.view: w.ends for w in whole}) if whole else None,
+    whole=combined({w.view: w.ends for w in whole}) if whole else None,
     confidence=finite_mean(c.confidence for c in clips),
   )
 

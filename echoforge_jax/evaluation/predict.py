@@ -32,10 +32,10 @@ def decide(logits: np.ndarray, threshold: float = 0.5) -> tuple[np.ndarray, np.n
 
 
 class PredictedClips(Sequence):
-  """Clips of one shape with their prediction; predicted anew at each access.
+  """Clips with their prediction; predicted anew at each access.
 
-  Iterating predicts in batches and holds one batch at a time, so that a split of any size fits in
-  memory. The model's `apply` gives 'logits' [B, T, S, S, K]; the clips are those of
+  Iterating predicts in batches of one shape and holds one batch at a time, so that a split of any
+  size fits in memory. The model's `apply` gives 'logits' [B, T, S, S, K]; the clips are those of
   `data.pipeline.eval_clips`.
   """
 
@@ -69,13 +69,14 @@ class PredictedClips(Sequence):
     return next(self._predict([self._clips[number]]))
 
   def _predict(self, clips: Iterable[Mapping[str, Any]]) -> Iterator[Case]:
-    clips, size = iter(clips), self._batch_size
-    while group := list(itertools.islice(clips, size)):
-      video = np.stack([np.asarray(clip['video']) for clip in group])
-      video = np.pad(video, [(0, size - len(group)), *[(0, 0)] * 4])
-      logits = jax.device_get(self._forward(self._variables, video))
-      for clip, one in zip(group, logits):  # The padding's are dropped here.
-        yield make_case(clip, *decide(one, self._threshold))
+    size = self._batch_size
+    for _, alike in itertools.groupby(clips, lambda clip: np.shape(clip['video'])):
+      while group := list(itertools.islice(alike, size)):
+        video = np.stack([np.asarray(clip['video']) for clip in group])
+        video = np.pad(video, [(0, size - len(group)), *[(0, 0)] * 4])
+        logits = jax.device_get(self._forward(self._variables, video))
+        for clip, one in zip(group, logits):  # The padding's are dropped here.
+          yield make_case(clip, *decide(one, self._threshold))
 
 
 class WholeClips:
@@ -120,5 +121,6 @@ def make_case(
     probability=probability,
     native_size=None if native is None else tuple(int(n) for n in native),
     quality=str(clip.get('quality', '')),
+    ef_source=str(clip.get('ef_source', '')),
     **{name: float(clip.get(name, math.nan)) for name in numbers},
   )

@@ -11,6 +11,7 @@ from echoforge_jax.evaluation.protocols import Protocol
 from echoforge_jax.metrics import calibration, ejection, overlap, surface, temporal, validity
 
 METRICS = ('dice', 'iou', 'hd', 'hd95', 'asd')
+_NO_DISTANCES = dict.fromkeys(METRICS[2:], math.nan)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Case:
   ef_percent: float = math.nan  # The dataset's, as are the volumes.
   edv_ml: float = math.nan
   esv_ml: float = math.nan
+  ef_source: str = ''  # What these are measured on, such as 'masks, biplane'; '': stated.
   fps: float = math.nan
   probability: np.ndarray | None = None  # float16 [T, H, W] of the first class.
   ed: int | None = None  # Of a whole clip; None means the first frame.
@@ -161,6 +163,22 @@ def frame_rows(
         }
       )
   return rows
+
+
+def without_lengths(clip: ClipScore) -> ClipScore:
+  """Returns a score less what is measured in pixels, to stand beside others in mm."""
+  return dataclasses.replace(
+    clip,
+    frames=[row | _NO_DISTANCES for row in clip.frames],
+    means=without_distances(clip.means),
+    attributes={},
+    truth_attributes={},
+  )
+
+
+def without_distances(means: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+  """Returns class -> metric -> mean with the distances unknown."""
+  return {name: metrics | _NO_DISTANCES for name, metrics in means.items()}
 
 
 def _ventricle(case: Case, classes, known: np.ndarray, spacing) -> dict:

@@ -1,19 +1,24 @@
-"""Reader of CAMUS as the provider distributes it, in both of its forms.
+"""Reader of CAMUS in both forms of its provider, and as copies of its ED and ES frames.
 
 NIfTI (2022): every frame labeled, splits in `database_split/subgroup_*.txt`. MetaImage (2019):
-labels at ED and ES only, anisotropic spacing, `training/` and `testing/`. docs/data.md shows the
-files. The folder tells which form it is.
+labels at ED and ES only, anisotropic spacing, `training/` and `testing/`. Many copies hold neither
+sequences nor cfg files: their clips are the frames at ED and ES. docs/data.md shows the files. The
+folder tells which form it is.
 """
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 import re
 
-from echoforge_jax.clip import Clip
+import numpy as np
+
+from echoforge_jax.clip import LABELS, Clip
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats.camus_view import VIEWS, View
-from echoforge_jax.formats.findings import fault, raise_first
+from echoforge_jax.formats.findings import ERROR, fault, raise_first
+from echoforge_jax.metrics import ejection
 
 SPLIT_FILES = {name: f'subgroup_{name}.txt' for name in ('training', 'validation', 'testing')}
 SCHEMES = ('official', 'memsam')
@@ -33,11 +38,25 @@ class Layout:
   form: str  # 'nifti' or 'mhd'.
   root: Path  # Holds `database_nifti`, or `training`.
   folders: dict[str, Path]  # By patient id, in id order.
+  # Folder of the ED and ES frames by (patient, view), where no patient has a sequence; else None.
+  stills: dict[tuple[str, str], Path] | None = None
 
   @property
   def split_dir(self) -> Path:
     """Returns the folder of the official patient lists (may be absent)."""
     return self.root / 'database_split'
+
+  def view(self, patient: str, view: str) -> View:
+    """Returns a view of a patient on disk, not read yet."""
+    folder = self.folders[patient]
+    if self.stills is None:
+      return View(self.form, folder, view)
+    return View(self.form, folder, view, stills=self.stills.get((patient, view), folder))
+
+  def views(self, patient: str) -> list[View]:
+    """Returns the views that a patient on disk has, or should have."""
+    names = [v for v in VIEWS if self.stills is None or (patient, v) in self.stills]
+    return [self.view(patient, name) for name in names]
 
 
 def find_layout(raw_dir) -> Layout:
@@ -45,8 +64,11 @@ def find_layout(raw_dir) -> Layout:
 
   Args:
     raw_dir: the download's root (`CAMUS_public`, its parent, or a phantom), or the patients' folder
-      itself (`database_nifti`, `training`).
+      itself (`database_nifti`, `training`). A layout is returned as it is: whatever takes a raw
+      folder here takes the layout that was found in it.
   """
+  if isinstance(raw_dir, Layout):
+    return raw_dir
   raw_dir = Path(raw_dir)
   wanted = 'database_nifti/patient0001/... (NIfTI) or training/patient0001/... (.mhd)'
   if not raw_dir.is_dir():
@@ -60,18 +82,37 @@ def find_layout(raw_dir) -> Layout:
   for root in roots:
     folders = _patient_folders(root / 'database_nifti')
     if folders:
-      return Layout('nifti', root, folders)
+      return _layout('nifti', root, folders)
     folders = _training_and_testing(root)
     if folders:
-      return Layout(_form(folders), root, folders)
+      return _layout(_form(folders), root, folders)
   folders = _patient_folders(raw_dir)
   if folders:
-    return Layout(_form(folders), raw_dir, folders)
+    return _layout(_form(folders), raw_dir, folders)
   found = ', '.join(sorted(os.listdir(raw_dir))[:5]) or 'an empty folder'
   raise InputError(
     f'{raw_dir}: no CAMUS patients here (found {found}); wanted {wanted}; remedy: point at the '
     'unpacked CAMUS root'
   )
+
+
+def _layout(form: str, root: Path, folders: dict[str, Path]) -> Layout:
+  """Looks for sequences, and for the frames at ED and ES where there are none."""
+  stills = {}
+  for patient, folder in folders.items():
+    names = os.listdir(folder)
+    if any('sequence' in name for name in names):
+      return Layout(form, root, folders)
+    for view in VIEWS:
+      if any(name.startswith(f'{folder.name}_{view}_') for name in names):
+        stills[patient, view] = folder
+  for view in VIEWS:
+    folder = root / f'stills_{view}'
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+      patient, _, rest = name.partition(f'_{view}_')
+      if rest and patient in folders:
+        stills.setdefault((patient, view), folder)
+  return Layout(form, root, folders, stills or None)
 
 
 def _patient_folders(folder: Path) -> dict[str, Path]:
@@ -123,7 +164,8 @@ def read_clip(raw_dir, patient: str, view: str) -> Clip:
   """Reads one view's half-sequence, in the order ED -> ES.
 
   In the MetaImage form only ED and ES are labeled, and nothing is where the provider withheld the
-  labels. Size and spacing are native.
+  labels. Size and spacing are native. Where no patient has a sequence, the clip is the frames at ED
+  and ES, and without a cfg its EF is measured on the masks (`Clip.ef_source`).
   """
   layout = find_layout(raw_dir)
   if patient not in layout.folders:
@@ -133,9 +175,33 @@ def read_clip(raw_dir, patient: str, view: str) -> Clip:
     )
   if view not in VIEWS:
     raise InputError(f'unknown view {view!r}; wanted one of {VIEWS}')
-  found = View(layout.form, layout.folders[patient], view)
+  found = layout.view(patient, view)
   raise_first(found.read())
-  return found.clip(patient)
+  clip = found.clip(patient)
+  if layout.stills is None or math.isfinite(clip.ef_percent):
+    return clip
+  return dataclasses.replace(clip, **_measure(layout, patient))
+
+
+def _measure(layout: Layout, patient: str) -> dict:
+  """Measures a patient's volumes and EF on the masks of all views with a known pixel spacing."""
+  ends: tuple[dict, dict] = {}, {}
+  for view in layout.views(patient):
+    if view.is_png or any(finding.severity == ERROR for finding in view.read()):
+      continue
+    masks = view.masks_at_ends()
+    if len(masks) == 2 and np.isfinite(view.spacing_mm['ED']).all():
+      for cavities, (mask, _) in zip(ends, masks.values()):
+        spacing = tuple(map(float, view.spacing_mm['ED']))
+        cavities[view.view] = ejection.measure_cavity(mask == LABELS['lv'], spacing)
+  if not ends[0]:
+    return {}
+  found = ejection.measure_ejection(*ends)
+  numbers = {name: getattr(found, name) for name in ('ef_percent', 'edv_ml', 'esv_ml')}
+  if not math.isfinite(found.ef_percent):
+    return numbers
+  plane = 'biplane' if len(ends[0]) == 2 else f'single plane {next(iter(ends[0]))}'
+  return numbers | {'ef_source': f'masks, {plane}'}
 
 
 def read_split(raw_dir, split: str, scheme: str = 'official') -> list[str]:
@@ -145,7 +211,7 @@ def read_split(raw_dir, split: str, scheme: str = 'official') -> list[str]:
   form's own folders decide: `testing/` is the test set and the last ninth of `training/` by id
   validates (50 of 450; ours). 'memsam' goes by patient number: 1-350, 351-400, 401-500. A set that
   does not reach number 401 or passes 500 is no CAMUS: there the same shares (70, 10 and 20 %) are
-  cut by id order (ours).
+  cut by id order (ours). Copies of ED and ES frames may lack a list, whose split is then empty.
 
   Args:
     raw_dir: see `find_layout`.
@@ -162,14 +228,22 @@ def read_split(raw_dir, split: str, scheme: str = 'official') -> list[str]:
     patients = _memsam(layout)[name]
   elif layout.form == 'mhd' and not layout.split_dir.is_dir():
     patients = _folder_split(layout)[name]
+  elif name in missing_lists(layout):
+    patients = []
   else:
     patients = read_split_file(layout.split_dir / SPLIT_FILES[name])
-  if not patients:
+  if not patients and layout.stills is None:
     raise InputError(
       f'{layout.root}: the {scheme} {name} split is empty; wanted at least one patient; remedy: '
       'more patients, or another scheme'
     )
   return patients
+
+
+def missing_lists(layout: Layout) -> list[str]:
+  """Returns the splits that a copy of ED and ES frames has no list of, though it has one."""
+  names = [name for name in SPLIT_FILES if not (layout.split_dir / SPLIT_FILES[name]).exists()]
+  return names if layout.stills is not None and len(names) < len(SPLIT_FILES) else []
 
 
 def read_split_file(path) -> list[str]:

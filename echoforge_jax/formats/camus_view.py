@@ -8,7 +8,9 @@ import numpy as np
 from echoforge_jax.clip import LABELS, Clip
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats.findings import Finding, FindingError, fault, make_finding
-from echoforge_jax.formats.volumes import as_uint8, read_volume
+from echoforge_jax.formats.images import read_image
+from echoforge_jax.formats.masks import read_masks
+from echoforge_jax.formats.volumes import Volume, as_uint8, read_volume
 
 VIEWS = ('2CH', '4CH')
 QUALITIES = ('Good', 'Medium', 'Poor')
@@ -20,6 +22,7 @@ VOLUMES = {
   'mhd': ('sequence', 'ED', 'ED_gt', 'ES', 'ES_gt'),
 }
 _NEEDED = {'nifti': ('sequence', 'sequence_gt'), 'mhd': ('sequence', 'ED_gt', 'ES_gt')}
+STILLS = ('ED', 'ES', 'ED_gt', 'ES_gt')
 
 
 def read_info(path) -> dict[str, str]:
@@ -52,32 +55,63 @@ def info_number(info: dict[str, str], *keys: str) -> float:
   return float('nan')
 
 
-class View:
-  """One view of one patient, as far as `read` could read it."""
+def _read_png(path: Path, key: str) -> Volume:
+  """Reads an image, or labels where `key` ends in '_gt', as a volume of one frame."""
+  if not path.is_file():
+    raise fault('missing-file', path, 'nothing', 'an image')
+  try:
+    array = read_masks(path) if key.endswith('_gt') else read_image(path).frames
+  except FindingError:
+    raise
+  except InputError as error:
+    reason = str(error).removeprefix(f'{path}: ')
+    raise fault('damaged-file', path, f'an image that {reason}', 'gray levels or labels') from error
+  return Volume(array, np.full(2, np.nan, np.float32))
 
-  def __init__(self, form: str, folder: Path, view: str):
-    self.form, self.folder, self.view = form, folder, view
+
+class View:
+  """One view of one patient, as far as `read` could read it.
+
+  `stills` is the folder of the frames at ED and ES where there is no sequence: the patient's own,
+  or one of PNG images, which have no pixel spacing.
+  """
+
+  def __init__(self, form: str, folder: Path, view: str, *, stills: Path | None = None):
+    self.form, self.folder, self.view, self.stills = form, folder, view, stills
     self.cfg_path = folder / f'Info_{view}.cfg'
     self.info: dict[str, str] = {}  # Of the cfg; empty if it cannot be read.
     # By `VOLUMES`: uint8 [T, H, W] of each that can be used, and float32 [2] mm (row, column).
     self.arrays: dict[str, np.ndarray] = {}
     self.spacing_mm: dict[str, np.ndarray] = {}
-    self.ends: tuple[int, int] | None = None  # ED and ES, from 0; None if the cfg does not tell.
+    # ED and ES, from 0; None if the cfg does not tell.
+    self.ends: tuple[int, int] | None = None if stills is None else (0, 1)
     self.withheld = False  # The provider keeps this patient's labels.
 
+  @property
+  def is_png(self) -> bool:
+    """Returns True if the frames are PNG images."""
+    return self.stills not in (None, self.folder)
+
+  @property
+  def volumes(self) -> tuple[str, ...]:
+    """Returns the names of all volumes of this view, the one that others must fit first."""
+    return VOLUMES[self.form] if self.stills is None else STILLS
+
   def path(self, key: str) -> Path:
-    """Returns the path of a volume of `VOLUMES`."""
+    """Returns the path of one of the `volumes`."""
     if self.form == 'nifti':
       key = key.replace('sequence', 'half_sequence')
-    return self.folder / f'{self.folder.name}_{self.view}_{key}{ENDINGS[self.form]}'
+    ending = '.png' if self.is_png else ENDINGS[self.form]
+    return (self.stills or self.folder) / f'{self.folder.name}_{self.view}_{key}{ending}'
 
   def read(self, *, everything: bool = False) -> Iterator[Finding]:
     """Reads the files of a clip (or everything), and yields what is wrong with them."""
     try:
       self.info = read_info(self.cfg_path)
     except FindingError as error:
-      yield error.finding
-    keys = (VOLUMES if everything else _NEEDED)[self.form]
+      if self.stills is None or error.finding.code != 'missing-file':
+        yield error.finding
+    keys = self.volumes if everything or self.stills else _NEEDED[self.form]
     masks = [key for key in keys if key.endswith('_gt')]
     is_test = self.form == 'mhd' and self.folder.parent.name == 'testing'
     if is_test and not any(self.path(key).exists() for key in masks):
@@ -95,8 +129,8 @@ class View:
   def _read_volume(self, key: str) -> Iterator[Finding]:
     path = self.path(key)
     try:
-      volume = read_volume(path)
-      if volume.array.ndim != 3:
+      volume = _read_png(path, key) if self.is_png else read_volume(path)
+      if volume.array.ndim != 3 or (self.stills and len(volume.array) != 1):
         shape = volume.array.shape
         raise fault('volume-shape', path, f'an array of shape {shape}', _SHAPE)
       array = as_uint8(volume.array, path)
@@ -180,7 +214,10 @@ class View:
     A sequence stored from ES to ED is flipped, images and masks together. A frame whose mask lacks
     the left ventricle is not labeled.
     """
-    frames, (ed, es) = self.arrays['sequence'], self.ends
+    key, (ed, es) = self.volumes[0], self.ends
+    frames = self.arrays[key]
+    if self.stills is not None:
+      frames = np.concatenate([frames, self.arrays['ES']])
     masks = self.arrays.get('sequence_gt')
     if masks is None:
       masks = np.zeros_like(frames)
@@ -201,7 +238,7 @@ class View:
       labeled=np.ascontiguousarray(labeled[::step]),
       ed=ed,
       es=es,
-      spacing_mm=self.spacing_mm['sequence'],
+      spacing_mm=self.spacing_mm[key],
       reversed_in_time=step < 0,
       fps=info_number(info, 'FrameRate'),
       quality=quality if quality in QUALITIES else '',

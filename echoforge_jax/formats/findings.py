@@ -41,7 +41,10 @@ _ERRORS = {
     'no left-ventricle pixel at ED or ES',
     'fetch the _gt file again, or leave the patient out',
   ),
-  'ed-es-swapped': ('the ventricle at ED is smaller than at ES', 'swap ED and ES in the cfg file'),
+  'ed-es-swapped': (
+    'the ventricle at ED is smaller than at ES',
+    'swap ED and ES (in the cfg file, if any)',
+  ),
   'spacing-missing': ('the header gives no millimetres per pixel', _FETCH),
   'spacing-implausible': (
     'the image would be no 50 to 250 mm deep',
@@ -113,6 +116,10 @@ _WARNINGS = {
     'the ED or ES file is not that frame of the sequence',
     'check ED and ES in the cfg file',
   ),
+  'frame-shared': (
+    'an ED or ES frame is also that of another patient',
+    'look at both patients; leave one out with `prepare --exclude`',
+  ),
   'ed-es-close': (
     'the ventricle at ED is up to 5 % smaller than at ES',
     'look at the masks; such an EF is unreliable',
@@ -132,6 +139,10 @@ _HARMLESS = {
     'the reader marks them unlabeled',
   ),
   'labels-withheld': ('a test patient without labels', 'it cannot be scored'),
+  'no-sequences': (
+    'a copy of the frames at ED and ES only',
+    'clips of two frames, EF measured on the masks; fetch the whole data set for more',
+  ),
   'es-before-ed': ('the sequence is stored from ES to ED', 'the reader puts ED first'),
   'atrium-cut': (
     'the left atrium touches the image border',

@@ -8,8 +8,10 @@ a bottleneck), so its weights map one to one (`models.weights`).
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from echoforge_jax.errors import InputError
+from echoforge_jax.loading import load_object
 from echoforge_jax.models.layers import Dtype, PointwiseConv, make_norm, max_pool
 
 # Name -> (blocks per stage, bottleneck).
@@ -143,9 +145,34 @@ class LiteEncoder(nn.Module):
 def make_backbone(
   kind: str, *, norm: str, remat: bool, dtype: Dtype, name: str = 'backbone'
 ) -> nn.Module:
-  """Returns the encoder that `kind`, one of `BACKBONES`, names."""
+  """Returns the encoder that `kind` names: one of `BACKBONES`, or 'module.path:Name' of a module.
+
+  A module from outside maps (frames, train) as `ResNet` does; of `norm`, `remat` and `dtype` it is
+  given the fields that it has.
+  """
   if kind == 'lite':
     return LiteEncoder(norm=norm, remat=remat, dtype=dtype, name=name)
   if kind in RESNETS:
     return ResNet(variant=kind, norm=norm, remat=remat, dtype=dtype, name=name)
-  raise InputError(f'model option backbone: found {kind!r}, wanted one of {", ".join(BACKBONES)}')
+  field = 'config.model.backbone'
+  if ':' not in kind:
+    wanted = f"{', '.join(BACKBONES)}, or 'module.path:Name'"
+    raise InputError(f'model option backbone: found {kind!r}, wanted one of {wanted}')
+  found = load_object(kind, field)
+  if not (isinstance(found, type) and issubclass(found, nn.Module)):
+    raise InputError(f'{field}: {kind} is no class of flax.linen.Module; examples/ has one')
+  options = {'norm': norm, 'remat': remat, 'dtype': dtype}
+  own = {key: value for key, value in options.items() if key in found.__dataclass_fields__}
+  return found(**own, name=name)
+
+
+def check_maps(maps: tuple[jax.Array, ...], frames: jax.Array, kind: str) -> None:
+  """Raises `InputError` unless maps are those of frames [N, H, W, 1] at all `STRIDES`."""
+  n, height, width, _ = frames.shape
+  wanted = [(n, height // s, width // s) for s in STRIDES]
+  found = [np.shape(one)[:3] for one in maps]
+  if found != wanted:
+    raise InputError(
+      f'config.model.backbone: {kind} gives maps of {found}, wanted [N, H, W] of {wanted}, at the '
+      f'strides {", ".join(map(str, STRIDES))}'
+    )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.models.arc import KNN, LAYOUTS, AnchorRecalibration
-from echoforge_jax.models.backbone import BACKBONES, make_backbone
+from echoforge_jax.models.backbone import BACKBONES, check_maps, make_backbone
 from echoforge_jax.models.cpr import PseudoLabelReforging, reference_features
 from echoforge_jax.models.decoder import Decoder
 from echoforge_jax.models.layers import NORMS, Dtype
@@ -46,7 +46,7 @@ class EchoForge(nn.Module):
   """
 
   num_classes: int = 1  # K foreground classes, one sigmoid logit each.
-  backbone: str = 'resnet50'  # One of `BACKBONES`.
+  backbone: str = 'resnet50'  # As `make_backbone` takes it.
   norm: str = 'batch'  # Of the backbone, one of `NORMS`.
   dim: int = 256  # C, channels of a token.
   decoder_dim: int = 64  # Channels at stride 4.
@@ -116,7 +116,9 @@ class EchoForge(nn.Module):
     # One leading dimension for the convolutions; clips again for TSF.
     frames = video.reshape(b * t, h, w, 1).astype(jnp.float32)
     frames = ((frames - GRAY_MEAN) / GRAY_STD).astype(self.dtype)
-    x, skip = self.neck(self.encoder(frames, train))
+    maps = self.encoder(frames, train)
+    check_maps(maps, frames, self.backbone)
+    x, skip = self.neck(maps)
 
     def clips(v):
       return v.reshape(b, t, *v.shape[1:])
@@ -233,7 +235,10 @@ def make_echoforge(**options: Any) -> EchoForge:
   """Builds EchoForge from its fields, with the defaults that suit its backbone."""
   if options.get('backbone') == 'lite':
     options = LITE | options
-  model = make_checked('echoforge', EchoForge, options, CHOICES, RANGES)
+  choices = dict(CHOICES)
+  if ':' in str(options.get('backbone')):
+    del choices['backbone']
+  model = make_checked('echoforge', EchoForge, options, choices, RANGES)
   if model.dim % model.heads:
     raise InputError(
       f'model option heads: found {model.heads}, wanted a divisor of dim, {model.dim}'

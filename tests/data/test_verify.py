@@ -15,7 +15,8 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.formats import camus
 from echoforge_jax.formats.findings import CODES, as_json, summary
 from echoforge_jax.phantom.camus_writer import write_camus
-from tests.data import test_datasets, test_malformed_folders, test_verify_echonet
+from tests.data import test_camus_stills, test_datasets, test_malformed_folders
+from tests.data import test_verify_echonet
 from tests.phantom import ellipses
 
 
@@ -324,7 +325,7 @@ def test_broken_fixture_is_named(nifti, tmp_path, code, name, mutate):
 
 def test_mutations_cover_every_code():
   planted = {code for code, _, _ in BROKEN} | {'labels-withheld'}
-  others = (test_verify_echonet, test_datasets, test_malformed_folders)
+  others = (test_verify_echonet, test_datasets, test_malformed_folders, test_camus_stills)
   assert planted.union(*(other.PLANTED for other in others)) == set(CODES)
 
 

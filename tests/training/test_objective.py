@@ -1,8 +1,5 @@
 """What the objective asks of student and teacher, and what it adds up."""
 
-from pathlib import Path
-import re
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -211,13 +208,8 @@ def test_refuses(name, options, text):
     objectives.make_objective(name, **options)
 
 
-def test_the_documented_example_is_an_objective(batch):
-  """docs/training.md shows how to add one: that very code runs."""
-  text = (Path(__file__).parents[2] / 'docs' / 'training.md').read_text()
-  code = re.search(r'```python\n(# echoforge_jax/training/objectives/.*?)```', text, re.S).group(1)
-  space = {}
-  exec(code, space)
-  goal = space['smooth'](num_unlabeled=2)
+def test_the_example_from_outside_is_an_objective(batch):
+  goal = objectives.make_objective('examples.own_objective:smooth', num_unlabeled=2, bend_weight=1)
   outputs = goal.student(fake_apply([]), batch)
   total, logged = goal.loss(outputs, None, batch, values(0.5))
   p = 1 / (1 + np.exp(-(np.asarray(batch['video_strong'], float) / 64 - 2)))

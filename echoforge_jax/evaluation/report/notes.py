@@ -38,8 +38,19 @@ def notes(result: Result) -> list[str]:
     if m['unit'] == 'mm'
     else 'No pixel spacing is known: distances are in native pixels and no volume is given.',
   ]
+  apart = [clip.case.view for clip in result.clips if clip.unit != m['unit']]
+  if apart:
+    found.append(
+      f'{len(apart)} of {len(result.clips)} clips ({", ".join(sorted(set(apart)))}) have no pixel '
+      'spacing: they count in Dice and IoU, not in distances, volumes and the EF of both views.'
+    )
   if ef['reference']:
     found.append(_reference(m))
+  if all(len(clip.areas) < 3 for clip in result.clips):
+    found.append(
+      'The clips hold ED and ES alone: measures over time do not apply, and whole clips are these '
+      'two frames, which the model must tell apart.'
+    )
   share = m['temporal']['inconsistent_share']
   if share['n'] and not share['truth']['n']:
     found.append(
@@ -73,9 +84,11 @@ def chosen_here(receipt: dict) -> bool:
 
 def _reference(m: dict) -> str:
   """Says where the reference EF comes from, and the method's own error."""
-  if m['ef']['reference'] == ['masks']:
-    return (
-      'The dataset gives no EF: the reference is measured on the true masks by the same method.'
+  sources = m['ef']['reference']
+  if all(source.startswith('masks') for source in sources):
+    how = ' or '.join(source.removeprefix('masks, ') for source in sources if source != 'masks')
+    return 'The dataset gives no EF: the reference is measured on the true masks ' + (
+      f'at their native size ({how}).' if how else 'by the same method.'
     )
   if m['ef']['reference'] != ['dataset']:
     return (

@@ -131,6 +131,8 @@ def _over_time(result: Result) -> list[str]:
     truth, _ = mean_texts(entry['truth'], 100)
     table.append((label, *mean_texts(entry, 100), truth, verdict))
   lines = textio.columns(table)
+  if all(len(clip.areas) < 3 for clip in result.clips):
+    lines.append('  clips of two frames: roughness and inconsistent frames do not apply')
   return [lines[0][2:], *lines[1:]] if len(lines) > 1 else []
 
 

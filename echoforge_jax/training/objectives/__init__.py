@@ -1,11 +1,12 @@
 """Objectives by name: EchoForge's and the baselines it is compared with.
 
-To add one, write a function that returns an `Objective` in a file of its own and name it here.
+Others come from outside the package, as 'module.path:function' of one that returns an `Objective`.
 """
 
 import inspect
 
 from echoforge_jax.errors import InputError
+from echoforge_jax.loading import load_object
 from echoforge_jax.training.objectives.base import Objective
 from echoforge_jax.training.objectives.baselines import fixmatch, mean_teacher, supervised
 from echoforge_jax.training.objectives.echoforge import echoforge
@@ -19,10 +20,18 @@ OBJECTIVES = {
 
 
 def make_objective(name: str, *, num_unlabeled: int | None = None, **options) -> Objective:
-  """Builds an objective of `OBJECTIVES` with the fields of `config.objective` as options."""
-  if name not in OBJECTIVES:
-    raise InputError(f'config.objective.name is {name!r}; choose one of {", ".join(OBJECTIVES)}')
-  parameters = inspect.signature(OBJECTIVES[name]).parameters
+  """Builds an objective with the fields of `config.objective` as options.
+
+  `name` is one of `OBJECTIVES`, or 'module.path:function' of a function with keyword arguments.
+  """
+  field = 'config.objective.name'
+  if name not in OBJECTIVES and ':' not in name:
+    wanted = f"{', '.join(OBJECTIVES)}, or 'module.path:function'"
+    raise InputError(f'{field} is {name!r}; choose one of {wanted}')
+  make = OBJECTIVES[name] if name in OBJECTIVES else load_object(name, field)
+  if not callable(make):
+    raise InputError(f'{field}: {name} is a {type(make).__name__}, wanted a function')
+  parameters = inspect.signature(make).parameters
   known = [key for key in parameters if key != 'num_unlabeled']
   foreign = sorted(set(options) - set(known))
   if foreign and all(p.kind != p.VAR_KEYWORD for p in parameters.values()):
@@ -32,4 +41,10 @@ def make_objective(name: str, *, num_unlabeled: int | None = None, **options) ->
       'config.objective these alone, or choose the objective through the '
       f"config's argument where it has one (--config=FILE:{name})"
     )
-  return OBJECTIVES[name](num_unlabeled=num_unlabeled, **options)
+  if name in OBJECTIVES or 'num_unlabeled' in parameters:
+    options['num_unlabeled'] = num_unlabeled
+  objective = make(**options)
+  if not isinstance(objective, Objective):
+    kind = type(objective).__name__
+    raise InputError(f'{field}: {name} returns a {kind}, wanted an Objective (docs/training.md)')
+  return objective
