@@ -191,7 +191,7 @@ def _small(path):
       'color',
     ),
     (NIFTI.format('ED'), lambda p: volume(p, np.ones((3, 40, 48))), 'volume-shape', '3, 40, 48'),
-    (NIFTI.format('ED_gt'), lambda p: p.write_bytes(p.read_bytes()[:90]), 'truncated-file', ''),
+    (NIFTI.format('ED_gt'), lambda p: p.write_bytes(p.read_bytes()[:90]), 'truncated-file', 'gzip'),
   ],
 )
 def test_each_fault_is_named_by_both(broken, file, change, code, words):
