@@ -147,11 +147,26 @@ def test_unknown_spacing_is_scored_in_native_pixels():
   assert result.metrics['ef']['n'] == 2
 
 
-def test_mixed_units_and_no_cases_and_wrong_shapes_raise():
+def test_a_clip_without_spacing_counts_in_overlap_alone():
   cases = make_cases(2)
+  others = score(cases)
   cases[3] = dataclasses.replace(cases[3], spacing_mm=np.full(2, math.nan))
-  with pytest.raises(InputError, match='patient0002 4CH'):
-    score(cases)
+  found = score(cases)
+  row = found.per_case[3]
+  assert (found.metrics['unit'], row['unit']) == ('mm', 'px')
+  assert row['lv_dice'] == others.per_case[3]['lv_dice'] and math.isnan(row['lv_asd'])
+  # The patient's distance is that of the other view, and so are volumes and EF.
+  dice, asd = (found.metrics['classes']['lv'][m] for m in ('dice', 'asd'))
+  assert dice == others.metrics['classes']['lv']['dice'] and asd['n'] == 2
+  assert asd['mean'] == pytest.approx(
+    np.mean([np.mean([r['lv_asd'] for r in others.per_case[:2]]), others.per_case[2]['lv_asd']])
+  )
+  assert 'single_plane' in row['flags'] and math.isfinite(row['edv_predicted_ml'])
+  assert found.metrics['ef']['single_plane'] == 1
+
+
+def test_no_cases_and_wrong_shapes_raise():
+  cases = make_cases(2)
   with pytest.raises(InputError, match='no clips'):
     score([])
   broken = dataclasses.replace(cases[0], prediction=cases[0].truth[:2])
