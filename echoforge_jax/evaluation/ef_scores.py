@@ -56,8 +56,9 @@ def _patient_ejection(
 
   Pixels and mm are not mixed: a view without a spacing counts only where no view has one.
   """
-  units = {clip.unit for clip in clips}
-  usable = {c.case.view for c in clips if len(units) == 1 or c.unit == 'mm'}
+  beats = [clip for clip in clips if clip.has_ejection]
+  units = {clip.unit for clip in beats}
+  usable = {c.case.view for c in beats if len(units) == 1 or c.unit == 'mm'}
 
   def measure(ends_by_view, method=protocol.ef_method):
     ed, es = ({view: pair[t] for view, pair in ends_by_view.items()} for t in (0, 1))
@@ -68,13 +69,11 @@ def _patient_ejection(
     values = (float(getattr(c.case, name)) for c in clips)
     return next(filter(math.isfinite, values), math.nan)
 
-  beats = [clip for clip in clips if clip.has_ejection]
-
   def combined(pairs):
     return measure({view: ends for view, ends in pairs.items() if view in usable})
 
   truth = combined({c.case.view: c.truth_ends for c in beats})
-  predicted = {c.case.view: c.predicted_ends for c in clips}
+  predicted = {c.case.view: c.predicted_ends for c in beats}
   dataset = known('edv_ml'), known('esv_ml'), known('ef_percent')
   sources = [c.case.ef_source for c in clips if math.isfinite(c.case.ef_percent)]
   source = (sources[0] or 'dataset') if sources else 'masks'

@@ -15,8 +15,7 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.formats import camus
 from echoforge_jax.formats.findings import CODES, as_json, summary
 from echoforge_jax.phantom.camus_writer import write_camus
-from tests.data import test_camus_stills, test_datasets, test_malformed_folders
-from tests.data import test_verify_echonet
+from tests.data import test_camus_stills, test_datasets, test_malformed_folders, test_verify_echonet
 from tests.phantom import ellipses
 
 
