@@ -194,8 +194,8 @@ class EvalClips:
     if self._sampler == 'all':
       rows = np.arange(len(frames))
     else:
-      # A clip of ED and ES alone has no other frames to sample; none counts twice.
-      count = 2 if abs(es - ed) == 1 else self._num_frames
+      # A still, or ED and ES alone, has no other frames to sample; none counts twice.
+      count = self._num_frames if abs(es - ed) > 1 else abs(es - ed) + 1
       rows = frame_indices(ed, es, count, truncate=self._sampler == 'truncate')
     truth = self._table[masks[rows]]
     truth[~labeled[rows]] = IGNORE
@@ -224,7 +224,7 @@ def eval_clips(spec: DataSpec, split: str, sampler: str = 'linspace') -> EvalCli
     frames without a label; labeled bool [T]; frames int64 [T], numbers in the whole clip; ed and
     es, positions in the T frames; patient, view, quality; spacing_mm and native_spacing_mm float32
     [2] mm per pixel (row, column); native_size int32 [2]; fps, ef_percent, edv_ml, esv_ml;
-    ef_source, as of `Clip`. A clip without frames between ED and ES has T = 2.
+    ef_source, as of `Clip`. A clip without frames between ED and ES has T = 2, a still T = 1.
   """
   if sampler not in SAMPLERS:
     raise InputError(f'sampler: found {sampler!r}, wanted one of {list(SAMPLERS)}')
