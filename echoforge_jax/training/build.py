@@ -60,33 +60,47 @@ def make_model(config: ConfigDict) -> nn.Module:
 
 def count_clips(config: ConfigDict) -> int | None:
   """Counts the clips of the training split; None where they are endless."""
-  from echoforge_jax.data import prepared
-
-  data = config.data
-  if 'stream' in data:
+  if 'stream' in config.data:
     if not config.num_steps:
       raise InputError(
         'config.num_steps is 0, but clips that are drawn while training have '
         'no epochs; set it to a number of updates'
       )
     return None
-  return len(
-    prepared.load_split(
-      data.data_dir, data.dataset, 'train', data.image_size, split_scheme=data.split_scheme
-    )
+  return len(_train_split(config))
+
+
+def _train_split(config: ConfigDict) -> Any:
+  """Opens the training split, a `prepared.ClipSource`."""
+  from echoforge_jax.data import prepared
+
+  data = config.data
+  return prepared.load_split(
+    data.data_dir, data.dataset, 'train', data.image_size, split_scheme=data.split_scheme
+  )
+
+
+def describe_frames(config: ConfigDict) -> str:
+  """Says that no clip of the training split has as many frames as are asked for; '' if one has."""
+  if 'stream' in config.data:
+    return ''
+  most, wanted = max(c['num_frames'] for c in _train_split(config).clips), config.data.num_frames
+  if most >= wanted:
+    return ''
+  return (
+    f'WARNING: the clips of the training split hold {most} frames at most, and '
+    f'config.data.num_frames={wanted} repeats them: set it to {max(most, 2)}'
   )
 
 
 def describe_labels(config: ConfigDict) -> str:
   """Says whose labels training uses, and who is not used at all; '' where all labels are used."""
-  from echoforge_jax.data import prepared, selection
+  from echoforge_jax.data import selection
 
   spec = data_spec(config)
   if 'stream' in config.data or not spec.hides_labels:
     return ''
-  source = prepared.load_split(
-    spec.data_dir, spec.dataset, 'train', spec.image_size, split_scheme=spec.split_scheme
-  )
+  source = _train_split(config)
   labeled, others = selection.divide_clips(
     source, spec.label_fraction, spec.label_seed, spec.labeled_patients
   )

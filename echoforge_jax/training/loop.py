@@ -181,15 +181,16 @@ def train(
   sharding = mesh_lib.state_sharding(jax.eval_shape(parts.create_state), mesh)
   # Traced before anything is written: an option that does not fit stops here.
   create_state = jax.jit(parts.create_state, out_shardings=sharding).trace()
-  said = build.describe_labels(config) if iterator is None else ''
+  said = ()
   if iterator is None:
+    said = build.describe_labels(config), build.describe_frames(config)
     index, count = mesh_lib.process_place(mesh)
     iterator = build.make_iterator(config, process_index=index, process_count=count)
   workdir = workdir_path(workdir)
   claim_workdir(workdir, config)
   console.length(num_clips)
-  if said:
-    console.say(said)
+  for line in filter(None, said):
+    console.say(line)
   with contextlib.ExitStack() as stack:
     checkpointer = checkpoint.Checkpointer(
       workdir, keep=config.keep_checkpoints, best_metric=config.eval.best_metric

@@ -134,6 +134,19 @@ def test_patients_who_are_not_used_are_said(disc_data_dir):
   )
 
 
+def test_repeated_frames_are_said(disc_data_dir):
+  def said(num_frames):
+    changed = load_config('tiny', 'tsf_arc').copy_and_resolve_references()
+    with changed.unlocked():
+      changed.data.update(data_dir=str(disc_data_dir), num_frames=num_frames)
+    return build.describe_frames(changed)
+
+  assert said(6) == ''
+  assert said(7).endswith(
+    'hold 6 frames at most, and config.data.num_frames=7 repeats them: set it to 6'
+  )
+
+
 @pytest.mark.parametrize(
   'config, words',
   [
