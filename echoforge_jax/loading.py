@@ -1,5 +1,6 @@
 """Classes and functions from outside the package, by the name 'module.path:Name'."""
 
+from collections.abc import Callable
 import importlib
 import os
 import sys
@@ -10,15 +11,16 @@ from typing import Any
 from echoforge_jax.errors import InputError
 
 
-def load_object(name: str, field: str) -> Any:
-  """Imports what 'module.path:Name' names, from sys.path or the current folder.
+def load_object(name: str, field: str) -> Callable[..., Any]:
+  """Imports the class or function 'module.path:Name', from sys.path or the current folder.
 
   Args:
     name: dotted module, colon, name in that module, such as 'my_package.my_module:Reader'.
     field: what the user set, as an error names it, such as '--dataset'.
 
   Raises:
-    InputError: no such module or name, or an exception while importing, with its file and line.
+    InputError: no such module or name, a name that cannot be called, or an exception while
+      importing, with its file and line.
   """
   module_name, _, attribute = name.partition(':')
   if not all(part.isidentifier() for part in (*module_name.split('.'), attribute)):
@@ -43,13 +45,17 @@ def load_object(name: str, field: str) -> Any:
       f'{field}={name}: importing {module_name} fails at {where} ({kind}: {text}); mend that line'
     ) from error
   try:
-    return getattr(module, attribute)
+    found = getattr(module, attribute)
   except AttributeError as error:
     own = [key for key, value in vars(module).items() if _is_own(key, value, module_name)]
     raise InputError(
       f'{field}={name}: {module.__file__ or module_name} has no {attribute!r}; it has '
       f'{", ".join(own[:8]) or "no public name"}'
     ) from error
+  if not callable(found):
+    kind = type(found).__name__
+    raise InputError(f'{field}: {name} is of type {kind}, wanted a class or a function')
+  return found
 
 
 def _is_own(key: str, value: Any, module: str) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +22,16 @@ DATASET, OBJECTIVE, BACKBONE = (
 SPLITS = {'a': 'train', 'b': 'train', 'c': 'validation', 'd': 'test'}
 
 
-class NoMaps(jax.tree_util.Partial):
-  """No module of Flax."""
+class NoModule:
+  """Is no module of Flax."""
+
+
+class NoStrides(nn.Module):
+  """Gives four maps of the same size."""
+
+  def __call__(self, x, train):
+    """Returns the frames themselves."""
+    return (x,) * 4
 
 
 def no_objective(*, weight):
@@ -89,7 +98,7 @@ def test_objective_takes_its_settings_from_flags_config_and_defaults():
     (('name=examples.none:smooth',), "no module 'examples.none'"),
     ((f'name={__name__}:no_objective',), 'weight is missing'),
     ((f'name={__name__}:no_objective', 'weight=1'), 'returns a int, wanted an Objective'),
-    ((f'name={__name__}:SPLITS',), 'is a dict, wanted a function'),
+    ((f'name={__name__}:SPLITS',), 'is of type dict, wanted a class or a function'),
   ],
 )
 def test_objective_faults_are_one_line(flags, words):
@@ -113,8 +122,9 @@ def test_backbone():
 @pytest.mark.parametrize(
   'name, words',
   [
-    (f'{__name__}:NoMaps', 'is no class of flax.linen.Module'),
-    ('flax.linen:GroupNorm', r'gives maps of .*wanted \[N, H, W\] of \[\(1, 8, 8\)'),
+    (f'{__name__}:NoModule', 'is no class of flax.linen.Module'),
+    ('flax.linen:GroupNorm', r'cannot be called as \(frames, train\): too many'),
+    (f'{__name__}:NoStrides', r'gives maps of .*wanted \[N, H, W\] of \[\(1, 8, 8\)'),
     ('examples.own_backbone:Plane', "has no 'Plane'; it has Plain"),
   ],
 )
@@ -134,7 +144,7 @@ def test_training_takes_all_three(raw, tmp_path):
     'data.data_dir': data,
     'objective.name': OBJECTIVE,
     'model.backbone': BACKBONE,
-    'num_steps': 2,
+    'num_steps': 3,
     'batch_size': 1,
     'log_every': 1,
     'eval.every': 0,

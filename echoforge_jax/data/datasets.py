@@ -118,8 +118,6 @@ def reader_of(dataset: str, field: str = 'dataset') -> Callable[..., Reader]:
     wanted = f"one of {sorted(DATASETS)}, or 'module.path:Name' of a reader"
     raise InputError(f'{field}: found {dataset!r}, wanted {wanted}')
   found = load_object(DATASETS.get(dataset, dataset), field)
-  if not callable(found):
-    raise InputError(f'{field}: {dataset} is a {type(found).__name__}, wanted a class of readers')
   if isinstance(found, type) and not issubclass(found, Reader):
     found = type(found.__name__, (found, Reader), {})
   for method in ('list_clips', 'read_clip'):

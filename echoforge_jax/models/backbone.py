@@ -5,6 +5,8 @@ and stride placement of the residual networks are torchvision's (stride on the 3
 a bottleneck), so its weights map one to one (`models.weights`).
 """
 
+import inspect
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -161,6 +163,10 @@ def make_backbone(
   found = load_object(kind, field)
   if not (isinstance(found, type) and issubclass(found, nn.Module)):
     raise InputError(f'{field}: {kind} is no class of flax.linen.Module; examples/ has one')
+  try:
+    inspect.signature(found.__call__).bind('self', 'frames', True)
+  except TypeError as error:
+    raise InputError(f'{field}: {kind} cannot be called as (frames, train): {error}') from error
   options = {'norm': norm, 'remat': remat, 'dtype': dtype}
   own = {key: value for key, value in options.items() if key in found.__dataclass_fields__}
   return found(**own, name=name)

@@ -119,7 +119,7 @@ def test_malformed_clips_are_refused(tmp_path, change, words):
 def test_what_is_no_reader_is_refused(tmp_path):
   for name, words in {
     'ted': r"found 'ted', wanted one of \['camus', 'echonet'",
-    f'{__name__}:CLIP': 'is a Clip, wanted a class',
+    f'{__name__}:CLIP': 'is of type Clip, wanted a class',
     f'{__name__}:OneMethod': 'no method read_clip',
   }.items():
     with pytest.raises(InputError, match=words):
