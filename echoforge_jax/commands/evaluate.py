@@ -66,6 +66,9 @@ def _checked(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Names
   given = [name for name in names if getattr(flags, name)]
   if flags.workdir and given:
     parser.error(f'--{given[0]}: wanted with --predictions only')
+  of_runs = flags.data_dir, flags.which != 'teacher', flags.step != 'latest'
+  if flags.predictions and any(of_runs):
+    parser.error('--data_dir, --which and --step: wanted with --workdir only')
   if flags.workdir and not flags.protocol:
     parser.error('the following arguments are required: --protocol')
   if len(flags.workdir) > 1 and flags.compare:

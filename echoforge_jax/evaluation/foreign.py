@@ -249,7 +249,7 @@ def open_foreign(
     'synthetic': bool(reader.synthetic),
     'split': split,
     'split_scheme': scheme,
-    'raw_fingerprint': datasets.fingerprint(raw_dir, reader.suffixes, options=reader.options),
+    'raw_fingerprint': datasets.fingerprint(raw_dir, reader.suffixes, folder, reader.options),
     'image_size': 'native',
     'device': 'cpu: numpy',
     'git_revision': git_revision(),

@@ -27,8 +27,9 @@ from echoforge_jax.formats.masks import SUFFIXES, read_masks, suffix_of
 ClipKey = tuple[str, str]  # Patient and view.
 WHOLE = ''
 _FRAME = re.compile(r'(.+)_(?:(ED|ES)|frame(\d{1,6}))', re.IGNORECASE)
-# What tools leave beside masks, nnU-Net's probabilities (.npz beside .pkl) among it.
-_OTHERS = ('.json', '.txt', '.csv', '.log', '.md', '.pkl', '.yaml', '.yml')
+# What lies beside masks and is none: notes, a MetaImage's voxels; also .npz beside .pkl, which are
+# nnU-Net's probabilities.
+_OTHERS = ('.json', '.txt', '.csv', '.log', '.md', '.pkl', '.yaml', '.yml', '.raw', '.zraw')
 
 
 @dataclasses.dataclass(frozen=True)

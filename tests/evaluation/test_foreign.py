@@ -384,6 +384,10 @@ def test_a_case_of_a_folder_goes_by_its_own_name(tmp_path):
     (['--predictions=p', '--out=o'], 'wanted --dataset and --raw'),
     (['--workdir=w', '--protocol=own', '--out=o', '--raw=r'], '--raw: wanted with --predictions'),
     (['--workdir=w', '--out=o'], 'required: --protocol'),
+    (
+      ['--predictions=p', '--dataset=d', '--raw=r', '--out=o', '--step=best'],
+      '--step: wanted with --workdir',
+    ),
   ],
 )
 def test_flags_that_do_not_go_together(flags, said, capsys):

@@ -12,6 +12,7 @@ from echoforge_jax.textio import NAMES, interval, number
 # Keys of an EF block that carry an interval: label, digits.
 EF_KEYS = {'pearson_r': ('Pearson r', 3), 'bias': ('bias (points)', 2), 'mae': ('MAE (points)', 2)}
 
+_LONG = 400  # Characters of a value in the receipt's table.
 # Keys of metrics' temporal block.
 OVER_TIME = {
   'area_roughness': 'area roughness (%)',
@@ -201,7 +202,7 @@ def facts(row: dict, result: Result) -> list[tuple[str, str]]:
 def receipt_rows(receipt: dict) -> list[tuple[str, str]]:
   """Returns (name, text) of a receipt, versions last."""
   rows = [
-    (key.replace('_', ' '), 'unknown' if value is None else str(value))
+    (key.replace('_', ' '), 'unknown' if value is None else str(value)[:_LONG])
     for key, value in receipt.items()
     if key not in ('versions', 'protocol')
   ]
