@@ -128,6 +128,7 @@ class ForeignMasks:
       ef_percent=clip.ef_percent,
       edv_ml=clip.edv_ml,
       esv_ml=clip.esv_ml,
+      ef_source=clip.ef_source,
       fps=clip.fps,
       **({'ed': clip.ed, 'es': clip.es} if whole else {}),
     )

@@ -139,6 +139,7 @@ def check_cases(found, raw, table=(0, 1, 2, 3)):
     np.testing.assert_array_equal(case.frames, clip.frames[rows])
     np.testing.assert_allclose(case.spacing_mm, 3.08, rtol=1e-6)
     assert case.native_size == SIZE and case.ef_percent == clip.ef_percent
+    assert case.ef_source == clip.ef_source
 
 
 @pytest.mark.parametrize(
