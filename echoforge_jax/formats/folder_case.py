@@ -12,7 +12,7 @@ from echoforge_jax.formats import arrays, raw_clip, readers
 from echoforge_jax.formats.findings import ERROR, Finding, FindingError, make_finding
 from echoforge_jax.formats.folder import ALL, Case
 from echoforge_jax.formats.label_names import UNKNOWN, Labels
-from echoforge_jax.formats.masks import read_masks
+from echoforge_jax.formats.masks import read_mask_volume
 from echoforge_jax.formats.raw_clip import RawClip
 
 # Areas that differ by less are no evidence of swapped frames.
@@ -68,7 +68,7 @@ class CaseReading:
     self.frames = np.concatenate([clip.frames for clip in clips])
     row = self.case.row
     self.fps = row.fps if row and row.fps > 0 else first.fps
-    if row and row.spacing_mm[0] > 0:
+    if self._has_row_spacing():
       self.spacing_mm = row.spacing_mm
     else:
       self.spacing_mm = first.spacing_mm
@@ -77,11 +77,14 @@ class CaseReading:
       found = f'values 0 to {self.frames.max()}'
       yield make_finding('image-is-mask', self.case.images[0], found, 'gray levels')
 
+  def _has_row_spacing(self) -> bool:
+    return self.case.row is not None and self.case.row.spacing_mm[0] > 0
+
   def _read_mask(self, number: int, path: pathlib.Path) -> Iterator[Finding]:
     """Reads one file of masks, of a frame or of `ALL`."""
     count, shape = len(self.frames), self.frames.shape[1:]
     try:
-      masks = read_masks(path)
+      masks, spacing = read_mask_volume(path)
       numbers = [number] if number != ALL else self._numbers(path, len(masks))
     except InputError as error:
       yield _unreadable('mask', path, error)
@@ -98,6 +101,9 @@ class CaseReading:
       found = f'a mask of frame {beyond[0]}'
       yield make_finding('frame-beyond', path, found, f'0 to {count - 1} as the clip has')
       return
+    if not (self._has_row_spacing() or _is_same(spacing, self.spacing_mm)):
+      wanted = f'{_millimeters(self.spacing_mm)} as {self.case.images[0].name}'
+      yield make_finding('spacing-mismatch', path, _millimeters(spacing), wanted)
     mapped = self.labels.table[masks]
     if (mapped == UNKNOWN).any():
       values = np.unique(masks[mapped == UNKNOWN]).tolist()
@@ -208,6 +214,18 @@ def _check_spacing(paths: list[pathlib.Path], clips: list[RawClip]) -> Iterator[
     if 'spacing_implausible' in clip.flags:
       note = next(note for note in clip.notes if 'mm a pixel' in note)
       yield make_finding('spacing-unit', path, note, '0.01 to 5 mm')
-  if not np.allclose(clips[0].spacing_mm, clips[-1].spacing_mm, rtol=1e-3, equal_nan=True):
-    found = f'{clips[-1].spacing_mm} mm'
-    yield make_finding('spacing-mismatch', paths[-1], found, f'{clips[0].spacing_mm} mm as for ED')
+  if not _is_same(clips[0].spacing_mm, clips[-1].spacing_mm):
+    wanted = f'{_millimeters(clips[0].spacing_mm)} as {paths[0].name}'
+    found = _millimeters(clips[-1].spacing_mm)
+    yield make_finding('spacing-mismatch', paths[-1], found, wanted)
+
+
+def _is_same(first, second) -> bool:
+  """Tells whether two spacings agree; unknown ones, and the writers' default 1 x 1, always do."""
+  pair = np.array([first, second], np.float64)
+  is_unknown = np.isnan(pair).any() or (pair == 1).all(axis=1).any()
+  return bool(is_unknown or np.allclose(*pair, rtol=1e-3))
+
+
+def _millimeters(spacing) -> str:
+  return f'{spacing[0]:.4g} x {spacing[1]:.4g} mm a pixel'

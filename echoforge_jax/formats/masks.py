@@ -19,7 +19,12 @@ def suffix_of(name: str) -> str:
 
 
 def read_masks(path: str | os.PathLike) -> np.ndarray:
-  """Reads label values, uint8 [T, H, W]; an image [H, W] has T = 1.
+  """Returns the label values of `read_mask_volume`, uint8 [T, H, W]."""
+  return read_mask_volume(path).array
+
+
+def read_mask_volume(path: str | os.PathLike) -> volumes.Volume:
+  """Reads label values, uint8 [T, H, W], and their spacing; an image [H, W] has T = 1.
 
   An NPZ holds the array `masks`, or one array alone. A PNG is gray or has a palette, whose indices
   are the labels; equal channels of color count as gray.
@@ -32,8 +37,9 @@ def read_masks(path: str | os.PathLike) -> np.ndarray:
   suffix = suffix_of(path.name)
   if not suffix:
     raise InputError(f'{path}: found another kind of file; wanted masks as {", ".join(SUFFIXES)}')
+  spacing = np.full(2, np.nan, np.float32)
   if suffix in VOLUMES:
-    array = volumes.read_volume(path).array
+    array, spacing = volumes.read_volume(path)
   elif suffix == '.png':
     array = _read_png(path)
   else:
@@ -47,7 +53,8 @@ def read_masks(path: str | os.PathLike) -> np.ndarray:
     raise InputError(
       f'{path}: found values of type {array.dtype}; wanted labels: save them as uint8'
     )
-  return volumes.as_uint8(array.astype(np.uint8) if array.dtype == bool else array, path)
+  array = array.astype(np.uint8) if array.dtype == bool else array
+  return volumes.Volume(volumes.as_uint8(array, path), spacing)
 
 
 def _read_png(path: pathlib.Path) -> np.ndarray:

@@ -271,6 +271,11 @@ PLAIN = {
     'spacing-mismatch',
     'p1_4CH_ES.nii',
   ),
+  'a mask of another spacing': (
+    _nifti('masks/p4.nii.gz', _P4, 0.3),
+    'spacing-mismatch',
+    '0.3 x 0.3 mm',
+  ),
   'a path for a case': (_csv('p2,', '../p2,'), 'csv-line', "'../p2'"),
   'a root for a case': (_csv('p2,', '/etc/passwd,'), 'csv-line', "'/etc/passwd'"),
   'a path of Windows': (_csv('p2,', r'..\p2,'), 'csv-line', 'line 4'),
