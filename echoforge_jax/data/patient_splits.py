@@ -5,6 +5,7 @@ import re
 
 from echoforge_jax.data.selection import rank_patients
 from echoforge_jax.errors import InputError
+from echoforge_jax.formats.cases_csv import is_number
 from echoforge_jax.formats.findings import fault
 
 # Schemes as `fnmatch` patterns.
@@ -45,8 +46,11 @@ def split_patients(stated: Mapping[str, str], scheme: str, source='') -> dict[st
     wrong = next(p for p in stated if p not in folds)
     found = f'the split {stated[wrong]!r} of {wrong}'
     raise fault('split-unknown', source, found, 'the number of a fold, as for other patients')
+  numbers = sorted(set(folds.values()))
+  if folds and (len(numbers) < 3 or numbers[-1] >= len(numbers)):
+    raise fault('split-unknown', source, f'the folds {numbers[:20]}', 'three or more, 0 to N-1')
   if scheme == 'official' and folds:
-    scheme = f'fold1of{max(folds.values()) + 1}'
+    scheme = f'fold1of{len(numbers)}'
   if scheme == 'official' and any(stated.values()):
     chosen = {patient: split for patient, split in stated.items() if split}
     training = [patient for patient, split in chosen.items() if split == 'train']
@@ -74,10 +78,10 @@ def _by_seed(patients: list[str], seed: int, is_tested: bool) -> dict[str, str]:
 def _by_fold(patients, folds: Mapping[str, int], scheme: str, is_tested: bool) -> dict[str, str]:
   number, count = _read_fold(scheme)
   folds = folds or {patient: n % count for n, patient in enumerate(rank_patients(patients, 0))}
-  if (found := len(set(folds.values()))) != count or max(folds.values()) >= count:
+  if (found := len(set(folds.values()))) != count:
     raise InputError(
-      f'{scheme}: found {found} folds (of {len(patients)} patients, numbers up to '
-      f'{max(folds.values(), default=0)}), wanted {count}; choose as many as there are'
+      f'{scheme}: found {found} folds of {len(patients)} patients, wanted {count}; choose as many '
+      'folds as there are'
     )
   held = number - 1, number % count
   parts = dict(zip(held, ('validation', 'train') if is_tested else ('test', 'validation')))
@@ -85,7 +89,7 @@ def _by_fold(patients, folds: Mapping[str, int], scheme: str, is_tested: bool) -
 
 
 def _read_fold(scheme: str) -> tuple[int, int]:
-  match = re.fullmatch(r'fold(\d+)of(\d+)', scheme)
+  match = re.fullmatch(r'fold([0-9]{1,3})of([0-9]{1,3})', scheme)
   number, count = (int(match[1]), int(match[2])) if match else (0, 0)
   if not (3 <= count <= 100 and 1 <= number <= count):
     raise InputError(
@@ -96,6 +100,6 @@ def _read_fold(scheme: str) -> tuple[int, int]:
 
 def _read_seed(scheme: str) -> int:
   text = '0' if scheme == 'official' else scheme.removeprefix('seed')
-  if not (text.isascii() and text.isdigit()):
+  if not is_number(text):
     raise InputError(f'split_scheme: found {scheme!r}, wanted one of {list(SCHEMES)} such as seed1')
   return int(text)

@@ -20,6 +20,11 @@ _SPLIT_OF = {name: split for split, names in _SPLITS.items() for name in names.s
 _NO_NAME = re.compile(r'[/\\\0]|^\.+$')
 
 
+def is_number(text: str) -> bool:
+  """Returns True for the number of a frame, fold or value: up to six digits."""
+  return re.fullmatch('[0-9]{1,6}', text) is not None
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
   """One line; texts are empty and numbers NaN where the cell is."""
@@ -112,7 +117,7 @@ def _read_row(line: _Line, surplus: int) -> Row:
   if not text['case']:
     raise line.fault('no case', 'the stem of a file in images/')
   split = text['split'].lower()
-  if split and not split.isdigit() and split not in _SPLIT_OF:
+  if split and not is_number(split) and split not in _SPLIT_OF:
     wanted = 'train, validation, test, or the number of a fold from 0 on'
     raise line.fault(f'the split {text["split"]!r}', wanted, 'split-unknown')
   if bool(text['ed']) != bool(text['es']):

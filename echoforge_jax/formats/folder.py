@@ -86,7 +86,7 @@ class Folder:
     if (root / cases_csv.NAME).is_file():
       self.table = cases_csv.Table(root / cases_csv.NAME)
       self.findings += self.table.findings
-    self._ending = str(described.get('file_ending', '')) if self.is_nnunet else ''
+    self._ending = str(described.get('file_ending') or '').lower() if self.is_nnunet else ''
     self.cases: list[Case] = []
     self._orphans: set[str] = set()  # Masks without images, reported.
     for images, labels_of, split in self._folders():
@@ -263,7 +263,7 @@ def _give_mask(stem: str, path: pathlib.Path, owner, cases: dict[str, Case]) -> 
     number = int(frame[2])
   else:
     end = getattr(case.row, phase[2].lower()) if case.row else ''
-    if not end.isdigit():
+    if not cases_csv.is_number(end):
       found = f'a mask of {phase[2].upper()}, which no line of {cases_csv.NAME} gives'
       case.faults.append(make_finding('ends-unknown', path, found, 'the frame numbers ed and es'))
       return case

@@ -9,6 +9,7 @@ import numpy as np
 from echoforge_jax.clip import LABELS, Clip
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import arrays, raw_clip, readers
+from echoforge_jax.formats.cases_csv import is_number
 from echoforge_jax.formats.findings import ERROR, Finding, FindingError, make_finding
 from echoforge_jax.formats.folder import ALL, Case
 from echoforge_jax.formats.label_names import UNKNOWN, Labels
@@ -122,9 +123,11 @@ class CaseReading:
     if path.suffix.lower() == '.npz':
       named = arrays.read_fields(path, ('masks', 'frames')).get('frames')
       if named is not None:
+        if named.dtype.kind not in 'ui':
+          raise InputError(f'{path}: {named.dtype} frames, no whole numbers; wanted frames from 0')
         return np.ravel(named).astype(np.int64).tolist()
     row = self.case.row
-    if count == 2 != len(self.frames) and row and row.ed.isdigit() and row.es.isdigit():
+    if count == 2 != len(self.frames) and row and is_number(row.ed) and is_number(row.es):
       return [int(row.ed), int(row.es)]
     return list(range(len(self.frames)))
 
@@ -140,7 +143,7 @@ class CaseReading:
     elif row and row.ed:
       for name in ('ed', 'es'):
         text = getattr(row, name)
-        if not text.isdigit() or int(text) >= count:
+        if not is_number(text) or int(text) >= count:
           found = f'{name} is {text!r}'
           yield make_finding('frame-beyond', path, found, f'a frame, 0 to {count - 1}')
           return

@@ -9,6 +9,7 @@ import numpy as np
 
 from echoforge_jax.clip import LABELS
 from echoforge_jax.errors import InputError
+from echoforge_jax.formats.cases_csv import is_number
 from echoforge_jax.formats.findings import fault
 
 # Marks values that no label has.
@@ -62,10 +63,10 @@ class Labels:
 def _by_name(named, source) -> list[tuple[str, list[int]]]:
   pairs = []
   for key, value in named.items() if isinstance(named, Mapping) else ():
-    if isinstance(value, str) and str(key).isdigit():
+    if isinstance(value, str) and is_number(str(key)):
       key, value = value, int(key)
     values = value if isinstance(value, list) else [value]
-    if not values or not all(type(v) is int and 0 <= v < UNKNOWN or v == UNKNOWN for v in values):
+    if not values or not all(type(v) is int and 0 <= v <= 255 for v in values):
       raise fault('labels-unreadable', source, f'{key!r}: {value!r}', _WANTED + ', 0 to 255')
     pairs.append((str(key), values))
   if not pairs:
@@ -90,7 +91,7 @@ def parse_labels(text: str) -> Labels:
   named = {}
   for part in text.split(','):
     name, sign, values = part.partition('=')
-    if not sign or not all(value.strip().isdigit() for value in values.split('+')):
+    if not sign or not all(is_number(value.strip()) for value in values.split('+')):
       raise InputError(f'--labels: found {text!r}, wanted names and values such as lv=1,myo=2')
     named[name.strip()] = [int(value) for value in values.split('+')]
   return Labels(named, '--labels')

@@ -14,6 +14,7 @@ import math
 import pathlib
 
 from echoforge_jax.formats import echonet
+from echoforge_jax.formats.cases_csv import is_number
 from echoforge_jax.formats.echonet_clip import NEVER_TRACED, FileRow, Recording
 from echoforge_jax.formats.findings import Finding, FindingError, fault, make_finding
 from echoforge_jax.formats.folder import Case, view_name
@@ -55,7 +56,7 @@ class Tables(echonet.Dataset):
   def _add_file(self, line) -> None:
     line.check()
     split = (line.row['Split'] or '').strip()
-    if not split.isdigit():
+    if not is_number(split):
       found = f'{split!r} of {line.name} (line {line.line})'
       raise fault('split-unknown', line.path, found, 'the number of a fold, 0 to 9')
     ef = line.number('EF', optional=True)

@@ -98,6 +98,15 @@ def _both(*changes):
   return change
 
 
+def _splits(root, numbers):
+  """Gives the patients of cases.csv numbers in turn."""
+  patients = {}
+  rows = [line.split(',') for line in folders.CSV.splitlines()]
+  for row in rows[1:]:
+    row[3] = patients.setdefault(row[1], numbers[len(patients) % len(numbers)])
+  (root / 'cases.csv').write_text('\n'.join(map(','.join, rows)))
+
+
 def _json(**content):
   return _write('dataset.json', json.dumps(content))
 
@@ -147,6 +156,8 @@ PLAIN = {
   'ed beyond the clip': (_csv(',0,5,', ',0,6,'), 'frame-beyond', "es is '6'"),
   'ed below zero': (_csv(',0,5,', ',-1,5,'), 'frame-beyond', "'-1'"),
   'half a frame': (_csv(',0,5,', ',0.5,5,'), 'frame-beyond', "'0.5'"),
+  'no digit': (_csv(',0,5,', ',0,\u00b2,'), 'frame-beyond', 'es is'),
+  'an endless frame': (_csv(',0,5,', ',0,' + '9' * 5000 + ','), 'frame-beyond', 'es is'),
   'ed is es': (_csv(',0,5,', ',5,5,'), 'ed-equals-es', 'line 5'),
   'ed without es': (_csv(',0,5,', ',0,,'), 'csv-line', 'line 5'),
   'ed and es swapped': (_csv(',0,5,', ',5,0,'), 'ends-swapped', 'p3_A4C.avi'),
@@ -176,6 +187,11 @@ PLAIN = {
     _rename((_FRAME5, 'masks/p3_A4C_frame06.png')),
     'frame-beyond',
     'frame 6',
+  ),
+  'frames in words': (
+    _npz('masks/p5.npz', masks=_P5[:2], frames=['one', 'seven']),
+    'mask-unreadable',
+    'p5.npz',
   ),
   'three masks of six frames': (_nifti('masks/p4.nii.gz', _P4[:3]), 'mask-frames', '3 masks'),
   'masks of frames beyond': (
@@ -248,6 +264,8 @@ PLAIN = {
   ),
   # The table.
   'a patient in two splits': (_csv('A2C,train', 'A2C,test'), 'split-leak', 'anna'),
+  'two folds': (lambda root: _splits(root, '01'), 'split-unknown', '[0, 1]'),
+  'a fold left out': (lambda root: _splits(root, '023'), 'split-unknown', '[0, 2, 3]'),
   'an unknown split': (_csv('PLAX,train', 'PLAX,holdout'), 'split-unknown', "'holdout'"),
   'words and folds': (_csv('PLAX,train', 'PLAX,3'), 'split-unknown', ''),
   'a spacing of nan': (_csv('0.3,', 'nan,'), 'spacing-unit', "'nan'"),
