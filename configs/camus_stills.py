@@ -32,8 +32,21 @@ def get_config(arg: str = '') -> ConfigDict:
   # ED and ES; both are labeled.
   config.data.num_frames = 2
   config.model.memory_frames = 1
+  # Milder than in the other lite configs: docs/lab/camus_stills.md.
   config.data.augmentation.update(
-    rotation_deg=15.0, scale=0.2, translation=0.08, temporal_jitter=0.0
+    rotation_deg=10.0,
+    scale=0.12,
+    translation=0.06,
+    temporal_jitter=0.0,
+    elastic=0.015,
+    strong_gamma=0.3,
+    contrast=0.2,
+    speckle=0.08,
+    blur=0.003,
+    attenuation=0.1,
+    haze=0.05,
+    shadow=0.05,
+    dropout=0.05,
   )
   config.semi.ema_decay = 0.995
   config.eval.every = config.checkpoint_every = 600
