@@ -12,6 +12,8 @@ import pytest
 import SimpleITK as sitk
 
 from echoforge_jax.__main__ import main
+from echoforge_jax.data.prepare import prepare
+from echoforge_jax.data.prepared import read_index
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation.aggregate import score_predictions
 from echoforge_jax.evaluation.evaluate import write_result
@@ -332,6 +334,10 @@ def test_the_command_counts_what_is_missing_and_compares(raw, tmp_path, capsys):
   receipt = json.loads((tmp_path / 'b' / 'metrics.json').read_text())['receipt']
   assert receipt['n_missing'] == 1 and receipt['missing'] == [' '.join(gone)]
   assert receipt['model'] == 'foreign' and receipt['image_size'] == 'native'
+  # A model that was evaluated on the prepared data can be compared.
+  prepared = read_index(prepare('camus', raw, tmp_path / 'data', 32).path)
+  shared = {'raw_fingerprint': 'fingerprint', 'dataset': 'dataset', 'split_scheme': 'split_scheme'}
+  assert {a: receipt[a] for a in shared} == {a: prepared[b] for a, b in shared.items()}
   short = receipt['predictions_sha256'][:12]
   assert f'other_tool (sha256 {short}, 1 clips without masks left out), on camus test' in printed
   page = (tmp_path / 'b' / 'report' / 'index.html').read_text()
