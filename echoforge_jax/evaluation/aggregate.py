@@ -154,7 +154,7 @@ def _case_row(
   found: ef_scores.PatientEjection,
   whole: WholeScore | None,
 ) -> dict:
-  """Returns one row of per_case.csv; EF and volumes are the patient's."""
+  """Returns one row of per_case.csv; EF and volumes are the patient's, those of a view apart."""
   case = clip.case
   ed_found, es_found = (whole and whole.found) or (math.nan, math.nan)
   whole_flags = (*(found.whole.flags if found.whole else ()), *(whole.flags if whole else ()))
@@ -176,6 +176,8 @@ def _case_row(
     'ef_reference_source': found.source,
     'ef_masks': found.from_masks.ef_percent,
     'ef_predicted': found.predicted.ef_percent,
+    'ef_view_masks': ef_scores.single_plane(case.view, clip.truth_ends),
+    'ef_view_predicted': ef_scores.single_plane(case.view, clip.predicted_ends),
     **{name: series[name][0] for name in ('area_roughness', 'inconsistent_share', 'valid_share')},
     'confidence': clip.confidence,
     'ece': calibration.ece(clip.reliability) if clip.reliability else math.nan,

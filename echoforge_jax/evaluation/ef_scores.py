@@ -93,6 +93,12 @@ def _patient_ejection(
   )
 
 
+def single_plane(view: str, ends: tuple) -> float:
+  """Returns the EF in percent of one view's cavities (ED, ES), by discs; NaN without both."""
+  ed, es = ({view: cavity} for cavity in ends)
+  return ejection.measure_ejection(ed, es, 'discs').ef_percent
+
+
 def agreement(reference, prediction, options) -> dict:
   """Returns `statistics.agreement` as a dict, with lists instead of tuples."""
   found = dataclasses.asdict(statistics.agreement(reference, prediction, **options))

@@ -19,6 +19,7 @@ from echoforge_jax.evaluation.protocols import Protocol, get_protocol
 from echoforge_jax.evaluation.report.case_files import CaseFiles
 from echoforge_jax.evaluation.report.page import write_report
 from echoforge_jax.evaluation.scoring import Case
+from echoforge_jax.metrics import statistics
 from echoforge_jax.provenance import device_kind, git_revision, versions
 
 
@@ -51,6 +52,8 @@ def evaluate(
   *,
   step: str | int = 'latest',
   whole_clip: bool = True,
+  report: bool = True,
+  resamples: int = statistics.RESAMPLES,
   progress: bool = False,
 ) -> Evaluation:
   """Scores a trained model on a prepared split and writes the report.
@@ -64,6 +67,8 @@ def evaluate(
     which: 'teacher' or 'student'.
     step: which checkpoint, see `workdir.choose_step`.
     whole_clip: score whole clips as well, ED and ES unknown.
+    report: write pages and figures as well.
+    seed, resamples: of the bootstrap over patients.
   """
   chosen = get_protocol(protocol)
   check_writable(out_dir)
@@ -76,6 +81,8 @@ def evaluate(
     seed=seed,
     receipt=predicted.receipt,
     whole=predicted.whole if whole_clip else (),
+    report=report,
+    resamples=resamples,
     log_path=epath.Path(workdir) / 'metrics.jsonl',
     progress=progress,
   )
@@ -88,10 +95,11 @@ def write_evaluation(
   *,
   log_path=None,
   whole: Iterable[Case] = (),
+  report: bool = True,
   progress: bool = False,
   **options,
 ) -> Evaluation:
-  """Scores predicted clips and writes every file of an evaluation.
+  """Scores predicted clips and writes every file of an evaluation, or all but the report.
 
   Args:
     cases: clips with frames, truth and prediction. Iterated once, then indexed for the few that the
@@ -105,12 +113,14 @@ def write_evaluation(
     return tqdm(items, desc=name, unit='clip', disable=not progress)
 
   try:
-    files = CaseFiles(report_dir)
+    files = CaseFiles(report_dir) if report else None
     whole = bar(whole, 'whole clips') if whole else ()
     ends = bar(cases, 'ED to ES')
-    result = score_predictions(ends, protocol, whole=whole, on_clip=files.add, **options)
+    add = files.add if files else None
+    result = score_predictions(ends, protocol, whole=whole, on_clip=add, **options)
     paths = write_result(result, out_dir)
-    paths['report'] = write_report(result, cases, report_dir, log_path=log_path, case_files=files)
+    if files:
+      paths['report'] = write_report(result, cases, report_dir, log_path=log_path, case_files=files)
   except OSError as error:
     raise InputError(
       f'--out {out_dir} cannot be written ({error.strerror or error}); '

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
+import functools
 import itertools
 import math
 from typing import Any
@@ -31,6 +32,18 @@ def decide(logits: np.ndarray, threshold: float = 0.5) -> tuple[np.ndarray, np.n
   return masks.astype(np.uint8), likely.astype(np.float16)
 
 
+@functools.lru_cache(maxsize=1)
+def _forward(model: nn.Module) -> Any:
+  """Returns the compiled (variables, video) -> logits; of one model, whatever its weights, once."""
+
+  @cpu.jit
+  def forward(variables, video):
+    video = video.astype(jnp.float32) / 255.0
+    return model.apply(variables, video, train=False)['logits']
+
+  return forward
+
+
 class PredictedClips(Sequence):
   """Clips with their prediction; predicted anew at each access.
 
@@ -51,13 +64,7 @@ class PredictedClips(Sequence):
     """Predicts nothing yet."""
     self._variables, self._clips = variables, clips
     self._threshold, self._batch_size = threshold, batch_size
-
-    @cpu.jit
-    def forward(variables, video):
-      video = video.astype(jnp.float32) / 255.0
-      return model.apply(variables, video, train=False)['logits']
-
-    self._forward = forward
+    self._forward = _forward(model)
 
   def __len__(self) -> int:
     return len(self._clips)

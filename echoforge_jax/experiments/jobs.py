@@ -4,7 +4,7 @@ Both `study` and `launch/sweep.py` use this. Callers leave out what is finished;
 `train` itself resumes what was interrupted.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 import dataclasses
 import functools
 import os
@@ -32,12 +32,19 @@ class Job:
 say_at_once = functools.partial(print, flush=True)
 
 
+def own_cores() -> list[int]:
+  """Returns the numbers of the processor's cores that this process may use."""
+  if sys.platform == 'linux':
+    return sorted(os.sched_getaffinity(0))
+  return list(range(os.cpu_count() or 1))
+
+
 class _Running:
   """A job whose commands are being run on one slot of the machine."""
 
-  def __init__(self, job: Job, slot: int, env: dict[str, str]):
+  def __init__(self, job: Job, slot: int, env: dict[str, str], cores: Collection[int]):
     self.job, self.slot, self.seconds = job, slot, []
-    self._env, self._left = env, list(job.commands)
+    self._env, self._cores, self._left = env, cores, list(job.commands)
     self._start()
 
   def _start(self) -> None:
@@ -47,6 +54,7 @@ class _Running:
     with self._log.open('ab') as file:  # A resumed run keeps its output.
       self.child = processes.spawn(
         [sys.executable, '-m', 'echoforge_jax', *arguments],
+        cores=self._cores,
         env=self._env,
         stdout=file,
         stderr=subprocess.STDOUT,
@@ -86,6 +94,7 @@ def run_jobs(
   *,
   at_once: int = 1,
   gpus_each: int = 0,
+  share_cores: bool = False,
   on_done: Callable[[Job, list[float]], str] = lambda job, seconds: '',
   say: Callable[[str], None] = say_at_once,
 ) -> tuple[dict[str, str], int]:
@@ -98,6 +107,7 @@ def run_jobs(
     jobs: in the order of their start.
     at_once: jobs that run side by side.
     gpus_each: GPUs that a job sees; 0 leaves them all visible.
+    share_cores: a job keeps to its share of the processor's cores (Linux).
     on_done: gets a job that succeeded and the seconds of its commands; adds text to its line.
     say: gets a line per event.
 
@@ -107,13 +117,15 @@ def run_jobs(
   """
   states = {job.name: 'not started' for job in jobs}
   waiting, slots, running = list(jobs), list(range(at_once)), []
+  cores = own_cores() if share_cores and sys.platform == 'linux' else []
   with processes.StopSignals() as signals:
     try:
       handled = 0
       while running or (waiting and not signals.received):
         while waiting and slots and not signals.received:
           job, slot = waiting.pop(0), slots.pop(0)
-          running.append(_Running(job, slot, _environment(slot, at_once, gpus_each)))
+          env = _environment(slot, at_once, gpus_each)
+          running.append(_Running(job, slot, env, cores[slot::at_once]))
           say(f'  started {job.name}')
         for number in signals.received[handled:]:
           handled += 1

@@ -1,5 +1,6 @@
 """Child processes that end with their launcher. Standard library only."""
 
+from collections.abc import Collection
 import ctypes
 import os
 import signal
@@ -10,15 +11,17 @@ from typing import Any
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
-def spawn(command: list[str], **options: Any) -> subprocess.Popen:
+def spawn(command: list[str], *, cores: Collection[int] = (), **options: Any) -> subprocess.Popen:
   """Starts a child in a process group of its own; ask `status`, not `poll`, whether it has ended.
 
   Ctrl-C in a terminal reaches the launcher only. On Linux the kernel kills the child where the
   launcher is killed (`kill -9` included). Call it from the main thread: the kernel watches the
-  thread that forks. `options` are those of `subprocess.Popen`.
+  thread that forks. `cores` are those that the child may use; none: all. `options` are those of
+  `subprocess.Popen`.
   """
   # A stepping stone in place of `preexec_fn`, which is unsafe beside threads.
-  stone = [sys.executable, '-I', '-S', __file__, str(os.getpid())]
+  numbers = ','.join(map(str, cores))
+  stone = [sys.executable, '-I', '-S', __file__, str(os.getpid()), numbers]
   return subprocess.Popen(
     [*stone, *command], stdin=subprocess.DEVNULL, start_new_session=True, **options
   )
@@ -66,8 +69,10 @@ class StopSignals:
       signal.signal(number, handler)
 
 
-def _become(parent: int, command: list[str]) -> None:
-  """Asks to be killed with the parent, then turns into the command."""
+def _become(parent: int, cores: str, command: list[str]) -> None:
+  """Asks to be killed with the parent, keeps to cores, then turns into the command."""
+  if cores:
+    os.sched_setaffinity(0, map(int, cores.split(',')))
   if sys.platform == 'linux':
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # It died before the call above.
@@ -76,4 +81,4 @@ def _become(parent: int, command: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  _become(int(sys.argv[1]), sys.argv[2:])
+  _become(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -1,33 +1,38 @@
-"""Trains and evaluates the rows of a study, by the commands that a user would type.
+"""Trains and scores the rows of a study.
 
-A finished run is a line of `results.jsonl`; an interrupted one continues from its checkpoint.
+`train` runs in processes, several at a time; this process scores what they leave. A finished run is
+a line of `results.jsonl`; an interrupted one continues from its checkpoint. All runs of a study
+share compiled programs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import csv
 import dataclasses
+import hashlib
 import json
+import math
 import pathlib
+import time
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from echoforge_jax import provenance
+from echoforge_jax import provenance, textio
 from echoforge_jax.config import parse_config
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation.comparison.read import read_evaluation
-from echoforge_jax.experiments.jobs import Job, run_jobs, say_at_once
-from echoforge_jax.experiments.study import Row, Study
+from echoforge_jax.evaluation.scoring import METRICS
+from echoforge_jax.experiments.jobs import Job, own_cores, run_jobs, say_at_once
+from echoforge_jax.experiments.study import STEP_SECONDS, Row, Study
+from echoforge_jax.models import network_file
 from echoforge_jax.textio import write_text
 from echoforge_jax.training import build
 
 RESULTS = 'results.jsonl'
-# Values of every patient that a line keeps -> columns of the evaluation.
+RESAMPLES = 200  # Of each run's own intervals, which no table shows.
+# Values of every patient that a line keeps -> columns of the evaluation. Those of the first class
+# are called by the metric alone.
 KEPT = {
-  'dice': 'lv_dice',
-  'iou': 'lv_iou',
-  'hd': 'lv_hd',
-  'hd95': 'lv_hd95',
-  'asd': 'lv_asd',
   'ef_reference': 'ef_reference',
   'ef_predicted': 'ef_predicted',
   'inconsistent': 'inconsistent_share',
@@ -53,7 +58,8 @@ class Settings:
   config: str = 'phantom_lite'  # As in `--config`, without an argument.
   overrides: tuple[tuple[str, Any], ...] = ()  # Config fields for every run.
   protocol: str = 'camus_full'
-  jobs: int = 1  # At a time.
+  split: str = 'test'  # Whose patients are scored.
+  jobs: int = 1  # At a time, each on its share of the cores.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,33 +78,60 @@ class Run:
   def flags(self, settings: Settings) -> list[str]:
     """Returns the flags of `train` but for folders; a row's own settings come last and win."""
     config = self.row.config or settings.config
-    variant = f':{self.row.variant}' if self.row.variant else ''
+    variant = f':{self.row.variant}' if self.row.variant and ':' not in config else ''
     seeds = {'seed': self.seed, 'data.label_seed': self.seed}
     fields = {**seeds, **dict(settings.overrides), **self.row.settings}
     flags = [f'--config.{key}={value}' for key, value in fields.items()]
     return [f'--config={config}{variant}', *flags]
 
   def identity(self, settings: Settings) -> list[str]:
-    """Returns what a line says of how it was made."""
-    return [*self.flags(settings), f'--protocol={settings.protocol}']
+    """Returns what a line says of how it was made; it names no folder."""
+    flags = []
+    for flag in self.flags(settings):
+      name, _, value = flag.partition('=')
+      flags.append(f'{name}={pathlib.Path(value).name}' if name.endswith('init_from') else flag)
+    return [*flags, f'--split={settings.split}', f'--protocol={settings.protocol}']
+
+  def folder(self, settings: Settings) -> pathlib.Path:
+    """Returns its workdir."""
+    return settings.out_dir / 'runs' / self.study / f'{self.row.name}_seed{self.seed}'
+
+  def config(self, settings: Settings) -> ConfigDict:
+    """Returns the config that it trains."""
+    return parse_config([*self.flags(settings), f'--config.data.data_dir={settings.data_dir}'])
 
   def job(self, settings: Settings) -> Job:
-    """Returns the commands that train and evaluate it."""
-    name = f'{self.row.name}_seed{self.seed}'
-    folder = settings.out_dir / 'runs' / self.study / name
-    data, workdir = f'data_dir={settings.data_dir}', f'--workdir={folder}'
-    train = ('train', *self.flags(settings), f'--config.data.{data}', workdir)
-    choices = ('--split=test', f'--protocol={settings.protocol}', '--skip_whole_clip')
-    evaluate = ('evaluate', workdir, f'--{data}', f'--out={folder / "evaluation"}', *choices)
-    return Job(name, ((train, folder / 'train.log'), (evaluate, folder / 'evaluate.log')))
+    """Returns the command that trains it."""
+    folder = self.folder(settings)
+    data = f'--config.data.data_dir={settings.data_dir}'
+    train = ('train', *self.flags(settings), data, f'--workdir={folder}')
+    if settings.jobs > 1:
+      cores = len(own_cores()) // settings.jobs
+      train += (f'--config.cpu_devices={max(1, min(cores, self.config(settings).cpu_devices))}',)
+    return Job(folder.name, ((train, folder / 'train.log'),))
+
+
+def score(run: Run, settings: Settings) -> pathlib.Path:
+  """Scores a run that is trained, without pages or whole clips; returns the evaluation's folder."""
+  from echoforge_jax.evaluation.evaluate import evaluate  # It imports matplotlib.
+
+  out_dir, data_dir = run.folder(settings) / 'evaluation', settings.data_dir
+  options = dict(data_dir=data_dir, whole_clip=False, report=False, resamples=RESAMPLES)
+  evaluate(run.folder(settings), settings.split, settings.protocol, out_dir, **options)
+  return out_dir
 
 
 def check(study: Study, settings: Settings) -> dict[str, ConfigDict]:
   """Returns every row's config, after building its objective to find errors early."""
   configs = {}
+  if ':' in settings.config and len({row.variant for row in study.rows}) > 1:
+    raise InputError(
+      f'--config={settings.config}: the rows of --study={study.name} choose what follows the '
+      'colon; leave it out'
+    )
   for row in study.rows:
     try:
-      config = parse_config(Run(study.name, row, 0).flags(settings))
+      config = Run(study.name, row, 0).config(settings)
       build.check(config)
       build.make_objective(config)
     except InputError as error:
@@ -128,46 +161,73 @@ def read_results(path: pathlib.Path) -> dict[tuple[str, str, int], dict]:
   return found
 
 
-def run_study(
-  study: Study,
-  seeds: Sequence[int],
-  settings: Settings,
-  *,
-  say: Callable[[str], None] = say_at_once,
-) -> list[dict]:
-  """Runs what is missing of a study; returns the lines (`make_line`) of its rows and seeds.
+def all_runs(study: Study) -> list[Run]:
+  """Returns the runs of a study; seeds outside, rows inside, so that a part has comparisons."""
+  seeds = range(max(row.seeds for row in study.rows))
+  return [Run(study.name, row, seed) for seed in seeds for row in study.rows if seed < row.seeds]
 
-  Raises:
-    InputError: where lines of other settings are in the file.
-    RunFailed: after all others are done, naming those that failed.
+
+def done_lines(study: Study, settings: Settings) -> list[dict]:
+  """Returns the lines that there are of a study's runs.
+
+  Raises InputError where a line was made with other settings.
   """
   path = settings.out_dir / RESULTS
-  # Seeds outside, rows inside: an interrupted study has whole comparisons.
-  runs = [Run(study.name, row, seed) for seed in seeds for row in study.rows]
   done = read_results(path)
-  for run in runs:
-    line, wanted = done.get(run.key), run.identity(settings)
-    if line is not None and line['flags'] != wanted:
+  found = []
+  for run in all_runs(study):
+    if (line := done.get(run.key)) is None:
+      continue
+    if line['flags'] != (wanted := run.identity(settings)):
       raise InputError(
         f'{path}: the run {run.key} was made with {" ".join(line["flags"])}; '
         f'wanted {" ".join(wanted)}; give another --out, or delete its line '
         'and its folder'
       )
-  missing = {run.job(settings).name: run for run in runs if run.key not in done}
+    found.append(line)
+  return found
+
+
+def run_study(
+  study: Study,
+  settings: Settings,
+  *,
+  score: Callable[[Run, Settings], pathlib.Path] = score,
+  say: Callable[[str], None] = say_at_once,
+) -> list[dict]:
+  """Runs what is missing of a study; returns the lines (`make_line`) of all its runs.
+
+  Raises:
+    InputError: where lines of other settings are in the file, or patients lack.
+    RunFailed: after all others are done, naming those that failed.
+  """
+  path = settings.out_dir / RESULTS
+  runs = all_runs(study)
+  finished = {(line['study'], line['row'], line['seed']) for line in done_lines(study, settings)}
+  done = read_results(path)
+  missing = {run.job(settings).name: run for run in runs if run.key not in finished}
   settings.out_dir.mkdir(parents=True, exist_ok=True)
-  say(f'{study.title}: {len(runs)} runs, {len(runs) - len(missing)} done')
+  for row in study.rows:  # Before hours of training rather than after them.
+    labels_receipt(Run(study.name, row, 0).config(settings))
+  clock = _Clock(runs, done, settings)
+  count = f'{len(runs)} runs, {len(runs) - len(missing)} done'
+  say(f'{study.title}: {count}{clock.left(missing.values())}')
   revision = provenance.git_revision()  # Of the code that trains.
 
   def add_line(job: Job, seconds: list[float]) -> str:
-    run = missing[job.name]
-    folder = settings.out_dir / 'runs' / study.name / job.name
-    done[run.key] = make_line(run, settings, folder / 'evaluation', seconds[0], revision)
+    run = missing.pop(job.name)
+    start = time.monotonic()
+    report = score(run, settings)
+    seconds = [*seconds, time.monotonic() - start]
+    line = make_line(run, settings, report, seconds, revision)
+    done[run.key] = line
     write_text(path, ''.join(json.dumps(x, allow_nan=False) + '\n' for x in done.values()))
-    return f', Dice {100 * done[run.key]["dice"]:.2f} %'
+    return f', Dice {100 * line["dice"]:.2f} %{clock.left(missing.values())}'
 
   states, status = run_jobs(
     [run.job(settings) for run in missing.values()],
     at_once=settings.jobs,
+    share_cores=True,
     on_done=add_line,
     say=say,
   )
@@ -176,35 +236,118 @@ def run_study(
   return [done[run.key] for run in runs]
 
 
+class _Clock:
+  """Says how long what is left of a study will take."""
+
+  def __init__(self, runs: Sequence[Run], done: Mapping, settings: Settings):
+    self._steps = {run.key: run.config(settings).num_steps for run in runs}
+    self._done, self._jobs = done, settings.jobs
+
+  def left(self, missing: Sequence[Run]) -> str:
+    """Returns the text: by the runs that are done, else by `STEP_SECONDS`."""
+    pairs = [
+      (self._done[key]['train_seconds'], n) for key, n in self._steps.items() if key in self._done
+    ]
+    steps = sum(n for _, n in pairs)
+    each = sum(seconds for seconds, _ in pairs) / steps / self._jobs if steps else STEP_SECONDS
+    minutes = math.ceil(each * sum(self._steps[run.key] for run in missing) / 60)
+    return f'; about {minutes // 60} h {minutes % 60} min left' if minutes else ''
+
+
 def make_line(
-  run: Run, settings: Settings, report: pathlib.Path, seconds: float, revision: str | None
+  run: Run, settings: Settings, report: pathlib.Path, seconds: Sequence[float], revision: str | None
 ) -> dict:
-  """Makes the line of an evaluated run, ready for JSON: the means of `KEPT`, and each patient's.
+  """Makes the line of an evaluated run, ready for JSON: means, and each patient's values.
 
   `report` is the evaluation's folder; `seconds` are those of the training since its last start,
-  with compiling and validation; `revision` is of the code that trained.
+  with compiling, and of the evaluation; `revision` is of the code that trained.
   """
-  found = read_evaluation(report)
-  patients = {
-    patient: {
-      name: found.values[column][patient]
-      for name, column in KEPT.items()
-      if patient in found.values.get(column, {})
-    }
-    for patient in found.patients
-  }
+  found, config = read_evaluation(report), run.config(settings)
+  classes = list(found.metrics['classes'])
+  columns = dict(KEPT)
+  for name in classes:
+    prefix = '' if name == classes[0] else f'{name}_'
+    columns |= {prefix + metric: f'{name}_{metric}' for metric in METRICS}
+  patients: dict[str, dict[str, float]] = {patient: {} for patient in found.patients}
+  for name, column in columns.items():
+    for patient, value in found.values.get(column, {}).items():
+      patients[patient][name] = value
+  for patient, name, value in _parts(report):
+    patients[patient][name] = value
   means = {}
-  for name in KEPT:
+  for name in dict.fromkeys(name for values in patients.values() for name in values):
     values = [v[name] for v in patients.values() if name in v]
-    means[name] = sum(values) / len(values) if values else None
-  return {
-    'study': run.study,
-    'row': run.row.name,
-    'seed': run.seed,
-    'label': run.row.label,
-    'flags': run.identity(settings),
-    **means,
-    'train_seconds': round(seconds, 1),
-    'patients': patients,
-    'receipt': found.receipt | {'trained_at': revision},
-  }
+    means[name] = sum(values) / len(values)
+  return textio.to_json(
+    {
+      'study': run.study,
+      'row': run.row.name,
+      'seed': run.seed,
+      'label': run.row.label,
+      'flags': run.identity(settings),
+      'dice': None,
+      **means,
+      'train_seconds': round(seconds[0], 1),
+      'patients': patients,
+      'receipt': found.receipt
+      | {
+        'trained_at': revision,
+        'seconds': [round(x, 1) for x in seconds],
+        'weights_sha256': _weights_digest(config.init_from),
+        **labels_receipt(config),
+      },
+    },
+    digits=5,
+  )
+
+
+def _parts(report: pathlib.Path) -> Iterator[tuple[str, str, float]]:
+  """Yields (patient, name, value) of every class, view and phase of an evaluation.
+
+  Names are 'lv_dice_4CH_ED', 'lv_asd_4CH' (mm, the mean of ED and ES, where the spacing is known)
+  and 'ef_4CH_masks', 'ef_4CH_predicted' (percent, of this view alone).
+  """
+  millimetres = set()
+  with (report / 'per_case.csv').open(newline='') as file:
+    for row in csv.DictReader(file):
+      millimetres |= {(row['patient'], row['view'])} if row['unit'] == 'mm' else set()
+      for kind in ('masks', 'predicted'):
+        if value := row[f'ef_view_{kind}']:
+          yield row['patient'], f'ef_{row["view"]}_{kind}', float(value)
+  distances: dict[tuple[str, str], list[float]] = {}
+  with (report / 'per_frame.csv').open(newline='') as file:
+    for row in csv.DictReader(file):
+      patient, view, name = row['patient'], row['view'], row['class']
+      if not row['phase'] or row['scored'] != '1':
+        continue
+      if row['dice']:
+        yield patient, f'{name}_dice_{view}_{row["phase"]}', float(row['dice'])
+      if row['asd'] and (patient, view) in millimetres:
+        distances.setdefault((patient, f'{name}_asd_{view}'), []).append(float(row['asd']))
+  for (patient, name), values in distances.items():
+    yield patient, name, sum(values) / len(values)
+
+
+def labels_receipt(config: ConfigDict) -> dict:
+  """Returns how many patients' labels a training sees, and a digest of their names.
+
+  Raises InputError where there are fewer patients than the config asks for.
+  """
+  from echoforge_jax.data import prepared, selection
+
+  data, spec = config.data, build.data_spec(config)
+  source = prepared.load_split(
+    data.data_dir, data.dataset, 'train', data.image_size, split_scheme=data.split_scheme
+  )
+  numbers, _ = selection.divide_clips(
+    source, spec.label_fraction, spec.label_seed, spec.labeled_patients
+  )
+  patients = sorted({source.clips[n]['patient'] for n in numbers})
+  digest = hashlib.sha256('\n'.join(patients).encode()).hexdigest()
+  return {'labeled_patients': len(patients), 'labeled_patients_sha256': digest}
+
+
+def _weights_digest(path: str) -> str | None:
+  """Returns a digest of the file of first weights; None for random ones and for a run's folder."""
+  file = network_file.default_path() if path == network_file.DEFAULT else pathlib.Path(path)
+  return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None

@@ -3,14 +3,37 @@
 Each row is trained with several seeds. A seed also chooses the labeled patients
 (`data.label_seed`), so that the spread over seeds includes that choice; rows of one seed share
 the labeled patients and are compared as pairs.
+
+The study `labels` has these trainings, each from random weights and from those of the shipped
+model, which has seen phantoms only:
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.training.variants import VARIANTS
+
+
+class Size(NamedTuple):
+  """One number of labeled patients, and how a training with it is done."""
+
+  patients: int  # 0: all there are.
+  steps: int  # Updates; chosen for their time, not by any score.
+  seeds: int
+
+
+SIZES = (
+  Size(5, 400, 3),
+  Size(10, 500, 8),
+  Size(20, 600, 3),
+  Size(40, 700, 8),
+  Size(100, 800, 3),
+  Size(0, 800, 3),
+)
+STEP_SECONDS = 0.25  # Of an update of `configs/camus_stills.py`, on two cores, measured.
 
 UNLABELED_BATCH = 4  # Clips per step, for rows that learn from them.
 LABEL_FRACTION = 0.1  # Share of the patients whose labels are used unless a study varies it.
@@ -26,6 +49,9 @@ class Row:
   # Config fields that differ from the study's config.
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   config: str = ''  # As in `--config`; '' takes the study's.
+  seeds: int = 3
+  against: str = ''  # Name of the row that it is compared with; '' takes the study's reference.
+  curve: str = ''  # Of a plot over the number of labeled patients.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +61,16 @@ class Study:
   name: str
   title: str
   rows: tuple[Row, ...]
-  reference: str  # Name of the row that the others are compared with.
+  reference: str = ''  # Name of the row that the others are compared with.
 
   def row(self, name: str) -> Row:
     """Returns the row of that name."""
     return next(row for row in self.rows if row.name == name)
+
+  def reference_of(self, row: Row) -> str:
+    """Returns the name of the row that a row is compared with; '' if there is none."""
+    name = row.against or self.reference
+    return name if name != row.name else ''
 
 
 def _row(
@@ -64,6 +95,36 @@ _SSCF = dataclasses.replace(
   variant='',
   config='phantom_sscf_lite',
 )
+
+
+def labels_study(patients: Sequence[int] = (), weights: str = 'default') -> Study:
+  """Returns the study `labels`, of some numbers of patients (0: all), from weights of a file.
+
+  A number that is not in `SIZES` is trained as the next larger one is.
+  """
+  rows = []
+  for count in patients or [size.patients for size in SIZES]:
+    size = next((size for size in SIZES if 0 < count <= size.patients), SIZES[-1])
+    text = f'{count or "all"} patients'
+    fields = {'data.labeled_patients': count, 'num_steps': size.steps}
+    # The length is known, and nothing is chosen by a validation.
+    fields |= {'eval.every': 0, 'eval.best_metric': '', 'checkpoint_every': 200}
+    random = f'random_{count or "all"}'
+    for name, init, against in (('random', '', ''), ('phantom', weights, random)):
+      rows.append(
+        Row(
+          f'{name}_{count or "all"}',
+          'tsf_arc',  # As the shipped model.
+          f'{text}, {name} weights',
+          fields | {'init_from': init},
+          seeds=size.seeds,
+          against=against,
+          curve=f'{name} weights',
+        )
+      )
+  return Study('labels', 'Supervised training from random and from phantom weights', tuple(rows))
+
+
 _TWO = (('baseline', 'supervised'), ('all', 'EchoForge'))
 _ALL_STUDIES = (
   Study(
@@ -88,16 +149,6 @@ _ALL_STUDIES = (
     reference='anchors2',
   ),
   Study(
-    'labels',
-    'Share of the patients whose labels are used',
-    tuple(
-      _row(variant, percent / 100, name=f'{variant}_{percent}', label=f'{text}, {percent} %')
-      for percent in (5, 10, 20, 40, 100)
-      for variant, text in _TWO
-    ),
-    reference='baseline_10',
-  ),
-  Study(
     'supervision',
     'ED and ES labeled, or every frame; all patients',
     tuple(
@@ -113,20 +164,61 @@ _ALL_STUDIES = (
     ),
     reference='baseline_sparse',
   ),
+  labels_study(),
 )
 STUDIES = {study.name: study for study in _ALL_STUDIES}
 
 
-def get_study(name: str, rows: Sequence[str] = ()) -> Study:
-  """Returns the study of that name, or some rows of it; the reference row always stays."""
+def _own_row(study: Study, text: str) -> Row:
+  name, _, fields = text.partition(':')
+  pairs = [field.split('=', 1) for field in fields.split(',')]
+  if not re.fullmatch(r'\w+', name) or any(len(pair) != 2 for pair in pairs):
+    raise InputError(f'--row={text}: wanted NAME:FIELD=VALUE,..., such as mine:model.dropout=0.1')
+  base = study.row(study.reference) if study.reference else study.rows[0]
+  settings = {**base.settings, **dict(pairs)}
+  return dataclasses.replace(base, name=name, label=fields, settings=settings, against=base.name)
+
+
+def get_study(
+  name: str,
+  rows: Sequence[str] = (),
+  *,
+  seeds: int = 0,
+  steps: int = 0,
+  patients: Sequence[int] = (),
+  weights: str = '',
+  more: Sequence[str] = (),
+) -> Study:
+  """Returns the study of that name, or a part of it; a row that others are compared with stays.
+
+  Args:
+    rows: names; none takes all.
+    seeds: of every row; 0 leaves them as they are.
+    steps: of every training; 0 leaves them as they are.
+    patients, weights: of `labels_study`.
+    more: rows more, 'NAME:FIELD=VALUE,FIELD=VALUE': the reference (of labels the first row) with
+      fields of its config changed.
+  """
   if name not in STUDIES:
     raise InputError(f'--study={name}: choose one of {", ".join(STUDIES)}, cost')
+  if (patients or weights) and name != 'labels':
+    raise InputError(f'--study={name}: --patients and --weights belong to --study=labels')
   study = STUDIES[name]
-  if not rows:
-    return study
-  known = [row.name for row in study.rows]
-  unknown = [row for row in rows if row not in known]
-  if unknown:
+  if patients or weights:
+    study = labels_study(patients, weights or 'default')
+  study = dataclasses.replace(study, rows=(*study.rows, *(_own_row(study, x) for x in more)))
+  known = {row.name: row for row in study.rows}
+  if len(known) < len(study.rows):
+    raise InputError(f'--row: found a name twice, wanted others than {", ".join(known)}')
+  if unknown := [row for row in rows if row not in known]:
     raise InputError(f'--rows: found {unknown[0]!r}, wanted some of {", ".join(known)}')
-  kept = {*rows, study.reference}
-  return dataclasses.replace(study, rows=tuple(row for row in study.rows if row.name in kept))
+  kept = {*(rows or known)}
+  kept |= {study.reference_of(known[row]) for row in kept}
+  changed = {'seeds': seeds} if seeds else {}
+  length = {'num_steps': steps} if steps else {}
+  chosen = tuple(
+    dataclasses.replace(row, settings={**row.settings, **length}, **changed)
+    for row in study.rows
+    if row.name in kept
+  )
+  return dataclasses.replace(study, rows=chosen)

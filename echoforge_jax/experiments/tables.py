@@ -1,27 +1,26 @@
-"""The lines of a study -> a table with intervals and tests, and a plot."""
+"""The lines of a study -> tables with intervals and tests, and a plot of the rows."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from echoforge_jax import textio
+from echoforge_jax.experiments import curve
 from echoforge_jax.experiments.cost import Cost
-from echoforge_jax.experiments.study import Study
+from echoforge_jax.experiments.study import Row, Study
 from echoforge_jax.metrics import statistics
 
 METHOD = (
-  'mean and SD (n - 1) over seeds; [95 % interval] of a bootstrap that draws seeds and patients '
-  'independently; difference from the reference row with the same labels, seed by seed, in the '
-  'same bootstrap; p: two-sided Wilcoxon signed-rank over patients, each the mean of its seeds, '
-  'adjusted by Holm over the rows'
+  'Mean over seeds and patients, with the 95 % bootstrap interval over patients, of these '
+  'trainings; SD over seeds (n - 1). Difference from the row named, seed by seed, with the same '
+  "labeled patients: Student's 95 % t interval over seeds, on these patients, and beside it the "
+  'bootstrap interval over patients, of these trainings. p: paired t over seeds, adjusted by Holm '
+  f'over the rows with at least {statistics.MIN_SEEDS} seeds'
 )
-_HEADS = (
-  '|Dice (%)|SD|difference (points)|p|ASD (mm)|HD95 (mm)|inconsistent frames (%)|p|EF r|EF bias'
-).split('|')
 
 
 class Column(NamedTuple):
@@ -33,13 +32,16 @@ class Column(NamedTuple):
   digits: int = 2
 
   def show(self, entry: Mapping) -> str:
-    """Returns the mean with its interval."""
+    """Returns the mean with its interval over patients."""
     mean = textio.number(entry['mean'], self.digits, self.scale)
-    return f'{mean} {textio.interval(entry["ci95"], self.digits, self.scale)}'
+    return f'{mean} {textio.interval(entry["patients_ci95"], self.digits, self.scale)}'.strip()
 
 
-COLUMNS = (
-  Column('dice', 'Dice (%)', 100),
+DICE = Column('dice', 'Dice (%)', 100)
+# Shown where they were measured.
+OTHERS = (
+  Column('myo_dice', 'myocardium Dice (%)', 100),
+  Column('la_dice', 'atrium Dice (%)', 100),
   Column('asd', 'ASD (mm)'),
   Column('hd95', 'HD95 (mm)'),
   Column('inconsistent', 'inconsistent frames (%)', 100, 1),
@@ -49,46 +51,100 @@ COLUMNS = (
 def summarise(
   study: Study, lines: Sequence[Mapping], *, seed: int = 0, resamples: int = 2000
 ) -> dict:
-  """Aggregates the lines of `runner.run_study`, which have the same seeds in every row.
+  """Aggregates lines of `runner.run_study`, of some or all runs; rows without any are left out.
 
   `seed` and `resamples` are the bootstrap's. Returns a dict ready for JSON: the study, how the
-  numbers were made, and rows with median train_seconds, EF agreement and, by column, values,
-  mean, sd, ci95, n_patients, difference, difference_ci95, p_value, p_holm.
+  numbers were made, and rows with n_seeds, median train_seconds, EF agreement and, by column,
+  values, mean, sd, patients_ci95, n_patients and `compared`, of `statistics.paired_seeds`; `parts`
+  are those of every class, view and phase.
   """
-  seeds = sorted({line['seed'] for line in lines})
-  table = {(line['row'], line['seed']): line for line in lines}
-  reference = [table[study.reference, s] for s in seeds]
   options = {'seed': seed, 'resamples': resamples}
-  rows = []
-  for row in study.rows:
-    own = [table[row.name, s] for s in seeds]
-    rows.append(
-      {
-        'name': row.name,
-        'label': row.label,
-        'n_seeds': len(seeds),
-        'train_seconds': float(np.median([x['train_seconds'] for x in own])),
-        **{column.name: _entry(column.name, own, reference, options) for column in COLUMNS},
-        **_ef_entries(own),
-      }
-    )
-  for column in COLUMNS:
-    others = [row for row in rows if row['name'] != study.reference]
-    adjusted = statistics.holm([row[column.name]['p_value'] for row in others])
-    for row, p in zip(others, adjusted):
-      row[column.name]['p_holm'] = p
+  table: dict[str, dict[int, Mapping]] = {}
+  for line in sorted(lines, key=lambda line: line['seed']):
+    table.setdefault(line['row'], {})[line['seed']] = line
+  rows = [_row(study, row, table, options) for row in study.rows if row.name in table]
+  for column in (DICE, *OTHERS):
+    tests = [row[column.name]['compared'] for row in rows if column.name in row]
+    tests = [test for test in tests if test and test['enough']]
+    for test, p in zip(tests, statistics.holm([test['p_value'] for test in tests])):
+      test['p_holm'] = p
   return textio.to_json(
     {
       'study': study.name,
       'title': study.title,
-      'reference': study.reference,
       'method': METHOD,
-      'seeds': seeds,
-      'n_patients': len(next(iter(table.values()))['patients']),
+      'n_patients': len(lines[0]['patients']) if lines else 0,
       'source': _source(lines, seed, resamples),
       'rows': rows,
+      'worth': curve.worth(rows),
     }
   )
+
+
+def _row(study: Study, row: Row, table: Mapping, options: Mapping) -> dict:
+  """Aggregates the runs of one row."""
+  own, against = table[row.name], study.reference_of(row)
+  lines = list(own.values())
+  names = set.union(*(set(v) for line in lines for v in line['patients'].values()))
+  found: dict[str, Any] = {
+    'name': row.name,
+    'label': row.label,
+    'against': against,
+    'curve': row.curve,
+    'n_seeds': len(lines),
+    'labeled_patients': lines[0]['receipt'].get('labeled_patients'),
+    'train_seconds': float(np.median([line['train_seconds'] for line in lines])),
+    **_ef_entries(lines),
+  }
+  for column in (DICE, *OTHERS):
+    if column.name in names:
+      other = table.get(against, {})
+      found[column.name] = _entry(column.name, own, options)
+      found[column.name]['compared'] = _compared(column.name, own, other, options)
+  parts = sorted(name for name in names if '_dice_' in name or '_asd_' in name)
+  found['parts'] = {name: _entry(name, own, options) for name in parts}
+  return found
+
+
+def _tables(name: str, *rows: Mapping[int, Mapping]) -> list[np.ndarray]:
+  """Returns a quantity of each row, [S, N], on the seeds and patients that all have."""
+  seeds = sorted(set.intersection(*map(set, rows)))
+  lines = [row[s] for row in rows for s in seeds]
+  if not lines:
+    return []
+  patients = set.intersection(
+    *({p for p, v in line['patients'].items() if name in v} for line in lines)
+  )
+  return [
+    np.array([[row[s]['patients'][p][name] for p in sorted(patients)] for s in seeds], np.float64)
+    for row in rows
+  ]
+
+
+def _entry(name: str, own: Mapping[int, Mapping], options: Mapping) -> dict:
+  """Returns one quantity of a row, on the patients measured in each of its runs."""
+  (values,) = _tables(name, own)
+  if not values.size:
+    nan = [math.nan] * 2
+    return {'values': [], 'mean': math.nan, 'sd': math.nan, 'patients_ci95': nan, 'n_patients': 0}
+  means = values.mean(axis=1)
+  over_patients = statistics.estimate(values.mean(axis=0), **options)
+  return {
+    'values': means.tolist(),
+    'mean': over_patients.mean,
+    'sd': float(means.std(ddof=1)) if len(means) > 1 else math.nan,
+    't_ci95': statistics.t_interval(means),
+    'patients_ci95': list(over_patients.ci95),
+    'n_patients': values.shape[1],
+  }
+
+
+def _compared(name: str, own: Mapping, reference: Mapping, options: Mapping) -> dict | None:
+  """Compares a row with its reference on the seeds that both have; None without any."""
+  tables = _tables(name, own, reference)
+  if not tables or not tables[0].size:
+    return None
+  return statistics.paired_seeds(*tables, **options)
 
 
 def _source(lines: Sequence[Mapping], seed: int, resamples: int) -> str:
@@ -116,67 +172,55 @@ def _source(lines: Sequence[Mapping], seed: int, resamples: int) -> str:
   )
 
 
-def _entry(name: str, own, reference, options: Mapping) -> dict:
-  """Returns one quantity of a row, on patients that it and the reference measured."""
-  patients = set.intersection(
-    *({p for p, v in line['patients'].items() if name in v} for line in (*own, *reference))
-  )
-  ours, theirs = (
-    np.array([[line['patients'][p][name] for p in sorted(patients)] for line in lines], np.float64)
-    for lines in (own, reference)
-  )
-  nan = [math.nan] * 2
-  found = {'values': [], 'mean': math.nan, 'sd': math.nan, 'ci95': nan, 'n_patients': 0}
-  if patients:
-    found = statistics.over_seeds(ours[..., None], **options)
-  test = {'difference': math.nan, 'ci95': nan, 'p_value': math.nan}
-  if patients and own != reference:  # Of the reference itself nothing is said.
-    test = statistics.paired(ours, theirs, **options)
-  return found | {
-    'difference': test['difference'],
-    'difference_ci95': test['ci95'],
-    'p_value': test['p_value'],
-    'p_holm': math.nan,
-  }
-
-
 def _ef_entries(lines: Sequence[Mapping]) -> dict[str, dict]:
-  names, nan = ('ef_reference', 'ef_predicted'), math.nan
-  pairs = [[[v.get(n, nan) for n in names] for v in line['patients'].values()] for line in lines]
-  # A network that finds no cavity in any patient has neither r nor bias.
-  agreements = [statistics.agreement(*np.array(p).reshape(-1, 2).T, resamples=1) for p in pairs]
+  """Returns r, bias and mean error of the EF, of the patient and of each view, over seeds."""
+  columns = {'ef': ('ef_reference', 'ef_predicted')}
+  values = [v for line in lines for v in line['patients'].values()]
+  views = {
+    n.split('_')[1] for v in values for n in v if n.startswith('ef_') and n.endswith('_masks')
+  }
+  columns |= {f'ef_{view}': (f'ef_{view}_masks', f'ef_{view}_predicted') for view in sorted(views)}
   found = {}
-  for name in ('pearson_r', 'bias'):
-    values = np.array([getattr(a, name) for a in agreements])
-    found[f'ef_{name}'] = {
-      'values': values.tolist(),
-      'sd': float(values.std(ddof=1)) if len(values) > 1 else math.nan,
-      'mean': float(values.mean()),
-    }
+  for key, names in columns.items():
+    pairs = [
+      [[v.get(n, math.nan) for n in names] for v in line['patients'].values()] for line in lines
+    ]
+    # A network that finds no cavity in any patient has none of them.
+    agreements = [statistics.agreement(*np.array(p).reshape(-1, 2).T, resamples=1) for p in pairs]
+    for name in ('pearson_r', 'bias', 'mae'):
+      numbers = np.array([getattr(a, name) for a in agreements])
+      found[f'{key}_{name}'] = {
+        'values': numbers.tolist(),
+        'sd': float(numbers.std(ddof=1)) if len(numbers) > 1 else math.nan,
+        'mean': float(numbers.mean()),
+      }
   return found
 
 
-def markdown(summary: Mapping, costs: Mapping[str, Cost] | None = None) -> str:
-  """Returns the summary as a Markdown table; `costs` by row add columns."""
-  heads = _HEADS + (['M parameters', 'GFLOP', 'frames/s'] if costs else [])
-  rows = [heads, ['---', *['---:'] * (len(heads) - 1)]]
+def main_table(summary: Mapping, costs: Mapping[str, Cost] | None = None) -> list[list[str]]:
+  """Returns the cells of the table of rows, heads first."""
+  others = [c for c in OTHERS if any((r.get(c.name) or {}).get('values') for r in summary['rows'])]
+  heads = [
+    '',
+    'seeds',
+    DICE.label,
+    'SD',
+    'difference, [t over seeds]',
+    '[over patients]',
+    'p (Holm)',
+  ]
+  heads += [column.label for column in others] + ['EF r', 'EF bias']
+  heads += ['M parameters', 'GFLOP', 'frames/s'] if costs else []
+  rows = [heads]
   for row in summary['rows']:
-    dice, asd, hd95, jumps = (row[c.name] for c in COLUMNS)
-    difference = dice_p = jumps_p = ''
-    if row['name'] != summary['reference']:
-      interval = textio.interval(dice['difference_ci95'], 2, 100)
-      difference = f'{100 * dice["difference"]:+.2f} {interval}'
-      dice_p, jumps_p = (textio.p_text(x['p_holm']) for x in (dice, jumps))
+    dice = row['dice']
     cells = [
       f'{row["label"]} (`{row["name"]}`)',
-      COLUMNS[0].show(dice),
+      str(row['n_seeds']),
+      DICE.show(dice),
       textio.number(dice['sd'], 2, 100),
-      difference,
-      dice_p,
-      COLUMNS[1].show(asd),
-      COLUMNS[2].show(hd95),
-      COLUMNS[3].show(jumps),
-      jumps_p,
+      *_difference(row),
+      *(column.show(row[column.name]) if column.name in row else 'n/a' for column in others),
       textio.number(row['ef_pearson_r']['mean'], 3),
       textio.number(row['ef_bias']['mean'], 1),
     ]
@@ -184,34 +228,112 @@ def markdown(summary: Mapping, costs: Mapping[str, Cost] | None = None) -> str:
       cells += [f'{cost.total_parameters / 1e6:.2f}', f'{cost.gflop:.2f}']
       cells.append(f'{cost.frames_per_second:.0f}')
     rows.append(cells + [''] * (len(heads) - len(cells)))
-  table = '\n'.join(f'| {" | ".join(cells)} |' for cells in rows)
-  return (
-    f'**{summary["title"]}.** {_seeds(summary)}, {summary["n_patients"]} test patients; '
-    f'differences from `{summary["reference"]}`.\n\n{table}\n\n'
-    f'{summary["method"]}.\n\n{summary["source"]}.\n'
+  return rows
+
+
+def _difference(row: Mapping) -> tuple[str, str, str]:
+  """Returns a row's Dice minus its reference's: over seeds, over patients, and what may be said."""
+  if not (test := row['dice']['compared']):
+    return '', '', ''
+  intervals = [textio.interval(test[key], 2, 100) for key in ('t_ci95', 'patients_ci95')]
+  claim = textio.p_text(test['p_holm']) if test['enough'] else statistics.TOO_FEW_SEEDS
+  return f'{100 * test["difference"]:+.2f} {intervals[0]}'.strip(), intervals[1], claim
+
+
+def parts_table(summary: Mapping) -> list[list[str]]:
+  """Returns the cells of the table by class, view and phase, heads first."""
+  names = sorted(
+    {name for row in summary['rows'] for name in row['parts']},
+    key=lambda name: ('_asd_' in name, _CLASS_ORDER.get(name.split('_')[0], 9), name),
   )
+  planes = sorted(
+    {k for row in summary['rows'] for k in row if k.startswith('ef_') and k.count('_') == 2}
+  )
+  planes = [name for name in planes if name.endswith('_mae')]
+  heads = [
+    '',
+    *(name.replace('_', ' ').replace('asd', 'ASD mm').replace('dice', 'Dice') for name in names),
+  ]
+  heads += [f'EF {name.split("_")[1]} MAE, r' for name in planes]
+  rows = [heads]
+  for row in summary['rows']:
+    cells = [f'`{row["name"]}`']
+    for name in names:
+      scale, digits = (1, 2) if '_asd_' in name else (100, 1)
+      cells.append(textio.number(row['parts'].get(name, {}).get('mean'), digits, scale))
+    for name in planes:
+      r = row.get(name.replace('mae', 'pearson_r'), {}).get('mean')
+      cells.append(f'{textio.number(row[name]["mean"], 1)}, {textio.number(r, 2)}')
+    rows.append(cells)
+  return rows
 
 
-def _seeds(summary: Mapping) -> str:
-  count = len(summary['seeds'])
-  return f'{count} seed{"s"[: count > 1]}'
+_CLASS_ORDER = {'lv': 0, 'myo': 1, 'la': 2}
 
 
-def plot(summary: Mapping, path: pathlib.Path) -> None:
-  """Draws Dice and inconsistent frames of every row, with intervals, as PNG."""
+def markdown(summary: Mapping, costs: Mapping[str, Cost] | None = None) -> str:
+  """Returns the summary as Markdown tables; `costs` by row add columns."""
+  texts = [
+    f'**{summary["title"]}.** {summary["n_patients"]} patients are scored.{_against(summary)}'
+  ]
+  for table in (main_table(summary, costs), parts_table(summary)):
+    if len(table[0]) > 1:
+      lines = [table[0], ['---', *['---:'] * (len(table[0]) - 1)], *table[1:]]
+      texts.append('\n'.join(f'| {" | ".join(cells)} |' for cells in lines))
+  texts += curve.worth_text(summary['worth'])
+  return '\n\n'.join([*texts, f'{summary["method"]}.', f'{summary["source"]}.']) + '\n'
+
+
+def _against(summary: Mapping) -> str:
+  """Says which rows are compared with which."""
+  found = {row['against']: [] for row in summary['rows'] if row['against']}
+  for row in summary['rows']:
+    if row['against']:
+      found[row['against']].append(f'`{row["name"]}`')
+  if len(found) == 1:
+    return f' Differences are from `{next(iter(found))}`.'
+  pairs = '; '.join(f'{", ".join(rows)} from `{name}`' for name, rows in found.items())
+  return f' Differences: {pairs}.' if pairs else ''
+
+
+def latex(summary: Mapping, costs: Mapping[str, Cost] | None = None) -> str:
+  """Returns the same tables for LaTeX with the package booktabs."""
+  texts = []
+  for table in (main_table(summary, costs), parts_table(summary)):
+    if len(table[0]) > 1:
+      lines = [' & '.join(map(_escape, cells)) + r' \\' for cells in table]
+      head = [rf'\begin{{tabular}}{{l{"r" * (len(table[0]) - 1)}}}', r'\toprule', lines[0]]
+      texts.append('\n'.join([*head, r'\midrule', *lines[1:], r'\bottomrule', r'\end{tabular}']))
+  note = f'% {summary["title"]}. {summary["method"]}. {summary["source"]}.'
+  return '\n\n'.join([note, *texts]) + '\n'
+
+
+def _escape(text: str) -> str:
+  """Returns a cell as LaTeX: special characters, and `code` as typewriter text."""
+  for char in '&%#_':
+    text = text.replace(char, f'\\{char}')
+  parts = text.split('`')
+  return ''.join(rf'\texttt{{{part}}}' if k % 2 else part for k, part in enumerate(parts))
+
+
+def plot(summary: Mapping, paths: Sequence[pathlib.Path]) -> None:
+  """Draws Dice and inconsistent frames of every row, with intervals, into files."""
   from matplotlib.figure import Figure
 
   rows = summary['rows']
-  figure = Figure(figsize=(9, 0.9 + 0.42 * len(rows)), layout='constrained')
-  axes = figure.subplots(1, 2, sharey=True)
+  columns = [
+    c for c in (DICE, OTHERS[-1]) if any((r.get(c.name) or {}).get('values') for r in rows)
+  ]
+  figure = Figure(figsize=(3 + 3 * len(columns), 0.9 + 0.42 * len(rows)), layout='constrained')
+  axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
   heights = np.arange(len(rows))[::-1]
-  for axis, column in zip(axes, (COLUMNS[0], COLUMNS[3])):
+  for axis, column in zip(axes, columns):
     for y, row in zip(heights, rows):
-      entry = row[column.name]
+      entry = row.get(column.name) or {'mean': None}
       if entry['mean'] is None:
         continue
-      color = '0.45' if row['name'] == summary['reference'] else 'tab:blue'
-      ends = [np.nan if v is None else column.scale * v for v in entry['ci95']]
+      color = 'tab:blue' if row['against'] else '0.45'
+      ends = [np.nan if v is None else column.scale * v for v in entry['patients_ci95']]
       values = column.scale * np.array(entry['values'])
       axis.plot(ends, [y] * 2, color=color, lw=2)
       axis.plot(values, [y] * len(values), 'o', ms=4, mfc='white', color=color)
@@ -222,22 +344,26 @@ def plot(summary: Mapping, path: pathlib.Path) -> None:
   axes[0].set_yticks(heights, [row['label'] for row in rows])
   axes[0].set_ylim(-0.6, len(rows) - 0.4)
   figure.suptitle(
-    f'{summary["title"]}\n{_seeds(summary)} (circles), mean (diamond), '
-    f'95 % interval over seeds and {summary["n_patients"]} patients',
+    f'{summary["title"]}\nseeds (circles), mean (diamond), 95 % interval over '
+    f'{summary["n_patients"]} patients',
     fontsize=10,
   )
-  figure.savefig(path, dpi=150)
+  for path in paths:
+    figure.savefig(path, dpi=150)
 
 
 def write(
   summary: Mapping, out_dir: pathlib.Path, costs: Mapping[str, Cost] | None = None
 ) -> list[pathlib.Path]:
-  """Writes STUDY.json, STUDY.md and STUDY.png to an existing folder; returns these files."""
-  files = [out_dir / f'{summary["study"]}.{suffix}' for suffix in ('json', 'md', 'png')]
+  """Writes STUDY.json, .md, .tex, .png and .pdf to an existing folder; returns these files."""
+  suffixes = ('json', 'md', 'tex', 'png', 'pdf')
+  files = [out_dir / f'{summary["study"]}.{suffix}' for suffix in suffixes]
   found = dict(summary)
   if costs:
     found['costs'] = {name: dataclasses.asdict(c) for name, c in costs.items()}
   textio.write_json(files[0], found)
   textio.write_text(files[1], markdown(summary, costs))
-  plot(summary, files[2])
+  textio.write_text(files[2], latex(summary, costs))
+  draw = curve.plot if any(row['curve'] for row in summary['rows']) else plot
+  draw(summary, files[3:])
   return files

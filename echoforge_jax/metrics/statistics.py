@@ -1,4 +1,4 @@
-"""Patient-level intervals, agreement between two methods, paired tests.
+"""Intervals over patients and over seeds, agreement of two quantities, paired tests.
 
 Intervals are expanded percentile bootstraps (Hesterberg, The American Statistician 2015): the plain
 percentile interval is too short by sqrt(1 - 1/n) and by normal instead of t quantiles; slightly
@@ -17,6 +17,8 @@ from scipy import stats
 
 RESAMPLES = 10_000
 ALPHA = 0.05
+MIN_SEEDS = 8  # Of each method, for a claim that one is better.
+TOO_FEW_SEEDS = 'too few seeds for a claim'
 # Resamples drawn at a time, to bound memory on large sets.
 _CHUNK, _CHUNK_OF_SEEDS = 1_000, 200
 
@@ -218,45 +220,55 @@ def over_seeds(
     patients, too; n_patients.
   """
   values = statistic(table)
-  mean, sd = float(values.mean()), _sd(values)
-  quantile = stats.t.ppf(1 - ALPHA / 2, len(values) - 1)  # NaN for a single run.
-  half = float(quantile * sd / math.sqrt(len(values)))
   return {
     'values': values.tolist(),
-    'mean': mean,
-    'sd': sd,
-    't_ci95': [mean - half, mean + half],
+    'mean': float(values.mean()),
+    'sd': _sd(values),
+    't_ci95': t_interval(values),
     'ci95': list(two_level_ci(table, statistic, seed=seed, resamples=resamples)),
     'n_patients': table.shape[1],
   }
 
 
-def paired(
+def t_interval(values: np.ndarray) -> list[float]:
+  """Returns Student's 95 % interval of the mean of [S] values; NaN for a single one."""
+  mean, quantile = float(values.mean()), stats.t.ppf(1 - ALPHA / 2, len(values) - 1)
+  half = float(quantile * _sd(values) / math.sqrt(len(values)))
+  return [mean - half, mean + half]
+
+
+def paired_seeds(
   first: Float[np.ndarray, 's n'],
   second: Float[np.ndarray, 's n'],
   *,
   seed: int = 0,
   resamples: int = RESAMPLES,
 ) -> dict:
-  """Compares two methods, [S, N] each, over the same N patients and as many runs of each.
+  """Compares two methods, [S, N] each: run s of both has the same seed, the N patients are shared.
+
+  A run is the unit: another training, with other labeled patients, is what a claim about a method
+  must survive. A test over patients, of the mean of a few runs, takes the luck of these runs for
+  the method's (docs/statistics.md).
 
   Returns:
-    first, second: means; difference: of the means; ci95: its interval, of `bootstrap_ci` over
-    patients for one run, else `two_level_ci`; and what `wilcoxon` says of the patients, each the
-    mean of its runs.
+    values: first - second of each seed, means over the patients; difference: the mean of these;
+    t_ci95 and p_value: of Student's paired t over seeds, on these patients; enough: there are
+    `MIN_SEEDS`; patients_ci95: bootstrap over patients of the same difference, of these runs.
   """
-  options = dict(seed=seed, resamples=resamples)
   apart = first - second
-  if len(apart) == 1:
-    interval = estimate(apart[0], **options).ci95
-  else:
-    interval = two_level_ci(apart[..., None], first_mean, **options)
+  values = apart.mean(axis=1)
+  p_value = math.nan
+  if len(values) > 1:
+    varies = np.ptp(values) > 1e-12 * np.abs(values).max()  # More than rounding does.
+    p_value = float(stats.ttest_1samp(values, 0).pvalue) if varies else float(not values.any())
+  options = dict(seed=seed, resamples=resamples)
   return {
-    'first': float(first.mean()),
-    'second': float(second.mean()),
-    'difference': float(apart.mean()),
-    'ci95': list(interval),
-    **wilcoxon(first.mean(axis=0), second.mean(axis=0)),
+    'values': values.tolist(),
+    'difference': float(values.mean()),
+    't_ci95': t_interval(values),
+    'p_value': p_value,
+    'enough': len(values) >= MIN_SEEDS,
+    'patients_ci95': list(estimate(apart.mean(axis=0), **options).ci95),
   }
 
 

@@ -244,8 +244,9 @@ def _first_state(run: Run, create_state: Any) -> tuple[Any, int]:
   options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
   state = create_state.lower().compile(compiler_options=options)()
   if init_from := run.config.init_from:
-    state = warm_start.from_path(state, init_from, model=run.parts.model)
-    run.console.say(f'weights of {init_from}')
+    options = {'model': run.parts.model, 'classes': run.config.data.classes}
+    state, text = warm_start.from_path(state, init_from, **options)
+    run.console.say(text)
   return state, 0
 
 

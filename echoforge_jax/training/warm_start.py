@@ -1,5 +1,6 @@
 """Starting from weights that exist instead of from random ones."""
 
+from collections.abc import Sequence
 import os
 
 import flax.linen as nn
@@ -44,10 +45,39 @@ def replace_weights(
   return state.replace(**new)
 
 
-def from_run(state: TrainState, workdir: str | os.PathLike) -> TrainState:
-  """Starts from the teacher of another run, such as one on the phantom."""
-  _, variables, step = checkpoint.restore_for_inference(workdir, 'teacher')
-  return replace_weights(state, variables, source=f'config.init_from={workdir} (step {step})')
+def from_run(
+  state: TrainState,
+  workdir: str | os.PathLike,
+  *,
+  model: nn.Module | None = None,
+  classes: Sequence[str] = (),
+) -> tuple[TrainState, str]:
+  """Starts from the teacher of another run, such as one on the phantom.
+
+  Where that run had other classes than `classes`, the parameters whose shape follows from their
+  number stay new. Returns the state, and a line that says what was taken and what was not.
+  """
+  config, variables, step = checkpoint.restore_for_inference(workdir, 'teacher')
+  text = f'weights of {workdir} (step {step})'
+  if classes and (theirs := tuple(config.data.classes)) != tuple(classes):
+    flat = flatten_dict(variables)
+    skipped = _depending_on_classes(state, model) & flat.keys()
+    variables = unflatten_dict({path: leaf for path, leaf in flat.items() if path not in skipped})
+    text += (
+      f'; its classes are {", ".join(theirs)}, wanted {", ".join(classes)}: not taken but new are '
+      f'{", ".join(sorted("/".join(path[1:]) for path in skipped))}'
+    )
+  source = f'config.init_from={workdir} (step {step})'
+  return replace_weights(state, variables, source=source), text
+
+
+def _depending_on_classes(state: TrainState, model: nn.Module) -> set[tuple[str, ...]]:
+  """Finds the variables that have another shape in the same model with one class more."""
+  video = jax.ShapeDtypeStruct((1, 2, 64, 64, 1), jnp.float32)
+  more = model.clone(num_classes=model.num_classes + 1)
+  other = flatten_dict(dict(jax.eval_shape(more.init, jax.random.key(0), video)))
+  own = flatten_dict({'params': state.params, 'batch_stats': state.batch_stats})
+  return {path for path, leaf in own.items() if other[path].shape != leaf.shape}
 
 
 def from_file(state: TrainState, path: str | os.PathLike, *, model: nn.Module) -> TrainState:
@@ -87,12 +117,17 @@ def from_file(state: TrainState, path: str | os.PathLike, *, model: nn.Module) -
   )
 
 
-def from_path(state: TrainState, path: str | os.PathLike, *, model: nn.Module) -> TrainState:
-  """Starts from `config.init_from`: published weights, a run, an exported network or 'default'."""
+def from_path(
+  state: TrainState, path: str | os.PathLike, *, model: nn.Module, classes: Sequence[str] = ()
+) -> tuple[TrainState, str]:
+  """Starts from `config.init_from`: published weights, a run, an exported network or 'default'.
+
+  `classes` are those of the training. Returns the state, and a line about what was taken.
+  """
   if (
     weight_files.is_weight_file(path)
     and not os.path.isdir(path)
     and not network_file.holds_network(path)
   ):
-    return from_file(state, path, model=model)
-  return from_run(state, path)
+    return from_file(state, path, model=model), f'weights of {os.fspath(path)}'
+  return from_run(state, path, model=model, classes=classes)

@@ -2,52 +2,74 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from echoforge_jax.__main__ import main
-from echoforge_jax.data.prepare import prepare
-from echoforge_jax.phantom import camus_writer
-from tests.phantom import ellipses
+from echoforge_jax.models import network_file
+from echoforge_jax.training import build
+from tests.configs import load_config
+
+
+def write_weights(path):
+  """A network of the tiny config that knows two classes, of the size of random ones."""
+  config = load_config('tiny', 'baseline')
+  with config.unlocked():
+    config.data.classes = ('lv', 'myo')
+  state = jax.eval_shape(build.make_parts(config).create_state)
+  rng = np.random.default_rng(0)
+  trees = {'params': state.params, 'batch_stats': state.batch_stats}
+  variables = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), trees)
+  network_file.write(path, config.to_dict(), variables, 5, 'teacher')
+  return path
 
 
 @pytest.mark.slow
-def test_a_tiny_study(tmp_path, capsys):
-  """The row that compiles fastest, on ellipses; each command a process."""
-  camus_writer.write_camus(
-    tmp_path / 'raw',
-    num_patients=4,
-    num_test=2,
-    seed=0,
-    config=ellipses.Config(),
-    generate=ellipses.generate,
-  )
-  prepare('camus', tmp_path / 'raw', tmp_path / 'data', 32)
+def test_a_tiny_study_of_labels(tmp_path, capsys, disc_data_dir):
+  """Random and other weights, two seeds; the config that compiles fastest."""
+  weights = write_weights(tmp_path / 'weights.safetensors')
   flags = [
     'study',
+    '--study=labels',
     f'--out={tmp_path / "out"}',
-    f'--data_dir={tmp_path / "data"}',
-    '--rows=baseline',
-    '--config=tiny.py',
-    '--seeds=1',
-    '--config.num_steps=4',
-    '--config.eval.every=0',
-    '--config.checkpoint_every=4',
-    '--config.batch_size=2',
-    '--config.num_devices=1',
+    f'--data_dir={disc_data_dir}',
+    f'--weights={weights}',
+    '--patients=2',
+    '--steps=2',
+    '--split=validation',
+    '--config=tiny.py:baseline',
+    '--config.optimizer.warmup_steps=0',
   ]
-  assert main(flags) == 0
-  printed = capsys.readouterr().out
-  assert '(`baseline`)' in printed and 'GFLOP' in printed
+  assert main([*flags, '--seeds=1']) == 0
+  assert '2 runs, 0 done; about 0 h 1 min left' in capsys.readouterr().out
   results = tmp_path / 'out' / 'results.jsonl'
-  (line,) = [json.loads(x) for x in results.read_text().splitlines()]
-  assert line['row'] == 'baseline' and line['receipt']['trained_at']
-  assert len(line['patients']) == 2
-  assert '--config.num_steps=4' in line['flags']
-  assert not any(str(tmp_path) in flag for flag in line['flags'])
-  # The same command finds everything done.
-  stamp = results.stat().st_mtime_ns
-  assert main([*flags, '--no_cost']) == 0
-  assert results.stat().st_mtime_ns == stamp
+  first = results.read_text()
+  # More seeds: what is done is not repeated.
+  assert main([*flags, '--seeds=2']) == 0
+  printed = capsys.readouterr().out
+  assert results.read_text().startswith(first)
+  lines = {(x['row'], x['seed']): x for x in map(json.loads, results.read_text().splitlines())}
+  assert set(lines) == {(row, seed) for row in ('random_2', 'phantom_2') for seed in (0, 1)}
+  assert '4 runs, 2 done' in printed and 'too few seeds for a claim' in printed
+  receipts = {key: line['receipt'] for key, line in lines.items()}
+  for seed in (0, 1):
+    of_seed = [receipts[row, seed] for row in ('random_2', 'phantom_2')]
+    assert len({r['labeled_patients_sha256'] for r in of_seed}) == 1
+    assert [bool(r['weights_sha256']) for r in of_seed] == [False, True]
+  one = receipts['phantom_2', 1]
+  assert (one['labeled_patients'], one['training_seed'], one['split']) == (2, 1, 'validation')
+  assert one['config_digest'] and one['raw_fingerprint'] and one['trained_at'] and one['versions']
+  values = lines['phantom_2', 1]['patients']
+  assert len(values) == 1 and 'lv_dice_2CH_ES' in next(iter(values.values()))
+  assert not any(str(tmp_path) in flag for flag in lines['phantom_2', 1]['flags'])
+  log = tmp_path / 'out' / 'runs' / 'labels' / 'phantom_2_seed1' / 'train.log'
+  assert 'not taken but new are decoder/fine/kernel' in log.read_text()
+  for suffix in ('md', 'tex', 'json', 'png', 'pdf'):
+    assert (tmp_path / 'out' / f'labels.{suffix}').stat().st_size > 500
+  # The table alone, of one row.
+  assert main([*flags, '--seeds=2', '--rows=random_2', '--table']) == 0
+  assert '`phantom_2`' not in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -66,7 +88,12 @@ def test_cost(tmp_path, capsys):
   [
     (['--study=rowing'], 'rows, methods, anchors'),
     (['--rows=best'], 'baseline'),
-    (['--seeds=0'], 'at least 1'),
+    (['--seeds=-1'], 'negative number'),
+    (['--patients=3'], 'belong to --study=labels'),
+    (['--study=labels', '--patients=few'], 'whole numbers'),
+    (['--study=labels', '--data=camus_stills'], 'wanted --raw=DIR'),
+    (['--config=phantom_lite:all'], 'choose what follows the colon'),
+    (['--table'], 'found no run'),
     (['--config=none.py'], 'no file'),
     (['--config.stairs=2'], 'row baseline'),
     (['--study=cost', '--config=configs/none.py'], 'no file'),

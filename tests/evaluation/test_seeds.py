@@ -98,7 +98,7 @@ def test_file_and_text_carry_the_receipt(found, tmp_path):
     'abc1234',
     'bootstrap seed 2 x 2000',
     'scipy ',
-    '3 seeds are few',
+    '3: too few seeds for a claim',
   ):
     assert part in text
   line = next(x for x in text.splitlines() if 'LV HD (mm)' in x)

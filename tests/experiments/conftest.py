@@ -3,6 +3,7 @@
 import pytest
 
 from echoforge_jax.experiments import study as study_lib
+from tests.commands.conftest import disc_data_dir  # noqa: F401
 
 RECEIPT = {
   'protocol': {'name': 'camus_full'},
@@ -16,7 +17,7 @@ RECEIPT = {
 }
 
 
-def make_line(row, seed, gain, patients=12, study='rows'):
+def make_line(row, seed, gain, patients=12, study='rows', **receipt):
   """A run whose patients have the Dice .8 + gain + something of their own."""
   values = {}
   for k in range(patients):
@@ -32,6 +33,10 @@ def make_line(row, seed, gain, patients=12, study='rows'):
       'inconsistent': 0.2 - gain,
       'roughness': 0.01,
       'valid': 1.0,
+      'lv_dice_4CH_ED': dice,
+      'lv_asd_4CH': 2.0,
+      'ef_4CH_masks': 40.0 + k,
+      'ef_4CH_predicted': 41.0 + k,
     }
   mean = sum(v['dice'] for v in values.values()) / patients
   return {
@@ -43,7 +48,7 @@ def make_line(row, seed, gain, patients=12, study='rows'):
     'dice': mean,
     'train_seconds': 60.0 + seed,
     'patients': values,
-    'receipt': RECEIPT,
+    'receipt': RECEIPT | receipt,
   }
 
 
@@ -54,4 +59,5 @@ def line():
 
 @pytest.fixture
 def small_study():
-  return study_lib.get_study('rows', ['baseline', 'all'])
+  """Two rows, two seeds of each."""
+  return study_lib.get_study('rows', ['baseline', 'all'], seeds=2)

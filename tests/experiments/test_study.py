@@ -14,7 +14,7 @@ def test_rows_are_different_trainings_that_build(name, tmp_path):
   assert list(configs) == [row.name for row in chosen.rows]
   texts = {str(config) for config in configs.values()}
   assert len(texts) == len(configs)
-  assert chosen.reference in configs
+  assert all(chosen.reference_of(row) in {'', *configs} for row in chosen.rows)
   for config in configs.values():
     # There must be unlabeled patients where their clips are asked for.
     assert not (config.unlabeled_batch_size and config.data.label_fraction == 1)
@@ -31,10 +31,52 @@ def test_some_rows_keep_the_reference():
 @pytest.mark.parametrize(
   'name, rows, text',
   [
-    ('row', [], 'rows, methods, anchors, labels, supervision'),
+    ('row', [], 'rows, methods, anchors, supervision, labels, cost'),
     ('rows', ['best'], "'best'.*baseline"),
   ],
 )
 def test_refuses(name, rows, text):
   with pytest.raises(InputError, match=text):
     study.get_study(name, rows)
+
+
+def test_the_labels_study_is_56_runs_in_an_order_that_can_be_cut_short():
+  chosen = study.get_study('labels')
+  runs = runner.all_runs(chosen)
+  assert len(runs) == 56
+  # Thrice everything before the seeds of 10 and 40 patients alone.
+  assert {run.seed for run in runs[:36]} == {0, 1, 2}
+  assert {run.row.name for run in runs[36:]} == {
+    f'{weights}_{n}' for weights in ('random', 'phantom') for n in (10, 40)
+  }
+  pair = [chosen.row(name) for name in ('random_5', 'phantom_5')]
+  assert [chosen.reference_of(row) for row in pair] == ['', 'random_5']
+  assert [row.settings['init_from'] for row in pair] == ['', 'default']
+
+
+def test_rows_of_ones_own():
+  chosen = study.get_study(
+    'rows', ['mine'], more=['mine:model.dropout=0.1,objective.name=my.module:loss']
+  )
+  base, mine = chosen.rows
+  assert chosen.reference_of(mine) == base.name == 'baseline' and mine.variant == 'baseline'
+  changed = {'model.dropout': '0.1', 'objective.name': 'my.module:loss'}
+  assert mine.settings == {**base.settings, **changed}
+  for text, message in (
+    ('mine', 'wanted NAME:FIELD=VALUE'),
+    ('../mine:a=1', 'wanted NAME:FIELD=VALUE'),
+    ('all:model.dropout=0.1', 'a name twice'),
+  ):
+    with pytest.raises(InputError, match=message):
+      study.get_study('rows', more=[text])
+
+
+def test_a_study_may_be_narrowed():
+  chosen = study.get_study('labels', patients=[3, 0], seeds=2, steps=7, weights='a.safetensors')
+  assert [row.name for row in chosen.rows] == ['random_3', 'phantom_3', 'random_all', 'phantom_all']
+  assert {(row.seeds, row.settings['num_steps']) for row in chosen.rows} == {(2, 7)}
+  assert chosen.rows[1].settings['init_from'] == 'a.safetensors'
+  kept = study.get_study('labels', ['phantom_40'])
+  assert [row.name for row in kept.rows] == ['random_40', 'phantom_40']
+  with pytest.raises(InputError, match='belong to --study=labels'):
+    study.get_study('rows', patients=[3])

@@ -148,6 +148,48 @@ def test_wilcoxon_errs_as_often_as_it_says():
   assert 0.025 < np.mean(found) < 0.07
 
 
+def test_seeds_are_paired():
+  rng = np.random.default_rng(3)
+  second = rng.normal(0.8, 0.05, (8, 20))
+  first = second + rng.normal(0.02, 0.01, (8, 1)) + rng.normal(0, 0.01, (8, 20))
+  found = statistics.paired_seeds(first, second, resamples=500)
+  means = first.mean(1), second.mean(1)
+  expected = stats.ttest_rel(*means)
+  assert found['values'] == pytest.approx(means[0] - means[1])
+  assert found['p_value'] == pytest.approx(expected.pvalue)
+  assert found['t_ci95'] == pytest.approx([*expected.confidence_interval()])
+  over = statistics.estimate((first - second).mean(0), resamples=500)
+  assert found['patients_ci95'] == pytest.approx([*over.ci95])
+  assert found['enough'] and found['difference'] == pytest.approx(over.mean)
+  few = statistics.paired_seeds(first[:7], second[:7], resamples=10)
+  assert not few['enough'] and few['p_value'] < 1
+
+
+def test_seeds_that_do_not_differ_and_a_single_one():
+  table = np.full((8, 5), 0.5)
+  assert statistics.paired_seeds(table, table, resamples=10)['p_value'] == 1
+  assert statistics.paired_seeds(table + 0.1, table, resamples=10)['p_value'] == 0
+  one = statistics.paired_seeds(table[:1] + 0.1, table[:1], resamples=10)
+  assert math.isnan(one['p_value']) and math.isnan(one['t_ci95'][0]) and not one['enough']
+  assert one['difference'] == pytest.approx(0.1)
+
+
+@pytest.mark.slow
+def test_a_test_over_patients_takes_luck_of_the_seeds_for_the_method():
+  """Two equal methods, trained thrice: seeds differ by an SD of .7, patients by 4."""
+  rng = np.random.default_rng(0)
+  drawn = 0.7 * rng.normal(size=(400, 3, 1)) + 4 * rng.normal(size=(400, 3, 40))
+  found = [
+    (
+      statistics.paired_seeds(table, 0 * table, resamples=1)['p_value'],
+      statistics.wilcoxon(table.mean(0), 0 * table[0])['p_value'],
+    )
+    for table in drawn
+  ]
+  over_seeds, over_patients = (np.array(found) < 0.05).mean(axis=0)
+  assert 0.02 < over_seeds < 0.08 and over_patients > 0.12
+
+
 def test_holm_by_hand():
   # Sorted: .01 x 4, .02 x 3 = .06, .03 x 2 = .06, .5 x 1.
   assert statistics.holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])

@@ -371,7 +371,8 @@ def test_another_run_gives_the_first_weights(tmp_path, make_iterator):
   (tmp_path / 'config.json').write_text('{}')
   sharding = mesh_lib.replicated(mesh_lib.make_mesh())
   fresh = jax.device_put(make_state(seed=5), sharding)
-  started = warm_start.from_run(fresh, tmp_path)
+  started, text = warm_start.from_run(fresh, tmp_path)
+  assert text == f'weights of {tmp_path} (step 4)'
   teacher = make_state().teacher_params
   jax.tree.map(np.testing.assert_array_equal, started.params, teacher)
   jax.tree.map(np.testing.assert_array_equal, started.teacher_params, teacher)

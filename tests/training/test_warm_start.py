@@ -4,6 +4,7 @@ import json
 import pathlib
 import types
 
+from flax.traverse_util import flatten_dict
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +45,7 @@ def load():
   return types.SimpleNamespace(
     path=lambda model, path, frames=3: warm_start.from_path(
       state_of(model, frames), path, model=model
-    )
+    )[0]
   )
 
 
@@ -155,3 +156,40 @@ def test_a_network_in_one_file_may_lack_what_only_training_needs(load, tmp_path)
     equal(rest, ones['params'])
   with pytest.raises(InputError, match='a.safetensors.* does not fit config.model'):
     load.path(build_model('echoforge', **small | {'dim': 32}), tmp_path / 'a.safetensors')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('parts', [{}, {'use_arc': False, 'use_tsf': False}])
+def test_other_classes_leave_what_depends_on_them_new(tmp_path, parts):
+  small = {'backbone': 'lite', 'dim': 16, 'decoder_dim': 8, 'num_queries': 8, 'use_cpr': False}
+  one, three = (build_model('echoforge', num_classes=n, **small | parts) for n in (1, 3))
+  source = state_of(one, 2)
+  ones = jax.tree.map(
+    lambda x: np.ones(x.shape, np.float32),
+    {'params': source.params, 'batch_stats': source.batch_stats},
+  )
+  config = {'model': {'name': 'echoforge'}, 'data': {'classes': ['lv']}}
+  path = tmp_path / 'a.safetensors'
+  network_file.write(path, config, ones, 5, 'teacher')
+  classes = ('lv', 'myo', 'la')
+  state, text = warm_start.from_path(state_of(three, 2), path, model=three, classes=classes)
+  fresh = {'decoder/logits/bias', 'decoder/logits/kernel', 'decoder/fine/kernel'}
+  found = {'/'.join(path): float(leaf.mean()) for path, leaf in flatten_dict(state.params).items()}
+  new = {path for path, mean in found.items() if mean == 0}
+  assert fresh <= new and set(found.values()) == {0.0, 1.0}
+  equal(state.params, state.teacher_params)
+  assert all(leaf.min() == 1 for leaf in jax.tree.leaves(state.batch_stats))
+  # The line names exactly what stayed new.
+  assert set(text.rpartition('are ')[2].split(', ')) == new and 'lv, wanted lv, myo, la' in text
+  # As many classes of other names are others, too; the same names are taken whole.
+  for names in (('myo',), ('lv',)):
+    state, text = warm_start.from_path(state_of(one, 2), path, model=one, classes=names)
+    stayed = {p for p, leaf in flatten_dict(state.params).items() if not leaf.any()}
+    assert {'/'.join(p) for p in stayed} == (new if names == ('myo',) else set())
+    assert ('not taken' in text) == bool(stayed)
+  # Without the names a difference is an error, as is any other difference.
+  with pytest.raises(InputError, match='does not fit config.model: .*decoder/fine'):
+    warm_start.from_path(state_of(three, 2), path, model=three)
+  wide = build_model('echoforge', num_classes=3, **small | parts | {'dim': 32})
+  with pytest.raises(InputError, match='does not fit config.model: .*shape'):
+    warm_start.from_path(state_of(wide, 2), path, model=wide, classes=classes)

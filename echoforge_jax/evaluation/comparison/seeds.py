@@ -141,7 +141,7 @@ def seeds_table(found: dict) -> str:
       )
     )
   remarks = [
-    f'note: {seeds} seeds are few: the t-interval is wide for that reason, '
-    'the other somewhat too narrow'
+    f'note: {seeds}: {statistics.TOO_FEW_SEEDS} about the method (wanted {statistics.MIN_SEEDS}): '
+    'the t-interval is wide for that reason, the other somewhat too narrow'
   ]
-  return document.table_text(head, table, remarks if seeds < 5 else [], found)
+  return document.table_text(head, table, remarks * (seeds < statistics.MIN_SEEDS), found)

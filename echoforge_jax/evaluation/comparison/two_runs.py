@@ -1,4 +1,4 @@
-"""Two evaluations on the same patients: is the difference more than chance?"""
+"""Two evaluations on the same patients: would other patients show the difference, too?"""
 
 import math
 
@@ -12,17 +12,19 @@ from echoforge_jax.metrics import statistics
 
 METHOD = (
   'patient = mean of its clips; difference first - second over patients with both; ci95: expanded '
-  'percentile bootstrap over pairs; p: two-sided Wilcoxon signed-rank, zero differences dropped '
-  '(scipy, method auto); p_holm: Holm over all rows'
+  'percentile bootstrap over pairs, of these two trainings; p: two-sided Wilcoxon signed-rank, '
+  'zero differences dropped (scipy, method auto); p_holm: Holm over all rows'
 )
 
 
 def compare_runs(
   first_dir, second_dir, *, seed: int = 0, resamples: int = statistics.RESAMPLES
 ) -> dict:
-  """Compares the evaluations in two folders patient by patient (`statistics.paired`).
+  """Compares the evaluations in two folders patient by patient (`statistics.wilcoxon`).
 
-  A patient's value is the mean of its clips'; p is adjusted by Holm over all metrics of the table.
+  It says whether other patients would show the difference between these two trainings, and nothing
+  about other trainings: methods are compared by seeds (`statistics.paired_seeds`). A patient's
+  value is the mean of its clips'; p is adjusted by Holm over all metrics of the table.
 
   Returns:
     JSON-ready dict. In a row, only_first and only_second are the patients that only one of them
@@ -68,7 +70,11 @@ def _row(quantity: Quantity, runs, common: set[str], options: dict) -> dict | No
   both = sorted(have[0] & have[1])
   if not both:
     return None
-  found = statistics.paired(*(np.array([[v[p] for p in both]]) for v in values), **options)
+  first, second = (np.array([v[p] for p in both]) for v in values)
+  apart = statistics.estimate(first - second, **options)
+  found = {'first': float(first.mean()), 'second': float(second.mean())}
+  found |= {'difference': apart.mean, 'ci95': list(apart.ci95)}
+  found |= statistics.wilcoxon(first, second)
   del found['statistic']
   better = ''
   if quantity.better:
@@ -116,8 +122,9 @@ def _warnings(first: EvaluationFiles, second: EvaluationFiles, common: set[str])
   if any(abs(x - y) > 0.5 for x, y in pairs):
     found.append('the reference EF of some patients differs: other masks or another image size')
   found.append(
-    'one training run each: the test covers the choice of patients, not '
-    'the variation between training runs; aggregate several seeds for that'
+    'one training run each: the test covers the choice of patients, not the variation between '
+    f'training runs: {statistics.TOO_FEW_SEEDS} about the methods; train {statistics.MIN_SEEDS} of '
+    'each and compare them with `study`'
   )
   return found
 
@@ -127,8 +134,8 @@ def comparison_table(comparison: dict) -> str:
   rows = comparison['rows']
   head = (
     f'first {comparison["first"]["run"]} minus second {comparison["second"]["run"]}, '
-    f'{comparison["n_patients"]} patients: mean difference [95 % interval over patients], Wilcoxon '
-    f'signed-rank p, adjusted by Holm for {len(rows)} rows'
+    f'{comparison["n_patients"]} patients: mean difference of these two trainings [95 % interval '
+    f'over patients], Wilcoxon signed-rank p over patients, adjusted by Holm for {len(rows)} rows'
   )
   table = [('', 'first', 'second', 'difference', '', 'n', 'p', 'p Holm', '')]
   for row in rows:
