@@ -60,7 +60,15 @@ def test_every_class_is_in_tables_and_overlays():
   painted = np.asarray(figure.axes[1].images[0].get_array())
   both = figures.outlines(cases[0].truth[0]) & figures.outlines(cases[0].prediction[0])
   assert both.any() and np.allclose(painted[both].mean(0)[2], 0.9 * figures.YELLOW[2], atol=0.06)
-  assert 'MYO' in figure.axes[0].get_ylabel()
+  assert '\nLV Dice 100.0 %' in figure.axes[0].get_ylabel()
+  assert any('MYO' in text for text in texts(figure.axes[1]))
+
+
+def test_clips_of_two_frames_have_nothing_midway():
+  cases = make_cases(1, frames=2)
+  result = score_predictions(cases, get_protocol('camus_semi'), resamples=10)
+  titles = [a.get_title() for a in figures.overlay_figure({0: cases[0]}, result, [0]).axes]
+  assert titles == ['ED, frame 1', 'overlay', 'ES, frame 2', 'overlay']
 
 
 @pytest.mark.slow

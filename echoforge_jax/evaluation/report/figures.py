@@ -48,18 +48,22 @@ def pick_examples(result: Result) -> list[int]:
 
 
 def overlay_figure(cases: Mapping[int, Case], result: Result, indices: Sequence[int]) -> Figure:
-  """Draws frames and overlays at ED, midway and ES, a row per clip, best first (Fig. 4).
+  """Draws frames and overlays at ED, midway (if any) and ES, a row per clip, best first (Fig. 4).
 
   One class is filled; several are outlined, since their neighbours touch. Frames have their true
   proportions, from the pixel spacing or native size. `cases` are by their index in the result.
   """
   extents = [_extent(cases[k]) for k in indices]
   ratio = np.mean([height / width for width, height in extents])
-  figure = new_figure(12, 1.87 * ratio * len(indices) + 0.75)
-  grid = figure.subplots(len(indices), 6, squeeze=False, gridspec_kw=dict(wspace=0.02, hspace=0.02))
+  # Clips of two frames have nothing midway.
+  names = ['ED', 'midway', 'ES'] if any(len(cases[k].truth) > 2 for k in indices) else ['ED', 'ES']
+  figure = new_figure(4 * len(names), 1.87 * ratio * len(indices) + 0.75)
+  panels = len(indices), 2 * len(names)
+  grid = figure.subplots(*panels, squeeze=False, gridspec_kw=dict(wspace=0.02, hspace=0.02))
   for row, (k, label) in enumerate(zip(indices, _labels(len(indices)))):
     case, last = cases[k], len(cases[k].truth) - 1
-    for column, (t, name) in enumerate(((0, 'ED'), (last // 2, 'midway'), (last, 'ES'))):
+    for column, name in enumerate(names):
+      t = {'ED': 0, 'midway': last // 2, 'ES': last}[name]
       if len(result.classes) == 1:
         painted = overlay(case.frames[t], case.truth[t] == 1, case.prediction[t] == 1)
       else:
@@ -72,8 +76,9 @@ def overlay_figure(cases: Mapping[int, Case], result: Result, indices: Sequence[
       if row == 0:
         left.set_title(f'{name}, frame {t + 1}', fontsize=9, color=INK)
         right.set_title('overlay', fontsize=9, color=INK)
-    dice = tables.dice_of_classes(result, lambda name: result.clips[k].means[name]['dice'], 1)
-    text = f'{label}\n{case.patient} {case.view}\nDice {dice} %'
+    dice = result.clips[k].means[result.classes[0]]['dice']
+    of = result.classes[0].upper() + ' ' if len(result.classes) > 1 else ''
+    text = f'{label}\n{case.patient} {case.view}\n{of}Dice {100 * dice:.1f} %'
     grid[row, 0].set_ylabel(text, fontsize=9, color=INK)
   legend = {'ground truth only': GREEN, 'prediction only': RED, 'overlap': YELLOW}
   handles = [Patch(color=color, label=label) for label, color in legend.items()]
