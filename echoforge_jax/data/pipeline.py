@@ -16,7 +16,7 @@ import numpy as np
 from echoforge_jax.clip import IGNORE
 from echoforge_jax.data import examples, phantom_stream
 from echoforge_jax.data.prepared import ClipSource, load_split
-from echoforge_jax.data.selection import class_table, divide_clips, frame_indices
+from echoforge_jax.data.selection import class_table, divide_clips, protocol_frames
 from echoforge_jax.data.spec import DataSpec
 from echoforge_jax.errors import InputError
 from echoforge_jax.parallel.mesh import local_batch_size
@@ -194,9 +194,8 @@ class EvalClips:
     if self._sampler == 'all':
       rows = np.arange(len(frames))
     else:
-      # A still, or ED and ES alone, has no other frames to sample; none counts twice.
-      count = self._num_frames if abs(es - ed) > 1 else abs(es - ed) + 1
-      rows = frame_indices(ed, es, count, truncate=self._sampler == 'truncate')
+      truncate = self._sampler == 'truncate'
+      rows = protocol_frames(ed, es, self._num_frames, truncate=truncate)
     truth = self._table[masks[rows]]
     truth[~labeled[rows]] = IGNORE
     return clip | {

@@ -52,6 +52,15 @@ def random_window(count: int, num_frames: int, rng: np.random.Generator) -> np.n
   return rows[::-1] if rng.random() < 0.5 else rows
 
 
+def protocol_frames(ed: int, es: int, num_frames: int, *, truncate: bool = False) -> np.ndarray:
+  """Returns the frames that a protocol samples, as `frame_indices` does, int64 [T].
+
+  A still, or ED and ES without frames between them, has no others to sample: none counts twice.
+  """
+  count = num_frames if abs(es - ed) > 1 else abs(es - ed) + 1
+  return frame_indices(ed, es, count, truncate=truncate)
+
+
 def class_table(classes: Sequence[str]) -> np.ndarray:
   """Returns the table, uint8 [256], from prepared label values to class ids.
 

@@ -11,7 +11,7 @@ import numpy as np
 from echoforge_jax.clip import IGNORE, LABELS, Clip
 from echoforge_jax.data import datasets
 from echoforge_jax.data.prepared import SPLITS
-from echoforge_jax.data.selection import class_table, frame_indices
+from echoforge_jax.data.selection import class_table, protocol_frames
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation import foreign_files
 from echoforge_jax.evaluation.evaluate import (
@@ -87,11 +87,9 @@ class ForeignMasks:
     )
 
   def rows(self, clip: Clip) -> list[int]:
-    """Returns the frames that the protocol samples, ED first; of two-frame clips each once."""
-    if abs(clip.es - clip.ed) < 2:
-      return list(dict.fromkeys((clip.ed, clip.es)))
+    """Returns the frames that the protocol samples, ED first."""
     truncate = self.protocol.sampler == 'truncate'
-    return frame_indices(clip.ed, clip.es, self.protocol.num_frames, truncate=truncate).tolist()
+    return protocol_frames(clip.ed, clip.es, self.protocol.num_frames, truncate=truncate).tolist()
 
   def usable_rows(self, clip: Clip, given: Collection[int]) -> list[int]:
     """Returns the sampled frames if all have masks, else ED and ES if these suffice, else none."""

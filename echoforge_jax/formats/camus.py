@@ -180,14 +180,21 @@ def read_clip(raw_dir, patient: str, view: str) -> Clip:
   clip = found.clip(patient)
   if layout.stills is None or math.isfinite(clip.ef_percent):
     return clip
-  return dataclasses.replace(clip, **_measure(layout, patient))
+  return dataclasses.replace(clip, **_measure(layout, patient, found))
 
 
-def _measure(layout: Layout, patient: str) -> dict:
-  """Measures a patient's volumes and EF on the masks of all views with a known pixel spacing."""
+def _measure(layout: Layout, patient: str, already: View) -> dict:
+  """Measures a patient's volumes and EF on the masks of all views with a known pixel spacing.
+
+  The view `already` was read without an error.
+  """
   ends: tuple[dict, dict] = {}, {}
   for view in layout.views(patient):
-    if view.is_png or any(finding.severity == ERROR for finding in view.read()):
+    if view.is_png:
+      continue
+    if view.view == already.view:
+      view = already
+    elif any(finding.severity == ERROR for finding in view.read()):
       continue
     masks = view.masks_at_ends()
     if len(masks) == 2 and np.isfinite(view.spacing_mm['ED']).all():
