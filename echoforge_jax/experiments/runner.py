@@ -221,7 +221,8 @@ def run_study(
     seconds = [*seconds, time.monotonic() - start]
     line = make_line(run, settings, report, seconds, revision)
     done[run.key] = line
-    write_text(path, ''.join(json.dumps(x, allow_nan=False) + '\n' for x in done.values()))
+    texts = (json.dumps(x, allow_nan=False, separators=(',', ':')) for x in done.values())
+    write_text(path, '\n'.join(texts) + '\n')
     return f', Dice {100 * line["dice"]:.2f} %{clock.left(missing.values())}'
 
   states, status = run_jobs(
@@ -266,8 +267,9 @@ def make_line(
   classes = list(found.metrics['classes'])
   columns = dict(KEPT)
   for name in classes:
-    prefix = '' if name == classes[0] else f'{name}_'
-    columns |= {prefix + metric: f'{name}_{metric}' for metric in METRICS}
+    first = name == classes[0]
+    kept = METRICS if first else ('dice', 'asd')
+    columns |= {metric if first else f'{name}_{metric}': f'{name}_{metric}' for metric in kept}
   patients: dict[str, dict[str, float]] = {patient: {} for patient in found.patients}
   for name, column in columns.items():
     for patient, value in found.values.get(column, {}).items():
@@ -297,7 +299,7 @@ def make_line(
         **labels_receipt(config),
       },
     },
-    digits=5,
+    digits=4,
   )
 
 

@@ -27,7 +27,7 @@ def write_weights(path):
 
 @pytest.mark.slow
 def test_a_tiny_study_of_labels(tmp_path, capsys, disc_data_dir):
-  """Random and other weights, two seeds; the config that compiles fastest."""
+  """Random and other weights; the config that compiles fastest."""
   weights = write_weights(tmp_path / 'weights.safetensors')
   flags = [
     'study',
@@ -41,34 +41,31 @@ def test_a_tiny_study_of_labels(tmp_path, capsys, disc_data_dir):
     '--config=tiny.py:baseline',
     '--config.optimizer.warmup_steps=0',
   ]
-  assert main([*flags, '--seeds=1']) == 0
-  assert '2 runs, 0 done; about 0 h 1 min left' in capsys.readouterr().out
+  assert main([*flags, '--seeds=1', '--rows=random_2']) == 0
+  assert '1 runs, 0 done; about 0 h 1 min left' in capsys.readouterr().out
   results = tmp_path / 'out' / 'results.jsonl'
   first = results.read_text()
-  # More seeds: what is done is not repeated.
-  assert main([*flags, '--seeds=2']) == 0
+  # One row more: what is done is not repeated.
+  assert main([*flags, '--seeds=1']) == 0
   printed = capsys.readouterr().out
   assert results.read_text().startswith(first)
   lines = {(x['row'], x['seed']): x for x in map(json.loads, results.read_text().splitlines())}
-  assert set(lines) == {(row, seed) for row in ('random_2', 'phantom_2') for seed in (0, 1)}
-  assert '4 runs, 2 done' in printed and 'too few seeds for a claim' in printed
-  receipts = {key: line['receipt'] for key, line in lines.items()}
-  for seed in (0, 1):
-    of_seed = [receipts[row, seed] for row in ('random_2', 'phantom_2')]
-    assert len({r['labeled_patients_sha256'] for r in of_seed}) == 1
-    assert [bool(r['weights_sha256']) for r in of_seed] == [False, True]
-  one = receipts['phantom_2', 1]
-  assert (one['labeled_patients'], one['training_seed'], one['split']) == (2, 1, 'validation')
+  assert set(lines) == {('random_2', 0), ('phantom_2', 0)}
+  assert '2 runs, 1 done' in printed and 'too few seeds for a claim' in printed
+  one, other = (lines[name, 0]['receipt'] for name in ('phantom_2', 'random_2'))
+  assert one['labeled_patients_sha256'] == other['labeled_patients_sha256']
+  assert one['weights_sha256'] and not other['weights_sha256']
+  assert (one['labeled_patients'], one['training_seed'], one['split']) == (2, 0, 'validation')
   assert one['config_digest'] and one['raw_fingerprint'] and one['trained_at'] and one['versions']
-  values = lines['phantom_2', 1]['patients']
+  values = lines['phantom_2', 0]['patients']
   assert len(values) == 1 and 'lv_dice_2CH_ES' in next(iter(values.values()))
-  assert not any(str(tmp_path) in flag for flag in lines['phantom_2', 1]['flags'])
-  log = tmp_path / 'out' / 'runs' / 'labels' / 'phantom_2_seed1' / 'train.log'
+  assert not any(str(tmp_path) in flag for flag in lines['phantom_2', 0]['flags'])
+  log = tmp_path / 'out' / 'runs' / 'labels' / 'phantom_2_seed0' / 'train.log'
   assert 'not taken but new are decoder/fine/kernel' in log.read_text()
   for suffix in ('md', 'tex', 'json', 'png', 'pdf'):
     assert (tmp_path / 'out' / f'labels.{suffix}').stat().st_size > 500
   # The table alone, of one row.
-  assert main([*flags, '--seeds=2', '--rows=random_2', '--table']) == 0
+  assert main([*flags, '--seeds=1', '--rows=random_2', '--table']) == 0
   assert '`phantom_2`' not in capsys.readouterr().out
 
 
