@@ -7,6 +7,7 @@ wherever a dataset is asked for; docs/data.md shows one.
 import collections
 from collections.abc import Callable, Collection, Iterable, Iterator
 import concurrent.futures
+import contextlib
 import functools
 import hashlib
 import os
@@ -73,7 +74,7 @@ class Reader:
     owners: dict[str, str] = {}
     for split in SPLITS:
       try:
-        listed = self.list_clips(split, self.schemes[0])
+        listed = list_checked(self, split, self.schemes[0])
       except InputError as error:
         yield self._finding(error, self.raw_dir)
         continue
@@ -92,7 +93,11 @@ class Reader:
 
   def count_patients(self) -> int:
     """Returns how many patients `verify` looks at."""
-    return len({p for split in SPLITS for p, _ in self.list_clips(split, self.schemes[0])})
+    patients = set()
+    for split in SPLITS:
+      with contextlib.suppress(InputError):  # A finding of `verify`.
+        patients |= {p for p, _ in list_checked(self, split, self.schemes[0])}
+    return len(patients)
 
   def _check(self, patient: str, view: str) -> Iterator[Finding]:
     try:
@@ -136,27 +141,40 @@ def _open(
       f'{raw_dir}: no such folder; wanted the raw dataset {dataset!r} as its provider '
       'distributes it; correct the path'
     )
-  try:
+  with _one_line(f'{raw_dir}: {dataset} cannot open it'):
     reader = make(raw_dir, **options)
     reader.raw_dir = raw_dir
-  except InputError:
-    raise
-  except Exception as error:
-    kind, where = type(error).__name__, origin(error)
-    raise InputError(f'{raw_dir}: {dataset} cannot open it ({error}; {kind} at {where})') from error
   return reader
 
 
-def read_checked(reader: Reader, patient: str, view: str) -> Clip:
-  """Reads a clip; raises `InputError` for what a reader raises and for a malformed clip."""
-  where = f'{reader.raw_dir}: cannot read {patient} {view}'
+@contextlib.contextmanager
+def _one_line(where: str) -> Iterator[None]:
+  """Makes what a reader raises an `InputError` that names the line of its code."""
   try:
-    clip = reader.read_clip(patient, view)
+    yield
   except InputError:
     raise
   except Exception as error:
     kind = type(error).__name__
     raise InputError(f'{where} ({error}; {kind} at {origin(error)})') from error
+
+
+def list_checked(reader: Reader, split: str, scheme: str) -> list[tuple[str, str]]:
+  """Lists a split; raises `InputError` for what a reader raises and for what is no clip."""
+  where = f'{reader.raw_dir}: cannot list the split {split!r}'
+  with _one_line(where):
+    listed = [tuple(clip) for clip in reader.list_clips(split, scheme)]
+  for clip in listed:
+    if len(clip) != 2 or not all(isinstance(name, str) and name for name in clip):
+      raise InputError(f'{where}: found {clip!r}, wanted pairs of names (patient, view)')
+  return listed
+
+
+def read_checked(reader: Reader, patient: str, view: str) -> Clip:
+  """Reads a clip; raises `InputError` for what a reader raises and for a malformed clip."""
+  where = f'{reader.raw_dir}: cannot read {patient} {view}'
+  with _one_line(where):
+    clip = reader.read_clip(patient, view)
   if not isinstance(clip, Clip):
     raise InputError(f'{where}: found a {type(clip).__name__}, wanted an echoforge_jax.Clip')
   count, shape = len(clip.frames), np.shape(clip.frames)

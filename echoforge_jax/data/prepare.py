@@ -75,7 +75,7 @@ def _list_splits(
   raw_dir = reader.raw_dir
   if not any(fnmatch.fnmatchcase(scheme, known) for known in reader.schemes):
     raise InputError(f'split_scheme: found {scheme!r}, wanted one of {list(reader.schemes)}')
-  listed = {s: reader.list_clips(s, scheme) for s in SPLITS}
+  listed = {s: raw.list_checked(reader, s, scheme) for s in SPLITS}
   # A misspelt name would leave the clip in.
   known = {patient for clips in listed.values() for patient, _ in clips}
   if unknown := sorted(excluded - set(reader.excluded) - known):

@@ -265,7 +265,9 @@ def _list_clips(reader: datasets.Reader, split: str, scheme: str):
     raise InputError(f'split: found {split!r}, wanted one of {list(SPLITS)}')
   if not any(fnmatch.fnmatchcase(scheme, known) for known in reader.schemes):
     raise InputError(f'split_scheme: found {scheme!r}, wanted one of {list(reader.schemes)}')
-  clips = [clip for clip in reader.list_clips(split, scheme) if clip[0] not in reader.excluded]
+  clips = [
+    clip for clip in datasets.list_checked(reader, split, scheme) if clip[0] not in reader.excluded
+  ]
   if not clips:
     raise InputError(
       f'{reader.raw_dir}: the split {split!r} of {scheme!r} has no clip; choose another --split'
@@ -273,7 +275,7 @@ def _list_clips(reader: datasets.Reader, split: str, scheme: str):
   others = []
   for name in SPLITS:
     with contextlib.suppress(InputError):  # Their lists may be absent.
-      others += reader.list_clips(name, scheme)
+      others += datasets.list_checked(reader, name, scheme)
   return clips, others
 
 

@@ -116,6 +116,23 @@ def test_malformed_clips_are_refused(tmp_path, change, words):
     datasets.read_checked(reader, 'a', '4CH')
 
 
+class ListsNames(Duck):
+  def list_clips(self, split, scheme):
+    return [('a', '4CH'), ('b', 4)] if split == 'train' else [][0]
+
+
+def test_malformed_lists_are_one_line(tmp_path, capsys):
+  reader = datasets.reader_of(f'{__name__}:ListsNames')(tmp_path)
+  first, *others = (finding.found for finding in reader.verify())
+  assert "cannot list the split 'train': found ('b', 4), wanted pairs of names" in first
+  assert len(others) == 2 and all('IndexError at' in found for found in others)
+  flags = [f'--dataset={__name__}:ListsNames', f'--raw={tmp_path}']
+  assert main(['verify', *flags]) == 1
+  assert '0 patients verified: 3 errors' in capsys.readouterr().out
+  assert main(['prepare', *flags, f'--data_dir={tmp_path / "data"}']) == 2
+  assert capsys.readouterr().err.count('\n') == 1
+
+
 def test_what_is_no_reader_is_refused(tmp_path):
   for name, words in {
     'ted': r"found 'ted', wanted one of \['camus', 'echonet'",
