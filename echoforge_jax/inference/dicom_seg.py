@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import io
 import itertools
 import pathlib
+import warnings
 
 import numpy as np
 import pydicom
@@ -63,7 +64,10 @@ def segmentation(source: Dataset, measured: Measurement) -> Dataset:
   Each class is a segment: one bit per pixel, frames of the first segment first.
   """
   masks, classes = measured.masks, measured.found.classes
-  result = _of_one_frame(source, measured)
+  with warnings.catch_warnings():
+    # highdicom doubts names of one word, which are the source's own.
+    warnings.filterwarnings('ignore', 'The string ".*" is unlikely to represent', UserWarning)
+    result = _of_one_frame(source, measured)
   shared = result.SharedFunctionalGroupsSequence[0]
   template = result.PerFrameFunctionalGroupsSequence[0]
   if 'SegmentIdentificationSequence' in shared:
