@@ -94,12 +94,16 @@ def describe_frames(config: ConfigDict) -> str:
 
 
 def describe_labels(config: ConfigDict) -> str:
-  """Says whose labels training uses, and who is not used at all; '' where all labels are used."""
+  """Says whose labels are used and who is not used at all; '' where nothing is left out."""
   from echoforge_jax.data import selection
 
   spec = data_spec(config)
   if 'stream' in config.data or not spec.hides_labels:
-    return ''
+    frames = spec.num_frames if spec.unlabeled_batch_size else spec.num_frames - 2
+    if spec.supervision == 'full' or frames or not make_objective(config).teacher:
+      return ''
+    name = config.objective.name
+    return f'WARNING: every frame is labeled, so the objective {name!r} has no unlabeled one'
   source = _train_split(config)
   labeled, others = selection.divide_clips(
     source, spec.label_fraction, spec.label_seed, spec.labeled_patients

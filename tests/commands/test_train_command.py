@@ -125,7 +125,7 @@ def test_patients_who_are_not_used_are_said(disc_data_dir):
     build.check(changed)
     return build.describe_labels(changed)
 
-  assert said() == ''
+  assert said() == said(num_frames=2) == ''
   text = said(labeled_patients=1)
   assert text.startswith('WARNING: labels of 1 patients (2 clips); the other 3 patients (6 clips)')
   assert 'NOT USED' in text and said(label_fraction=0.25) == text
@@ -145,6 +145,8 @@ def test_repeated_frames_are_said(disc_data_dir):
   assert said(7).endswith(
     'hold 6 frames at most, and config.data.num_frames=7 repeats them: set it to 6'
   )
+  stills = load_config('tiny', 'fixmatch', data={'num_frames': 2})
+  assert "'fixmatch' has no unlabeled one" in build.describe_labels(stills)
 
 
 @pytest.mark.parametrize(

@@ -179,11 +179,12 @@ def case_table(result: Result):
 def facts(row: dict, result: Result) -> list[tuple[str, str]]:
   """Returns (name, text) of what the viewer says beside a clip's frames."""
   name, unit = result.classes[0], row['unit']
+  of = f'{name.upper()} ' if len(result.classes) > 1 else ''
   hd, asd = (number(row[f'{name}_{m}'], 2) for m in ('hd', 'asd'))
   predicted, known = (number(row[f'ef_{key}'], 1) for key in ('predicted', 'reference'))
   found = [
     ('Dice', dice_of_classes(result, lambda c: row[f'{c}_dice'], 2) + ' %'),
-    ('HD, ASD', f'{hd} {unit}, {asd} {unit}'),
+    (f'{of}HD, ASD', f'{hd} {unit}, {asd} {unit}'),
     ('EF predicted, reference', f'{predicted} %, {known} %'),
   ]
   if math.isfinite(row['edv_predicted_ml']):
