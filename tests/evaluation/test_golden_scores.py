@@ -19,6 +19,7 @@ from tests.ventricles import make_cases
 
 FIXTURE = pathlib.Path(__file__).parent / 'fixtures' / 'golden_scores.json'
 CLASSES = ('lv', 'myo', 'la')
+NEWER = {'ef_view_masks', 'ef_view_predicted'}  # Columns that came after the fixture.
 
 
 def heart(cavity):
@@ -94,7 +95,8 @@ def scored():
   ):
     used = cases[1::2] if name == 'pixels' else cases
     result = score_predictions(used, protocol, classes=CLASSES, resamples=200, seed=7, **options)
-    found[name] = to_json({'metrics': result.metrics, 'per_case': result.per_case})
+    rows = [{k: v for k, v in row.items() if k not in NEWER} for row in result.per_case]
+    found[name] = to_json({'metrics': result.metrics, 'per_case': rows})
   return found
 
 
