@@ -33,7 +33,7 @@ SIZES = (
   Size(100, 800, 3),
   Size(0, 800, 3),
 )
-STEP_SECONDS = 0.2  # Of `configs/camus_stills.py` on two cores, side by side; 0.36 on one, measured.
+STEP_SECONDS = 0.2  # Of an update on two cores, two runs side by side, measured; 0.36 on one.
 
 UNLABELED_BATCH = 4  # Clips per step, for rows that learn from them.
 LABEL_FRACTION = 0.1  # Share of the patients whose labels are used unless a study varies it.
