@@ -32,7 +32,7 @@ def start(disc_data_dir):
       else ['-m', 'echoforge_jax']
     )
     own = [f'--config.cpu_devices={devices}'] if processes == 1 else []
-    environment = {key: value for key, value in os.environ.items() if key != 'XLA_FLAGS'}
+    kept = [flag for flag in os.environ['XLA_FLAGS'].split() if 'device_count' not in flag]
     return subprocess.Popen(
       [
         sys.executable,
@@ -56,7 +56,7 @@ def start(disc_data_dir):
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,
-      env=environment,
+      env=os.environ | {'XLA_FLAGS': ' '.join(kept)},
     )
 
   return start
