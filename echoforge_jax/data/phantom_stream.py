@@ -85,6 +85,7 @@ class PhantomSource:
       'patient': f'{self._split}{number}',
       'view': 'any',
       'quality': 'any',
+      'ef_source': '',
     }
 
   def _group(self, group: int) -> dict[str, np.ndarray]:

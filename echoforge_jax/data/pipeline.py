@@ -199,7 +199,6 @@ class EvalClips:
     truth = self._table[masks[rows]]
     truth[~labeled[rows]] = IGNORE
     return clip | {
-      'ef_source': self._source.clips[number].get('ef_source', ''),
       'video': frames[rows][..., None],
       'masks': truth,
       'labeled': labeled[rows],

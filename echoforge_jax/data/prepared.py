@@ -74,7 +74,7 @@ class ClipSource:
     return len(self.clips)
 
   def __getitem__(self, key: int) -> dict[str, np.ndarray | str]:
-    """Returns one clip with the features of `shards.example_features`."""
+    """Returns one clip with the features of `shards.example_features`, and `ef_source`."""
     if self._records is None:
       with self._lock:
         if self._records is None:
@@ -87,6 +87,8 @@ class ClipSource:
       example[name] = _SCALARS[name](example[name])
     if 'labeled' in example:
       example['labeled'] = np.asarray(example['labeled'], np.bool_)
+    if 'ef_percent' in example:
+      example['ef_source'] = self.clips[int(key)].get('ef_source', '')
     return example
 
   def _open(self):

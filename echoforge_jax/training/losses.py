@@ -166,7 +166,9 @@ def hard_dice(logits: Logits, masks: Masks) -> tuple[Float[Array, 'b t k'], Floa
   As in evaluation, a pixel is of the class of the largest logit, where that is not negative.
   """
   targets, valid = class_targets(masks, logits.shape[-1])
-  decided = (logits >= 0) & (logits == logits.max(-1, keepdims=True))
+  # Not `logits == logits.max(-1)`: a compiler may compute the two with other rounding.
+  largest = jnp.arange(logits.shape[-1]) == logits.argmax(-1)[..., None]
+  decided = (logits >= 0) & largest
   predicted = decided.astype(jnp.float32) * valid
   targets = targets * valid
   overlap = (predicted * targets).sum((2, 3))
