@@ -167,9 +167,8 @@ def hard_dice(logits: Logits, masks: Masks) -> tuple[Float[Array, 'b t k'], Floa
   """
   targets, valid = class_targets(masks, logits.shape[-1])
   # Not `logits == logits.max(-1)`: a compiler may compute the two with other rounding.
-  largest = jnp.arange(logits.shape[-1]) == logits.argmax(-1)[..., None]
-  decided = (logits >= 0) & largest
-  predicted = decided.astype(jnp.float32) * valid
+  largest = jax.nn.one_hot(logits.argmax(-1), logits.shape[-1])
+  predicted = (logits >= 0) * largest * valid
   targets = targets * valid
   overlap = (predicted * targets).sum((2, 3))
   sizes = predicted.sum((2, 3)) + targets.sum((2, 3))
