@@ -6,6 +6,9 @@ The shipped model has learned from randomized phantoms (`configs/default_model.p
 among the demo's patients.
 
 Hardware:   two CPU cores
+Run time:   measured: 2 min 13 s (400 steps), of a demo of 4 min 46 s
+Dice (lv), phantom test split, 25 patients, seed 0, measured:
+            camus_full 95.7 % [94.7, 96.5]; EF r .96 [.92, .99], bias -5.2
 """
 
 from ml_collections import ConfigDict
