@@ -1,4 +1,4 @@
-"""How often two ways to compare methods find a difference where there is none.
+"""Measures how often two tests find a difference between methods that are equal.
 
   python benchmarks/seed_statistics.py [--lines=benchmarks/results/ablation_rows.jsonl]
 

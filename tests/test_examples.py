@@ -1,4 +1,4 @@
-"""What lies in examples/: the documented commands run, and take what is from outside."""
+"""Runs the documented commands with the dataset, objective and backbone of examples/."""
 
 import json
 

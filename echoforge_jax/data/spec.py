@@ -65,5 +65,5 @@ class DataSpec:
 
   @property
   def hides_labels(self) -> bool:
-    """Whether labels of some patients are not used."""
+    """Tells whether the labels of some patients are left out."""
     return bool(self.labeled_patients) or self.label_fraction < 1

@@ -25,7 +25,7 @@ _CLASS_OF = {name: label for label, names in _NAMES.items() for name in names.sp
 
 
 class Labels:
-  """What the values of masks mean: by default 1 left ventricle, 2 myocardium, 3 left atrium."""
+  """Maps the values of masks to structures; by default 1 is the LV, 2 the myocardium, 3 the LA."""
 
   def __init__(self, named: Mapping = LABELS, source=''):
     """Reads names and values; raises `FindingError` naming `source` where they are not clear.

@@ -35,6 +35,6 @@ def test_own_data_is_trained_on_and_scored_in_a_fold(tmp_path, capsys):
   receipt = metrics['receipt']
   assert (receipt['dataset'], receipt['split_scheme']) == ('folder', 'fold2of3')
   assert metrics['n_patients'] == 2 and metrics['n_frames'] == 4
-  # The patient lists of a protocol for CAMUS are others.
+  # A protocol for CAMUS uses other patient lists.
   assert main(['evaluate', f'--workdir={run}', '--protocol=camus_semi', f'--out={out}']) == 2
   assert 'camus' in capsys.readouterr().err

@@ -10,10 +10,10 @@ from tests.training import discs
 from tests.training.compiled import compile_step
 
 
-def traffic(fsdp, variant):
-  """Bytes of parameters, and kind -> bytes that the step of a variant exchanges."""
+def traffic(fsdp):
+  """Bytes of parameters, and kind -> bytes that EchoForge's step exchanges."""
   _, state, step = compile_step(
-    load_config('tiny', variant, batch_size=8),
+    load_config('tiny', batch_size=8),
     None,
     mesh_lib.make_mesh(8, fsdp),
     next(discs.disc_iterator(batch=8)),
@@ -25,7 +25,7 @@ def traffic(fsdp, variant):
 
 @pytest.mark.slow
 def test_devices_exchange_gradients_and_little_else():
-  parameters, totals = traffic(1, 'all')
+  parameters, totals = traffic(1)
   # The sums of batch norm, of CPR's references and of the losses are small:
   # nothing the size of a batch's features ever leaves a device.
   assert set(totals) == {'all-reduce'}
@@ -34,8 +34,7 @@ def test_devices_exchange_gradients_and_little_else():
 
 @pytest.mark.slow
 def test_shares_are_gathered_once_a_network():
-  # Parameters alone are divided, and without EchoForge's own parts this compiles faster.
-  parameters, totals = traffic(4, 'mean_teacher')
+  parameters, totals = traffic(4)
   assert set(totals) <= {'all-reduce', 'all-gather', 'reduce-scatter'}
   # Student and teacher.
   assert totals['all-gather'] <= 2 * 1.1 * parameters

@@ -181,7 +181,7 @@ def test_other_classes_leave_what_depends_on_them_new(tmp_path, parts):
   assert all(leaf.min() == 1 for leaf in jax.tree.leaves(state.batch_stats))
   # The line names exactly what stayed new.
   assert set(text.rpartition('are ')[2].split(', ')) == new and 'lv, wanted lv, myo, la' in text
-  # As many classes of other names are others, too; the same names are taken whole.
+  # Classes are compared by name, not by number; equal names are taken as a whole.
   for names in (('myo',), ('lv',)):
     state, text = warm_start.from_path(state_of(one, 2), path, model=one, classes=names)
     stayed = {p for p, leaf in flatten_dict(state.params).items() if not leaf.any()}
