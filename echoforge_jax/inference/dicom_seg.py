@@ -123,7 +123,7 @@ def _of_one_frame(source: Dataset, measured: Measurement) -> Dataset:
     manufacturer_model_name='echoforge_jax',
     software_versions=version[:64],
     device_serial_number=str(model.get('sha256', 'unknown'))[:64],
-    content_label='LV_SEGMENTATION',
+    content_label='LV_SEGMENTATION' if tuple(classes) == ('lv',) else 'HEART_SEGMENTS',
     content_description='Research software, not for clinical use',
     series_description='EchoForge masks, not for clinical use',
     pixel_measures=measures,

@@ -153,6 +153,7 @@ def test_a_folder_that_is_no_run_exits_2(tmp_path, capsys):
   assert 'config.json' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_output_that_cannot_be_written_exits_2(run, tmp_path, capsys):
   (tmp_path / 'file').write_text('')
   assert (

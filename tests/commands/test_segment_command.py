@@ -72,6 +72,7 @@ def test_python_gives_the_numbers_of_the_shell(workdir, clip, lag, tmp_path, cap
   assert again.content == written
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_fails_that_clip_only(workdir, clip, tmp_path, capsys):
   out = tmp_path / 'out'
   out.mkdir()

@@ -65,6 +65,7 @@ def test_holm_spans_the_table(found):
   assert row(found, 'lv_dice')['p_holm'] > row(found, 'lv_dice')['p_value']
 
 
+@pytest.mark.slow
 def test_swapping_the_runs_swaps_the_signs(folders, found):
   swapped = two_runs.compare_runs(*folders[::-1], seed=3, resamples=500)
   for r, s in zip(found['rows'], swapped['rows']):

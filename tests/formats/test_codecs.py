@@ -56,6 +56,7 @@ def transcoded(source, path, syntax):
   return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('color', [False, True])
 @pytest.mark.parametrize('name', LOSSLESS)
 def test_lossless_syntaxes(tmp_path, name, color):

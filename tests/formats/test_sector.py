@@ -83,6 +83,7 @@ def with_trace(video, row, thick, sweeping):
   return video
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sweeping', [False, True])
 @pytest.mark.parametrize('below', [25, -2, -20])  # The arc; over its end.
 @pytest.mark.parametrize('thick', [1, 3])

@@ -63,6 +63,9 @@ def test_what_it_says_about_itself(tmp_path):
     ('left atrium', '82471001', 'SCT'),
   ]
   assert found.Modality == 'SEG' and found.SegmentationType == 'BINARY'
+  assert found.ContentLabel == 'HEART_SEGMENTS'
+  dicom_seg.write_if_dicom(tmp_path / 'lv.dcm', REAL, measured(masks_of()))
+  assert pydicom.dcmread(tmp_path / 'lv.dcm').ContentLabel == 'LV_SEGMENTATION'
   for name in ('StudyInstanceUID', 'PatientID', 'StudyDate'):
     assert found[name].value == source[name].value
   assert found.SeriesInstanceUID != source.SeriesInstanceUID

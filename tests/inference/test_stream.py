@@ -110,6 +110,7 @@ def test_a_lag_makes_masks_steadier(segmenter):
   assert flicker(0) > 1.5 * flicker(2) > 0
 
 
+@pytest.mark.slow
 def test_a_stream_refuses_a_change_of_size(segmenter):
   stream = segmenter.stream()
   stream.step(noise()[0])

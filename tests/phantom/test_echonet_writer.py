@@ -311,6 +311,7 @@ def test_traps_take_a_clip_each_and_change_no_other(tmp_path):
   assert {row[0] for row in rows[0] ^ rows[1]} <= changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('trap', sorted(echonet_traps.TRAPS))
 def test_interrupted_planting_continues(tmp_path, trap):
   kwargs = dict(num_patients=3, traps=[trap], config=beating.Config(height=100, width=112))

@@ -154,7 +154,8 @@ def _show(axes, picture, extent: tuple[float, float], text: str = '') -> None:
   axes.imshow(picture, extent=(0, width, height, 0), aspect='equal', interpolation='bilinear')
   axes.set(xticks=[], yticks=[])
   axes.spines[:].set_visible(False)
-  look = dict(ha='right', va='bottom', fontsize=9, color='white')
+  # The Dice of one class, or of several.
+  look = dict(ha='right', va='bottom', fontsize=9 if len(text) < 10 else 7, color='white')
   axes.text(0.97, 0.03, text, transform=axes.transAxes, **look)
 
 
