@@ -1,6 +1,8 @@
 """python -m echoforge_jax VERB: a table of verbs, imported when asked for."""
 
 import importlib
+import os
+import select
 import sys
 
 from echoforge_jax import __version__
@@ -18,11 +20,37 @@ VERBS = {
   'study': 'train and compare many runs, or count costs',
   'plan': 'whether and how fast a config would run on a TPU slice',
 }
+CLOSED = 141  # As the shell says it of a program that SIGPIPE ended.
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Runs one verb; returns its exit status (0 well, 1 findings, 2 misuse)."""
-  argv = sys.argv[1:] if argv is None else argv
+  """Runs one verb; returns its exit status (0 well, 1 findings, 2 misuse, 141 output closed)."""
+  try:
+    try:
+      return _run(sys.argv[1:] if argv is None else argv)
+    finally:
+      if sys.stdout:
+        sys.stdout.flush()  # Python itself would do it too late to be answered.
+  except BrokenPipeError:
+    # The pipe may be another, such as that of a worker.
+    if not [number for number in (1, 2) if _has_lost_its_reader(number)]:
+      raise
+    return CLOSED
+
+
+def _has_lost_its_reader(number: int) -> bool:
+  """Tells whether nobody reads from an output any more, as after `head`; then drops the rest."""
+  poll = select.poll()
+  poll.register(number, 0)
+  if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+    return False
+  nowhere = os.open(os.devnull, os.O_WRONLY)
+  os.dup2(nowhere, number)
+  os.close(nowhere)
+  return True
+
+
+def _run(argv: list[str]) -> int:
   if not argv or argv[0] in ('-h', '--help', 'help'):
     verbs = '\n'.join(f'  {verb:<10}{text}' for verb, text in VERBS.items())
     print(f'echoforge {__version__}\n\nusage: echoforge VERB [flags]\n\n{verbs}')

@@ -35,13 +35,14 @@ def main(argv: list[str]) -> int:
   reader = open_reader(args.dataset, args.raw, args.labels)
   findings = list(reader.verify())
   num_patients = reader.count_patients()
-  print(summary(findings, num_patients))
   report = as_json(findings, dataset=args.dataset, raw_dir=args.raw, num_patients=num_patients)
-  if args.json:
-    try:
+  try:
+    if args.json:
       textio.write_json(args.json, report)
-    except OSError as error:
-      raise InputError(
-        f'{args.json}: cannot be written ({error.strerror}); remedy: choose another --json'
-      ) from error
+  except OSError as error:
+    raise InputError(
+      f'{args.json}: cannot be written ({error.strerror}); remedy: choose another --json'
+    ) from error
+  finally:
+    print(summary(findings, num_patients))
   return 1 if report['errors'] else 0
