@@ -171,7 +171,8 @@ STUDIES = {study.name: study for study in _ALL_STUDIES}
 
 def _own_row(study: Study, text: str) -> Row:
   name, _, fields = text.partition(':')
-  pairs = [field.split('=', 1) for field in fields.split(',')]
+  # A comma may also be part of a value, such as ('lv', 'myo').
+  pairs = [field.split('=', 1) for field in re.split(r',(?=[\w.]+=)', fields)]
   if not re.fullmatch(r'\w+', name) or any(len(pair) != 2 for pair in pairs):
     raise InputError(f'--row={text}: wanted NAME:FIELD=VALUE,..., such as mine:model.dropout=0.1')
   base = study.row(study.reference) if study.reference else study.rows[0]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from echoforge_jax.config import parse_config
 from echoforge_jax.errors import InputError
 from echoforge_jax.experiments import runner, study
 
@@ -69,6 +70,24 @@ def test_rows_of_ones_own():
   ):
     with pytest.raises(InputError, match=message):
       study.get_study('rows', more=[text])
+
+
+def test_a_row_trains_an_objective_from_outside(tmp_path):
+  fields = 'objective.name=examples.own_objective:smooth,objective.bend_weight=0.3'
+  more = [f"mine:{fields},unlabeled_batch_size=4,data.classes=('lv','myo')"]
+  chosen = study.get_study('rows', ['mine'], more=more, steps=2)
+  settings = runner.Settings(tmp_path, tmp_path, config='tiny')
+  config = runner.check(chosen, settings)['mine']
+  assert config.objective.name == 'examples.own_objective:smooth'
+  assert (config.objective.bend_weight, config.objective.supervised_weight) == (0.3, 1.0)
+  assert config.unlabeled_batch_size == 4 and tuple(config.data.classes) == ('lv', 'myo')
+  # What `train` is called with gives the same config.
+  (command, _), *_ = runner.Run('rows', chosen.row('mine'), 0).job(settings).commands
+  flags = [flag for flag in command if flag.startswith('--config')]
+  assert parse_config(flags).objective.to_dict() == config.objective.to_dict()
+  wrong = study.get_study('rows', ['mine'], more=['mine:objective.name=examples.none:smooth'])
+  with pytest.raises(InputError, match="row mine: .*no module 'examples.none'"):
+    runner.check(wrong, settings)
 
 
 def test_a_study_may_be_narrowed():
