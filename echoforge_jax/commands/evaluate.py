@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 from echoforge_jax.commands import STEP_HELP, new_parser
+from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation.protocols import PROTOCOLS, get_protocol
 
 _TEXT = """\
@@ -28,8 +29,8 @@ def _parser() -> argparse.ArgumentParser:
   text = f'one of: {", ".join(PROTOCOLS)}; or a .json file with the fields of one; of masks by '
   add('--protocol', help=text + 'default the one of the dataset that scores ED and ES')
   add('--out', required=True, help='folder for metrics.json, per_case.csv, report/')
-  text = "another run's workdir, or the folder of its evaluation under the same protocol"
-  add('--compare', metavar='OTHER', help=text)
+  text = 'the folder of another evaluation under the same protocol; with --workdir also another '
+  add('--compare', metavar='OTHER', help=text + 'run')
   text = 'do not score whole clips with ED and ES unknown'
   add('--skip_whole_clip', action='store_true', help=text)
   add('--seed', type=int, default=0, help='of the bootstrap over patients (default: 0)')
@@ -120,6 +121,11 @@ def main(argv: list[str]) -> int:
   else:
     first = next(iter(flags.workdir), None)
     other = flags.compare and pathlib.Path(flags.compare)
+    if other and not first and not (other / 'metrics.json').is_file():
+      raise InputError(
+        f'--compare={other}: found no metrics.json, wanted the folder of an evaluation; evaluate a '
+        'run or other masks with --out=DIR first, and give --compare=DIR'
+      )
     if other and first and not (other / 'metrics.json').exists():
       receipt(first)
       print(f'== {other} ==')

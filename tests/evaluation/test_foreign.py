@@ -16,13 +16,16 @@ from echoforge_jax.data.prepare import prepare
 from echoforge_jax.data.prepared import read_index
 from echoforge_jax.errors import InputError
 from echoforge_jax.evaluation.aggregate import score_predictions
-from echoforge_jax.evaluation.evaluate import write_result
+from echoforge_jax.evaluation.comparison.two_runs import compare_runs
+from echoforge_jax.evaluation.evaluate import evaluate, write_result
 from echoforge_jax.evaluation.foreign import open_foreign
 from echoforge_jax.evaluation.protocols import get_protocol
 from echoforge_jax.formats import camus
 from echoforge_jax.formats.resize import squeeze_masks
 from echoforge_jax.phantom.camus_writer import write_camus
 from tests import folders
+from tests.configs import load_config
+from tests.inference.clips import make_workdir
 from tests.phantom import ellipses
 
 SIZE = (40, 48)
@@ -346,6 +349,35 @@ def test_the_command_counts_what_is_missing_and_compares(raw, tmp_path, capsys):
   row = next(r for r in comparison['rows'] if r['name'] == 'lv_dice')
   assert comparison['n_patients'] == 2 and row['better'] == 'second'
   assert math.isfinite(row['p_value'])
+
+
+@pytest.mark.slow
+def test_masks_of_another_tool_against_a_run(raw, tmp_path, capsys):
+  """A network that knows nothing, on the prepared data."""
+  prepare('camus', raw, tmp_path / 'data', 32)
+  data = {'data_dir': str(tmp_path / 'data')}
+  run = make_workdir(tmp_path / 'run', load_config('tiny', 'baseline', data=data))
+  ours, theirs = tmp_path / 'ours', tmp_path / 'theirs'
+  options = dict(whole_clip=False, report=False, resamples=50)
+  evaluate(run, 'test', 'camus_semi', ours, **options)
+  masks = write_all(tmp_path / 'masks', raw, naming='ends')
+  flags = ['evaluate', f'--predictions={masks}', '--dataset=camus', f'--raw={raw}', '--classes=lv']
+  assert main([*flags, f'--out={theirs}', f'--compare={ours}']) == 0
+  assert 'training seeds n/a, 0' in capsys.readouterr().out
+  comparison = json.loads((theirs / 'comparison.json').read_text())
+  dice = comparison['rows'][0]
+  assert dice['name'] == 'lv_dice' and dice['n'] == comparison['n_patients'] == 2
+  assert dice['difference'] > 0.2
+  # The other way round, from the same files.
+  again = compare_runs(ours, theirs, resamples=50)['rows'][0]
+  assert again['difference'] == -dice['difference'] and again['better'] == 'second'
+  # Misfits are one line, with the remedy.
+  with pytest.raises(InputError, match=r"\['lv', 'myo', 'la'\] and \['lv'\]; .*the same --classes"):
+    write_result(scored(opened(masks, raw)), tmp_path / 'x')
+    compare_runs(tmp_path / 'x', ours)
+  assert main([*flags, f'--out={tmp_path / "y"}', f'--compare={run}']) == 2
+  assert 'no metrics.json, wanted the folder of an evaluation' in capsys.readouterr().err
+  assert not (tmp_path / 'y').exists()
 
 
 def open_own(masks, raw):

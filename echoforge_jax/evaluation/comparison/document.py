@@ -78,4 +78,4 @@ def _source(runs: Sequence[EvaluationFiles], receipt: dict) -> str:
 
 
 def _listed(values) -> str:
-  return ', '.join(dict.fromkeys(str(v) for v in values))
+  return ', '.join(dict.fromkeys('n/a' if v is None else str(v) for v in values))

@@ -108,7 +108,8 @@ def check_same_setting(runs: Sequence[EvaluationFiles]) -> None:
     if differing := [f'{what} {_short(a)} and {_short(b)}' for what, a, b in pairs]:
       raise InputError(
         f'{first.folder} and {other.folder} do not compare: found {"; ".join(differing)}; wanted '
-        'the same; evaluate both under one protocol on one prepared data set'
+        'the same; evaluate both under one protocol on one data set, masks of another tool also '
+        'with the same --classes and --split_scheme'
       )
 
 
