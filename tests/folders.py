@@ -107,6 +107,18 @@ def write_nnunet(root, patients=4, ending='.nii.gz'):
   return root
 
 
+def write_nnunet_folds(root, *held_out):
+  """Writes splits_final.json: the numbers of the patients that each fold holds out, both phases."""
+
+  def cases(numbers):
+    return [f'patient{n:04d}_4CH_{phase}' for n in numbers for phase in ('ED', 'ES')]
+
+  every = {n for numbers in held_out for n in numbers}
+  folds = [{'train': cases(every - {*own}), 'val': cases(own)} for own in held_out]
+  (root / 'splits_final.json').write_text(json.dumps(folds))
+  return folds
+
+
 def write_pediatric(root, clips=3):
   """Writes EchoNet-Pediatric: `clips` of each view, in as many folds."""
   for view in ('A4C', 'PSAX'):

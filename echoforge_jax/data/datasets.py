@@ -68,6 +68,10 @@ class Reader:
     """
     return {}
 
+  def split_note(self, scheme: str) -> str:
+    """Returns a line about the splits of a scheme that `prepare` prints; '' for none."""
+    return ''
+
   def verify(self) -> Iterable[Finding]:
     """Yields what is wrong: by default the splits' faults and what reading every clip raises."""
     clips = []

@@ -17,6 +17,7 @@ from echoforge_jax.formats.findings import Finding, fault, make_finding, raise_f
 from echoforge_jax.formats.folder import Case, Folder
 from echoforge_jax.formats.folder_case import CaseReading
 from echoforge_jax.formats.label_names import parse_labels
+from echoforge_jax.formats.nnunet_folds import NAME
 from echoforge_jax.formats.pediatric import Pediatric, is_pediatric
 
 
@@ -45,12 +46,31 @@ class FolderReader(Reader):
 
   def list_clips(self, split: str, scheme: str) -> list[tuple[str, str]]:
     """Returns the clips of a split; one whose line cannot be used counts as training."""
-    chosen = split_patients(self._stated(), scheme, self.raw_dir)
+    folds, _ = self._nnunet_folds(scheme)
+    chosen = split_patients(self._stated(), scheme, self.raw_dir, folds)
     return [
       clip
       for clip, case in self._cases.items()
       if chosen.get(case.patient, 'train' if case.split is None else '') == split
     ]
+
+  def split_note(self, scheme: str) -> str:
+    """Says whether nnU-Net's folds are used, where there are any."""
+    return self._nnunet_folds(scheme)[1]
+
+  def _nnunet_folds(self, scheme: str) -> tuple[list[set[str]], str]:
+    """Returns the patients that nnU-Net's folds hold out, if a scheme can use them, and a note."""
+    folds = getattr(self._source, 'folds', [])
+    if not folds or not scheme.startswith('fold'):
+      return [], ''
+    reason = self._source.folds_misfit
+    if not scheme.endswith(f'of{len(folds)}'):
+      reason = f'it has {len(folds)} folds, wanted those of {scheme}'
+    elif any(split.isdigit() for split in self._stated().values()):
+      reason = 'cases.csv states folds'
+    if reason:
+      return [], f'{self.raw_dir / NAME}: ignored, because {reason}'
+    return folds, f'{self.raw_dir / NAME}: its folds divide the patients'
 
   def read_clip(self, patient: str, view: str) -> Clip:
     """Reads one case, all frames as stored."""

@@ -1,6 +1,6 @@
 """Splits of patients where no provider made them: as stated, by a seed, or in folds."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 import re
 
 from echoforge_jax.data.selection import rank_patients
@@ -24,7 +24,9 @@ def fold_scheme(text: str) -> str:
   return scheme
 
 
-def split_patients(stated: Mapping[str, str], scheme: str, source='') -> dict[str, str]:
+def split_patients(
+  stated: Mapping[str, str], scheme: str, source='', held_out: Sequence[Collection[str]] = ()
+) -> dict[str, str]:
   """Divides patients; every one is in one split at most.
 
   'official' takes what is stated: a split, or the number of a fold. Where nobody validates, a tenth
@@ -37,6 +39,7 @@ def split_patients(stated: Mapping[str, str], scheme: str, source='') -> dict[st
     stated: patient -> 'train', 'validation', 'test', a fold from 0 as text, or ''.
     scheme: one of `SCHEMES`.
     source: file or folder that states them, for messages.
+    held_out: patients of each fold, where none are stated; () draws them.
 
   Returns:
     Patient -> split.
@@ -61,6 +64,7 @@ def split_patients(stated: Mapping[str, str], scheme: str, source='') -> dict[st
   tested = [patient for patient, split in stated.items() if split == 'test']
   others = [patient for patient in stated if patient not in set(tested)]
   if scheme.startswith('fold'):
+    folds = folds or {p: n for n, fold in enumerate(held_out) for p in others if p in fold}
     chosen = _by_fold(others, folds, scheme, bool(tested))
   else:
     chosen = _by_seed(others, _read_seed(scheme), bool(tested))

@@ -101,6 +101,10 @@ _ERRORS = {
     'the names of the labels are not clear',
     'write {"labels": {"lv": 1, "myo": 2, "la": 3}} with the values of the masks',
   ),
+  'folds-unreadable': (
+    "nnU-Net's folds cannot be read, or name cases that are not there",
+    'copy splits_final.json out of nnUNet_preprocessed again, or move it elsewhere',
+  ),
   'ends-unknown': ('ED and ES are not known', 'give the columns ed and es in cases.csv'),
   'frame-beyond': ('a frame that the clip does not have', 'count frames from 0'),
   'ends-swapped': ('the ventricle at ED is smaller than at ES', 'swap ED and ES'),
@@ -153,6 +157,10 @@ _HARMLESS = {
   'label-unused': ('a label that is no left ventricle, myocardium or atrium', 'it is background'),
   'channel-unused': ('an image has several channels', 'only channel 0000 is read'),
   'labels-absent': ('test images without labels', 'they are not used'),
+  'folds-unused': (
+    "nnU-Net's folds do not divide the patients",
+    '`prepare --fold` draws folds of patients itself',
+  ),
   'clip-unlisted': ('a video is not listed', 'nothing will use it'),
   'tracing-unlisted': ('a tracing without a listed clip', 'nothing will use it'),
   'tracing-known-missing': (

@@ -18,7 +18,7 @@ import re
 from natsort import natsorted
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.formats import cases_csv, masks, readers
+from echoforge_jax.formats import cases_csv, masks, nnunet_folds, readers
 from echoforge_jax.formats.findings import Finding, fault, make_finding
 from echoforge_jax.formats.label_names import Labels, read_dataset_json
 
@@ -89,12 +89,23 @@ class Folder:
     self._ending = str(described.get('file_ending') or '').lower() if self.is_nnunet else ''
     self.cases: list[Case] = []
     self._orphans: set[str] = set()  # Masks without images, reported.
+    self._training: dict[str, str] = {}  # Stem of an image that is not in imagesTs -> case.
     for images, labels_of, split in self._folders():
       self.cases += self._read_folder(root / images, root / labels_of, split)
     self._check_rows()
     if not self.cases:
       raise InputError(f'{root}: found no image; wanted files in {self._folders()[0][0]}/')
     self._name_views()
+    # Patients that each of nnU-Net's folds holds out, and why they cannot be used.
+    self.folds: list[set[str]] = []
+    self.folds_misfit, path = '', root / nnunet_folds.NAME
+    if self.is_nnunet and path.is_file():
+      patient_of = {case.name: case.patient for case in self.cases}
+      patients = {stem: patient_of.get(case, '') for stem, case in self._training.items()}
+      self.folds, self.folds_misfit = nnunet_folds.read_folds(path, patients)
+    if self.folds_misfit:
+      wanted = 'all cases in every fold, and every patient held out by one'
+      self.findings.append(make_finding('folds-unused', path, self.folds_misfit, wanted))
 
   def _folders(self) -> list[tuple[str, str, str]]:
     """Returns (images, masks, split) of the folders there are."""
@@ -141,6 +152,8 @@ class Folder:
     drawn, twice_drawn = self._files(labels, masks.SUFFIXES)
     rows = self.table.rows if self.table else {}
     owner = dict(_owners(files, rows))
+    if split != 'test':
+      self._training |= {stem: case for stem, (case, _) in owner.items()}
     grouped = collections.defaultdict(dict)
     for stem, (name, phase) in owner.items():
       grouped[name][phase] = files[stem]

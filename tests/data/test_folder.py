@@ -326,6 +326,38 @@ def test_nnunet_pairs_frames_and_keeps_its_test_images(clean):
   np.testing.assert_allclose(clip.spacing_mm, [0.4, 0.4])
 
 
+@pytest.mark.parametrize('tested', [True, False])
+def test_nnunets_own_folds(tmp_path, tested, capsys):
+  """Fold K of the file is --fold=K/N; it validates where the dataset has test patients."""
+  root, data = tmp_path / 'raw', tmp_path / 'data'
+  folders.write_nnunet(root, patients=6)
+  if not tested:
+    shutil.rmtree(root / 'imagesTs')
+    shutil.rmtree(root / 'labelsTs')
+  folders.write_nnunet_folds(root, (3,), (1, 4), (0, 2))
+  reader = FolderReader(root)
+  assert not list(reader.verify())
+  held = ['validation', 'test'] if tested else ['test', 'validation']
+  assert reader.list_clips(held[0], 'fold2of3') == [('patient0001', '4CH'), ('patient0004', '4CH')]
+  train = [p for p, _ in reader.list_clips('train', 'fold2of3')]
+  assert train == (['patient0000', 'patient0002', 'patient0003'] if tested else ['patient0003'])
+  flags = ['--dataset=folder', f'--raw={root}', f'--data_dir={data}', '--image_size=32']
+  assert main(['prepare', *flags, '--fold=2/3']) == 0
+  assert 'splits_final.json: its folds divide the patients' in capsys.readouterr().out
+  chosen = {
+    c['patient'] for c in load_split(data, 'folder', held[0], 32, split_scheme='fold2of3').clips
+  }
+  assert chosen == {'patient0001', 'patient0004'}
+  # Another number of folds is drawn by patients, which is said.
+  assert main(['prepare', *flags, '--fold=2/4']) == 0
+  line = 'splits_final.json: ignored, because it has 3 folds, wanted those of fold2of4'
+  assert line in capsys.readouterr().out
+  # A table with folds of its own comes first.
+  rows = [f'patient{n:04d}_4CH,{n % 3}' for n in range(6)]
+  (root / 'cases.csv').write_text('\n'.join(['case,split', *rows[: 6 - tested]]))
+  assert 'ignored, because cases.csv states folds' in FolderReader(root).split_note('fold2of3')
+
+
 def test_nnunet_without_test_labels(clean, tmp_path):
   root = tmp_path / 'raw'
   shutil.copytree(clean['nnunet'], root)

@@ -378,6 +378,22 @@ NNUNET = {
 }
 
 
+_A, _B = ('patient0000_4CH_ED', 'patient0000_4CH_ES')
+for _name, (_content, _text) in {
+  'half a JSON': ('[{"train": ', 'no folds (JSONDecodeError'),
+  'no list of folds': ('{"train": [], "val": []}', 'no folds (TypeError'),
+  'no fold': ('[]', 'an empty list'),
+  'a fold without val': ('[{"train": []}]', "KeyError: 'val'"),
+  'a fold of an unknown case': ([{'train': ['anna'], 'val': [_A]}], 'anna in fold 1 of 1'),
+  'a case in both halves': (
+    [{'train': [_A], 'val': [_B]}, {'train': [_A, _B], 'val': [_A]}],
+    f'{_A} in train and val of fold 2 of 2',
+  ),
+}.items():
+  _content = _content if isinstance(_content, str) else json.dumps(_content)
+  NNUNET[_name] = (_write('splits_final.json', _content), 'folds-unreadable', _text)
+
+
 def _table(view, name, change_line):
   """Returns a change of the lines of a clip in a table of EchoNet-Pediatric."""
 
@@ -435,7 +451,7 @@ CASES = [(layout, name) for layout, cases in _ALL.items() for name in cases]
 # For the test that every code is planted somewhere.
 PLANTED = {code for cases in (*_ALL.values(), WARNED) for _, code, _ in cases.values()}
 PLANTED = {code for code in PLANTED if isinstance(code, str)}
-PLANTED |= {'labels-absent', 'channel-unused'}
+PLANTED |= {'labels-absent', 'channel-unused', 'folds-unused'}
 
 
 def _verify(root, tmp_path, capsys):
@@ -507,6 +523,26 @@ def test_further_channels_are_named(broken, tmp_path, capsys):
   root = broken('nnunet', _copy(name.format(0), name.format(1)))
   status, _, (finding,) = _verify(root, tmp_path, capsys)
   assert (status, finding['code']) == (0, 'channel-unused') and '1 files' in finding['found']
+
+
+@pytest.mark.parametrize(
+  'folds, said',
+  [
+    (
+      [{'train': [], 'val': [_A]}, {'train': [_A], 'val': [_B]}],
+      f'{_B} is in neither list of fold 1',
+    ),
+    (
+      [{'train': [_B], 'val': [_A]}, {'train': [_A], 'val': [_B]}],
+      'patient0000 is held out by 2 of 2',
+    ),
+    ([{'train': [_A, _B], 'val': []}], 'patient0000 is held out by 0 of 1'),
+  ],
+)
+def test_folds_that_do_not_divide_patients(broken, folds, said, tmp_path, capsys):
+  root = broken('nnunet', _write('splits_final.json', json.dumps(folds)))
+  status, _, (finding,) = _verify(root, tmp_path, capsys)
+  assert (status, finding['code']) == (0, 'folds-unused') and said in finding['found']
 
 
 def test_more_than_sixty_folders_are_tried():
