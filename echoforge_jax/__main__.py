@@ -25,6 +25,8 @@ CLOSED = 141  # As the shell says it of a program that SIGPIPE ended.
 
 def main(argv: list[str] | None = None) -> int:
   """Runs one verb; returns its exit status (0 well, 1 findings, 2 misuse, 141 output closed)."""
+  if hasattr(sys.stdout, 'reconfigure'):  # Names of files may hold what its encoding lacks.
+    sys.stdout.reconfigure(errors='backslashreplace')
   try:
     try:
       return _run(sys.argv[1:] if argv is None else argv)

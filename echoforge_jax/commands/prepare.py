@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
   if flags.fold:
     flags.split_scheme = fold_scheme(flags.fold)
   reader = open_reader(flags.dataset, flags.raw, flags.labels)
-  if note := reader.split_note(flags.split_scheme):
+  for note in reader.notes(flags.split_scheme):
     print(note)
   try:
     prepared = prepare(

@@ -68,9 +68,9 @@ class Reader:
     """
     return {}
 
-  def split_note(self, scheme: str) -> str:
-    """Returns a line about the splits of a scheme that `prepare` prints; '' for none."""
-    return ''
+  def notes(self, scheme: str) -> list[str]:
+    """Returns lines that `prepare` prints first: how a scheme divides, and what is left out."""
+    return []
 
   def verify(self) -> Iterable[Finding]:
     """Yields what is wrong: by default the splits' faults and what reading every clip raises."""
@@ -233,7 +233,7 @@ def fingerprint(
     ):
       continue
     size = path.stat().st_size
-    digest.update(f'{name}\0{size}\0'.encode())
+    digest.update(f'{name}\0{size}\0'.encode(errors='surrogateescape'))
     with path.open('rb') as file:
       if size <= 4 * _SAMPLE:
         digest.update(file.read())

@@ -13,7 +13,7 @@ from echoforge_jax.data.patient_splits import SCHEMES, split_patients
 from echoforge_jax.data.verify_echonet import judge_tracings
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats.echonet_clip import Recording
-from echoforge_jax.formats.findings import Finding, fault, make_finding, raise_first
+from echoforge_jax.formats.findings import ERROR, Finding, fault, make_finding, raise_first
 from echoforge_jax.formats.folder import Case, Folder
 from echoforge_jax.formats.folder_case import CaseReading
 from echoforge_jax.formats.label_names import parse_labels
@@ -54,9 +54,15 @@ class FolderReader(Reader):
       if chosen.get(case.patient, 'train' if case.split is None else '') == split
     ]
 
-  def split_note(self, scheme: str) -> str:
-    """Says whether nnU-Net's folds are used, where there are any."""
-    return self._nnunet_folds(scheme)[1]
+  def notes(self, scheme: str) -> list[str]:
+    """Says whether nnU-Net's folds are used, and how many files are in no clip."""
+    broken = self._source.table.broken.values() if getattr(self._source, 'table', None) else ()
+    left = [f for f in self._source.findings if f.severity == ERROR and f not in broken]
+    lines = [self._nnunet_folds(scheme)[1]]
+    if left:
+      first = f'{left[0].file}: found {left[0].found}, wanted {left[0].wanted}'
+      lines.append(f'{len(left)} files or lines are left out; `verify` lists them. {first}')
+    return list(filter(None, lines))
 
   def _nnunet_folds(self, scheme: str) -> tuple[list[set[str]], str]:
     """Returns the patients that nnU-Net's folds hold out, if a scheme can use them, and a note."""
@@ -124,7 +130,9 @@ class FolderReader(Reader):
         continue
       if stated.setdefault(case.patient, case.split) != case.split:
         found = f'{case.patient} in {stated[case.patient] or "none"!r} and {case.split or "none"!r}'
-        raise fault('split-leak', self.raw_dir, found, 'each patient in one split')
+        table = getattr(self._source, 'table', None)
+        where = table.path if table else self.raw_dir
+        raise fault('split-leak', where, found, 'each patient in one split')
     return stated
 
   def _reading(self, case: Case) -> CaseReading | Recording:

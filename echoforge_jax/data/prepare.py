@@ -86,7 +86,8 @@ def _list_splits(
     )
   if not any(patient not in excluded for patient, _ in listed['train']):
     raise InputError(
-      f"{raw_dir}: no patient in the split 'train' of the scheme {scheme!r}; wanted at least one"
+      f"{raw_dir}: no patient in the split 'train' of the scheme {scheme!r}; wanted at least one; "
+      '`verify` says what is wrong'
     )
   owner = {}
   for split, clips in listed.items():

@@ -57,7 +57,8 @@ class Camus(Reader):
     clips = itertools.product(camus.read_split(layout, split, scheme), VIEWS)
     if layout.stills is None:
       return list(clips)
-    return [clip for clip in clips if clip in layout.stills or clip[0] not in layout.folders]
+    there = {patient for patient, _ in layout.stills}
+    return [clip for clip in clips if clip in layout.stills or clip[0] not in there]
 
   def read_clip(self, patient: str, view: str) -> Clip:
     """Reads one view, in the order ED -> ES."""
@@ -102,6 +103,14 @@ def _strays(layout: camus.Layout) -> Iterator[Finding]:
     known = {f.name for f in layout.folders.values() if f.parent == parent}
     for name in sorted(set(os.listdir(parent)) - known - _HARMLESS):
       yield make_finding('stray-file', parent / name, name, 'patientXXXX folders')
+  if layout.stills is None:
+    return
+  images = [view for clip in layout.stills if (view := layout.view(*clip)).is_png]
+  for folder in sorted({view.stills for view in images}):
+    paths = [view.path(key) for view in images for key in view.volumes if view.stills == folder]
+    for name in sorted(set(os.listdir(folder)) - {path.name for path in paths}):
+      wanted = f'images of patients on disk, such as {paths[0].name}'
+      yield make_finding('stray-file', folder / name, name, wanted)
 
 
 def _check_stills(layout: camus.Layout) -> Iterator[Finding]:
@@ -127,6 +136,9 @@ def _check_patient(
 ) -> tuple[list[Finding], list[tuple[str, bytes, Path]]]:
   """Returns findings of one patient, and `_digests` of its views."""
   folder, views = layout.folders[patient], layout.views(patient)
+  if not views:
+    wanted = f'frames such as {layout.view(patient, VIEWS[-1]).path("ED").name}'
+    return [make_finding('missing-file', folder, 'no frame of any view', wanted)], []
   findings, digests = list(_stray_files(folder, views)), []
   for view in views:
     findings += view.read(everything=True)
@@ -201,7 +213,7 @@ def _judge_spacing(view: View) -> Iterator[Finding]:
   reference = None
   low, high = _DEPTH_MM
   for key, spacing in view.spacing_mm.items():
-    path, shown = view.path(key), spacing.tolist()
+    path, shown = view.path(key), _millimeters(spacing)
     if view.is_png:
       continue  # Said once, by `_check_stills`.
     if not np.isfinite(spacing).all():
@@ -214,8 +226,12 @@ def _judge_spacing(view: View) -> Iterator[Finding]:
         yield make_finding('spacing-implausible', path, found, 'an image 50 to 250 mm deep')
     reference = reference or key
     if not np.allclose(spacing, view.spacing_mm[reference], rtol=1e-3):
-      wanted = f'{view.spacing_mm[reference].tolist()} as in {view.path(reference).name}'
+      wanted = f'{_millimeters(view.spacing_mm[reference])} as in {view.path(reference).name}'
       yield make_finding('spacing-mismatch', path, shown, wanted)
+
+
+def _millimeters(spacing: np.ndarray) -> str:
+  return ' x '.join(f'{step:.4g}' for step in spacing) + ' mm'
 
 
 def _judge_images(view: View) -> Iterator[Finding]:

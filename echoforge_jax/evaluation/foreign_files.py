@@ -12,6 +12,7 @@ import collections
 from collections.abc import Iterable, Mapping
 import dataclasses
 import hashlib
+import os
 import pathlib
 import re
 
@@ -149,5 +150,5 @@ def survey(files: MaskFiles, labels: label_names.Labels) -> tuple[str, set[int]]
   digest, values = hashlib.sha256(), set()
   for path in files.paths():
     values |= set(np.unique(read_file(path, labels)).tolist())
-    digest.update(path.name.encode() + b'\0' + hashlib.sha256(path.read_bytes()).digest())
+    digest.update(os.fsencode(path.name) + b'\0' + hashlib.sha256(path.read_bytes()).digest())
   return digest.hexdigest(), values

@@ -29,6 +29,7 @@ _SPLIT_NAMES = {'train': 'training', 'test': 'testing'} | {name: name for name i
 # Last patient number of training and validation in MemSAM (CVPR 2024).
 _MEMSAM_LAST = (350, 400)
 _PATIENT = re.compile(r'patient\d+')
+_LISTED = re.compile(r'(testing-)?patient\d+')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,9 +267,9 @@ def read_split_file(path) -> list[str]:
   for number, line in enumerate(map(str.strip, lines), start=1):
     if not line:
       continue
-    if not _PATIENT.search(line):
-      found = f'{line!r} in line {number}'
-      raise fault('split-unreadable', path, found, "patient ids such as 'patient0001'")
+    if not _LISTED.fullmatch(line):
+      found = f'{line[:60]!r} in line {number}'
+      raise fault('split-unreadable', path, found, "one patient id a line, such as 'patient0001'")
     patients.append(line)
   return sorted(patients, key=patient_number)
 

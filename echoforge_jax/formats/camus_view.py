@@ -7,7 +7,14 @@ import numpy as np
 
 from echoforge_jax.clip import LABELS, Clip
 from echoforge_jax.errors import InputError
-from echoforge_jax.formats.findings import Finding, FindingError, fault, make_finding
+from echoforge_jax.formats.findings import (
+  Finding,
+  FindingError,
+  absence,
+  fault,
+  make_finding,
+  of_decoder,
+)
 from echoforge_jax.formats.images import read_image
 from echoforge_jax.formats.masks import read_masks
 from echoforge_jax.formats.volumes import Volume, as_uint8, read_volume
@@ -58,14 +65,12 @@ def info_number(info: dict[str, str], *keys: str) -> float:
 def _read_png(path: Path, key: str) -> Volume:
   """Reads an image, or labels where `key` ends in '_gt', as a volume of one frame."""
   if not path.is_file():
-    raise fault('missing-file', path, 'nothing', 'an image')
+    raise fault('missing-file', path, absence(path), 'an image')
   try:
     array = read_masks(path) if key.endswith('_gt') else read_image(path).frames
-  except FindingError:
-    raise
   except InputError as error:
-    reason = str(error).removeprefix(f'{path}: ')
-    raise fault('damaged-file', path, f'an image that {reason}', 'gray levels or labels') from error
+    code = 'mask-unreadable' if key.endswith('_gt') else 'image-unreadable'
+    raise FindingError(of_decoder(code, path, error, 'an image')) from error
   return Volume(array, np.full(2, np.nan, np.float32))
 
 
@@ -132,7 +137,8 @@ class View:
       volume = _read_png(path, key) if self.is_png else read_volume(path)
       if volume.array.ndim != 3 or (self.stills and len(volume.array) != 1):
         shape = volume.array.shape
-        raise fault('volume-shape', path, f'an array of shape {shape}', _SHAPE)
+        wanted = '[1, rows, columns] of gray levels' if self.stills else _SHAPE
+        raise fault('volume-shape', path, f'an array of shape {shape}', wanted)
       array = as_uint8(volume.array, path)
     except FindingError as error:
       yield error.finding

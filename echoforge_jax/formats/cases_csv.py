@@ -17,7 +17,7 @@ _SPLITS = {
   'test': 'test testing ts',
 }
 _SPLIT_OF = {name: split for split, names in _SPLITS.items() for name in names.split()}
-_NO_NAME = re.compile(r'[/\\\0]|^\.+$')
+_NO_NAME = re.compile(r'[/\\\x00-\x1f\x7f]|^\.+$')
 
 
 def is_number(text: str) -> bool:

@@ -7,6 +7,7 @@ lists them all.
 import collections
 from collections.abc import Iterable
 import dataclasses
+import pathlib
 
 from echoforge_jax.errors import InputError
 
@@ -161,6 +162,10 @@ _HARMLESS = {
     "nnU-Net's folds do not divide the patients",
     '`prepare --fold` draws folds of patients itself',
   ),
+  'spacing-unknown': (
+    'a volume gives no millimetres per pixel',
+    'distances are in pixels, and no volume is measured; or give spacing_mm in cases.csv',
+  ),
   'clip-unlisted': ('a video is not listed', 'nothing will use it'),
   'tracing-unlisted': ('a tracing without a listed clip', 'nothing will use it'),
   'tracing-known-missing': (
@@ -209,9 +214,35 @@ class FindingError(InputError):
 
 
 def make_finding(code: str, file, found, wanted) -> Finding:
-  """Returns a finding with the severity and the remedy of its code."""
+  """Returns a finding with the severity and the remedy of its code; its texts are one line each."""
   severity, _, remedy = CODES[code]
-  return Finding(severity, code, str(file), str(found), str(wanted), remedy)
+  return Finding(severity, code, *map(_one_line, (file, found, wanted)), remedy)
+
+
+def _one_line(value) -> str:
+  """Returns a text with line ends and the like, of a file's name for instance, as escapes."""
+  return ''.join(c if c.isprintable() or c == '\xa0' else ascii(c)[1:-1] for c in str(value))
+
+
+def of_decoder(code: str, path, error: InputError, wanted: str) -> Finding:
+  """Returns what a decoder raised, 'PATH: found ...; wanted ...', as a finding.
+
+  Args:
+    code: of the finding, unless the error has one.
+    wanted: where the error does not say it.
+  """
+  if isinstance(error, FindingError):
+    return error.finding
+  reason = str(error).removeprefix(f'{path}: ').removeprefix('found ')
+  found, _, said = reason.partition('; wanted ')
+  return make_finding(code, path, found.split(';')[0], said or wanted)
+
+
+def absence(path: pathlib.Path) -> str:
+  """Returns what stands where a file should be: 'nothing', or another kind of entry."""
+  if path.is_symlink() and not path.exists():
+    return 'a link that leads nowhere'
+  return 'a folder' if path.is_dir() else 'no regular file' if path.exists() else 'nothing'
 
 
 def fault(code: str, file, found, wanted) -> FindingError:

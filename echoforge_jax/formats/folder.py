@@ -12,6 +12,7 @@ An nnU-Net dataset (imagesTr, labelsTr, imagesTs, labelsTs) is the same with oth
 import collections
 from collections.abc import Iterator
 import dataclasses
+import os
 import pathlib
 import re
 
@@ -73,7 +74,7 @@ class Folder:
     self.findings: list[Finding] = []  # Of files that belong to no case.
     self.is_nnunet = (root / 'imagesTr').is_dir()
     described = {}
-    if (root / JSON).is_file() or self.is_nnunet:
+    if os.path.lexists(root / JSON) or self.is_nnunet:
       described = read_dataset_json(root / JSON)
     named = {'named': described['labels'], 'source': root / JSON} if 'labels' in described else {}
     if self.is_nnunet and not named and labels is None:
@@ -83,7 +84,7 @@ class Folder:
       found = ', '.join(self.labels.unused)[:80]
       self.findings.append(make_finding('label-unused', root / JSON, found, 'lv, myo, la'))
     self.table = None
-    if (root / cases_csv.NAME).is_file():
+    if os.path.lexists(root / cases_csv.NAME):
       self.table = cases_csv.Table(root / cases_csv.NAME)
       self.findings += self.table.findings
     self._ending = str(described.get('file_ending') or '').lower() if self.is_nnunet else ''
@@ -99,7 +100,7 @@ class Folder:
     # Patients that each of nnU-Net's folds holds out, and why they cannot be used.
     self.folds: list[set[str]] = []
     self.folds_misfit, path = '', root / nnunet_folds.NAME
-    if self.is_nnunet and path.is_file():
+    if self.is_nnunet and os.path.lexists(path):
       patient_of = {case.name: case.patient for case in self.cases}
       patients = {stem: patient_of.get(case, '') for stem, case in self._training.items()}
       self.folds, self.folds_misfit = nnunet_folds.read_folds(path, patients)
@@ -126,6 +127,11 @@ class Folder:
     for path in natsorted(folder.iterdir(), key=lambda path: path.name):
       name = path.name.lower()
       if name.startswith('.') or name.endswith(_IGNORED):
+        continue
+      if not path.stem.isprintable():
+        code = 'image-unreadable' if folder.name.startswith('images') else 'mask-unreadable'
+        wanted = 'printable characters: rename it'
+        self.findings.append(make_finding(code, folder, f'the name {ascii(path.name)}', wanted))
         continue
       if not name.endswith(self._ending or suffixes) or not path.is_file():
         wanted = self._ending or ', '.join(suffixes)

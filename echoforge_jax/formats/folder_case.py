@@ -10,10 +10,10 @@ from echoforge_jax.clip import LABELS, Clip
 from echoforge_jax.errors import InputError
 from echoforge_jax.formats import arrays, raw_clip, readers
 from echoforge_jax.formats.cases_csv import is_number
-from echoforge_jax.formats.findings import ERROR, Finding, FindingError, make_finding
+from echoforge_jax.formats.findings import ERROR, Finding, make_finding, of_decoder
 from echoforge_jax.formats.folder import ALL, Case
 from echoforge_jax.formats.label_names import UNKNOWN, Labels
-from echoforge_jax.formats.masks import read_mask_volume
+from echoforge_jax.formats.masks import VOLUMES, read_mask_volume
 from echoforge_jax.formats.raw_clip import RawClip
 
 # Areas that differ by less are no evidence of swapped frames.
@@ -54,7 +54,7 @@ class CaseReading:
       try:
         clips.append(readers.read_any(path))
       except InputError as error:
-        yield _unreadable('image', path, error)
+        yield of_decoder('image-unreadable', path, error, 'a whole image')
         return
     first, path = clips[0], self.case.images[-1]
     if self.case.is_pair and any(len(clip.frames) > 1 for clip in clips):
@@ -88,7 +88,7 @@ class CaseReading:
       masks, spacing = read_mask_volume(path)
       numbers = [number] if number != ALL else self._numbers(path, len(masks))
     except InputError as error:
-      yield _unreadable('mask', path, error)
+      yield of_decoder('mask-unreadable', path, error, 'a whole mask')
       return
     if masks.shape[1:] != shape:
       wanted = f'{_size(shape)} as {self.case.images[0].name}'
@@ -204,19 +204,13 @@ def _size(shape) -> str:
   return f'{shape[0]} x {shape[1]} pixels'
 
 
-def _unreadable(kind: str, path: pathlib.Path, error: InputError) -> Finding:
-  """Returns what a decoder found wrong with a file."""
-  if isinstance(error, FindingError):
-    return error.finding
-  reason = str(error).removeprefix(f'{path}: ').removeprefix('found ').split(';')[0]
-  return make_finding(f'{kind}-unreadable', path, reason, f'a whole {kind}')
-
-
 def _check_spacing(paths: list[pathlib.Path], clips: list[RawClip]) -> Iterator[Finding]:
   for path, clip in zip(paths, clips):
     if 'spacing_implausible' in clip.flags:
       note = next(note for note in clip.notes if 'mm a pixel' in note)
       yield make_finding('spacing-unit', path, note, '0.01 to 5 mm')
+    elif path.name.lower().endswith(VOLUMES) and not np.isfinite(clip.spacing_mm).all():
+      yield make_finding('spacing-unknown', path, _millimeters(clip.spacing_mm), '0.01 to 5 mm')
   if not _is_same(clips[0].spacing_mm, clips[-1].spacing_mm):
     wanted = f'{_millimeters(clips[0].spacing_mm)} as {paths[0].name}'
     found = _millimeters(clips[-1].spacing_mm)

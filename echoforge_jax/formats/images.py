@@ -81,8 +81,8 @@ def _read(path: pathlib.Path) -> np.ndarray:
     raise
   except Exception as error:  # Codecs raise a dozen kinds.
     raise InputError(
-      f'{path}: cannot be read as an image: empty, damaged, of another kind or not to be opened '
-      f'({error.__class__.__name__}); export it again'
+      f'{path}: found a file that cannot be read as an image: empty, damaged, of another kind or '
+      f'not to be opened ({error.__class__.__name__}); wanted a PNG, JPEG or BMP: export it again'
     ) from error
 
 

@@ -81,7 +81,7 @@ def read_dataset_json(path: pathlib.Path) -> dict:
     if isinstance(found, dict):
       return found
     reason = f'a {type(found).__name__}'
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     reason = f'no JSON ({error})'
   raise fault('labels-unreadable', path, reason, 'an object with "labels"')
 

@@ -66,7 +66,8 @@ def _read_png(path: pathlib.Path) -> np.ndarray:
     raise
   except Exception as error:  # Codecs raise a dozen kinds.
     raise InputError(
-      f'{path}: cannot be read as an image ({type(error).__name__}); wanted a PNG: export it again'
+      f'{path}: found a file that cannot be read as an image ({type(error).__name__}); wanted a '
+      'PNG: export it again'
     ) from error
   if array.ndim == 2:
     return array

@@ -25,7 +25,7 @@ def read_folds(path: pathlib.Path, patients: Mapping[str, str]) -> tuple[list[se
     folds = [(set(fold['train']), set(fold['val'])) for fold in content]
     if not folds:
       raise ValueError('an empty list')
-  except (OSError, ValueError, TypeError, KeyError) as error:
+  except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
     found = f'no folds ({type(error).__name__}: {error})'
     raise fault(
       _CODE, path, found, 'a list of {"train": [CASE, ...], "val": [CASE, ...]}'

@@ -16,7 +16,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from echoforge_jax.formats import raw_clip
-from echoforge_jax.formats.findings import fault
+from echoforge_jax.formats.findings import absence, fault
+
+# Its notes on odd headers come without being asked for; what matters is checked here.
+sitk.ProcessObject.GlobalWarningDisplayOff()
 
 # Bytes per voxel of MetaImage element types.
 _META_BYTES = {'MET_UCHAR': 1, 'MET_CHAR': 1, 'MET_USHORT': 2, 'MET_SHORT': 2, 'MET_UINT': 4}
@@ -49,7 +52,7 @@ def read_volume(path) -> Volume:
   name, spacing = path.name.lower(), None
   if not name.endswith('.nrrd'):
     if not path.is_file():
-      raise fault('missing-file', path, 'nothing', 'a NIfTI or MetaImage volume')
+      raise fault('missing-file', path, absence(path), 'a NIfTI or MetaImage volume')
     spacing = (_check_metaimage if name.endswith(('.mhd', '.mha')) else _check_nifti)(path)
   reader = sitk.ImageFileReader()
   reader.SetFileName(str(path))

@@ -1,5 +1,6 @@
 """CAMUS as it circulates: ED and ES frames, no sequences, no cfg files, one view as PNG."""
 
+import gzip
 import json
 import math
 import os
@@ -180,17 +181,30 @@ def _small(path):
   [
     (NIFTI.format('ES'), Path.unlink, 'missing-file', 'found nothing'),
     (PNG.format('ED_gt'), Path.unlink, 'missing-file', 'found nothing'),
-    (PNG.format('ED'), lambda p: p.write_bytes(b'png'), 'damaged-file', 'an image that cannot be'),
+    (PNG.format('ED'), lambda p: p.write_bytes(b'png'), 'image-unreadable', 'a file that can'),
+    (
+      PNG.format('ED'),
+      lambda p: Image.fromarray(np.arange(1920, dtype='u2').reshape(40, 48) * 30).save(p),
+      'image-unreadable',
+      'values from 0 to 57570, wanted gray levels 0..255',
+    ),
+    (PNG.format('ED'), lambda p: (p.unlink(), p.mkdir()), 'missing-file', 'found a folder'),
+    (PNG.format('ED'), lambda p: (p.unlink(), p.symlink_to('no')), 'missing-file', 'a link that'),
     (PNG.format('ES'), _small, 'shape-mismatch', r'\(1, 20, 48\)'),
     (PNG.format('ED_gt'), lambda p: Image.new('L', (48, 40), 7).save(p), 'label-values', r'\[7\]'),
     (PNG.format('ED_gt'), lambda p: Image.new('L', (48, 40), 2).save(p), 'lv-empty', 'no label 1'),
     (
       PNG.format('ED_gt'),
       lambda p: Image.new('RGB', (48, 40), (1, 2, 3)).save(p),
-      'damaged-file',
+      'mask-unreadable',
       'color',
     ),
-    (NIFTI.format('ED'), lambda p: volume(p, np.ones((3, 40, 48))), 'volume-shape', '3, 40, 48'),
+    (
+      NIFTI.format('ED'),
+      lambda p: volume(p, np.ones((3, 40, 48))),
+      'volume-shape',
+      r'3, 40, 48\), wanted \[1,',
+    ),
     (NIFTI.format('ED_gt'), lambda p: p.write_bytes(p.read_bytes()[:90]), 'truncated-file', 'gzip'),
   ],
 )
@@ -275,3 +289,48 @@ def test_real_frames():
   patient, view = found.list_clips('train', 'official')[0]
   clip = datasets.read_checked(found, patient, view)
   assert len(clip.frames) == 2 and clip.labeled.all() and 0 < clip.ef_percent < 90
+
+
+def test_a_patient_without_files_is_named_and_not_skipped(broken, tmp_path, capsys):
+  folder = broken / 'database_nifti/patient0009'
+  folder.mkdir()
+  with (broken / 'database_split/subgroup_training.txt').open('a') as file:
+    file.write('patient0009\n')
+  (finding,) = [f for f in reader(broken).verify() if f.severity == 'error']
+  assert finding.code == 'missing-file' and finding.file == str(folder)
+  assert 'patient0009_4CH_ED.nii.gz' in finding.wanted
+  flags = [f'--raw={broken}', f'--data_dir={tmp_path / "data"}', '--image_size=32']
+  assert main(['prepare', '--dataset=camus', *flags]) == 1
+  assert 'train patient0009 4CH:' in capsys.readouterr().out
+
+
+def test_pngs_of_nobody_are_strays(broken):
+  names = ['patient0099_2CH_ED.png', 'patient0001_2CH_ED.PNG', 'line\nend.txt']
+  for name in names:
+    (broken / 'stills_2CH' / name).write_text('')
+  found = [f for f in reader(broken).verify() if f.code == 'stray-file']
+  assert sorted(f.found for f in found) == sorted(name.replace('\n', r'\n') for name in names)
+  assert not any('\n' in f.file for f in found)
+
+
+@pytest.mark.parametrize(
+  'line', ['patient0001;patient0002', '../patient0001', 'patient0001_4CH_ED.nii.gz', 'Patient0001']
+)
+def test_a_list_of_something_else(broken, line):
+  path = broken / 'database_split/subgroup_training.txt'
+  path.write_text(line + '\n')
+  errors = [f for f in reader(broken).verify() if f.severity == 'error']
+  assert [f.code for f in errors] == ['split-unreadable'] and line in errors[0].found
+  with pytest.raises(InputError, match='one patient id a line'):
+    reader(broken).list_clips('train', 'official')
+
+
+def test_notes_of_the_decoder_stay_away(broken, capfd):
+  """ITK prints on its own where a header gives NaN millimetres."""
+  path = broken / NIFTI.format('ED')
+  header = bytearray(gzip.decompress(path.read_bytes()))
+  header[80:88] = np.full(2, np.nan, '<f4').tobytes()
+  path.write_bytes(gzip.compress(bytes(header)))
+  (finding,) = [f for f in reader(broken).verify() if f.severity == 'error']
+  assert (finding.code, finding.found) == ('spacing-missing', 'nan x nan mm')
+  assert capfd.readouterr().err == ''

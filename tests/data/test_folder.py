@@ -355,7 +355,7 @@ def test_nnunets_own_folds(tmp_path, tested, capsys):
   # A table with folds of its own comes first.
   rows = [f'patient{n:04d}_4CH,{n % 3}' for n in range(6)]
   (root / 'cases.csv').write_text('\n'.join(['case,split', *rows[: 6 - tested]]))
-  assert 'ignored, because cases.csv states folds' in FolderReader(root).split_note('fold2of3')
+  assert 'ignored, because cases.csv states folds' in FolderReader(root).notes('fold2of3')[0]
 
 
 def test_nnunet_without_test_labels(clean, tmp_path):

@@ -1,6 +1,8 @@
 """Malformed folders: one clear line each, and never a traceback."""
 
+import gzip
 import json
+import os
 from pathlib import Path
 import shutil
 
@@ -59,6 +61,13 @@ def _file(name, change_bytes):
     path.write_bytes(change_bytes(path.read_bytes()))
 
   return change
+
+
+def _nan_spacing(packed):
+  """Returns a NIfTI file whose header gives NaN millimetres."""
+  content = bytearray(gzip.decompress(packed))
+  content[80:88] = np.full(2, np.nan, '<f4').tobytes()
+  return gzip.compress(bytes(content))
 
 
 def _remove(*names):
@@ -220,6 +229,19 @@ PLAIN = {
     'damaged-file',
     'p4.nii.gz',
   ),
+  'a picture of 16 bits': (
+    lambda root: Image.fromarray(np.arange(1440, dtype='u2').reshape(40, 36) * 40).save(
+      root / 'images' / 'p2.png'
+    ),
+    'image-unreadable',
+    'gray levels 0..255',
+  ),
+  'a line end in a name': (_copy('images/p2.png', 'images/a\nb.png'), 'image-unreadable', r'a\nb'),
+  'bytes in a name': (
+    lambda root: shutil.copy(root / 'masks/p2.png', os.fsencode(root) + b'/masks/caf\xe9.png'),
+    'mask-unreadable',
+    r'caf\udce9',
+  ),
   'no arrays': (_write('images/p5.npz', b'PK\3\4 nothing'), 'image-unreadable', 'p5.npz'),
   'Python objects': (
     _npz('masks/p5.npz', masks=np.array([{}, []], object)),
@@ -298,6 +320,7 @@ PLAIN = {
   'a root for a case': (_csv('p2,', '/etc/passwd,'), 'csv-line', "'/etc/passwd'"),
   'a path of Windows': (_csv('p2,', r'..\p2,'), 'csv-line', 'line 4'),
   'a path for a patient': (_csv('ben', '../../ben'), 'csv-line', "'../../ben'"),
+  'a bell in a patient': (_csv('ben', 'b\x07n'), 'csv-line', r"'b\x07n'"),
   'a path for a still': (_csv(',0,5,', ',../a,../b,'), 'csv-line', "'../a'"),
   'dots for a case': (_csv('p2,', '..,'), 'csv-line', "'..'"),
   'no case in a line': (_csv('p2,', ','), 'csv-line', 'line 4'),
@@ -328,6 +351,16 @@ REFUSED = {
   'an empty table': (_write('cases.csv', ''), 'columns []'),
   'a table of Excel': (_write('cases.csv', b'PK\3\4\xff\xfe'), 'cases.csv'),
   'a table in UTF-16': (_write('cases.csv', folders.CSV.encode('utf-16')), 'UTF-8'),
+  'a folder for a table': (
+    lambda root: ((root / 'cases.csv').unlink(), (root / 'cases.csv').mkdir()),
+    'cases.csv',
+  ),
+  'a table that is elsewhere': (
+    lambda root: ((root / 'cases.csv').unlink(), (root / 'cases.csv').symlink_to('gone.csv')),
+    'cases.csv',
+  ),
+  'a folder for a description': (lambda root: (root / 'dataset.json').mkdir(), 'dataset.json'),
+  'brackets': (_write('dataset.json', '[' * 100_000), 'dataset.json: found no JSON'),
   'an open quote': (_csv('ben', '"ben'), 'cases.csv'),
 }
 WARNED = {
@@ -340,6 +373,7 @@ WARNED = {
   'a case in no split': (_csv('PLAX,train', 'PLAX,'), 'split-unlisted', 'ben'),
   'a letter': (_write('images/letter.doc', 'hello'), 'stray-file', 'letter.doc'),
   'a folder': (lambda root: (root / 'masks' / 'old').mkdir(), 'stray-file', 'old'),
+  'a volume without a spacing': (_file('images/p4.nii.gz', _nan_spacing), 'spacing-unknown', 'p4'),
   'another label': (_json(labels={'lv': 1, 'myo': 2, 'rv': 9}), 'label-unused', 'rv'),
 }
 NNUNET = {
@@ -516,6 +550,14 @@ def test_what_can_be_left_alone_is_a_warning(broken, name, tmp_path, capsys):
   status, _, (finding,) = _verify(broken('plain', change), tmp_path, capsys)
   assert (status, finding['severity'], finding['code']) == (0, 'warning', code)
   assert text in finding['file'] + finding['found']
+
+
+def test_prepare_says_what_it_leaves_out(broken, tmp_path, capsys):
+  root = broken('plain', _csv('p2,', 'P2,'))
+  flags = [f'--raw={root}', f'--data_dir={tmp_path / "data"}', '--image_size=32']
+  assert main(['prepare', '--dataset=folder', *flags]) == 0
+  (line,) = [x for x in capsys.readouterr().out.splitlines() if 'left out' in x]
+  assert line.startswith('1 files or lines are left out; `verify` lists them.') and 'P2' in line
 
 
 def test_further_channels_are_named(broken, tmp_path, capsys):
