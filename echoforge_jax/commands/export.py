@@ -22,18 +22,28 @@ def main(argv: list[str]) -> int:
   add('--frames', type=int, default=10, metavar='T', help='of the clip programs (default: 10)')
   text = 'metrics.json of an evaluation of this checkpoint, for the model card'
   add('--metrics', metavar='PATH', help=text)
+  text = 'of a .safetensors: what `segment` says about the model, such as its license'
+  add('--note', default='', metavar='TEXT', help=text)
   text = 'of a .safetensors: fit the confidence on validation clips '
   text += '(phantoms drawn anew, or the prepared split)'
   add('--calibrate', action='store_true', help=text)
+  text = 'calibrate on prepared clips of --dataset and --split here'
+  add('--data_dir', metavar='DATA', help=text)
+  add('--dataset', default='camus', metavar='NAME', help='of --data_dir (default: camus)')
+  add('--split', default='validation', help='of --data_dir (default: validation)')
   add('--no_check', action='store_true', help='do not run the programs once to compare them')
   args = parser.parse_args(argv)
-  if args.calibrate and not args.out.endswith('.safetensors'):
-    parser.error('--calibrate: wanted an --out that ends in .safetensors')
+  if (args.calibrate or args.note) and not args.out.endswith('.safetensors'):
+    parser.error('--calibrate and --note: wanted an --out that ends in .safetensors')
+  if args.data_dir and not args.calibrate:
+    parser.error('--data_dir: wanted --calibrate, which reads it')
   from echoforge_jax.inference import export, receipt
 
   print(receipt.DISCLAIMER)
   common = {'which': args.which, 'step': args.step, 'metrics': args.metrics}
   if args.out.endswith('.safetensors'):
+    data = {name: getattr(args, name) for name in ('data_dir', 'dataset', 'split')}
+    common |= {'note': args.note, 'data': data if args.data_dir else None}
     export.export_network(args.checkpoint, args.out, calibrate=args.calibrate, **common)
   else:
     check = not args.no_check

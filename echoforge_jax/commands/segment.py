@@ -61,6 +61,7 @@ def main(argv: list[str]) -> int:
       )
   segmenter = inference.load(args.checkpoint, args.which, args.step)
   print(receipt.DISCLAIMER)
+  print(receipt.describe(args.checkpoint, segmenter.receipt))
   results, failures = batch.segment_files(
     segmenter,
     args.inputs,

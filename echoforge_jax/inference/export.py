@@ -4,7 +4,8 @@ The file is an uncompressed zip of the programs of `programs.py`, `manifest.json
 and `README.md`, the model card. Equal checkpoints give equal bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ import numpy as np
 
 from echoforge_jax.clip import LABELS
 from echoforge_jax.config import config_digest
+from echoforge_jax.data import pipeline
 from echoforge_jax.errors import InputError
 from echoforge_jax.inference import confidence, model_card, programs
 from echoforge_jax.inference.receipt import DISCLAIMER
@@ -83,26 +85,30 @@ def export_network(
   which: str = 'teacher',
   step: str | int = 'latest',
   metrics=None,
+  note: str = '',
   calibrate: bool = False,
+  data: Mapping[str, str] | None = None,
   report: Callable[[str], None] = print,
 ) -> None:
   """Writes config and parameters into one .safetensors file, see `models.network_file`.
 
-  `calibrate` fits the confidence (`confidence.fit`) on the run's validation
-  clips; the other arguments are those of `export_run`.
+  `note` is what `segment` says about the model beside what it was trained on. `calibrate` fits the
+  confidence (`confidence.fit`) on the run's validation clips, or on prepared ones that `data`
+  names by data_dir, dataset and split. The other arguments are those of `export_run`.
   """
   out = _checked_out(out)
   segmenter = load(checkpoint_dir, which, step)  # It fits the model as it is now.
   step = segmenter.receipt['step']
   config, variables, _ = checkpoint.restore_for_inference(checkpoint_dir, which, step)
-  kept = ('versions', 'git_revision', 'step_choice', 'step_score')
+  kept = ('versions', 'git_revision', 'step_choice', 'step_score', 'trained_on', 'note')
   facts = {name: segmenter.receipt[name] for name in kept if name in segmenter.receipt}
+  facts |= {'note': note} if note else {}
   scores = _read_metrics(metrics, config, segmenter.receipt)
   if scores:
     facts['metrics'] = {name: scores.get(name) for name in _KEPT}
   fitted = dict(segmenter.scaling.facts)
   if calibrate:
-    fitted = _fit_confidence(segmenter, config)
+    fitted = _fit_confidence(segmenter, config, **data or {})
     numbers = {k: v for k, v in fitted.items() if k != 'risk_coverage'}
     for name in ('aurc', 'aurc_random', 'aurc_oracle'):
       numbers[name] = fitted['risk_coverage'][name]
@@ -114,18 +120,16 @@ def export_network(
   report(f'{out} ({size / 1e6:.1f} MB)')
 
 
-def _fit_confidence(segmenter: Segmenter, config) -> dict:
+def _fit_confidence(segmenter: Segmenter, config, split='validation', **where) -> dict:
   """Calibrates on validation clips, segmented frame by frame as users' are."""
-  config = config.copy_and_resolve_references()
-  with config.unlocked():
-    if 'stream' in config.data:
-      config.data.stream.held_out = _CALIBRATION_CLIPS
-
+  spec = build.data_spec(config)
+  stream = dataclasses.replace(spec.stream, held_out=_CALIBRATION_CLIPS)
+  spec = dataclasses.replace(spec, stream=stream, **where)
   pairs = (
     (programs.reference_logits(segmenter, np.asarray(clip['video'])[..., 0])[..., 0], clip['masks'])
-    for clip in build.make_validation(config)
+    for clip in pipeline.eval_clips(spec, split)
   )
-  return confidence.fit(pairs) | {'data': config.data.dataset}
+  return confidence.fit(pairs) | {'data': spec.dataset, 'split': split}
 
 
 def _checked_out(out) -> pathlib.Path:

@@ -1,16 +1,47 @@
 """What identifies a model in `result.json`, and what it is not for."""
 
+from collections.abc import Mapping
 import hashlib
+import pathlib
 
 import jax
 import numpy as np
 
+from echoforge_jax.data import prepared
+from echoforge_jax.errors import InputError
 from echoforge_jax.provenance import git_revision, versions
 
-DISCLAIMER = (
-  'Research software, not a medical device and not for clinical use. A '
-  'model trained on phantoms only has never seen a patient.'
-)
+DISCLAIMER = 'Research software, not a medical device and not for clinical use.'
+
+
+def training_data(config) -> str:
+  """Returns in words what a network was trained on; prepared data are counted where they are."""
+  data = config.data
+  if 'stream' in data:
+    text = 'synthetic clips only; it has never seen a patient'
+  else:
+    text = _prepared_patients(data)
+  start = pathlib.PurePath(config.get('init_from', '')).name
+  return text + f'; started from {start}' * bool(start)
+
+
+def _prepared_patients(data) -> str:
+  try:
+    source = prepared.load_split(
+      data.data_dir, data.dataset, 'train', data.image_size, split_scheme=data.split_scheme
+    )
+  except InputError:
+    return f'patients of {data.dataset}'  # The data are elsewhere.
+  count = len({clip['patient'] for clip in source.clips})
+  return f'{count} {"synthetic " * bool(source.synthetic)}patients of {data.dataset}'
+
+
+def describe(name, receipt: Mapping) -> str:
+  """Returns the line in which `segment` says which model speaks, `name` being its path."""
+  size = receipt['parameters'] / 1e6
+  text = f'model: {name} ({receipt["name"]}, {size:.2f} M parameters, step {receipt["step"]})'
+  text += f', trained on {receipt["trained_on"]}'
+  return '. '.join(filter(None, (text, receipt.get('note'))))
 
 
 def model_receipt(config, variables, step: int, which: str) -> dict:
@@ -25,6 +56,7 @@ def model_receipt(config, variables, step: int, which: str) -> dict:
     'classes': list(config.data.classes),
     'image_size': int(config.data.image_size),
     'dataset': config.data.dataset,
+    'trained_on': training_data(config),
     'parameters': sum(int(np.size(leaf)) for leaf in jax.tree.leaves(variables['params'])),
     'sha256': digest.hexdigest(),
     'training_seed': int(config.seed),

@@ -42,6 +42,7 @@ def load(checkpoint_dir, which: str = 'teacher', step: str | int = 'latest') -> 
       f'{checkpoint_dir}: no such directory; wanted the workdir of a training run, a '
       '.safetensors of `echoforge export`, or default'
     )
+  kept = {name: meta[name] for name in ('trained_on', 'note') if name in meta}
   step, choice = workdir.choose_step(checkpoint_dir, step, which)
   config, variables, step = checkpoint.restore_for_inference(checkpoint_dir, which, step)
   segmenter = Segmenter(
@@ -49,7 +50,7 @@ def load(checkpoint_dir, which: str = 'teacher', step: str | int = 'latest') -> 
     variables,
     classes=tuple(config.data.classes),
     image_size=config.data.image_size,
-    receipt=model_receipt(config, variables, step, meta.get('which', which)) | choice,
+    receipt=model_receipt(config, variables, step, meta.get('which', which)) | choice | kept,
     confidence=meta.get('confidence'),
   )
   try:
