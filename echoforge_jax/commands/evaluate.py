@@ -16,6 +16,7 @@ the masks of another tool on a raw dataset.
   evaluate --workdir=RUN --protocol=camus_full --out=DIR
   ... --compare=OTHER          Wilcoxon against another run or evaluation
   evaluate --workdir RUN1 RUN2 RUN3 ...    the same config, several seeds
+  evaluate --workdir=default --protocol=camus_semi --dataset=camus --raw=CAMUS --out=DIR
   evaluate --predictions=MASKS --dataset=camus --raw=CAMUS --out=DIR
 """
 
@@ -35,14 +36,14 @@ def _parser() -> argparse.ArgumentParser:
   add('--skip_whole_clip', action='store_true', help=text)
   add('--seed', type=int, default=0, help='of the bootstrap over patients (default: 0)')
   add = parser.add_argument_group('runs').add_argument
-  add('--data_dir', help='prepared data (default: the one trained on)')
+  add('--data_dir', help='prepared data (default: the one trained on, or with --raw OUT/data)')
   add('--which', default='teacher', choices=('teacher', 'student'))
   add('--step', default='latest', metavar='STEP', help=STEP_HELP)
   add = parser.add_argument_group('masks of another tool').add_argument
   text = 'masks as NIfTI, PNG or NPZ, named PATIENT_VIEW (a whole clip), PATIENT_VIEW_ED, _ES or '
   add('--predictions', metavar='DIR', help=text + '_frameNN (see docs/evaluation.md)')
   add('--dataset', metavar='NAME', help='the raw dataset, as `verify` takes it')
-  add('--raw', metavar='DIR', help='its root')
+  add('--raw', metavar='DIR', help='its root; with --workdir it is prepared as the model wants it')
   text = 'what the values of masks mean (default: dataset.json beside them, or lv=1,myo=2,la=3)'
   add('--labels', metavar='NAME=VALUE,...', help=text)
   text = 'what is scored, such as lv,myo (default: what the masks hold)'
@@ -63,8 +64,10 @@ def _checked(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Names
     parser.error('wanted either --workdir or --predictions')
   if flags.predictions and not (flags.dataset and flags.raw):
     parser.error('--predictions: wanted --dataset and --raw too, with which masks are compared')
-  names = ('dataset', 'raw', 'labels', 'classes', 'image_size', 'split_scheme', 'allow_missing')
+  names = ('labels', 'classes', 'image_size', 'split_scheme', 'allow_missing')
   given = [name for name in names if getattr(flags, name)]
+  if flags.workdir and bool(flags.raw) != bool(flags.dataset):
+    parser.error('--raw and --dataset: wanted both, with --workdir')
   if flags.workdir and given:
     parser.error(f'--{given[0]}: wanted with --predictions only')
   of_runs = flags.data_dir, flags.which != 'teacher', flags.step != 'latest'
@@ -93,6 +96,8 @@ def main(argv: list[str]) -> int:
     'whole_clip': not flags.skip_whole_clip,
     'progress': sys.stderr.isatty(),
   }
+  if flags.workdir and flags.raw:
+    flags.data_dir = _prepare(flags)
   network = {'data_dir': flags.data_dir, 'which': flags.which, 'step': flags.step}
 
   def run(workdir, out):
@@ -140,6 +145,26 @@ def main(argv: list[str]) -> int:
   for name, path in paths.items():
     print(f'{name:<10}  {path}')
   return 0
+
+
+def _prepare(flags: argparse.Namespace) -> str:
+  """Prepares the raw dataset at the runs' image size; returns where."""
+  from echoforge_jax.data.prepare import prepare
+  from echoforge_jax.evaluation import evaluate
+  from echoforge_jax.training.workdir import read_config
+
+  protocol = get_protocol(flags.protocol)
+  if protocol.dataset not in ('', flags.dataset):
+    raise InputError(
+      f'--dataset={flags.dataset}: the protocol {protocol.name!r} scores {protocol.dataset}; '
+      'choose another --protocol'
+    )
+  evaluate.check_writable(flags.out)
+  data_dir = flags.data_dir or str(pathlib.Path(flags.out) / 'data')
+  for size in {read_config(workdir).data.image_size for workdir in flags.workdir}:
+    scheme = {'split_scheme': protocol.split_scheme} if protocol.split_scheme else {}
+    prepare(flags.dataset, flags.raw, data_dir, size, progress=sys.stderr.isatty(), **scheme)
+  return data_dir
 
 
 def _score_masks(flags: argparse.Namespace, out: pathlib.Path, common: dict):

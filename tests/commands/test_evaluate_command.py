@@ -12,8 +12,10 @@ from configs import tiny
 from echoforge_jax import __main__ as entry
 from echoforge_jax.clip import Clip
 from echoforge_jax.data.prepare import prepare
+from echoforge_jax.phantom.camus_writer import write_camus
 from echoforge_jax.training import build, checkpoint
 from echoforge_jax.training.workdir import claim_workdir
+from tests.phantom import ellipses
 from tests.readers import MadeUp
 
 PATIENTS = {'train': ('p0', 'p1'), 'validation': ('p2',), 'test': ('p3', 'p4')}
@@ -141,6 +143,21 @@ def test_a_negative_seed_is_a_usage_error(run, capsys):
   with pytest.raises(SystemExit) as caught:
     evaluate(run, '--protocol=camus_semi', '--out=unused', '--seed=-1')
   assert caught.value.code == 2 and 'seed' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_raw_files_are_prepared_as_the_model_wants(run, tmp_path, capsys):
+  raw, out = tmp_path / 'raw', tmp_path / 'out'
+  made = {'config': ellipses.Config(), 'generate': ellipses.generate}
+  write_camus(raw, num_patients=4, seed=3, num_test=1, progress=False, **made)
+  flags = ['--dataset=camus', f'--raw={raw}', '--skip_whole_clip', f'--out={out}']
+  assert evaluate(run, '--protocol=echonet', *flags) == 2
+  assert 'scores echonet; choose another --protocol' in capsys.readouterr().err
+  assert not out.exists()
+  assert evaluate(run, '--protocol=camus_semi', *flags) == 0
+  document = json.loads((out / 'metrics.json').read_text())
+  assert document['n_patients'] == 1 and document['receipt']['synthetic'] is True
+  assert (out / 'data' / 'camus' / 'official_32').is_dir()
 
 
 def test_a_folder_that_is_no_run_exits_2(tmp_path, capsys):

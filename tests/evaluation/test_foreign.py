@@ -421,7 +421,8 @@ def test_a_case_of_a_folder_goes_by_its_own_name(tmp_path):
   [
     (['--out=o'], 'either --workdir or --predictions'),
     (['--predictions=p', '--out=o'], 'wanted --dataset and --raw'),
-    (['--workdir=w', '--protocol=own', '--out=o', '--raw=r'], '--raw: wanted with --predictions'),
+    (['--workdir=w', '--protocol=own', '--out=o', '--raw=r'], '--raw and --dataset: wanted both'),
+    (['--workdir=w', '--protocol=own', '--out=o', '--labels=lv=1'], '--labels: wanted with --pred'),
     (['--workdir=w', '--out=o'], 'required: --protocol'),
     (
       ['--predictions=p', '--dataset=d', '--raw=r', '--out=o', '--step=best'],
