@@ -23,6 +23,7 @@ IMAGE_SIZE = 128
 CPU_DEVICES = 2
 PROTOCOLS = ('camus_full', 'camus_semi')
 CONFIG = 'demo'
+COMPARISON = 'comparison.png'  # In segment/: the clip with the demo's model and the shipped one.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Demo:
 
   out_dir: pathlib.Path
   reports: dict[str, pathlib.Path]  # Page by protocol.
-  overlay: pathlib.Path | None  # The segmented real clip.
-  results: dict  # The real clip's result.json.
+  overlay: pathlib.Path | None  # The real clip, segmented by the demo's own model.
+  results: dict  # Its result.json.
   seconds: dict[str, float]  # Duration of every stage.
   interrupted: bool = False  # A signal stopped training; nothing follows it.
 
@@ -153,22 +154,27 @@ def _evaluate(clock, out_dir, run_dir) -> dict[str, pathlib.Path]:
 
 
 def _segment(clock, out_dir, run_dir) -> tuple[pathlib.Path, dict]:
-  """Segments the real clip that pydicom carries."""
+  """Segments the real clip that pydicom carries, with the demo's model and the shipped one."""
   from pydicom import examples
 
-  from echoforge_jax.inference import batch
+  from echoforge_jax.inference import batch, outputs
 
   path = pathlib.Path(examples.get_path('ybr_color'))
-  folder = out_dir / 'segment' / path.stem
-  written = folder / 'result.json'  # Written last: the stage is complete.
+  folders = {name: out_dir / 'segment' / name for name in ('demo', 'default')}
+  written = out_dir / 'segment' / COMPARISON  # Written last: the stage is complete.
   text = f"a real apical four-chamber clip (pydicom's {path.name}), unlike anything trained on"
   with clock.stage('segment', text):
-    if written.exists():
-      result = json.loads(written.read_text())
-    else:
-      result = batch.segment_file(path, run_dir, lag=0, out_dir=folder).content
-    clock.say(batch.summary(folder.name, result))
-  return folder / 'overlay.mp4', result
+    if not written.exists():
+      measured = {}
+      for name, model in (('demo', run_dir), ('default', 'default')):
+        measured[name] = batch.segment_file(path, model, out_dir=folders[name]).measurement
+      outputs.write_comparison(written, measured)
+    results = {
+      name: json.loads((folder / 'result.json').read_text()) for name, folder in folders.items()
+    }
+    for name, result in results.items():
+      clock.say(batch.summary(f"{name}'s model", result))
+  return folders['demo'] / 'overlay.mp4', results['demo']
 
 
 def _close(clock, reports, overlay) -> None:
@@ -179,7 +185,8 @@ def _close(clock, reports, overlay) -> None:
     clock.say(f'{"report " + protocol:<18} {page}')
   for name in ('overlay.mp4', 'overlay.png', 'result.json'):
     clock.say(f'{name:<18} {overlay.with_name(name)}')
-  clock.say(f'\n{DISCLAIMER} This is such a model.')
+  clock.say(f'{"both models":<18} {overlay.parents[1] / COMPARISON}')
+  clock.say(f'\n{DISCLAIMER} Neither model has seen a patient.')
 
 
 def _claim(out_dir: pathlib.Path, settings: dict) -> None:

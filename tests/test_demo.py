@@ -38,7 +38,9 @@ def test_demo_runs_and_continues(tmp_path):
     assert str(path) in text
   # Continued with only its last stage missing, it redoes that one alone.
   before = {path: path.stat().st_mtime_ns for path in done.reports.values()}
-  (done.overlay.parent / 'result.json').unlink()
+  comparison = done.overlay.parents[1] / 'comparison.png'
+  assert comparison.stat().st_size > 1000 and str(comparison) in text
+  comparison.unlink()
   again = demo.run_demo(tmp_path / 'demo', **settings)
   assert again.results == done.results
   assert before == {path: path.stat().st_mtime_ns for path in before}

@@ -1,5 +1,6 @@
 """What one segmented clip leaves on disk: masks, overlay, curve, numbers."""
 
+from collections.abc import Mapping
 import dataclasses
 import fractions
 import math
@@ -115,7 +116,23 @@ def write_sheet(path, measured: Measurement) -> None:
   tiles = [_tile(measured, index, scale) for index in sorted(chosen)]
   tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _COLUMNS)
   rows = [np.concatenate(tiles[i : i + _COLUMNS], axis=1) for i in range(0, len(tiles), _COLUMNS)]
-  encoded = cv2.imencode('.png', np.concatenate(rows)[..., ::-1])[1]
+  _write_png(path, np.concatenate(rows))
+
+
+def write_comparison(path, measured: Mapping[str, Measurement]) -> None:
+  """Writes a PNG of the same frames of one clip, a row for each model, named in the captions."""
+  count = min(len(one.masks) for one in measured.values())
+  chosen = np.linspace(0, count - 1, min(count, _COLUMNS)).round().astype(int)
+  rows = []
+  for name, one in measured.items():
+    scale = 2 if min(one.masks.shape[1:]) < 300 else 1
+    tiles = [_tile(one, index, scale, f'{name}  ') for index in chosen]
+    rows.append(np.concatenate(tiles, axis=1))
+  _write_png(path, np.concatenate(rows))
+
+
+def _write_png(path, image: np.ndarray) -> None:
+  encoded = cv2.imencode('.png', image[..., ::-1])[1]
   pathlib.Path(path).write_bytes(encoded.tobytes())
 
 
@@ -221,9 +238,11 @@ def _playback(measured: Measurement) -> float:
   return fps if 1 <= fps <= 500 else _PLAYBACK_FPS
 
 
-def _tile(measured: Measurement, index: int, scale: int) -> np.ndarray:
+def _tile(measured: Measurement, index: int, scale: int, prefix: str = '') -> np.ndarray:
   image = draw(measured.clip.frames[index], measured.masks[index], scale)
-  return _with_footer(image, _caption(measured, index), measured.found.classes)
+  # A prefix takes the room of the classes' names.
+  classes = () if prefix else measured.found.classes
+  return _with_footer(image, prefix + _caption(measured, index), classes)
 
 
 def _caption(measured: Measurement, index: int) -> str:
