@@ -51,7 +51,8 @@ def score_predictions(
   Args:
     cases: clips with truth and prediction, ED first and ES last; consumed one at a time.
     protocol: what is scored and how it is pooled.
-    classes: names, in the order of the class ids; EF needs 'lv'.
+    classes: names, in the order of the class ids; EF needs 'lv'. The last ones are left out where
+      no frame of the data is labeled with them.
     seed, resamples: of the bootstrap over patients.
     receipt: where the predictions come from; copied into the document.
     whole: the same patients' whole clips, predicted without knowledge of ED and ES; consumed one at
@@ -72,6 +73,7 @@ def score_predictions(
       'evaluation: found no clips, wanted at least one; check '
       'the split and that the data is prepared'
     )
+  clips, classes, left_out = _labeled_classes(clips, classes)
   wholes = {(w.patient, w.view): w for w in score_whole(whole, protocol, classes)}
   unit = 'mm' if any(clip.unit == 'mm' for clip in clips) else 'px'
   for n, clip in enumerate(clips):
@@ -104,13 +106,30 @@ def score_predictions(
     'not_applicable': _empty_frames(rows, classes, masks=2),
     'one_empty': _empty_frames(rows, classes, masks=1),
     'flags': ef_scores.flag_counts([e.predicted for e in found]),
-    'receipt': {**options, 'protocol': dataclasses.asdict(protocol), **(receipt or {})},
+    'receipt': {**options, 'protocol': dataclasses.asdict(protocol), **(receipt or {}), **left_out},
   }
   per_case = []
   for clip, series in zip(clips, over_time):
     key = clip.case.patient, clip.case.view
     per_case.append(_case_row(clip, series, ejections[key[0]], wholes.get(key)))
   return Result(protocol, classes, metrics, per_case, rows, clips, over_time)
+
+
+def _labeled_classes(clips, classes: tuple[str, ...]) -> tuple[list, tuple[str, ...], dict]:
+  """Returns clips and classes less the last classes that no frame shows, and these by name.
+
+  All remain where no frame shows any.
+  """
+  shown = {row['class'] for clip in clips for row in clip.frames if row['area_truth']}
+  count = max((k + 1 for k, name in enumerate(classes) if name in shown), default=len(classes))
+  if count == len(classes):
+    return clips, classes, {}
+  kept = []
+  for clip in clips:
+    frames = [row for row in clip.frames if row['class'] in classes[:count]]
+    means = {name: clip.means[name] for name in classes[:count]}
+    kept.append(dataclasses.replace(clip, frames=frames, means=means))
+  return kept, classes[:count], {'unlabeled_classes': list(classes[count:])}
 
 
 def _metric(clips, name: str, metric: str, protocol: Protocol, options) -> dict:

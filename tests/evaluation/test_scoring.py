@@ -199,6 +199,18 @@ def test_several_classes():
   assert only_myo['classes']['myo']['dice']['mean'] == 1
 
 
+def test_classes_that_the_data_do_not_label_are_not_scored():
+  cases = make_cases(2)
+  for case in cases:
+    case.prediction[case.prediction == 0] = 2
+  found = score(cases, classes=('lv', 'myo', 'la'))
+  assert found.classes == ('lv',) and set(found.metrics['classes']) == {'lv'}
+  assert found.metrics['receipt']['unlabeled_classes'] == ['myo', 'la']
+  assert {row['class'] for row in found.per_frame} == {'lv'}
+  assert not any('myo' in name for name in found.per_case[0])
+  assert 'not scored: myo, la' in summary_text(found)
+
+
 def test_files_have_the_documented_keys_and_are_strict(tmp_path):
   cases = make_cases()
   cases[0].prediction[-1] = 0

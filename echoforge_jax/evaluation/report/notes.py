@@ -23,6 +23,10 @@ def notes(result: Result) -> list[str]:
       'The masks are those of another tool, scored at the size of the raw clips; models of this '
       'project are scored at the size that they were prepared at.'
     )
+  if unlabeled := receipt.get('unlabeled_classes'):
+    found.append(
+      f'The data label no {" and no ".join(unlabeled)}: what is predicted of it is not scored.'
+    )
   if receipt.get('n_missing'):
     shown = ', '.join(receipt['missing'][:3]) + ', ...' * (receipt['n_missing'] > 3)
     found.append(

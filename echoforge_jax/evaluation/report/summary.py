@@ -54,6 +54,8 @@ def _overlap(m: dict) -> list[str]:
     lines.append(f'{_source(receipt)}, on {receipt.get("dataset")} {receipt.get("split")}')
   if textio.is_synthetic(m):
     lines.append(textio.SYNTHETIC_NOTE)
+  if unlabeled := receipt.get('unlabeled_classes'):
+    lines.append(f'not labeled in these data, and not scored: {", ".join(unlabeled)}')
   lines.append('mean [95 % interval over patients]')
   settings = [m, *filter(None, [m['whole_clip']])]
   table = [('', '', *_HEADS[: 2 * len(settings)])]
