@@ -19,6 +19,8 @@ from echoforge_jax.metrics import calibration as reliability
 
 # A frame of this mean Dice is of no use for volumes (ours).
 POOR = 0.85
+# A frame below this Dice must be flagged; of the others at most this share may be (ours).
+USELESS, _FALSE_ALARMS = 0.6, 0.15
 _TEMPERATURES = (0.25, 8.0)
 # Below it pixels count as certainly outside: the many far away would add up.
 _NOTHING = 0.05
@@ -148,9 +150,15 @@ def _frames(clips, scaling: Scaling) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _threshold(expected: np.ndarray, dice: np.ndarray) -> float:
-  """Returns the largest confidence around which a tenth of the frames averages below `POOR`."""
+  """Returns the largest confidence around which a tenth of the frames averages below `POOR`.
+
+  Where many do, it is the one that flags `_FALSE_ALARMS` of the frames that are not useless.
+  """
   order = np.argsort(expected)
   width = max(len(order) // 10, 1)
   smooth = np.convolve(dice[order], np.full(width, 1 / width), 'valid')
   poor = np.flatnonzero(smooth < POOR)
-  return float(expected[order[poor[-1] + width // 2]]) if len(poor) else 0.0
+  if not len(poor):
+    return 0.0
+  most = np.quantile(expected[dice >= USELESS], _FALSE_ALARMS) if (dice >= USELESS).any() else 1.0
+  return float(min(expected[order[poor[-1] + width // 2]], most))

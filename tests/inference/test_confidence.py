@@ -73,6 +73,17 @@ def test_threshold_divides_good_frames_from_poor_ones():
   assert good['low'] == 0 and good['dice_low'] is None
 
 
+def test_frames_that_are_not_useless_are_seldom_flagged():
+  clips = list(drawn(201, [0.1, 0.3, 0.2], 1.0))  # All of them poor.
+  facts = confidence.fit(clips)
+  scaling = confidence.Scaling.from_facts(facts)
+  expected, dice = confidence._frames(clips, scaling)
+  useful = dice >= confidence.USELESS
+  assert dice[useful].mean() < 0.95
+  assert (expected[useful] < facts['low']).mean() == pytest.approx(0.15, abs=0.06)
+  assert (expected[~useful] < facts['low']).mean() > 0.3
+
+
 def test_unlabeled_frames_do_not_count():
   clips = list(drawn(40, [1.0], 1.0))
   hidden = [(logits, masks.copy()) for logits, masks in clips]
