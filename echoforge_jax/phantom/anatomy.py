@@ -76,10 +76,12 @@ def sample_heart(key, config: PhantomConfig) -> dict:
   bulge = d.chance(config.septal_bulge_share) * d.uniform(config.septal_bulge)
   bulge = bulge * _bump(d, 0.7, 0.95, (0.08, 0.2))
   shape = shape - bulge[None] * jnp.array([[1.0], [0.0], [0.0], [0.0]])
-  apex = d.uniform((0.55, 0.85))
+  apex = d.uniform(config.wall_apex)
   thickness = apex + (1.0 - apex) * jnp.clip(s / 0.3, 0.0, 1.0)
   taper = 1.0 - 0.3 * jnp.clip((s - 0.85) / 0.15, 0.0, 1.0)
   sides = d.uniform((0.88, 1.12), (4, 1))
+  two_chamber = d.uniform(config.wall_2ch)
+  sides = sides * jnp.stack([1.0, 1.0, two_chamber, two_chamber])[:, None]
   male = d.chance(0.66)
   heart_rate = d.uniform(config.heart_rate)
   # Electromechanical systole shortens with the square root of the beat.
@@ -92,7 +94,10 @@ def sample_heart(key, config: PhantomConfig) -> dict:
       'esv': edv * (1.0 - ef / 100.0),
       'length_ed': length,
       'length_es': length * (1.0 - ef / 100.0 * d.uniform(config.shortening)),
-      'wall': within('wall_mm', d.uniform((0.0, 1.0))),
+      'wall': within('wall_mm', d.uniform((0.0, 1.0))) * d.uniform(config.wall_scale),
+      'thickening': d.uniform(config.thickening),
+      'roundness': d.uniform(config.roundness),
+      'apex_retreat': d.uniform(config.apex_retreat),
       'widest': d.uniform(config.widest),
       'kappa': d.uniform(config.kappa),
       'bend': d.uniform(config.bend, (2,)),
@@ -106,7 +111,7 @@ def sample_heart(key, config: PhantomConfig) -> dict:
       'systole': systole,
       'male': male,
       'age': jnp.round(jnp.clip(65.0 + 15.0 * d.normal(), 20.0, 95.0)),
-      'rocking': jnp.deg2rad(config.rocking) * d.normal(),
+      'rocking': jnp.deg2rad(config.rocking_mean + config.rocking * d.normal()),
     }
   )
 
@@ -175,7 +180,8 @@ def to_world(points, place, g):
   tilt = place['axis_tilt'] + place['rocking'] * g
   c, s = jnp.cos(tilt), jnp.sin(tilt)
   x, z = points[..., 0], points[..., 1]
-  return jnp.stack([place['apex_x'] + c * x + s * z, place['apex_y'] - s * x + c * z], -1)
+  depth = place['apex_y'] + place['apex_retreat'] * g
+  return jnp.stack([place['apex_x'] + c * x + s * z, depth - s * x + c * z], -1)
 
 
 def sample_view(key, config: PhantomConfig, heart, view) -> dict:
@@ -198,6 +204,7 @@ def sample_view(key, config: PhantomConfig, heart, view) -> dict:
     'four': four,
     'radius': radius,
     'rocking': heart['rocking'],
+    'apex_retreat': heart['apex_retreat'] * (heart['length_ed'] - heart['length_es']),
     'view': jnp.asarray(view, jnp.int32),
     'la_length': la_length,
     'la_width': radius * d.uniform(config.la_width),
@@ -212,9 +219,33 @@ def sample_view(key, config: PhantomConfig, heart, view) -> dict:
   out |= _sample_echo(d, config) | _sample_scanner(d, config)
   # Drawn last: what is drawn before them stays as it was.
   return out | {
-    'dark_at_ed': d.uniform(config.dark_wall_at_ed),
     'apex_fill': d.chance(config.apex_fill_share) * d.uniform((0.6, 1.0)),
     'apex_reach': d.uniform((0.1, 0.3)),
+    **_sample_transition(d, config),
+  }
+
+
+def _sample_transition(d, config) -> dict:
+  """Draws how the wall begins, what hides the cavity, and the distractors."""
+  ramps = ('ramp_septal', 'ramp_lateral', 'ramp_apical', 'ramp_db', 'ramp_keep')
+  return {
+    **d.ranges(
+      config, *ramps, 'ramp_systole', 'rim_systole', 'rim_reach', 'systolic_db', 'atrium_db'
+    ),
+    'ramp_power': d.uniform((1.5, 4.0)),
+    'deep_ramp': d.chance(config.deep_share) * d.uniform(config.deep_ramp),
+    'rim_db': d.uniform(config.rim_db) + jnp.where(d.chance(config.rim_share), 0.0, -60.0),
+    'rim_everywhere': d.chance(0.3),
+    'apex_haze_db': d.uniform(config.apex_haze_db)
+    + jnp.where(d.chance(config.apex_haze_share), 0.0, -60.0),
+    'apex_haze_fall': d.uniform(config.apex_haze_fall),
+    'far_arc_db': jnp.where(d.chance(config.arc_share), 0.0, -60.0) + d.uniform((-12.0, 2.0), (2,)),
+    'far_arc': d.uniform((0.0, 1.0), (2, 4)),
+    'band_db': d.chance(config.band_share) * d.uniform((-6.0, 7.0), (2,)),
+    'band_at': d.uniform((0.15, 0.95), (2,)),
+    'band_width': d.uniform((0.03, 0.15), (2,)),
+    'step_db': d.chance(config.step_share) * d.uniform((-7.0, 7.0)),
+    'step_at': d.uniform((0.2, 0.8)),
   }
 
 
@@ -237,7 +268,7 @@ def _place(d, config, heart, ed) -> dict:
 
   def span(depth):
     where = {'axis_tilt': tilt, 'apex_y': depth, 'apex_x': depth * jnp.tan(direction)}
-    world = to_world(ed['endo'], where | {'rocking': 0.0}, 0.0)
+    world = to_world(ed['endo'], where | {'rocking': 0.0, 'apex_retreat': 0.0}, 0.0)
     theta = jnp.arctan2(world[:, 0], world[:, 1])
     return theta.min() - rock, theta.max() + rock
 

@@ -1,44 +1,37 @@
-"""How near the phantom is to real CAMUS frames: a table of measurements."""
+"""How near synthetic patients are to real ones: a table of measurements, and a distance for each.
+
+The figures of real frames that are shipped (`camus_frames.json`) are quantiles measured on ED and
+ES of the official CAMUS training patients (S. Leclerc et al., IEEE TMI 38(9), 2198-2210, 2019).
+`phantom --calibrate --raw=DIR` measures any other labeled frames in their place.
+"""
+
+import collections
+from collections.abc import Iterable, Iterator, Mapping
+import importlib.resources
+import json
 
 import cv2
 import numpy as np
 
 from echoforge_jax.clip import LABELS, Clip
+from echoforge_jax.phantom import appearance
 from echoforge_jax.phantom.config import PhantomConfig
 from echoforge_jax.phantom.patient import generate_patient
 
-# Measured on real CAMUS frames: median, 10th and 90th percentile (None where
-# only the median is known).
-TARGETS = {
-  'depth mm': (140.0, 111.0, 170.0),
-  'apex depth mm': (29.0, 18.0, 41.0),
-  'base depth mm': (101.0, 83.0, 110.0),
-  'LV area cm2': (19.9, 14.0, 30.0),
-  'long axis mm': (70.0, 60.0, 83.0),
-  'gray LV': (69.0, 54.0, 99.0),
-  'gray 8 mm shell': (108.0, 78.0, 129.0),
-  'gray LA': (84.0, 54.0, 111.0),
-  'gray sector median': (93.0, 71.0, 106.0),
-  'gray sector p99': (218.0, None, None),
-  'gCNR LV/shell': (0.50, 0.39, 0.61),
-  'speckle FWHM axial mm': (1.77, None, None),
-  'speckle FWHM lateral mm': (2.97, None, None),
-  'correlation lag 1': (0.93, None, None),
-  'correlation lag 2': (0.84, None, None),
-  'correlation lag 5': (0.66, None, None),
+QUANTILES = (5, 10, 25, 50, 75, 90, 95)  # Percent.
+# A name is (view, phase, measure); phase 'ED', 'ES', 'pair' or 'clip'.
+Name = tuple[str, str, str]
+Quantiles = dict[Name, np.ndarray]
+# Measured on whole CAMUS sequences at native size, both views together; only the median is known.
+SEQUENCES = {
+  'speckle FWHM axial, mm': 1.77,
+  'speckle FWHM lateral, mm': 2.97,
+  'correlation lag 1': 0.93,
+  'correlation lag 2': 0.84,
+  'correlation lag 5': 0.66,
 }
-# Where no percentiles are known: relative tolerance for the mark "in".
-_TOLERANCE = 0.15
-
-
-def gcnr(inside, outside, bins=64) -> float:
-  """Returns the generalized contrast-to-noise ratio of two sets of gray levels.
-
-  It is 1 - overlap of both histograms: 0 nothing to see, 1 fully apart (Rodriguez-Molares 2020).
-  """
-  a, _ = np.histogram(inside, bins, (0, 256))
-  b, _ = np.histogram(outside, bins, (0, 256))
-  return float(1.0 - np.minimum(a / max(a.sum(), 1), b / max(b.sum(), 1)).sum())
+_NORMAL_SPREAD = 2.563  # From the 10th to the 90th percentile of a normal, in standard deviations.
+_FAR = 0.6  # From this distance on, a row is marked.
 
 
 def high_pass(frame, mm, sigma_mm=3.0) -> np.ndarray:
@@ -77,100 +70,114 @@ def speckle_size(frame, mm) -> tuple[float, float]:
   return _half_width(axial / axial[0], mm), _half_width(lateral / lateral[0], mm)
 
 
-def _geometry(mask, mm) -> dict:
-  """Returns area, long axis, apex and base depth of the cavity's mask."""
-  lv = mask == LABELS['lv']
-  rows, columns = np.nonzero(lv)
-  points = np.stack([columns, rows], 1) * mm
-  # Base: where the cavity touches the atrium (or its lowest rows).
-  atrium = cv2.dilate((mask == LABELS['la']).astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
-  contact = np.nonzero(lv & atrium)
-  if len(contact[0]) < 5:
-    contact = np.nonzero(lv & (np.arange(len(lv))[:, None] >= rows.max() - 2))
-  base = np.array([contact[1].mean(), contact[0].mean()]) * mm
-  reach = np.linalg.norm(points - base, axis=1)
-  apex = points[reach.argmax()]
-  return {
-    'LV area cm2': lv.sum() * mm * mm / 100.0,
-    'long axis mm': reach.max(),
-    'apex depth mm': apex[1],
-    'base depth mm': base[1],
-  }
-
-
-def measure(clip: Clip) -> dict[str, list[float]]:
-  """Measures one clip at native size: for every row of `TARGETS` its values (ED and ES, or one).
-
-  The clip has labeled frames, isotropic spacing and the probe at (row 0, W / 2).
-  """
+def _measure_sequence(clip: Clip) -> dict[str, float]:
+  """Measures the rows of `SEQUENCES` on a clip at native size, the probe at (row 0, W / 2)."""
   mm = float(clip.spacing_mm[0])
-  out = {name: [] for name in TARGETS}
-  height, width = clip.frames.shape[1:]
-  y, x = np.mgrid[:height, :width].astype(np.float32)
-  sector = clip.frames.max(0) > 0
-  sector &= np.hypot(x - width / 2.0 + 0.5, y + 0.5) < height
-  out['depth mm'].append(height * mm)
-  for k in (clip.ed, clip.es):
-    frame, mask = clip.frames[k], clip.masks[k]
-    lv, la = mask == LABELS['lv'], mask == LABELS['la']
-    away = cv2.distanceTransform((~lv).astype(np.uint8), cv2.DIST_L2, 5) * mm
-    shell = (away > 0) & (away < 8.0) & ~la & sector
-    axial, lateral = speckle_size(frame, mm)
-    found = _geometry(mask, mm) | {
-      'gray LV': frame[lv].mean(),
-      'gray 8 mm shell': frame[shell].mean(),
-      'gray sector median': np.median(frame[sector]),
-      'gray sector p99': np.percentile(frame[sector], 99),
-      'gCNR LV/shell': gcnr(frame[lv], frame[shell]),
-      'speckle FWHM axial mm': axial,
-      'speckle FWHM lateral mm': lateral,
-    }
-    if la.any():
-      found['gray LA'] = frame[la].mean()
-    for name, value in found.items():
-      out[name].append(value)
-  inner = cv2.erode(sector.astype(np.uint8), np.ones((25, 25), np.uint8), borderValue=0) > 0
+  found = {}
+  sizes = [speckle_size(clip.frames[k], mm) for k in (clip.ed, clip.es)]
+  for name, values in zip(('axial', 'lateral'), zip(*sizes)):
+    found[f'speckle FWHM {name}, mm'] = float(np.mean(values))
+  sector = (clip.frames.max(0) > 0).astype(np.uint8)
+  inner = cv2.erode(sector, np.ones((25, 25), np.uint8), borderValue=0) > 0
   fine = [high_pass(f, mm)[inner] for f in clip.frames]
   for lag in (1, 2, 5):
     values = [np.corrcoef(a, b)[0, 1] for a, b in zip(fine[:-lag:2], fine[lag::2])]
     if values:
-      out[f'correlation lag {lag}'].append(float(np.mean(values)))
-  return out
+      found[f'correlation lag {lag}'] = float(np.mean(values))
+  return found
 
 
-def calibrate(num_patients, seed, config: PhantomConfig | None = None) -> dict[str, np.ndarray]:
-  """Measures both views of synthetic patients: values per row of `TARGETS`."""
-  config = config or PhantomConfig.camus()
-  found = {name: [] for name in TARGETS}
-  for index in range(1, num_patients + 1):
-    for clip in generate_patient(seed, index, config).clips.values():
-      for name, values in measure(clip).items():
-        found[name] += values
-  return {name: np.array(values) for name, values in found.items()}
+def measure_clip(clip: Clip) -> dict[tuple[str, str], float]:
+  """Measures ED and ES of one clip: (phase, measure) -> value, as `appearance` names them.
 
-
-def format_table(found: dict[str, np.ndarray]) -> str:
-  """Formats medians against `TARGETS`, one line per row.
-
-  `in` marks a median between the 10th and 90th percentile of real frames (within 15 % of their
-  median where only that is known).
+  Where the spacing is known, with sizes in mm; where there are frames between ED and ES, with the
+  rows of `SEQUENCES`.
   """
-  lines = [f'{"measure":<25}{"real median (p10-p90)":<24}{"phantom median (p10-p90)":<27}mark']
-  for name, (median, low, high) in TARGETS.items():
-    values = found[name][np.isfinite(found[name])]
-    p10, p50, p90 = np.percentile(values, [10, 50, 90])
-    real = f'{median:g}'
-    own = f'{p50:.3g} ({p10:.3g}-{p90:.3g})'
-    if low is None:
-      low, high = median * (1 - _TOLERANCE), median * (1 + _TOLERANCE)
-    else:
-      real += f' ({low:g}-{high:g})'
-    mark = 'in' if low <= p50 <= high else 'OUT'
-    lines.append(f'{name:<25}{real:<24}{own:<27}{mark}')
-  return '\n'.join(lines)
+  ends = {}
+  for phase, k in (('ED', clip.ed), ('ES', clip.es)):
+    ends[phase] = appearance.measure_frame(clip.frames[k], clip.masks[k])
+    area = float(np.prod(clip.spacing_mm)) / 100.0
+    if ends[phase] and np.isfinite(area):
+      ends[phase]['LV area, cm2'] = area * float((clip.masks[k] == LABELS['lv']).sum())
+      ends[phase]['depth of the frame, mm'] = float(clip.spacing_mm[0]) * clip.frames.shape[1]
+  found = {(phase, name): v for phase, values in ends.items() for name, v in values.items()}
+  pair = appearance.measure_pair(ends['ED'], ends['ES'])
+  found |= {('pair', name): v for name, v in pair.items()}
+  if len(clip.frames) > 2 and np.isfinite(clip.spacing_mm).all():
+    found |= {('clip', name): v for name, v in _measure_sequence(clip).items()}
+  return found
 
 
-def calibration_table(num_patients: int, seed: int, config: PhantomConfig) -> str:
-  """Measures `num_patients` phantoms and formats them beside real frames."""
-  title = f'{num_patients} patients, seed {seed}, both views, ED and ES frames\n'
-  return title + format_table(calibrate(num_patients, seed, config))
+def summarize(clips: Iterable[Clip]) -> Quantiles:
+  """Measures clips; returns float64 [7] at `QUANTILES` for each view, phase and measure."""
+  values = collections.defaultdict(list)
+  for clip in clips:
+    for (phase, name), value in measure_clip(clip).items():
+      if np.isfinite(value):
+        values[clip.view, phase, name].append(value)
+  return {name: np.percentile(v, QUANTILES) for name, v in values.items()}
+
+
+def phantom_clips(num_patients: int, seed: int, config: PhantomConfig) -> Iterator[Clip]:
+  """Generates both views of synthetic patients."""
+  for index in range(1, num_patients + 1):
+    yield from generate_patient(seed, index, config).clips.values()
+
+
+def distance(real: np.ndarray, other: np.ndarray) -> float:
+  """Returns how far two distributions are apart, in standard deviations of the real one.
+
+  The mean difference of the `QUANTILES`, an estimate of the 1-Wasserstein distance, over the real
+  distance from the 10th to the 90th percentile as that of a normal.
+  """
+  spread = (real[QUANTILES.index(90)] - real[QUANTILES.index(10)]) / _NORMAL_SPREAD
+  return float(np.abs(real - other).mean() / max(spread, 1e-9))
+
+
+def write_quantiles(path, found: Quantiles, source: str) -> None:
+  """Writes what `summarize` returned as JSON; `source` says what was measured."""
+  rows = {'|'.join(name): [float(f'{v:.4g}') for v in values] for name, values in found.items()}
+  with open(path, 'w', encoding='utf-8') as file:
+    lines = ',\n'.join(f'    {json.dumps(k)}: {json.dumps(v)}' for k, v in sorted(rows.items()))
+    source, levels = json.dumps(source), json.dumps(QUANTILES)
+    file.write(
+      f'{{\n  "source": {source},\n  "quantiles": {levels},\n  "rows": {{\n{lines}\n  }}\n}}\n'
+    )
+
+
+def real_quantiles() -> tuple[Quantiles, str]:
+  """Returns the shipped figures of real frames, and what they were measured on."""
+  text = importlib.resources.files(__package__).joinpath('camus_frames.json').read_text('utf-8')
+  data = json.loads(text)
+  return {tuple(k.split('|')): np.array(v) for k, v in data['rows'].items()}, data['source']
+
+
+def _cell(values: np.ndarray) -> str:
+  low, middle, high = (values[QUANTILES.index(q)] for q in (10, 50, 90))
+  return f'{middle:.3g} ({low:.3g} to {high:.3g})'
+
+
+def format_table(real: Mapping[Name, np.ndarray], other: Mapping[Name, np.ndarray]) -> str:
+  """Formats medians (10th to 90th percentile) side by side, with distances and their mean.
+
+  A star marks a distance of 0.6 or more.
+  """
+  header = f'{"measure":<30}{"real":<24}{"phantom":<24}distance'
+  lines, far = [], []
+  for view in sorted({name[0] for name in real}, reverse=True):
+    for phase in ('ED', 'ES', 'pair', 'clip'):
+      names = [n for n in real if n[:2] == (view, phase) and n in other]
+      if names:
+        lines += ['', f'{view}, {phase}', header]
+      for name in names:
+        far.append(distance(real[name], other[name]))
+        mark = ' *' if far[-1] >= _FAR else ''
+        row = f'{name[2]:<30}{_cell(real[name]):<24}{_cell(other[name]):<24}{far[-1]:.2f}{mark}'
+        lines.append(row)
+  sequences = {name[2]: values for name, values in other.items() if name[1] == 'clip'}
+  if sequences and not any(name[1] == 'clip' for name in real):
+    lines += ['', 'clips at native size', f'{"measure":<30}{"real median":<24}phantom']
+    lines += [f'{n:<30}{SEQUENCES[n]:<24g}{_cell(v)}' for n, v in sequences.items()]
+  if far:
+    lines += ['', f'mean distance {np.mean(far):.2f}, {len(far)} rows']
+  return '\n'.join(lines).lstrip('\n')

@@ -2,8 +2,9 @@
 
 A pair `(low, high)` is sampled uniformly unless its comment says otherwise; values without a unit
 are dimensionless. Hergum 2009 and Gao 2009 (COLE) describe the beam-space image model; "measured"
-means on real CAMUS frames; "transfer" are ranges that helped a network trained on synthetic stills
-to segment real clips; fields that name no source are this project's choice.
+means on real CAMUS frames (docs/phantom.md, Calibration); "transfer" are ranges that helped a
+network trained on synthetic stills to segment real clips; fields that name no source are this
+project's choice.
 """
 
 import dataclasses
@@ -27,10 +28,10 @@ class Group:
 
 
 GROUPS = (
-  Group('normal', 0.20, (60, 140), (55, 70), (7, 10), (65, 88)),
-  Group('mild', 0.31, (80, 160), (45, 55), (8, 11), (72, 92)),
-  Group('reduced', 0.40, (120, 280), (15, 45), (7, 10), (78, 100)),
-  Group('hypertrophic', 0.09, (60, 110), (60, 75), (13, 20), (65, 85)),
+  Group('normal', 0.30, (48, 130), (55, 70), (7, 10), (60, 82)),
+  Group('mild', 0.30, (62, 150), (45, 55), (8, 11), (66, 86)),
+  Group('reduced', 0.30, (90, 260), (18, 45), (7, 10), (72, 94)),
+  Group('hypertrophic', 0.10, (48, 105), (60, 75), (13, 20), (60, 80)),
 )
 
 
@@ -48,7 +49,7 @@ class PhantomConfig:
   """Everything a synthetic patient is drawn from (immutable, hashable)."""
 
   # ---- people
-  groups: tuple[Group, ...] = GROUPS  # Shares and ranges: clinical literature, fixed by design.
+  groups: tuple[Group, ...] = GROUPS  # Clinical literature; sizes fitted to measured areas.
   quality_share: tuple[float, float, float] = (0.35, 0.46, 0.19)  # Of `QUALITIES`; CAMUS paper.
   # Exponent on the uniform draw of volume and length; above 1 leans to the small end of each
   # group's range (measured areas).
@@ -58,21 +59,32 @@ class PhantomConfig:
   num_frames: tuple[int, int] = (10, 30)  # Frames from ED to ES, inclusive; CAMUS half sequences.
 
   # ---- left ventricle
-  widest: Range = _both((0.60, 0.70), (0.48, 0.76))  # Apex to widest level over length; design.
+  # Apex to widest level over length; measured widths.
+  widest: Range = _both((0.58, 0.88), (0.48, 0.76))
+  # Exponent of the outline: 2 is an ellipse, above it the apex is blunter; measured widths.
+  roundness: Range = _both((1.9, 3.4), (2.0, 2.0))
   kappa: Range = _both((0.92, 1.08), (0.85, 1.15))  # R_2CH over R_4CH; design.
   bend: Range = _both((-0.025, 0.05), (-0.05, 0.08))  # Midline bend over length in each view.
   mitral_tilt: Range = _both((-0.06, 0.06), (-0.16, 0.16))  # Mitral plane's slope to the long axis.
   undulation: float = _both(0.03, 0.055)  # Relative standard deviation of wall undulation.
-  shortening: Range = _both((0.24, 0.36), (0.1, 0.4))  # Long-axis shortening over EF.
-  apical_narrowing: Range = _both((0.0, 0.25), (-0.1, 0.45))  # Extra narrowing of the apex at ES.
-  annulus_stiffness: Range = _both((0.3, 0.7), (0.1, 0.9))  # Missing share of its radial motion.
+  shortening: Range = _both((0.22, 0.36), (0.1, 0.4))  # Long-axis shortening over EF.
+  apical_narrowing: Range = _both((-0.2, 0.15), (-0.1, 0.45))  # Extra narrowing of the apex at ES.
+  annulus_stiffness: Range = _both((0.2, 0.7), (0.1, 0.9))  # Missing share of its radial motion.
+  # Wall thickness over that of the group, as CAMUS labels it, with trabeculae and pericardium; that
+  # of the apex over the sides'; thickening over that of a wall of constant volume; measured.
+  wall_scale: Range = _both((1.1, 1.4), (1.0, 1.0))
+  wall_2ch: Range = _both((1.2, 1.5), (1.0, 1.0))  # Thickness in the 2CH view over that in the 4CH.
+  wall_apex: Range = _both((0.7, 1.2), (0.55, 0.85))
+  thickening: Range = _both((0.2, 0.7), (1.0, 1.0))
+  # Share of the long axis's shortening by which the apex moves away from the probe; measured.
+  apex_retreat: Range = _both((0.0, 0.35), (0.0, 0.0))
   hypokinesia_share: float = _both(0.45, 0.5)  # Probability (regional) where EF is below 55 %.
   hypokinesia_severity: Range = (0.3, 0.8)  # Share of a hypokinetic wall's motion that is lost.
   septal_bulge: Range = _both((0.05, 0.25), (0.05, 0.5))  # Basal, over radius.
   septal_bulge_share: float = _both(0.2, 0.35)  # Its probability.
 
   # ---- other chambers
-  la_length: Range = _both((32.0, 56.0), (20.0, 75.0))  # Left atrial length, mm.
+  la_length: Range = _both((28.0, 54.0), (20.0, 75.0))  # Left atrial length, mm.
   la_width: Range = _both((0.75, 1.25), (0.6, 1.9))  # Left atrial half width over LV radius.
   rv_width: Range = _both((0.7, 1.5), (0.4, 2.2))  # Right ventricle and atrium: over LV radius.
   ra_width: Range = _both((0.6, 1.1), (0.5, 1.9))
@@ -90,8 +102,8 @@ class PhantomConfig:
   )
   half_angle_sd: float = _both(0.0, 1.5)  # Standard deviation of the half angle, degree.
   # Direction of the LV apex from the probe; long axis against the depth axis; degree (mean, sd).
-  apex_direction: tuple[float, float] = _both((0.0, 5.0), (-2.0, 7.0))
-  axis_tilt: tuple[float, float] = _both((2.0, 6.0), (4.0, 11.0))
+  apex_direction: tuple[float, float] = _both((-1.5, 5.0), (-2.0, 7.0))
+  axis_tilt: tuple[float, float] = _both((11.0, 6.0), (4.0, 11.0))
   # Room kept between the LV contour and the sector's edge, degree; a negative value leaves the
   # ventricle where it falls (transfer).
   sector_margin: float = _both(1.2, -1.0)
@@ -100,7 +112,7 @@ class PhantomConfig:
   wavelength: float = 0.62  # mm: 1540 m/s at 2.5 MHz.
   # Point spread, axial FWHM mm and lateral FWHM degree; Hergum 2009 order of magnitude.
   axial_fwhm: Range = _both((0.5, 0.8), (0.5, 1.6))
-  lateral_fwhm: Range = _both((1.8, 2.2), (1.4, 3.4))
+  lateral_fwhm: Range = _both((2.0, 2.5), (1.4, 3.4))
   # Smoothing after detection, axial FWHM mm and lateral FWHM degree: brings the speckle to the
   # measured 1.77 x 2.97 mm (scanners smooth too).
   post_axial: Range = _both((0.7, 1.15), (0.2, 1.9))
@@ -113,19 +125,18 @@ class PhantomConfig:
   # Blood; haze (slow clutter) in the cavities, calibrated; electronic noise at the far end after
   # TGC: each by quality grade.
   blood_db: Graded = _both(((-26.0, -16.0), (-26.0, -16.0), (-24.0, -14.0)), _three(-34.0, -9.0))
-  haze_db: Graded = _both(((-8.2, -7.2), (-7.8, -6.8), (-7.3, -6.2)), _three(-34.0, -8.0))
+  haze_db: Graded = _both(_three(-15.0, -10.0), _three(-34.0, -8.0))
   noise_db: Graded = _both(((-32.0, -24.0), (-28.0, -20.0), (-24.0, -15.0)), _three(-40.0, -12.0))
-  background_db: Range = _both((-3.0, 1.0), (-16.0, 2.0))  # Tissue around the heart.
+  background_db: Range = _both((-6.0, 4.0), (-16.0, 2.0))  # Tissue around the heart.
   # Lateral wall, septum and apex; transfer (lateral and apical dropout).
-  lateral_db: Range = _both((-3.0, 1.0), (-14.0, 2.0))
-  septal_db: Range = _both((-1.5, 2.0), (-4.0, 4.0))
-  apical_db: Range = _both((-3.0, 2.0), (-9.0, 3.0))
-  # Probability that a wall is nearly as dark as blood, how dark it is at ED as a share of what it
-  # is at ES, and probability that the apex of the cavity is as gray as the wall; transfer.
+  lateral_db: Range = _both((-7.0, 1.0), (-14.0, 2.0))
+  septal_db: Range = _both((-0.5, 5.0), (-4.0, 4.0))
+  apical_db: Range = _both((-4.0, 3.0), (-9.0, 3.0))
+  # Probability that a wall is nearly as dark as blood, and that the apex of the cavity is as gray
+  # as the wall; transfer.
   dark_wall_share: float = _both(0.06, 0.55)
-  dark_wall_at_ed: Range = (1.0, 1.0)
   apex_fill_share: float = 0.0
-  pericardium_db: Range = _both((8.0, 20.0), (0.0, 14.0))  # Above its surroundings.
+  pericardium_db: Range = _both((2.0, 12.0), (0.0, 14.0))  # Above its surroundings.
   leaflet_db: Range = _both((2.0, 12.0), (-12.0, 7.0))
   annulus_db: Range = _both((8.0, 20.0), (-2.0, 11.0))
   roof_db: Range = _both((9.0, 22.0), (0.0, 18.0))  # Behind the atria, above its surroundings.
@@ -137,6 +148,37 @@ class PhantomConfig:
   shadow_db: Graded = _both(((0.0, 5.0), (0.0, 7.0), (1.0, 10.0)), _three(0.0, 20.0))
   haze_side_db: Range = _both((0.0, 3.0), (0.0, 8.0))  # Side-to-side difference of the haze.
   near_field_db: Range = _both((8.0, 20.0), (1.0, 16.0))  # Clutter at the probe.
+  # Endocardial transition: the wall starts near the level of blood at the label's border and rises
+  # outside of it, over these shares of its thickness at septum, lateral wall and apex; how far
+  # above blood it starts, dB; the share of the lateral wall that does not take part. Measured.
+  ramp_septal: Range = _both((0.0, 0.18), (0.0, 0.0))
+  ramp_lateral: Range = _both((0.05, 0.7), (0.0, 0.0))
+  ramp_apical: Range = _both((0.05, 0.7), (0.0, 0.0))
+  ramp_db: Range = (0.0, 5.0)
+  # At ES: these shares over those at ED, and levels of the trabeculae above those at ED, dB.
+  ramp_systole: Range = (0.9, 1.8)
+  rim_systole: Range = (0.0, 5.0)
+  ramp_keep: Range = (0.1, 0.7)
+  # Trabeculae and papillary muscles that close up at ES and are labeled as wall: probability, and
+  # the share of its thickness, all around, that is then little brighter than blood (seen in
+  # frames).
+  deep_share: float = _both(0.35, 0.0)
+  deep_ramp: Range = (0.25, 0.7)
+  # Trabeculae inside the label: probability, level above blood at the border in dB, reach in mm.
+  rim_share: float = _both(0.9, 0.0)
+  rim_db: Range = (6.0, 16.0)
+  rim_reach: Range = (1.5, 7.0)
+  systolic_db: Range = _both((-0.5, 2.5), (0.0, 0.0))  # Gain of the muscle from ED to ES; measured.
+  atrium_db: Range = _both((2.0, 22.0), (-60.0, -60.0))  # Of the left atrium above blood.
+  # Haze over the apex: probability, level at the apex dB, fall dB/mm from there into the cavity.
+  apex_haze_share: float = _both(0.8, 0.0)
+  apex_haze_db: Range = (-14.0, 1.0)
+  apex_haze_fall: Range = (0.1, 0.45)
+  # Distractors, with their probabilities: reverberation arcs at constant range across the cavity;
+  # bands and steps of the depth gain.
+  arc_share: float = _both(0.1, 0.0)
+  band_share: float = _both(0.3, 0.0)
+  step_share: float = _both(0.1, 0.0)
 
   # ---- display
   # Dynamic range, dB, by quality grade; 50-60 dB on CAMUS-like scanners.
@@ -153,8 +195,10 @@ class PhantomConfig:
   tissue_time: Range = _both((0.8, 2.4), (0.08, 0.8))
   haze_time: Range = _both((1.0, 3.0), (0.1, 1.2))
   blood_time: Range = _both((0.008, 0.02), (0.005, 0.06))
-  persistence: Range = _both((0.35, 0.6), (0.0, 0.6))  # Weight of the previous displayed frame.
-  rocking: float = _both(1.2, 2.5)  # Of the whole heart from ED to ES, degree (standard deviation).
+  persistence: Range = _both((0.52, 0.74), (0.0, 0.6))  # Weight of the previous displayed frame.
+  # Turn of the whole heart from ED to ES, degree: standard deviation and (measured tilts) mean.
+  rocking: float = _both(1.2, 2.5)
+  rocking_mean: float = _both(2.0, 0.0)
 
   # ---- streamed clips only (`stream.random_clips`)
   ed_to_es_share: float = 0.7  # Of clips; the others show any part of one to two beats.
@@ -176,21 +220,75 @@ class PhantomConfig:
 
   @classmethod
   def transfer(cls) -> 'PhantomConfig':
-    """Returns the default model's ranges: `randomized`, tuned on real tones.
+    """Returns the default model's ranges: wide, around what `camus` is fitted to.
 
-    Brighter, as real frames are: the median gray level of the cavity was 40 and
-    of the muscle 72, against 69 and 108 measured on CAMUS. More of diastole,
-    when the mitral valve is open. Walls that darken towards ES, and apices that
-    hide their cavity. The ablation was measured on `randomized`.
+    Walls that rise outside the label, trabeculae, apical haze, arcs and bands across the image,
+    atria as bright as muscle; more of diastole, and stronger contractions. The ablation of the
+    method (docs/ablation.md) was measured on `randomized`.
     """
     return dataclasses.replace(
       cls.randomized(),
-      myocardium_gray=(75.0, 200.0),
-      gamma=(0.6, 1.5),
+      blood_db=_three(-34.0, -13.0),
+      haze_db=_three(-28.0, -11.0),
+      noise_db=_three(-40.0, -16.0),
+      dynamic_range=_three(40.0, 64.0),
+      axial_fwhm=(0.4, 1.0),
+      post_axial=(0.2, 1.0),
+      myocardium_gray=(70.0, 165.0),
+      gamma=(0.7, 1.9),
       ed_to_es_share=0.35,
-      dark_wall_at_ed=(0.2, 1.0),
-      apex_fill_share=0.3,
+      dark_wall_share=0.12,
+      apex_fill_share=0.15,
+      widest=(0.6, 0.97),
+      roundness=(1.75, 3.2),
+      apical_narrowing=(-0.3, 0.3),
+      septal_bulge=(0.05, 0.65),
+      septal_bulge_share=0.35,
+      groups=tuple(
+        dataclasses.replace(group, share=share)
+        for group, share in zip(GROUPS, (0.32, 0.3, 0.24, 0.14))
+      ),
+      shortening=(0.15, 0.4),
+      rim_db=(2.0, 16.0),
+      wall_scale=(1.05, 1.55),
+      wall_2ch=(1.0, 1.5),
+      wall_apex=(0.65, 1.4),
+      thickening=(0.1, 0.9),
+      apex_retreat=(0.0, 0.6),
+      apex_depth=(14.0, 50.0),
+      axis_tilt=(12.0, 10.0),
+      size_skew=2.0,
+      rocking_mean=2.0,
+      septal_db=(-3.0, 5.0),
+      lateral_db=(-8.0, 3.0),
+      apical_db=(-4.0, 5.0),
+      background_db=(-10.0, 4.0),
+      pericardium_db=(2.0, 14.0),
+      la_length=(18.0, 62.0),
+      la_width=(0.55, 1.5),
+      depth_margin=(0.35, 2.0),
+      ramp_systole=(0.9, 1.5),
+      rim_systole=(0.0, 8.0),
+      ramp_septal=(0.0, 0.35),
+      ramp_lateral=(0.05, 0.7),
+      ramp_apical=(0.05, 0.8),
+      rim_share=0.8,
+      deep_share=0.4,
+      systolic_db=(0.0, 4.0),
+      atrium_db=(-6.0, 22.0),
+      apex_haze_share=0.8,
+      apex_haze_db=(-20.0, 2.0),
+      apex_haze_fall=(0.08, 0.5),
+      arc_share=0.4,
+      band_share=0.55,
+      step_share=0.25,
     )
+
+  def without(self, part: str) -> 'PhantomConfig':
+    """Returns the ranges without one of `PARTS`, for ablations."""
+    if part not in PARTS:
+      raise ValueError(f'part {part!r} is unknown; choose one of {", ".join(PARTS)}')
+    return dataclasses.replace(self, **PARTS[part])
 
   @classmethod
   def named(cls, name: str) -> 'PhantomConfig':
@@ -199,3 +297,14 @@ class PhantomConfig:
     if name not in presets:
       raise ValueError(f'phantom preset {name!r} is unknown; choose one of {", ".join(presets)}')
     return presets[name]()
+
+
+# What `without` leaves out, with the fields that do so.
+PARTS = {
+  'transition': dict.fromkeys(('ramp_septal', 'ramp_lateral', 'ramp_apical'), (0.0, 0.0))
+  | {'rim_share': 0.0, 'deep_share': 0.0},
+  'thickness': dict.fromkeys(('wall_scale', 'wall_2ch', 'thickening'), (1.0, 1.0))
+  | {'wall_apex': (0.55, 0.85)},
+  'haze': {'apex_haze_share': 0.0, 'apex_fill_share': 0.0},
+  'distractors': dict.fromkeys(('arc_share', 'band_share', 'step_share'), 0.0),
+}

@@ -58,10 +58,12 @@ def profiles(heart, g):
   """Returns the walls' half-widths over the radius R, [4, NUM_LEVELS]."""
   s = levels()
   a = heart['widest']
-  ellipse = jnp.sqrt(jnp.maximum(1.0 - ((s - a) / a) ** 2, 0.0))
+  p = heart['roundness']
+  # Of the ellipse's family; the floor keeps the gradient of the root finite.
+  ellipse = jnp.maximum(1.0 - jnp.abs((s - a) / a) ** p, 0.0) ** (1.0 / p)
   narrow = 1.0 - heart['apical_narrowing'] * g * jnp.exp(-((s / 0.3) ** 2))
   # The annulus is stiff: it takes part in the ejection only in part.
-  stiff = 1.0 + heart['annulus_gain'] * g * s**6
+  stiff = 1.0 + heart['annulus_gain'] * g * s**3
   scale = jnp.stack([1.0, 1.0, heart['kappa'], heart['kappa']])
   return (ellipse * narrow * stiff)[None] * heart['wall_shape'] * (scale[:, None])
 
@@ -171,4 +173,5 @@ def beat_state(heart, g) -> dict:
   a, b = _thickness_terms(heart, widths)
   c = heart['muscle'] / length
   wall = (jnp.sqrt(b * b + 4.0 * a * c) - b) / (2.0 * a)
+  wall = heart['wall'] + heart['thickening'] * (wall - heart['wall'])
   return {'length': length, 'volume': volume, 'widths': widths, 'wall': wall, 'g': g}

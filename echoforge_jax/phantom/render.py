@@ -33,6 +33,10 @@ def _gain_and_haze(place, grid, slow):
     gain = gain - place['shadow_db'][i] * wedge * jax.nn.sigmoid(
       (r - place['shadow_start'][i]) / 6.0
     )
+  for i in range(place['band_db'].shape[0]):
+    band = (rel - place['band_at'][i]) / place['band_width'][i]
+    gain = gain + place['band_db'][i] * jnp.exp(-(band**2))
+  gain = gain + place['step_db'] * jax.nn.sigmoid((rel - place['step_at']) / 0.02)
   near = jnp.exp(-r / place['near_field_depth'])
   arcs = place['arc_db'] * jnp.cos(2.0 * jnp.pi * r / place['arc_period']) * jnp.exp(-r / 12.0)
   haze = (
@@ -42,6 +46,15 @@ def _gain_and_haze(place, grid, slow):
     + 1.5 * slow
   )
   haze = haze + near * (place['near_field_db'] - place['haze_db'])
+  above = jnp.minimum(place['apex_haze_fall'] * (place['apex_y'] - r), 4.0)
+  # A deep apex is a hazy one (measured).
+  level = place['apex_haze_db'] + 0.25 * (place['apex_y'] - 29.0)
+  haze = jnp.maximum(haze, level + above)
+  for i in range(place['far_arc_db'].shape[0]):  # Reverberations: at one range, across the cavity.
+    at, wide, lateral, reach = (place['far_arc'][i, k] for k in range(4))
+    off = (r - (0.2 + 0.6 * at) * place['depth']) / (1.0 + 2.0 * wide)
+    across = (side - 1.6 * lateral + 0.8) / (0.1 + 0.4 * reach)
+    haze = jnp.maximum(haze, place['far_arc_db'][i] - 6.0 * off**2 - 3.0 * across**4)
   return gain + arcs, haze + gain + arcs
 
 
@@ -87,6 +100,31 @@ def _point_spread(clip, signal):
   return jnp.einsum('rlc,kl->rkc', out, clip['lateral'])
 
 
+def _kept_power(place, grid, phase, at, axis):
+  """Returns the share [rows, lines] of the tissue's power that interpolation keeps along an axis.
+
+  Bilinear interpolation correlates neighboring samples of white scatterers; where tissue is
+  strained, the carrier's phase differs between them, and the point spread cancels their sum.
+  Without this correction the muscle darkens in systole, where real muscle does not.
+
+  `phase`: of the carrier, rad; `at`: the material point's index along `axis` (0 depth, 1 lines).
+  """
+  width = place['axial_fwhm'] if axis == 0 else place['lateral_fwhm']
+  cell = place['depth'] / grid[0] if axis == 0 else 2.0 * place['half'] / grid[1]
+  sigma = width / cell / 2.3548
+  step, turn = jnp.gradient(at, axis=axis), jnp.gradient(phase, axis=axis)
+  kept = 2.0 / 3.0
+  for lag in (1, 2, 3):
+    # Autocorrelation of the interpolation kernel, a cubic B-spline.
+    d = jnp.clip(jnp.abs(lag * step), 0.0, 2.0)
+    shared = jnp.where(d < 1.0, 2.0 / 3.0 - d * d + 0.5 * d**3, (2.0 - d) ** 3 / 6.0)
+    spread = jnp.exp(-(lag**2) / (4.0 * sigma**2))
+    kept = kept + 2.0 * spread * shared * jnp.cos(lag * turn)
+  own = jnp.arange(grid[axis], dtype=jnp.float32)
+  moved = jnp.clip(jnp.abs(at - (own[:, None] if axis == 0 else own[None])), 0.0, 1.0)
+  return 1.0 + (jnp.maximum(kept, 0.05) - 1.0) * moved
+
+
 def next_frame(key, place, frame, clip, grid, pool, seconds):
   """Renders one frame, `seconds` after the one before, and ages the random textures.
 
@@ -114,7 +152,8 @@ def next_frame(key, place, frame, clip, grid, pool, seconds):
   phase = (4.0 * jnp.pi / place['wavelength']) * (r - r0)
   c, s = jnp.cos(phase), jnp.sin(phase)
   turned = jnp.stack([seen[..., 0] * c - seen[..., 1] * s, seen[..., 0] * s + seen[..., 1] * c], -1)
-  amplitude = 10.0 ** ((level + clip['gain']) / 20.0)
+  lost = _kept_power(place, grid, phase, row, 0) * _kept_power(place, grid, phase, column, 1)
+  amplitude = 10.0 ** ((level + clip['gain']) / 20.0) / jnp.sqrt(lost)
   flow = share * 10.0 ** ((place['blood_db'] + clip['gain']) / 20.0)
   signal = _point_spread(
     clip, turned * amplitude[..., None] + blood * flow[..., None] + haze * clip['haze'][..., None]

@@ -54,13 +54,15 @@ def locate(place, frame, x_world, y_world) -> dict:
   """
   tilt = place['axis_tilt'] + place['rocking'] * frame['g']
   c, s = jnp.cos(tilt), jnp.sin(tilt)
-  dx, dy = x_world - place['apex_x'], y_world - place['apex_y']
+  dx = x_world - place['apex_x']
+  dy = y_world - place['apex_y'] - place['apex_retreat'] * frame['g']
   x, z = c * dx - s * dy, s * dx + c * dy
   down = z - anatomy.CENTRE * frame['length']
   r, phi = jnp.sqrt(x * x + down * down + 1e-6), jnp.arctan2(x, down)
   index = jnp.round((phi + jnp.pi) * (anatomy.NUM_ANGLES / (2.0 * jnp.pi)))
   radii = jnp.take(frame['table'], index.astype(jnp.int32), axis=0, mode='clip')
   own = {'x': x, 'z': z, 'r': r, 'phi': phi, 'down': down, 'radii': radii}
+  own |= {'x_world': x_world, 'y_world': y_world}
   return own | {
     'endo': (r - radii[..., 0]) * radii[..., 2],
     'epi': (r - radii[..., 1]) * radii[..., 3],
@@ -72,8 +74,8 @@ def material_point(place, frame, spot):
   """Returns X, Y [...] mm at ED of the tissue that is at a point now.
 
   Inside the cavity and the wall the map scales radii so that both contours go over into those of
-  ED; outside, the displacement fades with distance, and below the mitral plane with depth, down to
-  the fixed atrial roof.
+  ED; outside, the displacement fades with distance (turn and retreat of the heart with it), and
+  below the mitral plane with depth, down to the fixed atrial roof.
   """
   r, radii = spot['r'], spot['radii']
   endo, epi, endo0, epi0 = (radii[..., k] for k in (0, 1, 4, 5))
@@ -88,7 +90,9 @@ def material_point(place, frame, spot):
   x0 = spot['x'] + fade * (spot['x'] * ratio - spot['x'])
   z0 = spot['z'] + fade * (z0 - spot['z'])
   world = anatomy.to_world(jnp.stack([x0, z0], -1), place, 0.0)
-  return world[..., 0], world[..., 1]
+  # Tissue around the heart takes no part in its turn and its retreat.
+  still_x, still_y = (spot[name] - world[..., k] for k, name in enumerate(('x_world', 'y_world')))
+  return world[..., 0] + (1.0 - shift) * still_x, world[..., 1] + (1.0 - shift) * still_y
 
 
 def _atrium_width(v, top, width):
@@ -210,8 +214,33 @@ def echo(place, frame, spot, grain):
       share = share * (1.0 - place['apex_fill'] * apex)
     blood = jnp.maximum(blood, share)
   level = _mix(level, NOTHING, blood)
+  level = jnp.maximum(level, _fill(place, frame, spot, rooms, rough))
   level = jnp.maximum(level, _details(place, frame, spot, rooms, rough))
   return level, blood
+
+
+def _fill(place, frame, spot, rooms, rough):
+  """Returns what is gray inside cavities, dB [...]: trabeculae at the border, a hazy atrium."""
+  side, near_apex = _sides(place, frame, spot)
+  depth = jnp.maximum(rooms['lv'], 0.0) / (place['rim_reach'] * (1.0 + near_apex))
+  rim = _rim(place, frame, side, near_apex) * jnp.exp(-(depth**1.3)) + 0.5 * rough
+  rim = jnp.where((rooms['lv'] > 0) & (place['rim_db'] > 0), place['blood_db'] + rim, NOTHING)
+  # A small atrium, at ED, is brighter.
+  atrium = place['blood_db'] + place['atrium_db'] * (1.0 - 0.7 * frame['g'])
+  atrium = _mix(NOTHING, atrium, _sigmoid(3.0 * rooms['la']))
+  return jnp.maximum(rim, atrium)
+
+
+def _rim(place, frame, side, near_apex):
+  """Returns the trabeculae's level at the border, dB above blood; mostly lateral and apical."""
+  there = jnp.maximum(jnp.maximum(side, near_apex), 0.75 + 0.25 * place['rim_everywhere'])
+  return (place['rim_db'] + place['rim_systole'] * frame['g']) * there
+
+
+def _sides(place, frame, spot):
+  """Returns how much a point belongs to the right (lateral) wall and to the apex, in [0, 1]."""
+  side = _sigmoid(spot['x'] / (0.22 * place['radius']))
+  return side, jnp.clip(1.0 - spot['z'] / (0.32 * frame['length']), 0.0, 1.0)
 
 
 def _surroundings(place, frame, spot, rooms, level):
@@ -239,16 +268,26 @@ def _surroundings(place, frame, spot, rooms, level):
 
 def _walls(place, frame, spot, level, rough):
   """Adds the left-ventricular wall with its dark parts, and the pericardium."""
-  side = _sigmoid(spot['x'] / (0.22 * place['radius']))
-  near_apex = jnp.clip(1.0 - spot['z'] / (0.32 * frame['length']), 0.0, 1.0)
+  side, near_apex = _sides(place, frame, spot)
   wall = _mix(place['septal_db'], place['lateral_db'], side)
   wall = _mix(wall, place['apical_db'], near_apex)
   wall = wall + rough + 2.0 * jnp.exp(-((spot['endo'] / 1.4) ** 2))
+  wall = wall + place['systolic_db'] * frame['g']
   dark = place['dark_wall'] * jnp.maximum(
     jnp.maximum(side, place['dark_apex'] * near_apex), place['dark_septum']
   )
-  dark = dark * (place['dark_at_ed'] + (1.0 - place['dark_at_ed']) * frame['g'])
   wall = _mix(wall, place['blood_db'] + 6.0 + 0.5 * rough, dark)
+  # Endocardial transition: the label ends before the wall is bright.
+  ramp = _mix(place['ramp_septal'], place['ramp_lateral'], side)
+  ramp = _mix(ramp, place['ramp_apical'], near_apex)
+  ramp = ramp * (1.0 + (place['ramp_systole'] - 1.0) * frame['g'])
+  ramp = jnp.minimum(jnp.maximum(ramp, place['deep_ramp'] * frame['g']), 0.9)
+  ramp = ramp * (spot['radii'][..., 1] - spot['radii'][..., 0]) + 0.01
+  begins = jnp.exp(-((jnp.maximum(spot['endo'] + 1.0, 0.0) / ramp) ** place['ramp_power']))
+  begins = jnp.where(ramp > 0.1, begins * (1.0 - place['ramp_keep'] * side), 0.0)
+  start = jnp.maximum(place['ramp_db'], _rim(place, frame, side, near_apex))
+  start = jnp.minimum(place['blood_db'] + start + 0.5 * rough, wall)
+  wall = _mix(wall, start, begins)
   # The cavity too, for now: blood replaces it up to its rough edge.
   inside = _sigmoid(-spot['epi'] * 2.0) * _sigmoid((spot['above'] + 2.0) * 1.5)
   level = _mix(level, wall, inside)
