@@ -54,6 +54,8 @@ class AugmentConfig:
   brightness: float = 0.1  # Largest change as a share of 255.
   speckle: float = 0.25  # Largest standard deviation of the multiplicative noise.
   blur: float = 0.006  # Largest standard deviation, share of the side.
+  # Standard deviation of the logarithm of a gain that differs smoothly from place to place.
+  uneven: float = 0.0
   attenuation: float = 0.5  # Largest loss from top to bottom, as a share.
   haze: float = 0.2  # Largest gray level, as a share of 255.
   shadow: float = 0.35  # Probability of each of two sector-shaped shadows.
@@ -278,6 +280,9 @@ def _shading(key: Array, config: AugmentConfig, size: int, apex: Array) -> Array
   depth = jnp.maximum(row - apex[1], 1) / size
   loss = config.attenuation * jax.random.uniform(keys[0])
   gain = 1 - loss * jnp.minimum(depth, 1)
+  if config.uneven:
+    coarse = config.uneven * jax.random.normal(jax.random.fold_in(key, 1), (4, 4))
+    gain *= jnp.exp(jax.image.resize(coarse, (size, size), 'cubic'))
   # The tangent of the angle to the beam axis is constant along a scan line.
   slope = (column - apex[0]) / (depth * size)
   if config.shadow:

@@ -27,7 +27,9 @@ _HELD_OUT = 'validation'
 class StreamConfig:
   """Settings for drawing clips and for reusing them."""
 
-  style: str = 'transfer'  # Preset of `phantom.config.PhantomConfig`.
+  # Presets of `phantom.config.PhantomConfig` joined by '+', from which groups of clips take turns.
+  style: str = 'transfer'
+  without: str = ''  # One of `phantom.config.PARTS` to leave out, for ablations.
   pool: int = 512  # Clips in memory at a time, from which examples are taken at random.
   # How often a clip is used on average, augmented anew each time: drawing a clip costs about as
   # much as a step on it.
@@ -39,9 +41,14 @@ class StreamConfig:
       if getattr(self, name) < 1:
         raise InputError(f'stream.{name} is {getattr(self, name)}; wanted at least 1')
     try:
-      PhantomConfig.named(self.style)
+      self.presets()
     except ValueError as error:
-      raise InputError(f'stream.style: {error}') from error
+      raise InputError(f'stream.style or stream.without: {error}') from error
+
+  def presets(self) -> list[PhantomConfig]:
+    """Returns what `style` names, without what `without` does."""
+    found = [PhantomConfig.named(name) for name in self.style.split('+')]
+    return [preset.without(self.without) for preset in found] if self.without else found
 
 
 class PhantomSource:
@@ -98,8 +105,9 @@ class PhantomSource:
       return self._groups[group]
 
   def _draw(self, group: int) -> dict[str, np.ndarray]:
-    style = PhantomConfig.named(self._config.style)
-    draw = stream.jitted(GROUP, self._num_frames, self._image_size, style)
+    presets = self._config.presets()
+    preset = presets[group % len(presets)]
+    draw = stream.jitted(GROUP, self._num_frames, self._image_size, preset)
     clips = draw(jax.random.fold_in(jax.random.key(self._key), group))
     return jax.device_get({'frames': _gray_levels(clips['video']), 'masks': clips['masks']})
 

@@ -9,6 +9,7 @@ from echoforge_jax.data import pipeline
 from echoforge_jax.data.phantom_stream import PhantomSource, StreamConfig, StreamOrder
 from echoforge_jax.data.spec import DataSpec
 from echoforge_jax.errors import InputError
+from echoforge_jax.phantom.config import PhantomConfig
 
 SIZE, FRAMES = 32, 3
 STREAM = StreamConfig(pool=16, uses=2, held_out=8)
@@ -92,8 +93,19 @@ def test_the_window_moves_on_and_uses_clips_as_often_as_asked():
 
 @pytest.mark.parametrize(
   'values, text',
-  [({'pool': 0}, 'pool is 0'), ({'uses': -1}, 'uses is -1'), ({'style': 'real'}, 'style')],
+  [
+    ({'pool': 0}, 'pool is 0'),
+    ({'uses': -1}, 'uses is -1'),
+    ({'style': 'camus+real'}, 'style'),
+    ({'without': 'x'}, 'without'),
+  ],
 )
 def test_misuse(values, text):
   with pytest.raises(InputError, match=text):
     StreamConfig(**values)
+
+
+def test_groups_take_turns_between_presets_and_lack_what_is_left_out():
+  narrow, wide = StreamConfig(style='camus+transfer', without='haze').presets()
+  assert narrow == PhantomConfig.camus().without('haze') and narrow.apex_haze_share == 0
+  assert wide.photometric and not narrow.photometric and wide.apex_haze_share == 0
