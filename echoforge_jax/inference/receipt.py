@@ -38,9 +38,11 @@ def _prepared_patients(data) -> str:
 
 def describe(name, receipt: Mapping) -> str:
   """Returns the line in which `segment` says which model speaks, `name` being its path."""
-  size = receipt['parameters'] / 1e6
-  text = f'model: {name} ({receipt["name"]}, {size:.2f} M parameters, step {receipt["step"]})'
-  text += f', trained on {receipt["trained_on"]}'
+  facts = [receipt['name']]
+  if 'parameters' in receipt:  # Not where a network was wrapped by hand.
+    facts += [f'{receipt["parameters"] / 1e6:.2f} M parameters', f'step {receipt["step"]}']
+  trained_on = receipt.get('trained_on', 'data that are not known')
+  text = f'model: {name} ({", ".join(facts)}), trained on {trained_on}'
   return '. '.join(filter(None, (text, receipt.get('note'))))
 
 
