@@ -278,8 +278,8 @@ def test_input_from_phantoms_that_are_drawn(monkeypatch):
   with small_and_quick():
     (line,) = speed.measure(config, name='x', repeats=2, names=('input',))
   assert line['skipped'] is None and line['unit'] == 'clips/s'
-  # A group of 8 clips is drawn for every 32 examples, which 11 batches hold.
-  assert line['calls_per_repeat'] == 11 and line['batch'] == 3
+  # A group of 8 clips is drawn for every 48 examples, which 16 batches hold.
+  assert line['calls_per_repeat'] == 16 and line['batch'] == 3
   assert config.data.stream.pool == 512  # The caller's is as it was.
 
 

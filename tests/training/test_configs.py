@@ -33,7 +33,7 @@ CAME = {
   'model.pull',
 }
 # Fields that came later.
-ADDED = {'data.labeled_patients', 'data.unlabeled_window'}
+ADDED = {'data.labeled_patients', 'data.unlabeled_window', 'data.augmentation.uneven'}
 PAPER_STEPS = {
   'camus_echoforge': (10000, 800),
   'camus_sscf': (10000, 800),
@@ -41,7 +41,7 @@ PAPER_STEPS = {
 }
 
 
-@pytest.mark.parametrize('name', sorted(BEFORE))
+@pytest.mark.parametrize('name', sorted(BEFORE.keys() - {'default_model'}))  # Made anew since.
 def test_every_value_is_as_it_was(name, get_config):
   wanted = {
     field: value
@@ -56,11 +56,6 @@ def test_every_value_is_as_it_was(name, get_config):
     assert (wanted['num_steps'], found['num_steps']) == (steps, 0)
     assert build.num_steps(config, clips) == steps
     del wanted['num_steps'], found['num_steps']
-  if name == 'default_model':  # The schedule, which nothing reads there.
-    assert wanted.pop('semi.flame_rise') == {}
-    found = {
-      field: value for field, value in found.items() if not field.startswith('semi.flame_rise')
-    }
   assert found.pop('num_epochs') == 50
   new = found.keys() - wanted.keys()
   came = CAME if config.model.name == 'echoforge' else {'model.backbone'}
