@@ -69,7 +69,7 @@ def _shares(rows) -> list[str]:
 def table(segmenter, rows) -> str:
   """Returns Markdown tables of Dice and area by view and phase, and of the confidence."""
   names = segmenter.classes
-  head = ['frames', 'n', *(f'{name} Dice (%)' for name in names), 'LV area bias (%)']
+  head = ['frames', 'n', *(f'{name.upper()} Dice (%)' for name in names), 'LV area bias (%)']
   head += ['LV below .8', 'below .6', 'below .5', 'lowest']
   lines = [head, ['---', *['---:'] * (len(head) - 1)]]
   groups = [('all', rows)]
