@@ -2,7 +2,7 @@
 
 python benchmarks/default_model_pictures.py [--out=docs/images]
 
-default_real_clip.png    pydicom's real clip, every tenth frame, the outline
+default_real_clip.png    pydicom's real clip, every tenth frame (EF and roughness are printed)
 default_area_curve.png   its area curve, as `segment` draws it
 default_confidence.png   risk against coverage on the clips it was calibrated with
 default_phantoms.png     what it was trained on: streamed clips, ED and ES
@@ -19,8 +19,10 @@ import numpy as np
 from pydicom.data import get_testdata_file
 
 from echoforge_jax import inference
+from echoforge_jax.clip import LABELS
 from echoforge_jax.formats import readers
 from echoforge_jax.inference import batch, outputs
+from echoforge_jax.metrics import temporal
 from echoforge_jax.models import network_file
 from echoforge_jax.phantom import stream
 from echoforge_jax.phantom.config import PhantomConfig
@@ -33,7 +35,12 @@ def real_clip(segmenter, out: pathlib.Path) -> None:
   path = get_testdata_file(REAL)
   clip = readers.read_any(path)
   with tempfile.TemporaryDirectory() as folder:
-    batch.segment_file(path, segmenter, out_dir=folder)
+    for lag in (0, 1):
+      found = batch.segment_file(path, segmenter, lag=lag, out_dir=folder)
+      rough = temporal.roughness((found.masks == LABELS['lv']).sum((1, 2)).astype(float))
+      print(
+        f'lag {lag}: EF {found.content["ef_percent"]:.1f} %, area roughness {100 * rough:.1f} %'
+      )
     curve = pathlib.Path(folder) / 'area_curve.png'
     (out / 'default_area_curve.png').write_bytes(curve.read_bytes())
   sector = segmenter.locate(clip.frames, clip.spacing_mm, clip.region)

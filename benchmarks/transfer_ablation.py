@@ -1,6 +1,6 @@
-"""What carries the transfer from phantoms to patients: short trainings that lack one part each.
+"""Measures what helps a network go from phantoms to patients, in trainings that lack one part each.
 
-python benchmarks/transfer_ablation.py --data_dir=DATA --work=DIR [--steps=1000] [--seeds=3]
+python -m benchmarks.transfer_ablation --data_dir=DATA --work=DIR [--steps=1000] [--seeds=3]
     [--rows NAME ...] [--out=benchmarks/results/transfer_ablation]
 
 Each row trains `configs/default_model.py` for --steps updates without one part of the phantom, the

@@ -1,7 +1,7 @@
 """EchoForge, lite, on endless phantoms, calibrated and randomized: the default model.
 
   python -m echoforge_jax train --config=configs/default_model.py --workdir=RUN
-  python -m echoforge_jax export --checkpoint=RUN --out=FILE.safetensors
+  python -m echoforge_jax export --checkpoint=RUN --out=FILE.safetensors --calibrate
 
 Needs no data: every clip is a new phantom patient, drawn while training. Learns from labels of all
 frames (the phantom has them), so that no teacher gives labels; the averaged parameters are what is

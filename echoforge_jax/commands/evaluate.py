@@ -39,11 +39,12 @@ def _parser() -> argparse.ArgumentParser:
   add('--data_dir', help='prepared data (default: the one trained on, or with --raw OUT/data)')
   add('--which', default='teacher', choices=('teacher', 'student'))
   add('--step', default='latest', metavar='STEP', help=STEP_HELP)
+  add = parser.add_argument_group('a raw dataset, for masks or runs').add_argument
+  add('--dataset', metavar='NAME', help='the raw dataset, as `verify` takes it')
+  add('--raw', metavar='DIR', help='its root; for runs it is prepared as the model wants it')
   add = parser.add_argument_group('masks of another tool').add_argument
   text = 'masks as NIfTI, PNG or NPZ, named PATIENT_VIEW (a whole clip), PATIENT_VIEW_ED, _ES or '
   add('--predictions', metavar='DIR', help=text + '_frameNN (see docs/evaluation.md)')
-  add('--dataset', metavar='NAME', help='the raw dataset, as `verify` takes it')
-  add('--raw', metavar='DIR', help='its root; with --workdir it is prepared as the model wants it')
   text = 'what the values of masks mean (default: dataset.json beside them, or lv=1,myo=2,la=3)'
   add('--labels', metavar='NAME=VALUE,...', help=text)
   text = 'what is scored, such as lv,myo (default: what the masks hold)'
@@ -161,9 +162,10 @@ def _prepare(flags: argparse.Namespace) -> str:
     )
   evaluate.check_writable(flags.out)
   data_dir = flags.data_dir or str(pathlib.Path(flags.out) / 'data')
-  for size in {read_config(workdir).data.image_size for workdir in flags.workdir}:
-    scheme = {'split_scheme': protocol.split_scheme} if protocol.split_scheme else {}
-    prepare(flags.dataset, flags.raw, data_dir, size, progress=sys.stderr.isatty(), **scheme)
+  trained = [read_config(workdir).data for workdir in flags.workdir]
+  for size, own in sorted({(data.image_size, data.split_scheme) for data in trained}):
+    lists = {'split_scheme': protocol.split_scheme or own}
+    prepare(flags.dataset, flags.raw, data_dir, size, progress=sys.stderr.isatty(), **lists)
   return data_dir
 
 

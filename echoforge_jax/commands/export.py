@@ -29,20 +29,23 @@ def main(argv: list[str]) -> int:
   add('--calibrate', action='store_true', help=text)
   text = 'calibrate on prepared clips of --dataset and --split here'
   add('--data_dir', metavar='DATA', help=text)
-  add('--dataset', default='camus', metavar='NAME', help='of --data_dir (default: camus)')
-  add('--split', default='validation', help='of --data_dir (default: validation)')
+  add('--dataset', metavar='NAME', help='of --data_dir (default: camus)')
+  add('--split', help='of --data_dir (default: validation)')
   add('--no_check', action='store_true', help='do not run the programs once to compare them')
   args = parser.parse_args(argv)
   if (args.calibrate or args.note) and not args.out.endswith('.safetensors'):
     parser.error('--calibrate and --note: wanted an --out that ends in .safetensors')
   if args.data_dir and not args.calibrate:
     parser.error('--data_dir: wanted --calibrate, which reads it')
+  if (args.dataset or args.split) and not args.data_dir:
+    parser.error('--dataset and --split: wanted --data_dir, whose they are')
   from echoforge_jax.inference import export, receipt
 
   print(receipt.DISCLAIMER)
   common = {'which': args.which, 'step': args.step, 'metrics': args.metrics}
   if args.out.endswith('.safetensors'):
-    data = {name: getattr(args, name) for name in ('data_dir', 'dataset', 'split')}
+    data = {'data_dir': args.data_dir, 'dataset': args.dataset or 'camus'}
+    data |= {'split': args.split or 'validation'}
     common |= {'note': args.note, 'data': data if args.data_dir else None}
     export.export_network(args.checkpoint, args.out, calibrate=args.calibrate, **common)
   else:

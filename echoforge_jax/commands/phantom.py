@@ -19,11 +19,9 @@ def main(argv: list[str]) -> int:
   add('--patients', type=int, default=20, metavar='N')
   add('--seed', type=int, default=0)
   add('--test', type=int, metavar='N', help='test patients (default: a tenth)')
-  text = (
-    'calibrated on CAMUS, or domain-randomized for pretraining; transfer: as the default model '
-  )
+  text = 'calibrated on CAMUS; domain-randomized for pretraining; or the wide half of what the '
   styles = ['camus', 'randomized', 'transfer']
-  add('--style', choices=styles, default='camus', help=text + 'has seen them')
+  add('--style', choices=styles, default='camus', help=text + 'default model learned from')
   text = "CAMUS's present or older form"
   add('--camus_format', choices=['nifti', 'mhd'], default='nifti', help=text)
   text = 'echonet: plant faults of real downloads, "all" or names separated by commas '

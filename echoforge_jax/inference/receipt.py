@@ -9,6 +9,7 @@ import numpy as np
 
 from echoforge_jax.data import prepared
 from echoforge_jax.errors import InputError
+from echoforge_jax.models import network_file
 from echoforge_jax.provenance import git_revision, versions
 
 DISCLAIMER = 'Research software, not a medical device and not for clinical use.'
@@ -16,12 +17,15 @@ DISCLAIMER = 'Research software, not a medical device and not for clinical use.'
 
 def training_data(config) -> str:
   """Returns in words what a network was trained on; prepared data are counted where they are."""
-  data = config.data
+  data, start = config.data, pathlib.PurePath(config.get('init_from', '')).name
   if 'stream' in data:
-    text = 'synthetic clips only; it has never seen a patient'
+    # What another network was trained on is not known here.
+    own = start in ('', network_file.DEFAULT)
+    text = 'synthetic clips only' + '; it has never seen a patient' * own
   else:
     text = _prepared_patients(data)
-  start = pathlib.PurePath(config.get('init_from', '')).name
+    if data.get('labeled_patients'):
+      text += f' (labels of {data.labeled_patients})'
   return text + f'; started from {start}' * bool(start)
 
 
@@ -31,9 +35,10 @@ def _prepared_patients(data) -> str:
       data.data_dir, data.dataset, 'train', data.image_size, split_scheme=data.split_scheme
     )
   except InputError:
-    return f'patients of {data.dataset}'  # The data are elsewhere.
+    return f'data prepared as {data.dataset}, which are not here: real or synthetic is not known'
   count = len({clip['patient'] for clip in source.clips})
-  return f'{count} {"synthetic " * bool(source.synthetic)}patients of {data.dataset}'
+  kinds = {True: 'synthetic patients', False: 'patients'}  # None in older preparations.
+  return f'{count} {kinds.get(source.synthetic, "patients, real or synthetic,")} of {data.dataset}'
 
 
 def describe(name, receipt: Mapping) -> str:

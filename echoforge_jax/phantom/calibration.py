@@ -1,4 +1,4 @@
-"""How near synthetic patients are to real ones: a table of measurements, and a distance for each.
+"""Compares synthetic patients with real ones: a table of measurements, with a distance for each.
 
 The figures of real frames that are shipped (`camus_frames.json`) are quantiles measured on ED and
 ES of the official CAMUS training patients (S. Leclerc et al., IEEE TMI 38(9), 2198-2210, 2019).

@@ -220,7 +220,7 @@ class PhantomConfig:
 
   @classmethod
   def transfer(cls) -> 'PhantomConfig':
-    """Returns the default model's ranges: wide, around what `camus` is fitted to.
+    """Returns the wide ranges of the default model, around what `camus` is fitted to.
 
     Walls that rise outside the label, trabeculae, apical haze, arcs and bands across the image,
     atria as bright as muscle; more of diastole, and stronger contractions. The ablation of the

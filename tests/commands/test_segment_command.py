@@ -42,7 +42,7 @@ def test_good_and_bad_inputs(workdir, clip, tmp_path, capsys):
   printed = capsys.readouterr().out
   assert 'not for clinical use' in printed
   assert f'model: {workdir} (echoforge, ' in printed
-  assert 'step 3), trained on patients of camus' in printed
+  assert 'step 3), trained on data prepared as camus, which are not here' in printed
   assert f'error: {bad}: found an empty file' in printed
   assert '1 of 2 clips segmented' in printed and '1 failed' in printed
   result = json.loads((out / 'clip' / 'result.json').read_text())

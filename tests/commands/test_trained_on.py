@@ -1,4 +1,4 @@
-"""What a model says about itself: what it was trained on, and its note."""
+"""A model states what it was trained on, and repeats its note."""
 
 import pytest
 
@@ -20,12 +20,23 @@ def test_data_that_are_elsewhere_and_a_start():
   config = base_config(lite=True)
   config.data.data_dir, config.init_from = 'nowhere', '/home/x/first.safetensors'
   found = receipt.training_data(config)
-  assert found == 'patients of camus; started from first.safetensors'
+  assert found.startswith('data prepared as camus, which are not here: real or synthetic')
+  assert found.endswith('; started from first.safetensors')
+
+
+def test_phantoms_after_another_network_promise_nothing():
+  config = load_config('default_model', init_from='weights/other.safetensors')
+  found = receipt.training_data(config)
+  assert found == 'synthetic clips only; started from other.safetensors'
+  config = load_config('default_model', init_from='default')
+  assert 'never seen a patient; started from default' in receipt.training_data(config)
 
 
 def test_prepared_patients_are_counted(disc_data_dir):
   config = load_config('tiny', data={'data_dir': str(disc_data_dir)})
   assert receipt.training_data(config) == '4 patients of camus'
+  few = load_config('tiny', data={'data_dir': str(disc_data_dir), 'labeled_patients': 2})
+  assert receipt.training_data(few) == '4 patients of camus (labels of 2)'
 
 
 @pytest.mark.slow
@@ -49,3 +60,6 @@ def test_a_file_keeps_what_was_said_of_the_run(disc_data_dir, tmp_path, capsys):
   with pytest.raises(SystemExit):
     main(['export', f'--checkpoint={run}', f'--out={tmp_path / "a.echoforge"}', note])
   assert 'ends in .safetensors' in capsys.readouterr().err
+  with pytest.raises(SystemExit):  # It would be fitted on other clips than asked for.
+    main(['export', f'--checkpoint={run}', f'--out={first}', '--calibrate', '--split=train'])
+  assert 'wanted --data_dir' in capsys.readouterr().err

@@ -136,9 +136,11 @@ def test_motion_is_monotonic_from_ed_to_es(cohort):
       lv = (clip.masks == 1).sum((1, 2)).astype(float)
       assert (np.diff(lv) <= 0.004 * lv[0]).all()
       apex = [np.nonzero(m == 1)[0].min() for m in clip.masks]
-      assert np.ptp(apex) * raster.SPACING < 8  # the apex nearly stays
       base = [np.nonzero(m == 1)[0].max() for m in clip.masks]
-      assert base[-1] < base[0]  # the base comes down to it
+      assert base[-1] < base[0]  # the base comes down to the apex
+      # which takes at most .35 of the shortening, the base the rest
+      most = 2.5 / raster.SPACING + 0.35 / 0.65 * (base[0] - base[-1])
+      assert np.ptp(apex) < most
       muscle = (clip.masks == 2).sum((1, 2)).astype(float)
       assert 0.6 < muscle[-1] / muscle[0] < 1.5
 

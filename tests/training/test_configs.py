@@ -41,7 +41,7 @@ PAPER_STEPS = {
 }
 
 
-@pytest.mark.parametrize('name', sorted(BEFORE.keys() - {'default_model'}))  # Made anew since.
+@pytest.mark.parametrize('name', sorted(BEFORE))
 def test_every_value_is_as_it_was(name, get_config):
   wanted = {
     field: value
