@@ -29,6 +29,7 @@ ROWS = {
   'thin walls': ['data.stream.without=thickness'],
   'no haze': ['data.stream.without=haze'],
   'no distractors': ['data.stream.without=distractors'],
+  'no dark walls': ['data.stream.without=dark_walls'],
   'left ventricle alone': ["data.classes=('lv',)"],
   'weak augmentation': ['data.augmentation.strong=False'],
   'wide ranges alone': ['data.stream.style=transfer'],

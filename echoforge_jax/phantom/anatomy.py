@@ -74,7 +74,7 @@ def sample_heart(key, config: PhantomConfig) -> dict:
   still = _lost_motion(d, config, ef)
   shape = 1.0 + config.undulation * _wave(d, 4, 4)
   bulge = d.chance(config.septal_bulge_share) * d.uniform(config.septal_bulge)
-  bulge = bulge * _bump(d, 0.7, 0.95, (0.08, 0.2))
+  bulge = bulge * _bump(d, *config.septal_bulge_at, (0.08, 0.2))
   shape = shape - bulge[None] * jnp.array([[1.0], [0.0], [0.0], [0.0]])
   apex = d.uniform(config.wall_apex)
   thickness = apex + (1.0 - apex) * jnp.clip(s / 0.3, 0.0, 1.0)
@@ -246,6 +246,18 @@ def _sample_transition(d, config) -> dict:
     'band_width': d.uniform((0.03, 0.15), (2,)),
     'step_db': d.chance(config.step_share) * d.uniform((-7.0, 7.0)),
     'step_at': d.uniform((0.2, 0.8)),
+    **d.ranges(config, 'dark_wall_db', 'patches_db', 'haze_patches_db', 'haze_reach', 'rim_septal'),
+    **d.ranges(config, 'rim_apical_db', 'rim_apical_reach'),
+    'patch_size': d.unit(),
+    'fading': d.chance(config.fading_share) * d.uniform(config.fading),
+    'fan_db': jnp.where(d.chance(config.fan_share), 0.0, -60.0) + d.uniform((-18.0, 0.0)),
+    'fan_at': d.uniform((-1.0, 1.0)),
+    'fan_width': jnp.deg2rad(d.uniform((6.0, 20.0))),
+    'gain_bow': d.uniform(config.gain_curve_db),
+    'gain_side': 0.67 * d.uniform(config.gain_curve_db),
+    'far_band_db': d.chance(config.far_band_share) * d.uniform((2.0, 12.0)),
+    'far_band_at': d.uniform((0.9, 1.0)),
+    'far_band_width': d.uniform((0.03, 0.1)),
   }
 
 
@@ -294,7 +306,7 @@ def _sample_echo(d, config) -> dict:
     'quality': quality,
     **{n: graded(getattr(config, n)) for n in ('blood_db', 'haze_db', 'noise_db', 'dynamic_range')},
     **d.ranges(config, 'background_db', 'lateral_db', 'septal_db', 'apical_db'),
-    'dark_wall': d.chance(config.dark_wall_share) * d.uniform((0.4, 1.0)),
+    'dark_wall': d.chance(config.dark_wall_share) * d.uniform(config.dark_wall),
     'dark_apex': d.chance(0.4),
     'dark_septum': d.chance(0.2),
     **d.ranges(config, 'pericardium_db', 'leaflet_db'),
@@ -304,9 +316,9 @@ def _sample_echo(d, config) -> dict:
     'leaflet_width': d.uniform((0.8, 1.7)),
     'papillary_db': d.uniform(config.papillary_db, (2,)),
     'papillary_angle': d.uniform((0.9, 2.3), (2,)) * jnp.array([1.0, -1.0]),
-    'papillary_depth': d.uniform((1.0, 6.0), (2,)),
-    'papillary_size': d.uniform((1.5, 3.2), (2,)),
-    'papillary_length': d.uniform((5.0, 12.0), (2,)),
+    'papillary_depth': d.uniform((1.0, 10.0), (2,)),
+    'papillary_size': d.uniform((1.5, 3.6), (2,)),
+    'papillary_length': d.uniform((5.0, 16.0), (2,)),
     'papillary_on': jnp.stack([d.chance(0.75), d.chance(0.35)]),
     'moderator_db': d.uniform((-9.0, 3.0)),
     'roof_db': d.uniform(config.roof_db),

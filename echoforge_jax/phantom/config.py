@@ -82,6 +82,7 @@ class PhantomConfig:
   hypokinesia_severity: Range = (0.3, 0.8)  # Share of a hypokinetic wall's motion that is lost.
   septal_bulge: Range = _both((0.05, 0.25), (0.05, 0.5))  # Basal, over radius.
   septal_bulge_share: float = _both(0.2, 0.35)  # Its probability.
+  septal_bulge_at: Range = (0.7, 0.95)  # Its level over length, from the apex.
 
   # ---- other chambers
   la_length: Range = _both((28.0, 54.0), (20.0, 75.0))  # Left atrial length, mm.
@@ -129,12 +130,18 @@ class PhantomConfig:
   noise_db: Graded = _both(((-32.0, -24.0), (-28.0, -20.0), (-24.0, -15.0)), _three(-40.0, -12.0))
   background_db: Range = _both((-6.0, 4.0), (-16.0, 2.0))  # Tissue around the heart.
   # Lateral wall, septum and apex; transfer (lateral and apical dropout).
-  lateral_db: Range = _both((-7.0, 1.0), (-14.0, 2.0))
-  septal_db: Range = _both((-0.5, 5.0), (-4.0, 4.0))
+  lateral_db: Range = _both((-5.0, 5.0), (-14.0, 2.0))
+  septal_db: Range = _both((0.5, 6.0), (-4.0, 4.0))
   apical_db: Range = _both((-4.0, 3.0), (-9.0, 3.0))
-  # Probability that a wall is nearly as dark as blood, and that the apex of the cavity is as gray
-  # as the wall; transfer.
+  # Probability that a wall is nearly as dark as blood; transfer.
   dark_wall_share: float = _both(0.06, 0.55)
+  # How far such a wall is darkened, as a share of the way to this level above blood, dB.
+  dark_wall: Range = (0.4, 1.0)
+  dark_wall_db: Range = (6.0, 6.0)
+  # Probability that the whole wall fades into its surroundings, by a share of `fading`; transfer.
+  fading_share: float = 0.0
+  fading: Range = (0.3, 0.8)
+  # Probability that the apex of the cavity is as gray as the wall; transfer.
   apex_fill_share: float = 0.0
   pericardium_db: Range = _both((2.0, 12.0), (0.0, 14.0))  # Above its surroundings.
   leaflet_db: Range = _both((2.0, 12.0), (-12.0, 7.0))
@@ -143,42 +150,58 @@ class PhantomConfig:
   streak_db: Range = _both((2.0, 20.0), (-8.0, 16.0))
   papillary_db: Range = _both((-9.0, 0.0), (-14.0, 3.0))  # Papillary muscles; transfer.
   heterogeneity_db: Range = _both((1.5, 3.5), (1.0, 4.5))  # Standard deviation (slow, in tissue).
+  # Patches of 10-30 mm in the tissue around the heart, dark ones as large as a chamber: standard
+  # deviation, dB; transfer.
+  patches_db: Range = (0.0, 0.0)
   # Number of shadow / dropout wedges at most, and their depth by quality grade.
   max_shadows: int = _both(3, 4)
   shadow_db: Graded = _both(((0.0, 5.0), (0.0, 7.0), (1.0, 10.0)), _three(0.0, 20.0))
   haze_side_db: Range = _both((0.0, 3.0), (0.0, 8.0))  # Side-to-side difference of the haze.
-  near_field_db: Range = _both((8.0, 20.0), (1.0, 16.0))  # Clutter at the probe.
+  haze_patches_db: Range = (1.5, 1.5)  # Standard deviation of its patches.
+  # Depth, over that of the sector, at which the haze is 30 dB lower than at the probe; and the
+  # probability of a fan of haze along some beams, up to 0 dB. Transfer.
+  haze_reach: Range = (1e3, 1e3)
+  fan_share: float = 0.0
+  near_field_db: Range = _both((4.0, 16.0), (1.0, 16.0))  # Clutter at the probe.
   # Endocardial transition: the wall starts near the level of blood at the label's border and rises
   # outside of it, over these shares of its thickness at septum, lateral wall and apex; how far
   # above blood it starts, dB; the share of the lateral wall that does not take part. Measured.
   ramp_septal: Range = _both((0.0, 0.18), (0.0, 0.0))
-  ramp_lateral: Range = _both((0.05, 0.7), (0.0, 0.0))
-  ramp_apical: Range = _both((0.05, 0.7), (0.0, 0.0))
+  ramp_lateral: Range = _both((0.25, 0.95), (0.0, 0.0))
+  ramp_apical: Range = _both((0.3, 0.95), (0.0, 0.0))
   ramp_db: Range = (0.0, 5.0)
   # At ES: these shares over those at ED, and levels of the trabeculae above those at ED, dB.
   ramp_systole: Range = (0.9, 1.8)
-  rim_systole: Range = (0.0, 5.0)
-  ramp_keep: Range = (0.1, 0.7)
+  rim_systole: Range = (2.0, 8.0)
+  ramp_keep: Range = _both((0.0, 0.4), (0.1, 0.7))
   # Trabeculae and papillary muscles that close up at ES and are labeled as wall: probability, and
   # the share of its thickness, all around, that is then little brighter than blood (seen in
   # frames).
-  deep_share: float = _both(0.35, 0.0)
-  deep_ramp: Range = (0.25, 0.7)
+  deep_share: float = _both(0.65, 0.0)
+  deep_ramp: Range = (0.3, 0.85)
   # Trabeculae inside the label: probability, level above blood at the border in dB, reach in mm.
   rim_share: float = _both(0.9, 0.0)
-  rim_db: Range = (6.0, 16.0)
+  rim_db: Range = _both((4.0, 14.0), (6.0, 16.0))
   rim_reach: Range = (1.5, 7.0)
+  # At the apex: levels above those elsewhere, dB, and the reach over that elsewhere.
+  rim_apical_db: Range = _both((-6.0, 8.0), (0.0, 0.0))
+  rim_apical_reach: Range = _both((1.5, 4.0), (2.0, 2.0))
+  rim_septal: Range = (0.9, 0.9)  # Their level at the septum over that at the other walls.
   systolic_db: Range = _both((-0.5, 2.5), (0.0, 0.0))  # Gain of the muscle from ED to ES; measured.
   atrium_db: Range = _both((2.0, 22.0), (-60.0, -60.0))  # Of the left atrium above blood.
   # Haze over the apex: probability, level at the apex dB, fall dB/mm from there into the cavity.
-  apex_haze_share: float = _both(0.8, 0.0)
-  apex_haze_db: Range = (-14.0, 1.0)
+  apex_haze_share: float = _both(0.5, 0.0)
+  apex_haze_db: Range = (-14.0, 4.0)
   apex_haze_fall: Range = (0.1, 0.45)
   # Distractors, with their probabilities: reverberation arcs at constant range across the cavity;
   # bands and steps of the depth gain.
-  arc_share: float = _both(0.1, 0.0)
-  band_share: float = _both(0.3, 0.0)
-  step_share: float = _both(0.1, 0.0)
+  arc_share: float = _both(0.3, 0.0)
+  band_share: float = _both(0.5, 0.0)
+  step_share: float = _both(0.25, 0.0)
+  # Gain that bends with depth and differs from side to side, dB; the probability that the last
+  # tenth of the depth is brighter. Transfer.
+  gain_curve_db: Range = (0.0, 0.0)
+  far_band_share: float = 0.0
 
   # ---- display
   # Dynamic range, dB, by quality grade; 50-60 dB on CAMUS-like scanners.
@@ -222,66 +245,84 @@ class PhantomConfig:
   def transfer(cls) -> 'PhantomConfig':
     """Returns the wide ranges of the default model, around what `camus` is fitted to.
 
-    Walls that rise outside the label, trabeculae, apical haze, arcs and bands across the image,
-    atria as bright as muscle; more of diastole, and stronger contractions. The ablation of the
+    Hearts of all proportions, wherever they fall in the sector; walls as dark as blood, or fading
+    into surroundings with dark patches; haze anywhere; bands, steps and arcs across the image;
+    atria black or as bright as muscle; tones from nearly black to nearly white. The ablation of the
     method (docs/ablation.md) was measured on `randomized`.
     """
+    groups = (
+      Group('normal', 0.36, (38, 130), (52, 78), (6.5, 10), (58, 84)),
+      Group('mild', 0.26, (55, 150), (40, 58), (7, 11), (62, 90)),
+      Group('reduced', 0.24, (80, 280), (12, 45), (6.5, 10), (68, 98)),
+      Group('hypertrophic', 0.14, (38, 110), (58, 82), (10.5, 15), (58, 84)),
+    )
     return dataclasses.replace(
       cls.randomized(),
-      blood_db=_three(-34.0, -13.0),
-      haze_db=_three(-28.0, -11.0),
-      noise_db=_three(-40.0, -16.0),
-      dynamic_range=_three(40.0, 64.0),
-      axial_fwhm=(0.4, 1.0),
-      post_axial=(0.2, 1.0),
-      myocardium_gray=(70.0, 165.0),
-      gamma=(0.7, 1.9),
-      ed_to_es_share=0.35,
-      dark_wall_share=0.12,
-      apex_fill_share=0.15,
-      widest=(0.6, 0.97),
-      roundness=(1.75, 3.2),
+      groups=groups,
+      size_skew=1.6,
+      widest=(0.52, 0.95),
+      roundness=(1.75, 3.0),
       apical_narrowing=(-0.3, 0.3),
-      septal_bulge=(0.05, 0.65),
-      septal_bulge_share=0.35,
-      groups=tuple(
-        dataclasses.replace(group, share=share)
-        for group, share in zip(GROUPS, (0.32, 0.3, 0.24, 0.14))
-      ),
-      shortening=(0.15, 0.4),
-      rim_db=(2.0, 16.0),
-      wall_scale=(1.05, 1.55),
-      wall_2ch=(1.0, 1.5),
-      wall_apex=(0.65, 1.4),
-      thickening=(0.1, 0.9),
-      apex_retreat=(0.0, 0.6),
-      apex_depth=(14.0, 50.0),
-      axis_tilt=(12.0, 10.0),
-      size_skew=2.0,
+      septal_bulge=(0.1, 0.75),
+      septal_bulge_share=0.45,
+      septal_bulge_at=(0.45, 0.95),
+      shortening=(0.1, 0.4),
+      wall_scale=(1.0, 1.35),
+      wall_2ch=(1.0, 1.35),
+      wall_apex=(0.65, 1.7),
+      thickening=(0.2, 0.9),
+      apex_retreat=(0.0, 0.5),
+      apex_depth=(10.0, 52.0),
+      axis_tilt=(10.0, 11.0),
       rocking_mean=2.0,
-      septal_db=(-3.0, 5.0),
-      lateral_db=(-8.0, 3.0),
-      apical_db=(-4.0, 5.0),
-      background_db=(-10.0, 4.0),
-      pericardium_db=(2.0, 14.0),
-      la_length=(18.0, 62.0),
-      la_width=(0.55, 1.5),
-      depth_margin=(0.35, 2.0),
+      la_length=(18.0, 66.0),
+      la_width=(0.55, 1.7),
+      depth_margin=(0.05, 1.7),
+      axial_fwhm=(0.6, 1.7),
+      post_axial=(0.2, 1.0),
+      attenuation=0.15,
+      blood_db=_three(-36.0, -11.0),
+      haze_db=_three(-38.0, -14.0),
+      haze_reach=(0.3, 1.6),
+      haze_patches_db=(0.0, 6.0),
+      fan_share=0.35,
+      noise_db=_three(-42.0, -8.0),
+      background_db=(-16.0, 2.0),
+      patches_db=(2.0, 7.0),
+      septal_db=(-3.0, 4.0),
+      lateral_db=(-14.0, 2.0),
+      apical_db=(-8.0, 3.0),
+      dark_wall_share=0.55,
+      dark_wall=(1.0, 1.0),
+      dark_wall_db=(1.5, 9.0),
+      fading_share=0.2,
+      apex_fill_share=0.2,
+      ramp_septal=(0.0, 0.3),
+      ramp_lateral=(0.05, 0.8),
+      ramp_apical=(0.1, 0.85),
       ramp_systole=(0.9, 1.5),
-      rim_systole=(0.0, 8.0),
-      ramp_septal=(0.0, 0.35),
-      ramp_lateral=(0.05, 0.7),
-      ramp_apical=(0.05, 0.8),
-      rim_share=0.8,
-      deep_share=0.4,
-      systolic_db=(0.0, 4.0),
-      atrium_db=(-6.0, 22.0),
-      apex_haze_share=0.8,
-      apex_haze_db=(-20.0, 2.0),
-      apex_haze_fall=(0.08, 0.5),
+      rim_share=0.7,
+      rim_db=(0.0, 12.0),
+      rim_reach=(1.0, 6.0),
+      rim_septal=(0.0, 0.8),
+      rim_apical_db=(-4.0, 6.0),
+      rim_apical_reach=(1.0, 3.0),
+      rim_systole=(0.0, 5.0),
+      deep_share=0.6,
+      systolic_db=(0.0, 3.0),
+      atrium_db=(-14.0, 18.0),
+      apex_haze_share=0.65,
+      apex_haze_db=(-34.0, -6.0),
+      apex_haze_fall=(0.12, 0.6),
       arc_share=0.4,
       band_share=0.55,
       step_share=0.25,
+      gain_curve_db=(-6.0, 6.0),
+      far_band_share=0.5,
+      dynamic_range=_three(28.0, 58.0),
+      myocardium_gray=(70.0, 205.0),
+      gamma=(0.65, 1.6),
+      ed_to_es_share=0.35,
     )
 
   def without(self, part: str) -> 'PhantomConfig':
@@ -305,6 +346,8 @@ PARTS = {
   | {'rim_share': 0.0, 'deep_share': 0.0},
   'thickness': dict.fromkeys(('wall_scale', 'wall_2ch', 'thickening'), (1.0, 1.0))
   | {'wall_apex': (0.55, 0.85)},
-  'haze': {'apex_haze_share': 0.0, 'apex_fill_share': 0.0},
-  'distractors': dict.fromkeys(('arc_share', 'band_share', 'step_share'), 0.0),
+  'haze': dict.fromkeys(('apex_haze_share', 'apex_fill_share', 'fan_share'), 0.0),
+  'distractors': dict.fromkeys(('arc_share', 'band_share', 'step_share', 'far_band_share'), 0.0)
+  | dict.fromkeys(('patches_db', 'gain_curve_db'), (0.0, 0.0)),
+  'dark_walls': {'dark_wall_share': 0.0, 'fading_share': 0.0},
 }

@@ -26,6 +26,9 @@ def _gain_and_haze(place, grid, slow):
   r, theta, _, _ = beam_points(place, grid)
   rel, side = r / place['depth'], theta / place['half']
   gain = place['tgc_error'] * (rel - 0.5) - place['edge_db'] * jnp.abs(side) ** place['edge_power']
+  gain = gain + 2.0 * place['gain_bow'] * (rel - 0.5) ** 2 + place['gain_side'] * side
+  far = (rel - place['far_band_at']) / place['far_band_width']
+  gain = gain + place['far_band_db'] * jnp.exp(-(far**2)) * (1.0 + 0.5 * slow)
   for i in range(place['shadow_db'].shape[0]):
     wedge = jnp.exp(
       -(((theta - place['shadow_theta'][i] * place['half']) / place['shadow_width'][i]) ** 2)
@@ -43,8 +46,11 @@ def _gain_and_haze(place, grid, slow):
     place['haze_db']
     - place['haze_fall'] * (rel - 0.4)
     + place['haze_side_db'] * (jnp.exp(-(((side - place['haze_side']) / 0.4) ** 2)) - 0.4)
-    + 1.5 * slow
+    + place['haze_patches_db'] * slow
+    - 30.0 * (rel / place['haze_reach']) ** 2
   )
+  fan = (theta - place['fan_at'] * place['half']) / place['fan_width']
+  haze = jnp.maximum(haze, place['fan_db'] - 6.0 * fan**2 - 4.0 * rel)
   haze = haze + near * (place['near_field_db'] - place['haze_db'])
   above = jnp.minimum(place['apex_haze_fall'] * (place['apex_y'] - r), 4.0)
   # A deep apex is a hazy one (measured).
@@ -58,6 +64,11 @@ def _gain_and_haze(place, grid, slow):
   return gain + arcs, haze + gain + arcs
 
 
+def _mixed(first, second, share):
+  """Returns two fields of unit variance mixed to one of unit variance."""
+  return jnp.sqrt(share) * first + jnp.sqrt(1.0 - share) * second
+
+
 def start_clip(key, place, grid, pool) -> dict:
   """Returns all that stays, or starts, with a clip; `grid` (rows, lines) is static.
 
@@ -67,7 +78,9 @@ def start_clip(key, place, grid, pool) -> dict:
   rows, lines = grid
   signal = (rows, lines, 2)
   noises = speckle.take_noise(
-    key, pool, [(9, 7), (rows // 14, lines // 8), (rows // 45, lines // 16), signal, signal, signal]
+    key,
+    pool,
+    [(9, 7), (rows // 14, lines // 8), (rows // 45, lines // 16), *[signal] * 3, (14, 11)],
   )
   slow, fine, coarse = (speckle.slow_field(n, grid) for n in noises[:3])
   half = jnp.sqrt(0.5)  # complex numbers of unit variance
@@ -86,6 +99,7 @@ def start_clip(key, place, grid, pool) -> dict:
     'haze': 10.0 ** (haze / 20.0),
     'noise': 10.0 ** (noise / 20.0),
     'grain': 0.75 * fine + 0.66 * coarse,
+    'patches': _mixed(slow, speckle.slow_field(noises[6], grid), place['patch_size']),
     'tissue_noise': half * noises[3],
     'haze_noise': half * noises[4],
     'blood_noise': half * noises[5],
@@ -147,7 +161,7 @@ def next_frame(key, place, frame, clip, grid, pool, seconds):
   column = (theta0 / place['half'] + 1.0) * (0.5 * lines) - 0.5
   texture = jnp.concatenate([tissue, clip['grain'][..., None]], -1)
   seen = speckle.lookup(texture, row, column)
-  level, share = scene.echo(place, frame, spot, seen[..., 2])
+  level, share = scene.echo(place, frame, spot, seen[..., 2], clip['patches'])
   # The carrier turns by 4 pi / lambda for each mm the scatterer has moved.
   phase = (4.0 * jnp.pi / place['wavelength']) * (r - r0)
   c, s = jnp.cos(phase), jnp.sin(phase)

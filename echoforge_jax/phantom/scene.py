@@ -192,15 +192,17 @@ def _mix(level, new, weight):
   return level + (new - level) * weight
 
 
-def echo(place, frame, spot, grain):
+def echo(place, frame, spot, grain, patches):
   """Returns the tissue's echo level, dB relative to myocardium, and the share of blood, [...].
 
-  `grain`: float32 [...] slow heterogeneity of the tissue, unit variance, moving with it.
+  `grain`: float32 [...] slow heterogeneity of the tissue, unit variance, moving with it; `patches`
+  float32 [...] slower still, around the heart, at rest.
   """
   rooms = chambers(place, frame, spot)
   rough = grain * place['heterogeneity_db']
   # Fat and fibrous layers around the heart: patchy, with a bright tail.
   level = place['background_db'] + 1.6 * rough + 0.25 * jnp.maximum(grain, 0.0) * rough
+  level = level + place['patches_db'] * patches
   level = _surroundings(place, frame, spot, rooms, level)
   level = _walls(place, frame, spot, level, rough)
   blood = 0.0
@@ -222,7 +224,8 @@ def echo(place, frame, spot, grain):
 def _fill(place, frame, spot, rooms, rough):
   """Returns what is gray inside cavities, dB [...]: trabeculae at the border, a hazy atrium."""
   side, near_apex = _sides(place, frame, spot)
-  depth = jnp.maximum(rooms['lv'], 0.0) / (place['rim_reach'] * (1.0 + near_apex))
+  reach = place['rim_reach'] * _mix(1.0, place['rim_apical_reach'], near_apex)
+  depth = jnp.maximum(rooms['lv'], 0.0) / reach
   rim = _rim(place, frame, side, near_apex) * jnp.exp(-(depth**1.3)) + 0.5 * rough
   rim = jnp.where((rooms['lv'] > 0) & (place['rim_db'] > 0), place['blood_db'] + rim, NOTHING)
   # A small atrium, at ED, is brighter.
@@ -233,8 +236,10 @@ def _fill(place, frame, spot, rooms, rough):
 
 def _rim(place, frame, side, near_apex):
   """Returns the trabeculae's level at the border, dB above blood; mostly lateral and apical."""
-  there = jnp.maximum(jnp.maximum(side, near_apex), 0.75 + 0.25 * place['rim_everywhere'])
-  return (place['rim_db'] + place['rim_systole'] * frame['g']) * there
+  septal = _mix(place['rim_septal'], 1.0, place['rim_everywhere'])
+  there = jnp.maximum(jnp.maximum(side, near_apex), septal)
+  apical = place['rim_apical_db'] * near_apex * (place['rim_db'] > 0)
+  return (place['rim_db'] + place['rim_systole'] * frame['g']) * there + apical
 
 
 def _sides(place, frame, spot):
@@ -276,7 +281,7 @@ def _walls(place, frame, spot, level, rough):
   dark = place['dark_wall'] * jnp.maximum(
     jnp.maximum(side, place['dark_apex'] * near_apex), place['dark_septum']
   )
-  wall = _mix(wall, place['blood_db'] + 6.0 + 0.5 * rough, dark)
+  wall = _mix(wall, place['blood_db'] + place['dark_wall_db'] + 0.5 * rough, dark)
   # Endocardial transition: the label ends before the wall is bright.
   ramp = _mix(place['ramp_septal'], place['ramp_lateral'], side)
   ramp = _mix(ramp, place['ramp_apical'], near_apex)
@@ -290,7 +295,7 @@ def _walls(place, frame, spot, level, rough):
   wall = _mix(wall, start, begins)
   # The cavity too, for now: blood replaces it up to its rough edge.
   inside = _sigmoid(-spot['epi'] * 2.0) * _sigmoid((spot['above'] + 2.0) * 1.5)
-  level = _mix(level, wall, inside)
+  level = _mix(level, wall, inside * (1.0 - place['fading']))
   where = jnp.where(place['four'] > 0, side, 0.55 + 0.45 * side)
   sac = jnp.exp(-(((spot['epi'] - 1.5) / 1.6) ** 2)) * _sigmoid(spot['above'] + 2.0)
   return level + place['pericardium_db'] * sac * where * (1.0 - near_apex)
