@@ -8,7 +8,7 @@ among the demo's patients.
 Hardware:   two CPU cores
 Run time:   measured: 2 min 42 s (400 steps), of a demo of 5 min 43 s
 Dice (lv), phantom test split, 25 patients, seed 0, measured:
-            camus_full 94.2 % [93.2, 95.1]; EF r .91 [.77, .97], bias -6.1
+            camus_full 92.0 % [90.8, 93.1]; EF r .86 [.66, .94], bias -4.0
 """
 
 from ml_collections import ConfigDict

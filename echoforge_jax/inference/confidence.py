@@ -152,13 +152,14 @@ def _frames(clips, scaling: Scaling) -> tuple[np.ndarray, np.ndarray]:
 def _threshold(expected: np.ndarray, dice: np.ndarray) -> float:
   """Returns the largest confidence around which a tenth of the frames averages below `POOR`.
 
-  Where many do, it is the one that flags `_FALSE_ALARMS` of the frames that are not useless.
+  Where many do, it is the one that flags `_FALSE_ALARMS` of the frames that are not useless; where
+  none do, the least of all, so that only frames unlike these are flagged.
   """
   order = np.argsort(expected)
   width = max(len(order) // 10, 1)
   smooth = np.convolve(dice[order], np.full(width, 1 / width), 'valid')
   poor = np.flatnonzero(smooth < POOR)
   if not len(poor):
-    return 0.0
+    return float(expected.min())
   most = np.quantile(expected[dice >= USELESS], _FALSE_ALARMS) if (dice >= USELESS).any() else 1.0
   return float(min(expected[order[poor[-1] + width // 2]], most))

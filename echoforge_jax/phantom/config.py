@@ -34,6 +34,14 @@ GROUPS = (
   Group('hypertrophic', 0.10, (48, 105), (60, 75), (13, 20), (60, 80)),
 )
 
+# Of the preset `transfer`: wider in size, thickness and contraction.
+WIDE_GROUPS = (
+  Group('normal', 0.36, (38, 130), (52, 78), (6.5, 10), (58, 84)),
+  Group('mild', 0.26, (55, 150), (40, 58), (7, 11), (62, 90)),
+  Group('reduced', 0.24, (80, 280), (12, 45), (6.5, 10), (68, 98)),
+  Group('hypertrophic', 0.14, (38, 110), (58, 82), (10.5, 15), (58, 84)),
+)
+
 
 def _both(camus, randomized):
   """Returns a field with its values in the presets `camus` (the default) and `randomized`."""
@@ -250,15 +258,9 @@ class PhantomConfig:
     atria black or as bright as muscle; tones from nearly black to nearly white. The ablation of the
     method (docs/ablation.md) was measured on `randomized`.
     """
-    groups = (
-      Group('normal', 0.36, (38, 130), (52, 78), (6.5, 10), (58, 84)),
-      Group('mild', 0.26, (55, 150), (40, 58), (7, 11), (62, 90)),
-      Group('reduced', 0.24, (80, 280), (12, 45), (6.5, 10), (68, 98)),
-      Group('hypertrophic', 0.14, (38, 110), (58, 82), (10.5, 15), (58, 84)),
-    )
     return dataclasses.replace(
       cls.randomized(),
-      groups=groups,
+      groups=WIDE_GROUPS,
       size_skew=1.6,
       widest=(0.52, 0.95),
       roundness=(1.75, 3.0),

@@ -69,8 +69,13 @@ def test_threshold_divides_good_frames_from_poor_ones():
   facts = confidence.fit(list(drawn(201, [0.15, 3.0, 3.0], 1.0)))
   assert 0 < facts['low'] < 1
   assert facts['dice_low'] < confidence.POOR < facts['dice_rest']
-  good = confidence.fit(list(drawn(40, [6.0], 1.0)))
-  assert good['low'] == 0 and good['dice_low'] is None
+
+
+def test_where_all_frames_are_good_those_less_sure_are_flagged():
+  clips = list(drawn(40, [6.0], 1.0))
+  facts = confidence.fit(clips)
+  expected, _ = confidence._frames(clips[0::2], confidence.Scaling.from_facts(facts))
+  assert facts['low'] == pytest.approx(expected.min()) and facts['share_low'] < 0.2
 
 
 def test_frames_that_are_not_useless_are_seldom_flagged():

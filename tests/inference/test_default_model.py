@@ -1,6 +1,7 @@
 """The model that is shipped: made as its config says, and of use."""
 
 import json
+import pathlib
 
 import numpy as np
 from pydicom import examples
@@ -13,6 +14,7 @@ from echoforge_jax.data import pipeline
 from echoforge_jax.data.phantom_stream import StreamConfig
 from echoforge_jax.data.spec import DataSpec
 from echoforge_jax.formats import readers
+from echoforge_jax.inference import receipt
 from echoforge_jax.metrics import temporal
 from echoforge_jax.models import network_file
 from tests.configs import load_config
@@ -84,3 +86,15 @@ def test_one_command_without_a_checkpoint(tmp_path, capsys):
   assert 20 < result['ef_percent'] < 75
   assert result['confidence']['calibrated']
   assert len(result['confidence']['frames']) == 30
+
+
+def test_weights_that_have_seen_patients_say_so_and_are_not_installed():
+  weights = pathlib.Path(__file__).parents[2] / 'weights'
+  assert 'CC BY-NC-SA 4.0' in (weights / 'LICENSE').read_text()
+  seen = inference.load(weights / 'camus.safetensors')
+  line = receipt.describe('camus', seen.receipt)
+  assert '399 patients of camus; started from default' in line
+  assert 'Research only: CC BY-NC-SA 4.0' in line
+  assert seen.classes == ('lv', 'myo', 'la') and 0.8 < seen.scaling.low < 1
+  # The package takes its own folder's files alone.
+  assert not weights.is_relative_to(network_file.default_path().parent)
