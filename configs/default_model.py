@@ -8,7 +8,7 @@ frames (the phantom has them), so that no teacher gives labels; the averaged par
 shipped.
 
 Hardware:   two CPU cores
-Run time:   measured: about 25 min
+Run time:   measured: 23 min
 Dice (lv), 64 phantom clips held out, measured: 89.1 %; on CAMUS ED/ES frames
             (Leclerc et al., IEEE TMI 2019), 50 official validation patients, both views,
             zero-shot, seed 0: 86.8 % [85.1, 88.3]; docs/default_model.md
