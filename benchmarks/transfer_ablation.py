@@ -94,14 +94,16 @@ def main() -> None:
   args = parser.parse_args()
   path = args.out.with_suffix('.jsonl')
   lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-  done = {(line['row'], line['seed'], line['steps']) for line in lines}
+  same = {'steps': args.steps, 'split': args.split}
+  lines = [line for line in lines if same.items() <= line.items()]
+  done = {(line['row'], line['seed']) for line in lines}
   for seed in range(args.seeds):
     for name in args.rows:
-      if (name, seed, args.steps) not in done:
+      if (name, seed) not in done:
         lines.append(run(name, seed, args))
         with path.open('a') as file:
           file.write(json.dumps(lines[-1]) + '\n')
-  text = table([line for line in lines if line['steps'] == args.steps])
+  text = table(lines)
   args.out.with_suffix('.md').write_text(text)
   print(text)
 
