@@ -6,7 +6,7 @@ The shipped model has learned from randomized phantoms (`configs/default_model.p
 among the demo's patients.
 
 Hardware:   two CPU cores
-Run time:   measured: 2 min 42 s (400 steps), of a demo of 5 min 43 s
+Run time:   measured: 2 min 28 s (400 steps), of a demo of 5 min 22 s
 Dice (lv), phantom test split, 25 patients, seed 0, measured:
             camus_full 92.0 % [90.8, 93.1]; EF r .86 [.66, .94], bias -4.0
 """
