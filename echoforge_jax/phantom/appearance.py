@@ -81,6 +81,37 @@ def _shape(lv, la, along, across, axis) -> dict[str, float]:
   found['length / width'] = length / np.nanmax(widths)
   for level, width in zip(_LEVELS[:1] + _LEVELS[2:], widths[:1] + widths[2:]):
     found[f'width at {100 * level:.0f} % / 50 %'] = width / widths[1]
+  middle = across[lv & (np.abs(along - 0.5) < 0.5 / length)]
+  if middle.size:  # Positive to the right.
+    found['bend / length'] = 0.5 * (middle.min() + middle.max()) / length
+  low = lv & (along > 0.75)
+  left, right = np.quantile(across[low], (0.15, 0.85)) if low.any() else (np.nan, np.nan)
+  ends = [along[low & side].max(initial=0.0) for side in (across < left, across > right)]
+  found['slope of the base'] = (ends[1] - ends[0]) * length / (1.2 * (right - left))
+  return found
+
+
+def _muscle(frame, lv, myo, la, along, across) -> dict[str, float]:
+  """Measures the wall against what it surrounds, and where it lies in the sector."""
+  whole = lv | myo
+  found = {
+    'LV area / LV and wall': lv.sum() / whole.sum(),
+    'LA area / LV and wall': la.sum() / whole.sum() if la.any() else np.nan,
+  }
+  y, x = np.mgrid[:SIZE, :SIZE] + 0.5
+  tangent = (x - 0.5 * SIZE) / y
+  upper = (y > 0.25 * SIZE) & (y < 0.5 * SIZE) & (frame > 3)
+  half = np.quantile(np.abs(tangent[upper]), 0.98) if upper.any() else np.nan
+  below = y > 0.25 * SIZE  # Above it, pixels are too coarse for an angle.
+  for name, inside in (('LV', lv), ('wall', whole)):
+    for side, share in (('left', 0.02), ('right', 0.98)):
+      there = tangent[inside & below]
+      found[f'{side} edge of {name} / sector'] = (
+        np.quantile(there, share) / half if there.size else np.nan
+      )
+  for side, there in (('left', myo & (across < 0)), ('right', myo & (across >= 0))):
+    if there.any():
+      found[f'{side} wall beyond the base'] = along[there].max() - 1.0
   return found
 
 
@@ -97,6 +128,7 @@ def _walls(frame, mask, distance, parts, root) -> dict[str, float]:
     muscle = (mask == LABELS['myo']) & parts[wall]
     if muscle.sum() >= 5:
       found[f'{wall} wall thickness'] = np.percentile(distance[muscle], 95) / root
+    found[f'{wall} steepest rise at'] = _steepest(frame, parts[wall] & ~la, distance / root)
     for low, high in zip(RINGS[:-1], RINGS[1:]):
       ring = parts[wall] & ~la & (distance / root >= low) & (distance / root < high)
       ring &= frame > 0
@@ -104,6 +136,20 @@ def _walls(frame, mask, distance, parts, root) -> dict[str, float]:
         name = f'{wall} gray at {100 * 0.5 * (low + high):+.0f}'
         found[name] = float(frame[ring].mean()) - blood
   return found
+
+
+def _steepest(frame, part, distance) -> float:
+  """Returns where the gray level across the border rises most, in square roots of the area."""
+  edges = np.arange(-0.21, 0.37, 0.03)
+  middles = 0.5 * (edges[1:] + edges[:-1])
+  rings = np.digitize(distance, edges)
+  levels = [frame[part & (rings == k)] for k in range(1, len(edges))]
+  found = np.array([values.size > 3 for values in levels])
+  if found.sum() < 6:
+    return np.nan
+  profile = np.interp(middles, middles[found], [v.mean() for v in levels if v.size > 3])
+  smooth = np.convolve(profile, (0.25, 0.5, 0.25), 'valid')
+  return 100.0 * middles[2:-2][np.argmax(smooth[2:] - smooth[:-2])]
 
 
 def _tone(frame, mask, along) -> dict[str, float]:
@@ -163,6 +209,7 @@ def measure_frame(frame: np.ndarray, mask: np.ndarray) -> dict[str, float]:
   }
   distance = _signed_distance(lv)
   found = _shape(lv, la, along, across, axis)
+  found |= _muscle(frame, lv, mask == LABELS['myo'], la, along, across)
   found |= _walls(frame, mask, distance, parts, root)
   return {k: float(v) for k, v in (found | _tone(frame, mask, along)).items()}
 

@@ -162,7 +162,7 @@ def format_table(real: Mapping[Name, np.ndarray], other: Mapping[Name, np.ndarra
 
   A star marks a distance of 0.6 or more.
   """
-  header = f'{"measure":<30}{"real":<24}{"phantom":<24}distance'
+  header = f'{"measure":<30}{"real":<28}{"phantom":<28}distance'
   lines, far = [], []
   for view in sorted({name[0] for name in real}, reverse=True):
     for phase in ('ED', 'ES', 'pair', 'clip'):
@@ -172,12 +172,12 @@ def format_table(real: Mapping[Name, np.ndarray], other: Mapping[Name, np.ndarra
       for name in names:
         far.append(distance(real[name], other[name]))
         mark = ' *' if far[-1] >= _FAR else ''
-        row = f'{name[2]:<30}{_cell(real[name]):<24}{_cell(other[name]):<24}{far[-1]:.2f}{mark}'
+        row = f'{name[2]:<30}{_cell(real[name]):<28}{_cell(other[name]):<28}{far[-1]:.2f}{mark}'
         lines.append(row)
   sequences = {name[2]: values for name, values in other.items() if name[1] == 'clip'}
   if sequences and not any(name[1] == 'clip' for name in real):
-    lines += ['', 'clips at native size', f'{"measure":<30}{"real median":<24}phantom']
-    lines += [f'{n:<30}{SEQUENCES[n]:<24g}{_cell(v)}' for n, v in sequences.items()]
+    lines += ['', 'clips at native size', f'{"measure":<30}{"real median":<28}phantom']
+    lines += [f'{n:<30}{SEQUENCES[n]:<28g}{_cell(v)}' for n, v in sequences.items()]
   if far:
     lines += ['', f'mean distance {np.mean(far):.2f}, {len(far)} rows']
   return '\n'.join(lines).lstrip('\n')

@@ -112,7 +112,33 @@ def test_measure_finds_a_drawn_ventricle():
   assert found['left gray at +11'] == pytest.approx(60.0, abs=5.0)
   assert found['left gray at -12'] == pytest.approx(0.0, abs=1.0)
   assert found['gCNR LV / myocardium'] > 0.8
+  assert found['LV area / LV and wall'] == pytest.approx(110 * 40 / (120 * 60), rel=0.05)
+  assert found['LA area / LV and wall'] == pytest.approx(40 * 40 / (120 * 60), rel=0.05)
+  assert found['left steepest rise at'] == pytest.approx(0.0, abs=2.0)
+  assert found['right steepest rise at'] == pytest.approx(0.0, abs=2.0)
+  assert found['left wall beyond the base'] == pytest.approx(0.0, abs=0.03)
   assert appearance.measure_frame(frame, np.zeros_like(mask)) == {}
+
+
+def test_measure_finds_what_is_not_symmetric():
+  frame, mask = _drawn()
+  y, x = np.mgrid[:300, :360]
+  sector = np.abs(x - 179.5) < 0.6 * y
+  frame = np.where(sector, frame, 0).astype(np.uint8)
+  before = appearance.measure_frame(frame, mask)
+  mask[200:211, 200:210] = 2  # The right wall goes on below the base,
+  mask[120:170, 200:204] = 1  # the cavity bulges to the right there,
+  mask[200:206, 181:200] = 1  # and its base lies lower.
+  found = appearance.measure_frame(frame, mask)
+  assert found['right wall beyond the base'] > 0.05 > found['left wall beyond the base'] + 0.03
+  assert found['bend / length'] > before['bend / length'] + 0.01
+  assert found['slope of the base'] > before['slope of the base'] + 0.1
+  # Tangents, of a sector with .6: widest at the top, where few pixels are.
+  wall, lv = (
+    [found[f'{s} edge of {name} / sector'] for s in ('left', 'right')] for name in ('wall', 'LV')
+  )
+  assert -30 / 80 / 0.6 < wall[0] < lv[0] < -20 / 200 / 0.6
+  assert 20 / 200 / 0.6 < lv[1] < wall[1] < 30 / 80 / 0.6
 
 
 def test_a_pair_compares_es_with_ed():
