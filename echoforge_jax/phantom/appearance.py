@@ -85,30 +85,32 @@ def _shape(lv, la, along, across, axis) -> dict[str, float]:
   if middle.size:  # Positive to the right.
     found['bend / length'] = 0.5 * (middle.min() + middle.max()) / length
   low = lv & (along > 0.75)
-  left, right = np.quantile(across[low], (0.15, 0.85)) if low.any() else (np.nan, np.nan)
-  ends = [along[low & side].max(initial=0.0) for side in (across < left, across > right)]
-  found['slope of the base'] = (ends[1] - ends[0]) * length / (1.2 * (right - left))
+  if low.any():
+    # Both ends take 15 % of the base; their middles are 85 % of its width apart.
+    left, right = np.quantile(across[low], (0.15, 0.85))
+    ends = along[low & (across <= left)].max(), along[low & (across >= right)].max()
+    apart = 0.85 / 0.7 * (right - left)
+    found['slope of the base'] = (ends[1] - ends[0]) * length / apart if apart > 0 else np.nan
   return found
 
 
 def _muscle(frame, lv, myo, la, along, across) -> dict[str, float]:
-  """Measures the wall against what it surrounds, and where it lies in the sector."""
+  """Measures where the ventricle lies in the sector and, where it is labeled, its wall."""
   whole = lv | myo
-  found = {
-    'LV area / LV and wall': lv.sum() / whole.sum(),
-    'LA area / LV and wall': la.sum() / whole.sum() if la.any() else np.nan,
-  }
   y, x = np.mgrid[:SIZE, :SIZE] + 0.5
   tangent = (x - 0.5 * SIZE) / y
-  upper = (y > 0.25 * SIZE) & (y < 0.5 * SIZE) & (frame > 3)
+  upper = (y > 0.25 * SIZE) & (y < 0.5 * SIZE) & (frame > 0)
   half = np.quantile(np.abs(tangent[upper]), 0.98) if upper.any() else np.nan
-  below = y > 0.25 * SIZE  # Above it, pixels are too coarse for an angle.
-  for name, inside in (('LV', lv), ('wall', whole)):
-    for side, share in (('left', 0.02), ('right', 0.98)):
-      there = tangent[inside & below]
-      found[f'{side} edge of {name} / sector'] = (
-        np.quantile(there, share) / half if there.size else np.nan
-      )
+  found = {}
+  for name, inside in (('LV', lv), ('wall', whole))[: 1 + myo.any()]:
+    there = tangent[inside & (y > 0.25 * SIZE)]  # Above it, pixels are too coarse for an angle.
+    for side, share in (('left', 0.02), ('right', 0.98)) if there.size else ():
+      found[f'{side} edge of {name} / sector'] = np.quantile(there, share) / half
+  if not myo.any():
+    return found
+  found['LV area / LV and wall'] = lv.sum() / whole.sum()
+  if la.any():
+    found['LA area / LV and wall'] = la.sum() / whole.sum()
   for side, there in (('left', myo & (across < 0)), ('right', myo & (across >= 0))):
     if there.any():
       found[f'{side} wall beyond the base'] = along[there].max() - 1.0
@@ -139,15 +141,18 @@ def _walls(frame, mask, distance, parts, root) -> dict[str, float]:
 
 
 def _steepest(frame, part, distance) -> float:
-  """Returns where the gray level across the border rises most, in square roots of the area."""
+  """Returns where the mean gray level across the border rises most, % of the area's square root.
+
+  `part`: pixels of one wall; `distance` from the border, in square roots, negative inside.
+  """
   edges = np.arange(-0.21, 0.37, 0.03)
   middles = 0.5 * (edges[1:] + edges[:-1])
   rings = np.digitize(distance, edges)
-  levels = [frame[part & (rings == k)] for k in range(1, len(edges))]
-  found = np.array([values.size > 3 for values in levels])
-  if found.sum() < 6:
+  levels = [frame[part & (frame > 0) & (rings == k)] for k in range(1, len(edges))]
+  found = [k for k, values in enumerate(levels) if values.size >= 4]
+  if len(found) < 6:
     return np.nan
-  profile = np.interp(middles, middles[found], [v.mean() for v in levels if v.size > 3])
+  profile = np.interp(middles, middles[found], [levels[k].mean() for k in found])
   smooth = np.convolve(profile, (0.25, 0.5, 0.25), 'valid')
   return 100.0 * middles[2:-2][np.argmax(smooth[2:] - smooth[:-2])]
 

@@ -118,6 +118,10 @@ def test_measure_finds_a_drawn_ventricle():
   assert found['right steepest rise at'] == pytest.approx(0.0, abs=2.0)
   assert found['left wall beyond the base'] == pytest.approx(0.0, abs=0.03)
   assert appearance.measure_frame(frame, np.zeros_like(mask)) == {}
+  # Without labels of the wall, nothing is said of it.
+  alone = appearance.measure_frame(frame, np.where(mask == 2, 0, mask))
+  assert not [name for name in alone if 'and wall' in name or 'edge of wall' in name]
+  assert 'left edge of LV / sector' in alone and 'LA area / LV area' in alone
 
 
 def test_measure_finds_what_is_not_symmetric():
