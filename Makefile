@@ -9,8 +9,9 @@ TPU := $(VENV)/tpu
 # Test processes; files are dealt out whole, so that fixtures are made once, in
 # the order of tests/conftest.py.
 TEST_JOBS ?= 2
+# A test process that dies ends the run, where a new one in its place may wait for ever.
 PYTEST := $(BIN)/python -m pytest -n $(TEST_JOBS) --dist=loadfile \
-  --no-loadscope-reorder
+  --no-loadscope-reorder --max-worker-restart=0
 
 # Torch, for the twins of `make bench`: the build without CUDA unless another index,
 # or none (TORCH_INDEX=), is given.

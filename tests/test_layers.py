@@ -19,6 +19,12 @@ def test_no_import_runs_backwards_or_in_a_circle():
   assert cli.lint_imports(config, no_cache=True) == cli.EXIT_STATUS_SUCCESS
 
 
+def test_one_module_alone_reads_and_writes_through_itk():
+  """Its lock keeps threads apart (`volumes.ITK_LOCK`)."""
+  users = [path.relative_to(ROOT) for path in PACKAGE if 'import SimpleITK' in path.read_text()]
+  assert users == [pathlib.Path('echoforge_jax/formats/volumes.py')]
+
+
 def test_files_and_functions_are_short():
   long = []
   for path in PACKAGE:

@@ -84,9 +84,6 @@ def main(argv: list[str]) -> int:
 
 def _quiet() -> None:
   """Turns off readers' warnings: a line per file says what matters."""
-  import SimpleITK as sitk
-
-  sitk.ProcessObject.SetGlobalWarningDisplay(False)
   logging.getLogger('pydicom').setLevel(logging.CRITICAL)
   warnings.filterwarnings('ignore', module=r'(pydicom|highdicom|PIL)(\.|$)')
 

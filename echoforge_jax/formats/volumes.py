@@ -9,6 +9,7 @@ import gzip
 import math
 from pathlib import Path
 import struct
+import threading
 from typing import BinaryIO, NamedTuple
 import zlib
 
@@ -20,6 +21,9 @@ from echoforge_jax.formats.findings import absence, fault
 
 # Its notes on odd headers come without being asked for; what matters is checked here.
 sitk.ProcessObject.GlobalWarningDisplayOff()
+# ITK's readers and writers share state between threads (SimpleITK issue 74): two at once may
+# end the process. Whoever reads or writes through SimpleITK holds this.
+ITK_LOCK = threading.Lock()
 
 # Bytes per voxel of MetaImage element types.
 _META_BYTES = {'MET_UCHAR': 1, 'MET_CHAR': 1, 'MET_USHORT': 2, 'MET_SHORT': 2, 'MET_UINT': 4}
@@ -54,13 +58,14 @@ def read_volume(path) -> Volume:
     if not path.is_file():
       raise fault('missing-file', path, absence(path), 'a NIfTI or MetaImage volume')
     spacing = (_check_metaimage if name.endswith(('.mhd', '.mha')) else _check_nifti)(path)
-  reader = sitk.ImageFileReader()
-  reader.SetFileName(str(path))
   try:
-    reader.ReadImageInformation()
-    size = reader.GetSize()
-    raw_clip.checked_size(path, math.prod(size[2:]), *size[1::-1])
-    image = reader.Execute()
+    with ITK_LOCK:
+      reader = sitk.ImageFileReader()
+      reader.SetFileName(str(path))
+      reader.ReadImageInformation()
+      size = reader.GetSize()
+      raw_clip.checked_size(path, math.prod(size[2:]), *size[1::-1])
+      image = reader.Execute()
   except RuntimeError as error:
     reason = str(error).strip().splitlines()[-1].strip()
     found = f'a file that cannot be read as a medical image ({reason[:160]})'
@@ -75,6 +80,17 @@ def read_volume(path) -> Volume:
   if spacing is None:
     spacing = _spacing(*image.GetSpacing()[1::-1])
   return Volume(array, spacing)
+
+
+def write_volume(path, array: np.ndarray, spacing: tuple[float, ...]) -> None:
+  """Writes an array as the format of the file's name; NIfTI is packed.
+
+  `spacing` is in mm per pixel, in the order of ITK: column, row, and frame if there is one.
+  """
+  image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+  image.SetSpacing(spacing)
+  with ITK_LOCK:
+    sitk.WriteImage(image, str(path), useCompression=str(path).endswith('.gz'))
 
 
 def as_uint8(array: np.ndarray, path: Path) -> np.ndarray:

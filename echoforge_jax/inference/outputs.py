@@ -10,9 +10,9 @@ import av
 import cv2
 import numpy as np
 from PIL import Image
-import SimpleITK as sitk
 
 from echoforge_jax.clip import LABELS
+from echoforge_jax.formats import volumes
 from echoforge_jax.inference.measurement import FLAGS, Measurement
 from echoforge_jax.inference.receipt import DISCLAIMER
 from echoforge_jax.textio import to_json
@@ -38,10 +38,8 @@ def clear(out_dir) -> None:
 
 def write_masks(path, masks: np.ndarray, spacing_mm) -> None:
   """Writes masks uint8 [T, H, W] as NIfTI, frames third; unknown (NaN) spacing as 1."""
-  image = sitk.GetImageFromArray(masks)
   row, column = (s if math.isfinite(s) else 1.0 for s in spacing_mm)
-  image.SetSpacing((column, row, 1.0))
-  sitk.WriteImage(image, str(path), useCompression=True)
+  volumes.write_volume(path, masks, (column, row, 1.0))
 
 
 def draw(frame: np.ndarray, mask: np.ndarray, scale: int = 1) -> np.ndarray:

@@ -3,10 +3,9 @@
 import json
 import pathlib
 
-import SimpleITK as sitk
-
 from echoforge_jax.clip import LABELS
 from echoforge_jax.errors import InputError
+from echoforge_jax.formats.volumes import read_volume
 from echoforge_jax.inference.measurement import FLAGS
 from echoforge_jax.metrics import ejection
 from echoforge_jax.textio import to_json
@@ -23,7 +22,7 @@ def measure_pair(folders: dict[str, pathlib.Path]) -> dict:
   results = {view: _read_result(folders[view]) for view in VIEWS}
   cavities: dict[str, dict] = {'ed': {}, 'es': {}}
   for view, result in results.items():
-    masks = sitk.GetArrayFromImage(sitk.ReadImage(str(folders[view] / 'masks.nii.gz')))
+    masks = read_volume(folders[view] / 'masks.nii.gz').array
     for phase, found in cavities.items():
       found[view] = ejection.measure_cavity(
         masks[result[f'{phase}_frame']] == LABELS['lv'], tuple(result['spacing_mm'])

@@ -11,11 +11,11 @@ import shutil
 
 import cv2
 import numpy as np
-import SimpleITK as sitk
 
 from echoforge_jax import textio
 from echoforge_jax.clip import Clip
 from echoforge_jax.errors import InputError
+from echoforge_jax.formats import volumes
 from echoforge_jax.formats.camus import SPLIT_FILES, VIEWS
 from echoforge_jax.phantom import writing
 from echoforge_jax.phantom.config import PhantomConfig
@@ -153,7 +153,7 @@ def _write_nifti(folder, stem, frames, masks, spacing_mm, es_first) -> None:
     for name, part in (('ED', array[ed]), ('ES', array[es]), ('half_sequence', array)):
       # ITK writes no time stamp into the gzip header: same bytes every time.
       path = folder / f'{stem}_{name}{suffix}.nii.gz'
-      _write_image(path, part, (column, row, 1.0)[: part.ndim])
+      volumes.write_volume(path, part, (column, row, 1.0)[: part.ndim])
 
 
 def _write_mhd(folder, stem, frames, masks, spacing_mm, es_first) -> None:
@@ -165,14 +165,8 @@ def _write_mhd(folder, stem, frames, masks, spacing_mm, es_first) -> None:
   row, column = (float(step) for step in spacing_mm)
   spacing = (round(column, 6), round(row / _MHD_ROW_FACTOR, 6), _MHD_STEP_Z)
   ed, es = (len(frames) - 1, 0) if es_first else (0, len(frames) - 1)
-  _write_image(folder / f'{stem}_sequence.mhd', frames, spacing)
+  volumes.write_volume(folder / f'{stem}_sequence.mhd', frames, spacing)
   for name, frame in (('ED', ed), ('ES', es)):
     only = slice(frame, frame + 1)
-    _write_image(folder / f'{stem}_{name}.mhd', frames[only], spacing)
-    _write_image(folder / f'{stem}_{name}_gt.mhd', masks[only], spacing)
-
-
-def _write_image(path: Path, array: np.ndarray, spacing: tuple[float, ...]) -> None:
-  image = sitk.GetImageFromArray(np.ascontiguousarray(array, np.uint8))
-  image.SetSpacing(spacing)
-  sitk.WriteImage(image, str(path), useCompression=path.suffix == '.gz')
+    volumes.write_volume(folder / f'{stem}_{name}.mhd', frames[only], spacing)
+    volumes.write_volume(folder / f'{stem}_{name}_gt.mhd', masks[only], spacing)
