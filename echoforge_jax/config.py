@@ -1,7 +1,7 @@
 """Training configs: load, flatten, serialize, digest."""
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import hashlib
 import inspect
 import json
@@ -40,7 +40,7 @@ def parse_config(argv: list[str]) -> ConfigDict:
   The config is locked.
   """
   path, argv = _find_config_file(argv)
-  argv, objective = _take_outside_objective(argv)
+  argv, objective = _take_objective(argv)
   values = flags.FlagValues()
   config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=['train', *argv])
   try:
@@ -65,32 +65,49 @@ def parse_config(argv: list[str]) -> ConfigDict:
     raise InputError(f'unexpected argument {rest[0]!r}; write flags as --name=value')
   config = values['config'].value
   if objective:
-    _set_objective(config, objective)
+    set_objective(config, objective)
   return config
 
 
 _OBJECTIVE = '--config.objective.'
+_NO_OBJECTIVES = ('__init__', 'base', 'terms')
 
 
-def _take_outside_objective(argv: list[str]) -> tuple[list[str], dict[str, str]]:
-  """Takes the flags of an objective from outside the package away, by their field.
+def objective_names() -> list[str]:
+  """Returns the names of the package's objectives, the files of training/objectives."""
+  folder = Path(__file__).parent / 'training' / 'objectives'
+  return sorted({path.stem for path in folder.glob('*.py')} - {*_NO_OBJECTIVES})
 
-  Its settings are no fields of the config before it is loaded.
+
+def objective_function(name: str) -> Callable[..., Any]:
+  """Loads an objective's function by one of `objective_names`, or 'module.path:function'."""
+  field = 'config.objective.name'
+  if ':' in name:
+    return load_object(name, field)
+  if name not in objective_names():
+    wanted = f"{', '.join(objective_names())}, or 'module.path:function'"
+    raise InputError(f'{field} is {name!r}; choose one of {wanted}')
+  return load_object(f'echoforge_jax.training.objectives.{name}:{name}', field)
+
+
+def _take_objective(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+  """Takes the flags of the objective away, by their field.
+
+  Its settings are no fields of the config before its name is known.
   """
   own = [flag for flag in argv if flag.startswith(_OBJECTIVE) and '=' in flag]
   found = dict(flag.removeprefix(_OBJECTIVE).split('=', 1) for flag in own)
-  if ':' not in found.get('name', ''):
-    return argv, {}
   return [flag for flag in argv if flag not in own], found
 
 
-def _set_objective(config: ConfigDict, flags: dict[str, str]) -> None:
-  """Gives a locked config the objective that flags name, with the arguments of its function.
+def set_objective(config: ConfigDict, flags: Mapping[str, str]) -> None:
+  """Gives a config the objective that flags name, with the arguments of its function.
 
   An argument takes the flag's value, or the config's where it has the field, or its default.
   """
-  name = flags.pop('name')
-  parameters = inspect.signature(load_object(name, 'config.objective.name')).parameters
+  flags = dict(flags)
+  name = flags.pop('name', config.objective.name)
+  parameters = inspect.signature(objective_function(name)).parameters
   known = [key for key in parameters if key != 'num_unlabeled']
   if unknown := sorted(set(flags) - set(known)):
     has = ', '.join(known) or 'none'
@@ -99,7 +116,9 @@ def _set_objective(config: ConfigDict, flags: dict[str, str]) -> None:
   for key in known:
     default = parameters[key].default
     if key in flags:
-      fields[key] = _read_value(f'{_OBJECTIVE}{key}', flags[key], default)
+      # A config may give what the function leaves open.
+      like = config.objective.get(key) if default is parameters[key].empty else default
+      fields[key] = _read_value(f'{_OBJECTIVE}{key}', flags[key], like)
     elif key in config.objective:
       fields[key] = config.objective[key]
     elif default is parameters[key].empty:

@@ -16,7 +16,7 @@ from echoforge_jax.training.objectives.base import Objective, average, compose
 def bend(weight):
   """Returns weight lambda(e) mean (p_t - (p_{t-1} + p_{t+1}) / 2)^2 over each clip."""
 
-  def term(outputs, teacher, batch, values):
+  def term(outputs, teacher, batch, values, key, extra):
     p = jax.nn.sigmoid(outputs['logits'])
     distance = jnp.mean((p[:, 1:-1] - (p[:, :-2] + p[:, 2:]) / 2) ** 2)
     return weight * values.weight * distance, {'bend': average(distance)}
@@ -27,10 +27,8 @@ def bend(weight):
 def smooth(*, supervised_weight: float = 1.0, bend_weight: float = 1.0) -> Objective:
   """Returns the supervised loss on labeled frames and smooth motion on all of them.
 
-  A term is a pure function of (student outputs, teacher outputs, batch, schedule values) that
-  returns what is added and what is logged, as pairs (sum, count). An objective that needs the
-  teacher passes `teacher=` to `compose`, a function of (apply, batch) that is called on the weak
-  view outside the gradient; one that wants to know how many frames of a clip are unlabeled has an
-  argument `num_unlabeled`.
+  A term is a pure function of (student outputs, teacher outputs, batch, schedule values, key,
+  extra) that returns what is added and what is logged, as pairs (sum, count). docs/training.md says
+  what else an objective may do: ask the teacher, mix clips, keep arrays from step to step.
   """
   return compose([terms.supervised(supervised_weight), bend(bend_weight)])

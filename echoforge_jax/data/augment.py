@@ -8,6 +8,7 @@ are constant over the clip or drift smoothly. All choices are ours; the paper na
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
+import re
 from typing import NamedTuple
 
 import jax
@@ -20,7 +21,8 @@ from echoforge_jax.clip import IGNORE
 from echoforge_jax.errors import InputError
 
 Batch = Mapping[str, Array]
-# Fields of a batch of views, as the training step takes it.
+# Fields of a batch of views, as the training step takes it. 'video_strong_2', 'video_strong_3',
+# ... are further strong views.
 FIELDS = ('video_weak', 'video_strong', 'masks', 'labeled', 'spacing_mm')
 _LARGEST = dict.fromkeys(('scale', 'flip', 'reversal', 'shadow', 'dropout'), 1) | {
   'rotation_deg': 45,  # The separable warp loses resolution beyond.
@@ -93,8 +95,11 @@ def make_views(
   `sharding` is of a batch, of `parallel.mesh.batch_sharding`.
   """
 
+  kinds = {name: view_kind(name) for name in fields}
+
   def draw(batch: Batch) -> dict[str, Array]:
-    views = jax.vmap(lambda clip: _clip_views(config, clip))(batch)
+    more = tuple(name for name, kind in kinds.items() if name != kind)
+    views = jax.vmap(lambda clip: _clip_views(config, clip, more))(batch)
     return {name: views[name] for name in fields}
 
   # Mapped by hand, so that no partitioner moves clips between devices.
@@ -102,8 +107,17 @@ def make_views(
   return jax.jit(mapped, in_shardings=sharding, out_shardings=sharding)
 
 
-def _clip_views(config: AugmentConfig, clip: Batch) -> dict[str, Array]:
-  """Draws the fields `FIELDS` of one clip."""
+def view_kind(field: str) -> str:
+  """Returns which of `FIELDS` a field is like: 'video_strong_2' is another strong view."""
+  kind = re.sub(r'(?<=^video_strong)_[2-9]$', '', field)
+  if kind not in FIELDS:
+    wanted = f'{", ".join(FIELDS)} and video_strong_2 to video_strong_9'
+    raise InputError(f'batch_keys of the objective: found {field!r}, wanted some of {wanted}')
+  return kind
+
+
+def _clip_views(config: AugmentConfig, clip: Batch, more: Sequence[str] = ()) -> dict[str, Array]:
+  """Draws the fields `FIELDS` of one clip, and `more` strong views."""
   frames, masks = clip['video'][..., 0], clip['masks']
   num_frames, size = frames.shape[:2]
   keys = jax.random.split(jax.random.key(clip['seed']), 3)
@@ -114,13 +128,17 @@ def _clip_views(config: AugmentConfig, clip: Batch) -> dict[str, Array]:
     masks = warp(masks, geometry, nearest=True)
     spacing, apex = spacing / geometry.scale, geometry.apex
   weak = _weak_view(keys[1], config, frames)
-  strong = _strong_view(keys[2], config, frames, apex) if config.strong else weak
+
+  def strong_view(key: Array) -> Array:
+    return (_strong_view(key, config, frames, apex) if config.strong else weak)[..., None]
+
   if len(masks) < num_frames:  # Those of the first and the last frame.
     between = jnp.zeros((num_frames - 2, size, size), jnp.uint8)
     masks = jnp.concatenate([masks[:1], between, masks[1:]])
   return {
     'video_weak': weak[..., None],
-    'video_strong': strong[..., None],
+    'video_strong': strong_view(keys[2]),
+    **{name: strong_view(jax.random.fold_in(keys[2], int(name[-1]))) for name in more},
     'masks': jnp.where(clip['labeled'][:, None, None], masks, jnp.uint8(IGNORE)),
     'labeled': clip['labeled'],
     'spacing_mm': spacing,

@@ -14,7 +14,7 @@ import re
 from typing import Any, NamedTuple
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.training.variants import VARIANTS
+from echoforge_jax.training.variants import find_variant
 
 
 class Size(NamedTuple):
@@ -44,7 +44,7 @@ class Row:
   """One row of a table."""
 
   name: str  # Unique within its study; part of folder names.
-  variant: str  # Of `training.variants.VARIANTS`; '' for another model.
+  variant: str  # As `training.variants.find_variant` takes it; '' for another model.
   label: str  # In tables and plots.
   # Config fields that differ from the study's config.
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -77,11 +77,11 @@ def _row(
   variant: str, fraction: float = LABEL_FRACTION, *, name: str = '', label: str = '', **settings
 ) -> Row:
   """Makes a row, with unlabeled clips where the variant learns from them."""
-  learns = VARIANTS[variant].objective != 'supervised'
+  learns = find_variant(variant).objective != 'supervised'
   return Row(
     name or variant,
     variant,
-    label or VARIANTS[variant].description,
+    label or find_variant(variant).description,
     {
       'data.label_fraction': fraction,
       'unlabeled_batch_size': UNLABELED_BATCH * (learns and fraction < 1),

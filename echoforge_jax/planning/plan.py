@@ -1,6 +1,6 @@
 """Ahead-of-time plans: training's own step, compiled from shapes for a slice that is not here."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import math
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from echoforge_jax import cpu
+from echoforge_jax.data import augment
 from echoforge_jax.errors import InputError
 from echoforge_jax.inference import segmenter
 from echoforge_jax.parallel import mesh as mesh_lib
@@ -162,25 +163,27 @@ def train_step(config: ConfigDict, place: Slice) -> tuple[Any, Any, Any]:
   state = jax.tree.map(lambda x, where: x.update(sharding=where), state, sharding)
   batch = {
     key: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding)
-    for key, (shape, dtype) in batch_shapes(config).items()
-    if key in parts.batch_keys
+    for key, (shape, dtype) in batch_shapes(config, parts.batch_keys).items()
   }
   step = steps.jit_train_step(parts.train_step, sharding, batch_sharding)
   return step, state, batch
 
 
-def batch_shapes(config: ConfigDict) -> dict[str, tuple[tuple[int, ...], Any]]:
-  """Returns (shape, dtype) of a batch's fields as `data.pipeline` gives it."""
+def batch_shapes(
+  config: ConfigDict, fields: Sequence[str] = augment.FIELDS
+) -> dict[str, tuple[tuple[int, ...], Any]]:
+  """Returns (shape, dtype) of a batch's fields as `data.augment` draws them."""
   clips = config.batch_size + config.unlabeled_batch_size
   frames, side = config.data.num_frames, config.data.image_size
   masks = (clips, frames, side, side)
-  return {
+  shapes = {
     'video_weak': (masks + (1,), jnp.uint8),
     'video_strong': (masks + (1,), jnp.uint8),
     'masks': (masks, jnp.uint8),
     'labeled': ((clips, frames), jnp.bool_),
     'spacing_mm': ((clips, 2), jnp.float32),
   }
+  return {field: shapes[augment.view_kind(field)] for field in fields}
 
 
 def segment_step(config: ConfigDict, state: Any, place: Slice) -> tuple:

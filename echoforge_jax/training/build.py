@@ -174,7 +174,12 @@ def make_parts(
   return Parts(
     model=model,
     create_state=functools.partial(
-      state_lib.create_train_state, model=model, tx=tx, seed=config.seed, video=video
+      state_lib.create_train_state,
+      model=model,
+      tx=tx,
+      seed=config.seed,
+      video=video,
+      init_extra=objective.init_extra,
     ),
     train_step=steps.make_train_step(
       model=model,

@@ -29,10 +29,13 @@ class SaveError(RuntimeError):
 
 
 def _as_items(state: TrainState) -> dict[str, dict]:
+  training = {'step': state.step, 'opt_state': state.opt_state, 'rng': state.rng}
+  if jax.tree.leaves(state.extra):
+    training['extra'] = state.extra
   return {
     'student': {'params': state.params, 'batch_stats': state.batch_stats},
     'teacher': {'params': state.teacher_params, 'batch_stats': state.teacher_batch_stats},
-    'training': {'step': state.step, 'opt_state': state.opt_state, 'rng': state.rng},
+    'training': training,
   }
 
 

@@ -1,5 +1,6 @@
 """The training state and the keys it hands out."""
 
+from collections.abc import Callable
 from typing import Any
 import zlib
 
@@ -22,6 +23,7 @@ class TrainState:
   teacher_batch_stats: dict
   opt_state: optax.OptState
   rng: Array  # Typed root key; never advanced, see `stream_key`.
+  extra: Any = struct.field(default_factory=dict)  # What the objective keeps between steps.
 
 
 def stream_key(root: Array, stream: str, step: Array | int) -> Array:
@@ -34,18 +36,27 @@ def stream_key(root: Array, stream: str, step: Array | int) -> Array:
 
 
 def create_train_state(
-  *, model: nn.Module, tx: optax.GradientTransformation, seed: int, video: Array
+  *,
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  seed: int,
+  video: Array,
+  init_extra: Callable[[Any], Any] | None = None,
 ) -> TrainState:
   """Initializes student, teacher and optimizer; pure, to be jitted.
 
   `model(video, train=False)` creates all parameters, those of CPR included; `video` is float32
   [B, T, H, W, 1]. The teacher is a copy: no two leaves may share a buffer, or donating would abort.
+  `init_extra` is that of `objectives.base.Objective`.
   """
   root = jax.random.key(seed)
   keys = {stream: stream_key(root, stream, 0) for stream in ('params', 'dropout')}
   variables = model.init(keys, video, train=False)
   params = variables['params']
   batch_stats = variables.get('batch_stats', {})
+  extra = {}
+  if init_extra is not None:
+    extra = init_extra(jax.eval_shape(lambda: model.apply(variables, video, train=False)))
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -54,6 +65,7 @@ def create_train_state(
     teacher_batch_stats=jax.tree.map(jnp.copy, batch_stats),
     opt_state=tx.init(params),
     rng=root,
+    extra=extra,
   )
 
 

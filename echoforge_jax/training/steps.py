@@ -17,7 +17,7 @@ from echoforge_jax.training import losses, schedules
 from echoforge_jax.training.objectives.base import Batch, Metrics, Objective, average
 from echoforge_jax.training.state import TrainState, stream_key
 
-_Gradient = tuple[dict, dict, Metrics]
+_Gradient = tuple[dict, dict, Any, Metrics]
 
 
 def to_float(video: Array) -> Array:
@@ -42,7 +42,7 @@ class _Task:
   teacher: dict  # The teacher's variables.
   values: schedules.ScheduleValues
 
-  def teacher_outputs(self, batch: Batch) -> Any:
+  def teacher_outputs(self, batch: Batch, key: Array, extra: Any) -> Any:
     """Returns the teacher's outputs, or zeros while their weight is zero.
 
     The condition skips the forward pass until FlameRise begins; the step still compiles once.
@@ -54,53 +54,69 @@ class _Task:
       return self.model.apply(self.teacher, to_float(video), train=False, **inputs)
 
     def run():
-      return self.objective.teacher(apply, batch)
+      return self.objective.teacher(apply, batch, key, extra)
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run))
     outputs = jax.lax.cond(self.values.weight > 0, run, lambda: zeros)
     return jax.tree.map(jax.lax.stop_gradient, outputs)
 
-  def gradient(self, params: dict, batch_stats: dict, key: Array, batch: Batch) -> _Gradient:
-    """Returns gradients, new batch statistics and metrics of one batch."""
-    teacher_outputs = self.teacher_outputs(batch)
+  def gradient(
+    self, params: dict, batch_stats: dict, extra: Any, key: Array, batch: Batch
+  ) -> _Gradient:
+    """Returns gradients, new batch statistics, new `extra` and metrics of one batch."""
+    goal = self.objective
+    names = ('teacher', 'mix', 'student', 'loss', 'update')
+    keys = {name: stream_key(key, name, 0) for name in names}
+    teacher_outputs = self.teacher_outputs(batch, keys['teacher'], extra)
+    if goal.mix is not None:
+      batch, teacher_outputs = goal.mix(batch, teacher_outputs, keys['mix'])
 
-    def loss(params: dict) -> tuple[Array, tuple[dict, Metrics]]:
-      stats = {}
+    def loss(params: dict) -> tuple[Array, tuple[dict, Any, Metrics]]:
+      stats, calls = batch_stats, 0
 
       def apply(video: Array, **inputs):
+        nonlocal stats, calls
         outputs, mutated = self.model.apply(
-          _variables(params, batch_stats),
+          _variables(params, stats),
           to_float(video),
           train=True,
           mutable=['batch_stats'],
-          rngs={'dropout': key},
+          # The first call's key is the step's own.
+          rngs={'dropout': jax.random.fold_in(key, calls) if calls else key},
           **inputs,
         )
-        stats.update(mutated.get('batch_stats', {}))
+        stats, calls = mutated.get('batch_stats', {}), calls + 1
         return outputs
 
-      outputs = self.objective.student(apply, batch)
-      value, logged = self.objective.loss(outputs, teacher_outputs, batch, self.values)
-      return value, (stats, logged)
+      outputs = goal.student(apply, batch, keys['student'], extra)
+      inputs = (batch, self.values)
+      value, logged = goal.loss(outputs, teacher_outputs, *inputs, keys['loss'], extra)
+      kept = extra
+      if goal.update_extra is not None:
+        seen = jax.tree.map(jax.lax.stop_gradient, outputs)
+        kept = goal.update_extra(extra, seen, teacher_outputs, *inputs, keys['update'])
+      return value, (stats, kept, logged)
 
-    (_, (stats, logged)), grads = jax.value_and_grad(loss, has_aux=True)(params)
-    return grads, stats, logged
+    (_, (stats, extra, logged)), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    return grads, stats, extra, logged
 
-  def accumulated(self, params: dict, batch_stats: dict, key: Array, parts: Batch) -> _Gradient:
+  def accumulated(
+    self, params: dict, batch_stats: dict, extra: Any, key: Array, parts: Batch
+  ) -> _Gradient:
     """As `gradient`, of the mean over parts [A, B / A, ...] of a batch."""
     count = parts['labeled'].shape[0]
 
     def one(carried, part):
-      grads, batch_stats, index = carried
+      grads, batch_stats, extra, index = carried
       part_key = jax.random.fold_in(key, index)
-      own, batch_stats, logged = self.gradient(params, batch_stats, part_key, part)
+      own, batch_stats, extra, logged = self.gradient(params, batch_stats, extra, part_key, part)
       grads = jax.tree.map(lambda total, x: total + x / count, grads, own)
-      return (grads, batch_stats, index + 1), logged
+      return (grads, batch_stats, extra, index + 1), logged
 
-    start = (jax.tree.map(jnp.zeros_like, params), batch_stats, jnp.int32(0))
-    (grads, batch_stats, _), logged = jax.lax.scan(one, start, parts)
+    start = (jax.tree.map(jnp.zeros_like, params), batch_stats, extra, jnp.int32(0))
+    (grads, batch_stats, extra, _), logged = jax.lax.scan(one, start, parts)
     # Sums and counts of the parts add up.
-    return grads, batch_stats, jax.tree.map(lambda x: x.sum(0), logged)
+    return grads, batch_stats, extra, jax.tree.map(lambda x: x.sum(0), logged)
 
 
 def make_train_step(
@@ -143,9 +159,11 @@ def make_train_step(
       gradient = task.accumulated
       batch = mesh_lib.microbatches(batch, grad_accum_steps, mixture, mesh)
     key = stream_key(state.rng, 'dropout', state.step)
-    grads, batch_stats, logged = gradient(_whole(state.params, mesh), state.batch_stats, key, batch)
+    grads, batch_stats, extra, logged = gradient(
+      _whole(state.params, mesh), state.batch_stats, _whole(state.extra, mesh), key, batch
+    )
     if mesh is not None:
-      grads = mesh_lib.scatter(grads, mesh)
+      grads, extra = mesh_lib.scatter((grads, extra), mesh)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     step_size = 1 - ema(state.step)
@@ -165,6 +183,7 @@ def make_train_step(
         batch_stats, state.teacher_batch_stats, step_size
       ),
       opt_state=opt_state,
+      extra=extra,
     ), logged
 
   return train_step

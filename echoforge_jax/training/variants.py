@@ -4,6 +4,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from echoforge_jax.config import objective_names, set_objective
 from echoforge_jax.errors import InputError
 
 
@@ -14,7 +15,7 @@ class Variant:
   tsf: bool
   arc: bool
   cpr: bool
-  objective: str  # A name of `training.objectives.OBJECTIVES`.
+  objective: str  # One of `config.objective_names`.
   description: str  # A row's label in tables.
 
 
@@ -34,25 +35,33 @@ VARIANTS = {
 CONSISTENCY_WEIGHT = 10.0
 
 
+def find_variant(name: str) -> Variant:
+  """Returns the row of that name, or that of an objective which has no row of its own."""
+  others = sorted({*objective_names()} - {*VARIANTS, *(v.objective for v in VARIANTS.values())})
+  if name in others:
+    return Variant(True, True, False, name, f'TSF + ARC, {name}')
+  if name not in VARIANTS:
+    raise InputError(f'config argument {name!r}: choose one of {", ".join([*VARIANTS, *others])}')
+  return VARIANTS[name]
+
+
 def apply_variant(config: ConfigDict, name: str) -> ConfigDict:
   """Switches an unlocked config to one row of a comparison, in place; returns it locked.
 
   Without CPR nothing is learned from unlabeled frames in the paper's rows, as in its table, where
   semi-supervision comes with CPR. The baselines learn from them with the encoder-decoder alone.
-  The name '' is the model as it is meant to be trained; SSCF has one row more: 'supervised'.
+  The name of an objective that has no row here stands for it with TSF and ARC, without CPR. ''
+  is the model as it is meant to be trained; SSCF has one row more: 'supervised'.
   """
   if config.model.name == 'sscf':
     if name not in ('', 'supervised'):
       raise InputError(f'config argument {name!r}: choose supervised, or none')
     config.objective.name = name or config.objective.name
     return config.lock()
-  if (name or 'all') not in VARIANTS:
-    raise InputError(f'config argument {name!r}: choose one of {", ".join(VARIANTS)}')
-  variant = VARIANTS[name or 'all']
+  variant = find_variant(name or 'all')
   config.model.update(use_tsf=variant.tsf, use_arc=variant.arc, use_cpr=variant.cpr)
   if variant.objective != 'echoforge':
-    kept = {name: config.objective[name] for name in ('supervised_weight', 'coarse_weight')}
-    config.objective = ConfigDict({'name': variant.objective} | kept)
+    set_objective(config, {'name': variant.objective})
   elif not variant.cpr:
     config.objective.update(pseudo_labels='plain', episodic_weight=0.0)
   rise = config.semi.flame_rise

@@ -14,6 +14,7 @@ import pytest
 from echoforge_jax.errors import InputError
 from echoforge_jax.training import checkpoint, loop, objectives, writers
 from echoforge_jax.training.objectives import base as objective
+from echoforge_jax.training.objectives.echoforge import echoforge
 from tests.training import discs
 
 
@@ -189,16 +190,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_the_step(
   run, tiny_config, tmp_path, monkeypatch
 ):
   def explodes(**options):
-    inner = objectives.echoforge(**options)
+    inner = echoforge(**options)
 
-    def loss(outputs, teacher, batch, values):
-      value, logged = inner.loss(outputs, teacher, batch, values)
+    def loss(outputs, teacher, batch, values, *more):
+      value, logged = inner.loss(outputs, teacher, batch, values, *more)
       value = value / (values.fraction != 6 / 12)  # The seventh update.
       return value, logged | {'loss': objective.average(value)}
 
     return objective.Objective(inner.student, inner.teacher, loss)
 
-  monkeypatch.setitem(objectives.OBJECTIVES, 'explodes', explodes)
+  monkeypatch.setattr(objectives, 'objective_function', lambda name: explodes)
   config = tiny_config.copy_and_resolve_references()
   with config.unlocked():
     config.objective.name = 'explodes'

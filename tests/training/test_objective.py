@@ -1,5 +1,6 @@
 """What the objective asks of student and teacher, and what it adds up."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from echoforge_jax.errors import InputError
 from echoforge_jax.training import losses, objectives, schedules
 from echoforge_jax.training.objectives import base as objective
 
+KEY = jax.random.key(0)
 LABELED = np.array([[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]], bool)
 
 
@@ -70,9 +72,9 @@ def values(weight):
 
 def test_student_sees_strong_and_teacher_weak(batch):
   calls = []
-  goal = objectives.echoforge(num_unlabeled=2)
-  goal.student(fake_apply(calls), batch)
-  goal.teacher(fake_apply(calls), batch)
+  goal = objectives.make_objective('echoforge', num_unlabeled=2)
+  goal.student(fake_apply(calls), batch, KEY, {})
+  goal.teacher(fake_apply(calls), batch, KEY, {})
   (strong, student_inputs), (weak, teacher_inputs) = calls
   assert strong is batch['video_strong'] and weak is batch['video_weak']
   assert student_inputs['reforge_frames'].tolist() == [[0, 3]] * 2
@@ -80,36 +82,29 @@ def test_student_sees_strong_and_teacher_weak(batch):
 
 
 def test_pseudo_labels_are_the_reforged_ones_of_unlabeled_frames(batch):
-  goal = objectives.echoforge(num_unlabeled=2)
-  logits = goal.teacher(fake_apply([]), batch)
+  goal = objectives.make_objective('echoforge', num_unlabeled=2)
+  logits = goal.teacher(fake_apply([]), batch, KEY, {})
   wanted = -(np.asarray(batch['video_weak'])[:, 1:3] / 64 - 2)
   np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_plain_pseudo_labels_need_no_cpr(batch):
   calls = []
-  goal = objectives.echoforge(pseudo_labels='plain', episodic_weight=0.0)
-  goal.student(fake_apply(calls), batch)
-  logits = goal.teacher(fake_apply(calls), batch)
+  goal = objectives.make_objective('echoforge', pseudo_labels='plain', episodic_weight=0.0)
+  goal.student(fake_apply(calls), batch, KEY, {})
+  logits = goal.teacher(fake_apply(calls), batch, KEY, {})
   assert all(not inputs for _, inputs in calls)
   assert logits.shape == (2, 4, 8, 8, 1)
 
 
-def test_a_batch_without_labels_falls_back_to_plain_logits(batch):
-  batch = batch | {'labeled': jnp.zeros((2, 4), bool)}
-  goal = objectives.echoforge()
-  logits = goal.teacher(fake_apply([]), batch)
-  np.testing.assert_allclose(logits, np.asarray(batch['video_weak']) / 64 - 2, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.slow
 def test_the_terms_add_up(batch):
-  goal = objectives.echoforge(
-    supervised_weight=2.0, coarse_weight=0.3, episodic_weight=0.5, num_unlabeled=2
+  goal = objectives.make_objective(
+    'echoforge', supervised_weight=2.0, coarse_weight=0.3, episodic_weight=0.5, num_unlabeled=2
   )
-  outputs = goal.student(fake_apply([]), batch)
-  teacher = goal.teacher(fake_apply([]), batch)
-  total, logged = goal.loss(outputs, teacher, batch, values(0.7))
+  outputs = goal.student(fake_apply([]), batch, KEY, {})
+  teacher = goal.teacher(fake_apply([]), batch, KEY, {})
+  total, logged = goal.loss(outputs, teacher, batch, values(0.7), KEY, {})
   masks = batch['masks']
   supervised = losses.supervised_loss(outputs['logits'], masks).value
   coarse = losses.coarse_loss(outputs['coarse_logits'], masks).value
@@ -125,10 +120,10 @@ def test_the_terms_add_up(batch):
 
 @pytest.mark.slow
 def test_the_unsupervised_term_is_logged_only_while_it_counts(batch):
-  goal = objectives.echoforge()
-  outputs = goal.student(fake_apply([]), batch)
-  teacher = goal.teacher(fake_apply([]), batch)
-  total, logged = goal.loss(outputs, teacher, batch, values(0.0))
+  goal = objectives.make_objective('echoforge')
+  outputs = goal.student(fake_apply([]), batch, KEY, {})
+  teacher = goal.teacher(fake_apply([]), batch, KEY, {})
+  total, logged = goal.loss(outputs, teacher, batch, values(0.0), KEY, {})
   assert float(logged['loss_unsupervised'].count) == 0
   supervised = (
     losses.supervised_loss(outputs['logits'], batch['masks']).value
@@ -141,11 +136,11 @@ def test_the_unsupervised_term_is_logged_only_while_it_counts(batch):
 
 @pytest.mark.slow
 def test_supervised_training_needs_no_weak_view(batch):
-  goal = objectives.supervised(supervised_weight=2.0, coarse_weight=0.3)
+  goal = objectives.make_objective('supervised', supervised_weight=2.0, coarse_weight=0.3)
   assert goal.teacher is None
   assert 'video_weak' not in goal.batch_keys
-  outputs = goal.student(fake_apply([]), batch)
-  total, _ = goal.loss(outputs, None, batch, values(1.0))
+  outputs = goal.student(fake_apply([]), batch, KEY, {})
+  total, _ = goal.loss(outputs, None, batch, values(1.0), KEY, {})
   wanted = (
     2 * losses.supervised_loss(outputs['logits'], batch['masks']).value
     + 0.3 * losses.coarse_loss(outputs['coarse_logits'], batch['masks']).value
@@ -155,8 +150,8 @@ def test_supervised_training_needs_no_weak_view(batch):
 
 def outputs_of(goal, batch):
   calls = []
-  outputs = goal.student(fake_apply(calls), batch)
-  teacher = goal.teacher(fake_apply(calls), batch)
+  outputs = goal.student(fake_apply(calls), batch, KEY, {})
+  teacher = goal.teacher(fake_apply(calls), batch, KEY, {})
   assert calls[0][0] is batch['video_strong']
   assert calls[1][0] is batch['video_weak']
   assert not calls[0][1] and not calls[1][1]  # Nothing of EchoForge's own.
@@ -164,9 +159,9 @@ def outputs_of(goal, batch):
 
 
 def test_mean_teacher_adds_the_distance_on_unlabeled_frames(batch):
-  goal = objectives.mean_teacher(coarse_weight=0.0, num_unlabeled=2)
+  goal = objectives.make_objective('mean_teacher', coarse_weight=0.0, num_unlabeled=2)
   outputs, teacher = outputs_of(goal, batch)
-  total, logged = goal.loss(outputs, teacher, batch, values(0.7))
+  total, logged = goal.loss(outputs, teacher, batch, values(0.7), KEY, {})
 
   def probabilities(video):
     logits = np.asarray(video, np.float64)[:, 1:3] / 64 - 2
@@ -180,9 +175,9 @@ def test_mean_teacher_adds_the_distance_on_unlabeled_frames(batch):
 
 @pytest.mark.slow
 def test_fixmatch_learns_where_the_weak_view_is_confident(batch):
-  goal = objectives.fixmatch(coarse_weight=0.0, num_unlabeled=2)
+  goal = objectives.make_objective('fixmatch', coarse_weight=0.0, num_unlabeled=2)
   outputs, teacher = outputs_of(goal, batch)
-  total, logged = goal.loss(outputs, teacher, batch, values(0.7))
+  total, logged = goal.loss(outputs, teacher, batch, values(0.7), KEY, {})
   pseudo = losses.pseudo_label_loss(outputs['logits'][:, 1:3], teacher, jnp.ones((2, 2), bool), 0.7)
   supervised = losses.supervised_loss(outputs['logits'], batch['masks']).value
   np.testing.assert_allclose(total, supervised + 0.7 * pseudo.value, rtol=1e-5)
@@ -210,8 +205,8 @@ def test_refuses(name, options, text):
 
 def test_the_example_from_outside_is_an_objective(batch):
   goal = objectives.make_objective('examples.own_objective:smooth', num_unlabeled=2, bend_weight=1)
-  outputs = goal.student(fake_apply([]), batch)
-  total, logged = goal.loss(outputs, None, batch, values(0.5))
+  outputs = goal.student(fake_apply([]), batch, KEY, {})
+  total, logged = goal.loss(outputs, None, batch, values(0.5), KEY, {})
   p = 1 / (1 + np.exp(-(np.asarray(batch['video_strong'], float) / 64 - 2)))
   bend = np.mean((p[:, 1:-1] - (p[:, :-2] + p[:, 2:]) / 2) ** 2)
   np.testing.assert_allclose(logged['bend'].compute(), bend, rtol=1e-5)

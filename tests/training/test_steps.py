@@ -115,9 +115,9 @@ class Scale(nn.Module):
 def test_no_gradient_reaches_the_teacher():
   """A soft consistency objective, whose teacher would have a gradient."""
   goal = objective.Objective(
-    student=lambda apply, batch: apply(batch['video']),
-    teacher=lambda apply, batch: apply(batch['video'])['logits'],
-    loss=lambda outputs, teacher, batch, values: (
+    student=lambda apply, batch, key, extra: apply(batch['video']),
+    teacher=lambda apply, batch, key, extra: apply(batch['video'])['logits'],
+    loss=lambda outputs, teacher, batch, values, key, extra: (
       jnp.mean((outputs['logits'] - teacher) ** 2) * values.weight,
       {'loss': objective.average(jnp.mean((outputs['logits'] - teacher) ** 2))},
     ),

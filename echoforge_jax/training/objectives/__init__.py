@@ -1,34 +1,22 @@
-"""Objectives by name: EchoForge's and the baselines it is compared with.
+"""Objectives by name: NAME.py holds a function NAME that returns an `Objective`.
 
-Others come from outside the package, as 'module.path:function' of one that returns an `Objective`.
+Its keyword arguments are the fields of `config.objective`. Others come from outside the package, as
+'module.path:function'. `num_unlabeled`, where there is such an argument, receives the count of
+`base.unlabeled_frames`.
 """
 
 import inspect
 
+from echoforge_jax.config import objective_function, objective_names
 from echoforge_jax.errors import InputError
-from echoforge_jax.loading import load_object
 from echoforge_jax.training.objectives.base import Objective
-from echoforge_jax.training.objectives.baselines import fixmatch, mean_teacher, supervised
-from echoforge_jax.training.objectives.echoforge import echoforge
 
-OBJECTIVES = {
-  'echoforge': echoforge,
-  'supervised': supervised,
-  'mean_teacher': mean_teacher,
-  'fixmatch': fixmatch,
-}
+__all__ = ['Objective', 'make_objective', 'objective_function', 'objective_names']
 
 
 def make_objective(name: str, *, num_unlabeled: int | None = None, **options) -> Objective:
-  """Builds an objective with the fields of `config.objective` as options.
-
-  `name` is one of `OBJECTIVES`, or 'module.path:function' of a function with keyword arguments.
-  """
-  field = 'config.objective.name'
-  if name not in OBJECTIVES and ':' not in name:
-    wanted = f"{', '.join(OBJECTIVES)}, or 'module.path:function'"
-    raise InputError(f'{field} is {name!r}; choose one of {wanted}')
-  make = OBJECTIVES[name] if name in OBJECTIVES else load_object(name, field)
+  """Builds an objective with the fields of `config.objective` as options."""
+  make = objective_function(name)
   parameters = inspect.signature(make).parameters
   known = [key for key in parameters if key != 'num_unlabeled']
   foreign = sorted(set(options) - set(known))
@@ -36,13 +24,15 @@ def make_objective(name: str, *, num_unlabeled: int | None = None, **options) ->
     raise InputError(
       f'config.objective.{foreign[0]} is no setting of the objective '
       f'{name!r}, which has {", ".join(known) or "none"}; give '
-      'config.objective these alone, or choose the objective through the '
-      f"config's argument where it has one (--config=FILE:{name})"
+      'config.objective these alone, or choose the objective by --config.objective.name or through '
+      f"the config's argument where it has one (--config=FILE:{name})"
     )
-  if name in OBJECTIVES or 'num_unlabeled' in parameters:
+  if 'num_unlabeled' in parameters:
     options['num_unlabeled'] = num_unlabeled
   objective = make(**options)
   if not isinstance(objective, Objective):
     kind = type(objective).__name__
-    raise InputError(f'{field}: {name} returns a {kind}, wanted an Objective (docs/training.md)')
+    raise InputError(
+      f'config.objective.name: {name} returns a {kind}, wanted an Objective (docs/training.md)'
+    )
   return objective

@@ -11,60 +11,89 @@ import jax.numpy as jnp
 from echoforge_jax.training.schedules import ScheduleValues
 
 Batch = Mapping[str, Array]
-Outputs = Mapping[str, Array]
+Outputs = Mapping[str, Any]
 # A network with its variables: apply(video uint8 or float, **inputs) -> dict.
 Apply = Callable[..., Outputs]
 Metrics = dict[str, metrics.Average]
-# (student outputs, teacher outputs or None, batch, schedule values) -> (float32 scalar, weighted
-# and ready to be added; what is logged of it).
-Term = Callable[[Outputs, Any, Batch, ScheduleValues], tuple[Array, Metrics]]
+# What an objective keeps between steps: a tree of arrays, {} where it keeps nothing.
+Extra = Any
+# (apply, batch, key, extra) -> what the loss reads.
+Call = Callable[[Apply, Batch, Array, Extra], Any]
+# (student outputs, teacher outputs or None, batch, schedule values, key, extra) -> (float32 scalar,
+# weighted and ready to be added; what is logged of it).
+Term = Callable[[Outputs, Any, Batch, ScheduleValues, Array, Extra], tuple[Array, Metrics]]
+
+BATCH_KEYS = ('video_weak', 'video_strong', 'masks', 'labeled')
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """What a step minimizes; docs/training.md adds one as an example."""
+  """What a step minimizes; docs/training.md adds one as an example.
 
-  # Calls the student once, for what `loss` reads.
-  student: Callable[[Apply, Batch], Outputs]
+  Everything here is traced: pure functions of arrays. Each gets a key of its own. A step calls
+  `teacher`, `mix`, `student`, `loss` and `update_extra`, in this order.
+  """
+
+  # Calls the student, once or more often, for what `loss` reads. Batch norm's running statistics
+  # pass from call to call.
+  student: Call
   # Returns any arrays; outside the gradient, and only while the unsupervised weight is above zero
   # (until then zeros of the same shapes). None: no forward pass of the teacher at all.
-  teacher: Callable[[Apply, Batch], Any] | None
+  teacher: Call | None
   loss: Term  # Of all terms.
-  # Fields of the batch that are read, and so transferred.
-  batch_keys: tuple[str, ...] = ('video_weak', 'video_strong', 'masks', 'labeled')
+  # Fields of the batch that are read, and so drawn and transferred: `data.augment.FIELDS`, and
+  # 'video_strong_2', 'video_strong_3', ... for more strong views.
+  batch_keys: tuple[str, ...] = BATCH_KEYS
+  # (batch, teacher outputs, key) -> both, with clips mixed or fields added, for student and loss.
+  mix: Callable[[Batch, Any, Array], tuple[Batch, Any]] | None = None
+  # Model outputs of one clip, as shapes [1, T, ...] -> `extra` before the first step.
+  init_extra: Callable[[Any], Extra] | None = None
+  # (extra, student outputs, teacher outputs, batch, schedule values, key) -> `extra` of the next
+  # step, of the same shapes. The teacher's outputs are zeros while `values.weight` is zero.
+  update_extra: Callable[[Extra, Outputs, Any, Batch, ScheduleValues, Array], Extra] | None = None
 
 
-def strong_view(apply: Apply, batch: Batch) -> Outputs:
+def strong_view(apply: Apply, batch: Batch, key: Array, extra: Extra) -> Outputs:
   """Returns the student's own masks of the strong view, its usual call."""
   return apply(batch['video_strong'])
+
+
+def plain_teacher(num_unlabeled: int | None = None) -> Call:
+  """Returns the call for a teacher's own logits [B, F, H, W, K] of `unlabeled_frames`."""
+
+  def teacher(apply: Apply, batch: Batch, key: Array, extra: Extra) -> Array:
+    frames, _ = unlabeled_frames(batch['labeled'], num_unlabeled)
+    return take_frames(apply(batch['video_weak'])['logits'], frames)
+
+  return teacher
 
 
 def compose(
   terms: Sequence[Term],
   *,
-  student: Callable[[Apply, Batch], Outputs] = strong_view,
-  teacher: Callable[[Apply, Batch], Any] | None = None,
+  student: Call = strong_view,
+  teacher: Call | None = None,
+  batch_keys: Sequence[str] | None = None,
+  **more: Any,
 ) -> Objective:
   """Returns the objective that is the sum of its terms, logged as 'loss'.
 
-  No two terms log under the same name. Without a teacher the weak view is not transferred.
+  No two terms log under the same name. Without a teacher the weak view is not transferred, unless
+  `batch_keys` names it. `more` are further fields of `Objective`.
   """
 
-  def loss(
-    outputs: Outputs, teacher_outputs: Any, batch: Batch, values: ScheduleValues
-  ) -> tuple[Array, Metrics]:
+  def loss(outputs, teacher_outputs, batch, values, key, extra) -> tuple[Array, Metrics]:
     total, logged = jnp.zeros((), jnp.float32), {}
     for term in terms:
-      value, own = term(outputs, teacher_outputs, batch, values)
+      value, own = term(outputs, teacher_outputs, batch, values, key, extra)
       total = total + value
       assert not logged.keys() & own.keys(), own.keys()
       logged |= own
     return total, {'loss': average(total)} | logged
 
-  keys = Objective.batch_keys
-  if teacher is None:
-    keys = tuple(key for key in keys if key != 'video_weak')
-  return Objective(student, teacher, loss, keys)
+  if batch_keys is None:
+    batch_keys = [key for key in BATCH_KEYS if teacher is not None or key != 'video_weak']
+  return Objective(student, teacher, loss, tuple(batch_keys), **more)
 
 
 def average(value: Array, count: Array | float = 1.0) -> metrics.Average:

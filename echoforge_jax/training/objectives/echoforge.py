@@ -1,9 +1,6 @@
 """The objective of EchoForge (paper, loss)."""
 
-from collections.abc import Callable
-
 from jax import Array
-import jax.numpy as jnp
 
 from echoforge_jax.errors import InputError
 from echoforge_jax.training.objectives import base, terms
@@ -39,19 +36,19 @@ def echoforge(
       f'{", ".join(PSEUDO_LABELS)}'
     )
 
-  def student(apply: base.Apply, batch: base.Batch) -> base.Outputs:
+  def student(apply, batch, key, extra) -> base.Outputs:
     frames, _ = base.labeled_pair(batch['labeled'])
     return apply(
       batch['video_strong'], labeled=batch['labeled'], reforge=True, reforge_frames=frames
     )
 
-  def reforge(apply: base.Apply, batch: base.Batch) -> Array:
+  def reforge(apply, batch, key, extra) -> Array:
     labeled = batch['labeled']
     frames, _ = base.unlabeled_frames(labeled, num_unlabeled)
-    outputs = apply(batch['video_weak'], labeled=labeled, reforge=True, reforge_frames=frames)
-    # Without a single label there is nothing to reforge with (ours).
-    plain = base.take_frames(outputs['logits'], frames)
-    return jnp.where(labeled.any(), outputs['reforged_logits'], plain)
+    # Without a single label in the batch these are the plain logits (`EchoForge._reforge`).
+    return apply(batch['video_weak'], labeled=labeled, reforge=True, reforge_frames=frames)[
+      'reforged_logits'
+    ]
 
   parts = [terms.supervised(supervised_weight), terms.coarse(coarse_weight)]
   parts.append(terms.pseudo_labels(num_unlabeled))
@@ -60,15 +57,5 @@ def echoforge(
   return base.compose(
     parts,
     student=student if episodic_weight else base.strong_view,
-    teacher=(reforge if pseudo_labels == 'reforged' else plain_teacher(num_unlabeled)),
+    teacher=(reforge if pseudo_labels == 'reforged' else base.plain_teacher(num_unlabeled)),
   )
-
-
-def plain_teacher(num_unlabeled: int | None) -> Callable[[base.Apply, base.Batch], Array]:
-  """Returns the call for a teacher's own logits of unlabeled frames."""
-
-  def teacher(apply: base.Apply, batch: base.Batch) -> Array:
-    frames, _ = base.unlabeled_frames(batch['labeled'], num_unlabeled)
-    return base.take_frames(apply(batch['video_weak'])['logits'], frames)
-
-  return teacher

@@ -15,7 +15,7 @@ from echoforge_jax.training.objectives import base
 def supervised(weight: float = 1.0) -> base.Term:
   """Returns weight (BCE + Dice of `logits` on labeled frames) (paper, loss)."""
 
-  def term(outputs, teacher, batch, values):
+  def term(outputs, teacher, batch, values, key, extra):
     loss = losses.supervised_loss(outputs['logits'], batch['masks'])
     dice, counted = losses.hard_dice(jax.lax.stop_gradient(outputs['logits']), batch['masks'])
     return weight * loss.value, {
@@ -29,7 +29,7 @@ def supervised(weight: float = 1.0) -> base.Term:
 def coarse(weight: float) -> base.Term:
   """Returns weight (BCE + Dice of `coarse_logits`, if any, on labeled frames) (ours)."""
 
-  def term(outputs, teacher, batch, values):
+  def term(outputs, teacher, batch, values, key, extra):
     if 'coarse_logits' not in outputs:
       return jnp.zeros((), jnp.float32), {}
     loss = losses.coarse_loss(outputs['coarse_logits'], batch['masks'])
@@ -41,7 +41,7 @@ def coarse(weight: float) -> base.Term:
 def episodic(weight: float) -> base.Term:
   """Returns weight (BCE + Dice of the reforged frames of `base.labeled_pair`) (ours)."""
 
-  def term(outputs, teacher, batch, values):
+  def term(outputs, teacher, batch, values, key, extra):
     frames, valid = base.labeled_pair(batch['labeled'])
     masks = base.take_frames(batch['masks'], frames)
     loss = losses.supervised_loss(outputs['reforged_logits'], masks, valid)
@@ -56,7 +56,7 @@ def pseudo_labels(num_unlabeled: int | None = None) -> base.Term:
   The teacher gives its logits [B, F, H, W, K] of the frames that `base.unlabeled_frames` picks.
   """
 
-  def term(outputs, teacher, batch, values):
+  def term(outputs, teacher, batch, values, key, extra):
     frames, valid = base.unlabeled_frames(batch['labeled'], num_unlabeled)
     logits = base.take_frames(outputs['logits'], frames)
     loss = losses.pseudo_label_loss(logits, teacher, valid, values.threshold)
@@ -72,7 +72,7 @@ def pseudo_labels(num_unlabeled: int | None = None) -> base.Term:
 def consistency(num_unlabeled: int | None = None) -> base.Term:
   """Returns lambda(e) (mean squared distance of probabilities on unlabeled frames)."""
 
-  def term(outputs, teacher, batch, values):
+  def term(outputs, teacher, batch, values, key, extra):
     frames, valid = base.unlabeled_frames(batch['labeled'], num_unlabeled)
     loss = losses.consistency_loss(base.take_frames(outputs['logits'], frames), teacher, valid)
     unsupervised = base.average(loss.value, (values.weight > 0) * loss.count)

@@ -1,0 +1,133 @@
+"""What an objective of one's own may do: keep arrays, mix clips, call the student twice."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from echoforge_jax.data import augment
+from echoforge_jax.parallel import mesh as mesh_lib
+from echoforge_jax.training import build, loop, objectives
+from echoforge_jax.training.objectives import base, terms
+from tests.training import discs
+from tests.training.compiled import compile_step
+
+
+def keeper(*, decay: float = 0.9, supervised_weight: float = 1.0):
+  """Keeps the average features of labeled frames; trains on clips that were mixed in pairs."""
+
+  def student(apply, batch, key, extra):
+    one = apply(batch['video_strong'])
+    two = apply(batch['video_mixed'] + 0.01 * jax.random.uniform(key))
+    return {'logits': two['logits'], 'features': one['features']}
+
+  def mix(batch, teacher, key):
+    video = batch['video_strong'] / 255.0
+    width = batch['masks'].shape[3]
+    left = (jnp.arange(width) < width * jax.random.uniform(key))[None, None, None]
+    mixed = jnp.where(left[..., None], video[::-1], video)
+    masks = jnp.where(left, batch['masks'][::-1], batch['masks'])
+    both = batch['labeled'] & batch['labeled'][::-1]
+    return {**batch, 'video_mixed': mixed, 'masks': masks, 'labeled': both}, teacher
+
+  def init_extra(outputs):
+    return {'mean': jnp.zeros(outputs['features'].shape[-1]), 'updates': jnp.int32(0)}
+
+  def update_extra(extra, outputs, teacher, batch, values, key):
+    weights = batch['labeled'][..., None, None, None]
+    total = (outputs['features'] * weights).sum((0, 1, 2, 3))
+    mean = total / jnp.maximum(weights.sum() * 64, 1)
+    mean = decay * extra['mean'] + (1 - decay) * mean
+    return {'mean': mean, 'updates': extra['updates'] + 1}
+
+  def near(outputs, teacher, batch, values, key, extra):
+    distance = jnp.mean((outputs['features'].mean((0, 1, 2, 3)) - extra['mean']) ** 2)
+    return 0.1 * distance, {'distance': base.average(distance)}
+
+  return base.compose(
+    [terms.supervised(supervised_weight), near],
+    student=student,
+    mix=mix,
+    init_extra=init_extra,
+    update_extra=update_extra,
+  )
+
+
+@pytest.fixture(scope='module')
+def config(get_config):
+  own = {'name': f'{__name__}:keeper', 'decay': 0.5}
+  config = get_config('tiny', eval={'every': 0}, data=discs.PLAIN)
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.objective = own
+  return config.lock()
+
+
+@pytest.mark.slow
+def test_what_it_keeps_is_resumed(config, tiny_model, make_iterator, tmp_path):
+  def train(**fields):
+    own = config.copy_and_resolve_references()
+    with own.unlocked():
+      own.update(fields)
+    iterator = make_iterator(example=discs.undrawn_disc)
+    return loop.train(own, tmp_path, model=tiny_model, iterator=iterator, verbose=False).state
+
+  whole = jax.device_get((train().extra, train().params))
+  assert int(whole[0]['updates']) == 12 and np.abs(whole[0]['mean']).max() > 0.01
+  shutil.rmtree(tmp_path / 'checkpoints' / '12')
+  again = train()
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get((again.extra, again.params)), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('parts', [1, 2])
+def test_one_device_equals_eight(config, tiny_model, make_iterator, monkeypatch, parts):
+  """Small batches of one part see all clips; in parts, the same ones."""
+  monkeypatch.setattr(mesh_lib, 'SPLIT_AT_LEAST', 8)
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.batch_size, config.grad_accum_steps = 16, parts
+  batch = next(make_iterator(batch=16))
+  kept = []
+  for devices, fsdp in ((1, 1), (8, 4)):
+    mesh = mesh_lib.make_mesh(devices, fsdp)
+    made, shapes, step = compile_step(config, tiny_model, mesh, batch)
+    places = jax.tree.map(lambda x: x.sharding, shapes)
+    state = jax.jit(made.create_state, out_shardings=places)()
+    fields = {key: batch[key] for key in made.batch_keys}
+    state, _ = step(state, mesh_lib.put_batch(fields, mesh_lib.batch_sharding(mesh)))
+    kept.append(jax.device_get(state.extra))
+  mean = state.extra['mean']
+  assert mean.sharding.shard_shape(mean.shape) == (2,)
+  assert [int(extra['updates']) for extra in kept] == [parts, parts]
+  np.testing.assert_allclose(kept[0]['mean'], kept[1]['mean'], rtol=1e-4, atol=1e-6)
+
+
+def test_the_batch_has_the_views_that_it_asks_for(get_config):
+  config = get_config('tiny')
+  keys = ('video_strong', 'video_strong_2', 'video_strong_3')
+  sharding = mesh_lib.batch_sharding(mesh_lib.make_mesh(1))
+  clip = discs.undrawn_disc(0)
+  batch = {key: np.asarray(value)[None] for key, value in clip.items()}
+  views = augment.make_views(build.data_spec(config).augmentation, sharding, keys)(batch)
+  assert tuple(views) == keys
+  one, two, three = (np.asarray(views[key], int) for key in keys)
+  # Other changes of gray, not of geometry: nothing but noise parts them.
+  for other in (two, three):
+    assert 1 < np.abs(one - other).mean() < 60
+    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.7
+  assert (two != three).any()
+  with pytest.raises(ValueError, match="'video_middle'.*video_strong_2 to video_strong_9"):
+    augment.make_views(augment.AugmentConfig(), sharding, ('video_middle',))
+
+
+def test_every_file_of_the_folder_is_an_objective():
+  names = objectives.objective_names()
+  assert {'echoforge', 'supervised', 'mean_teacher', 'fixmatch'} <= {*names}
+  for name in names:
+    goal = objectives.make_objective(name)
+    assert isinstance(goal, objectives.Objective)
+    lines = objectives.objective_function(name).__code__.co_filename
+    assert len(open(lines).readlines()) < 120
