@@ -104,7 +104,7 @@ class PseudoTerm(NamedTuple):
 
   value: Scalar
   count: Scalar  # Frames with at least one counted pixel.
-  confident: Scalar  # Counted pixels (times classes).
+  confident: Scalar  # Counted pixels (times classes), by their weights.
   candidates: Scalar  # Pixels that could have counted.
 
 
@@ -149,6 +149,31 @@ def pseudo_label_loss(
   value, count = _bce_dice(logits, targets, weights)
   confident = (weights > 0).sum(dtype=jnp.float32)
   return PseudoTerm(value, count, confident, candidates.sum(dtype=jnp.float32))
+
+
+def soft_label_loss(
+  logits: Logits, targets: Logits, weights: Logits, candidates: Bool[Array, 'b t h w']
+) -> PseudoTerm:
+  """Returns BCE + Dice against soft labels, as means over all `candidates` (ours).
+
+  Candidates are pixels without a label, whatever their weights: where few weigh anything the loss
+  is small, and is not made up for, so that its factor is its weight. The Dice of a frame and class,
+  1 - (2 sum w p y + s) / (sum w p^2 + sum w y^2 + s), is least at p = y, and counts by the mean
+  weight of the frame's candidates. No gradient reaches targets and weights.
+  """
+  logits = logits.astype(jnp.float32)
+  targets, weights = jax.lax.stop_gradient((targets, weights))
+  mask = jnp.broadcast_to(candidates[..., None], logits.shape).astype(jnp.float32)
+  weights = weights * mask
+  total = jnp.maximum(mask.sum(), 1.0)
+  bce = (weights * (jax.nn.softplus(logits) - targets * logits)).sum() / total
+  p = jax.nn.sigmoid(logits)
+  overlap = (weights * p * targets).sum((2, 3))
+  sizes = (weights * (p * p + targets * targets)).sum((2, 3))
+  dice = 1 - (2 * overlap + DICE_SMOOTH) / (sizes + DICE_SMOOTH)
+  dice = (dice * weights.sum((2, 3))).sum() / total
+  frames = candidates.any((2, 3)).sum(dtype=jnp.float32)
+  return PseudoTerm(bce + dice, frames, weights.sum(), mask.sum())
 
 
 def consistency_loss(logits: Logits, teacher_logits: Logits, frames: Bool[Array, 'b t']) -> Term:

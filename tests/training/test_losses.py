@@ -177,6 +177,51 @@ def test_pseudo_labels_without_a_structure_teach_nothing():
   assert float(term.value) == float(term.count) == float(term.confident) == 0
 
 
+@pytest.mark.slow
+def test_soft_labels_are_a_mean_over_all_candidates(case):
+  logits, _ = case
+  rng = np.random.default_rng(4)
+  targets, weights = rng.random((2, *logits.shape)).astype(np.float32)
+  candidates = rng.random(logits.shape[:-1]) < 0.6
+  candidates[0, 0] = False  # A frame that is labeled as a whole.
+  w = weights * candidates[..., None]
+  total = candidates.sum() * logits.shape[-1]
+  p = sigmoid(logits.astype(float))
+  wanted = (w * -(targets * np.log(p) + (1 - targets) * np.log(1 - p))).sum() / total
+  for b, t, k in np.ndindex(2, 3, logits.shape[-1]):
+    q, y, v = (x[b, t, ..., k] for x in (p, targets, w))
+    dice = 1 - (2 * (v * q * y).sum() + 1) / ((v * q * q).sum() + (v * y * y).sum() + 1)
+    wanted += dice * v.sum() / total
+  given = (jnp.asarray(x) for x in (logits, targets, weights, candidates))
+  term = losses.soft_label_loss(*given)
+  np.testing.assert_allclose(term.value, wanted, rtol=1e-5)
+  assert float(term.count) == 5 and float(term.candidates) == total
+  np.testing.assert_allclose(term.confident, w.sum(), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_soft_labels_are_met_by_themselves_and_their_weight_is_what_it_says():
+  targets = jnp.asarray(np.random.default_rng(5).uniform(0.1, 0.9, (1, 2, 16, 16, 1)), jnp.float32)
+  candidates = jnp.ones((1, 2, 16, 16), bool)
+  own = jnp.log(targets / (1 - targets))
+
+  def loss(z, weight=1.0):
+    return losses.soft_label_loss(z, targets, jnp.full(z.shape, weight), candidates).value
+
+  assert float(jnp.abs(jax.grad(loss)(own)).max()) < 1e-6
+  # Half the weight halves the loss, and so does leaving out one of two frames.
+  np.testing.assert_allclose(loss(own + 2, 0.5), loss(own + 2) / 2, rtol=2e-2)
+  one = jnp.ones(own.shape).at[:, 1].set(0)
+  both = losses.soft_label_loss(
+    jnp.stack([own[:, 0] + 2] * 2, 1),
+    *(jnp.stack([x[:, 0]] * 2, 1) for x in (targets, one, candidates)),
+  )
+  half = losses.soft_label_loss(
+    jnp.stack([own[:, 0] + 2] * 2, 1), jnp.stack([targets[:, 0]] * 2, 1), one, candidates
+  )
+  np.testing.assert_allclose(half.value, both.value / 2, rtol=1e-5)
+
+
 def test_consistency_is_the_squared_distance_of_the_frames_that_count(case):
   logits, _ = case
   teacher = np.random.default_rng(3).normal(0, 2, logits.shape)

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from echoforge_jax.clip import IGNORE
 from echoforge_jax.data import augment
 from echoforge_jax.parallel import mesh as mesh_lib
-from echoforge_jax.training import build, loop, objectives
-from echoforge_jax.training.objectives import base, terms
+from echoforge_jax.training import build, loop, objectives, schedules
+from echoforge_jax.training.objectives import base, cutmix, terms
 from tests.training import discs
 from tests.training.compiled import compile_step
 
@@ -131,3 +132,90 @@ def test_every_file_of_the_folder_is_an_objective():
     assert isinstance(goal, objectives.Objective)
     lines = objectives.objective_function(name).__code__.co_filename
     assert len(open(lines).readlines()) < 120
+
+
+@pytest.fixture(scope='module')
+def mixed_batch(make_clip):
+  """Two labeled clips and two without any label, in turn."""
+  clips = [make_clip(n, 'none' if n % 2 else 'sparse') for n in range(4)]
+  batch = {key: jnp.stack([clip[key] for clip in clips]) for key in clips[0]}
+  return batch | {'video_strong_2': batch['video_strong']}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', objectives.objective_names())
+def test_every_objective_learns_from_both_kinds_of_clips(name, get_config, tiny_model, mixed_batch):
+  config = get_config('tiny').copy_and_resolve_references()
+  with config.unlocked():
+    config.objective = {'name': name}
+    config.semi.flame_rise.update(start=0.0, end=0.0, threshold_start=0.5, threshold_end=0.5)
+  # Confident masks with an inside and an outside, so that every term counts.
+  parts = build.make_parts(config, tiny_model.clone(gain=20.0, offset=1.0))
+  state = jax.jit(parts.create_state)()
+  step = jax.jit(parts.train_step)
+  batch = {key: mixed_batch[key] for key in parts.batch_keys}
+  state, logged = step(state, batch)
+  assert np.isfinite(logged['loss'].compute()) and float(logged['loss_supervised'].count) >= 4
+  learns = name != 'supervised'
+  assert ('loss_unsupervised' in logged) == learns
+  other = dict(batch)
+  if learns:
+    assert float(logged['loss_unsupervised'].compute()) > 0
+    # Frames without a label matter, and they alone: the labels of such frames never do.
+    other['video_weak'] = batch['video_weak'].at[1::2].set(255 - batch['video_weak'][1::2])
+  two, _ = step(state, batch)
+  three, _ = step(state, other)
+  same = [
+    bool((a == b).all()) for a, b in zip(jax.tree.leaves(two.params), jax.tree.leaves(three.params))
+  ]
+  assert all(same) != learns
+
+
+def test_boxes_cover_a_tenth_to_a_half():
+  drawn = np.asarray(cutmix.boxes(jax.random.key(0), 200, 64, 64))
+  share = drawn.mean((1, 2))
+  assert 0.08 < share.min() < 0.15 and 0.4 < share.max() < 0.53
+  for box in drawn[:20]:
+    rows, columns = box.any(1), box.any(0)
+    assert box.sum() == rows.sum() * columns.sum()
+  # Anywhere.
+  assert drawn.any(0)[4:-4, 4:-4].all()
+
+
+def test_a_box_brings_pixels_and_what_is_known_of_them(mixed_batch):
+  logits = jax.random.normal(jax.random.key(1), (4, 4, 32, 32, 1))
+  before = base.soft_labels(logits, mixed_batch)
+  batch, after = cutmix.paste(mixed_batch, before, jax.random.key(2), 1.0)
+  drawn = cutmix.boxes(jax.random.split(jax.random.key(2))[0], 4, 32, 32)
+  for clip in range(4):
+    other = (clip - 1) % 4
+    box = np.asarray(drawn[clip])[None]
+    for name, seen, old in (
+      ('video', batch['video_strong'][..., 0], mixed_batch['video_strong'][..., 0]),
+      ('masks', batch['masks'], mixed_batch['masks']),
+      ('targets', after.targets[..., 0], before.targets[..., 0]),
+      ('candidates', after.candidates, before.candidates),
+    ):
+      wanted = np.where(box, old[other], old[clip])
+      np.testing.assert_array_equal(seen[clip], wanted, err_msg=name)
+  # Every pixel has a label or is a candidate, never both.
+  np.testing.assert_array_equal(np.asarray(batch['masks']) == IGNORE, after.candidates)
+  same, _ = cutmix.paste(mixed_batch, before, jax.random.key(2), 0.0)
+  np.testing.assert_array_equal(same['video_strong'], mixed_batch['video_strong'])
+
+
+def test_the_threshold_follows_the_confidence_of_its_class_and_side():
+  goal = objectives.make_objective('freematch', decay=0.75)
+  extra = goal.init_extra({'logits': jnp.zeros((1, 2, 8, 8, 2))})
+  targets = jnp.full((1, 2, 8, 8, 2), 0.1).at[..., 1].set(0.8)
+  targets = targets.at[:, 0].set(0.99)  # A labeled frame does not count.
+  candidates = jnp.zeros((1, 2, 8, 8), bool).at[:, 1].set(True)
+  teacher = base.SoftLabels(targets, jnp.ones_like(targets), candidates)
+
+  def after(weight):
+    values = schedules.ScheduleValues(jnp.float32(0), jnp.float32(weight), jnp.float32(0))
+    return np.asarray(goal.update_extra(extra, {}, teacher, {}, values, None)['confidence'])
+
+  # Class 0 was seen outside only, class 1 inside only.
+  np.testing.assert_allclose(after(1), [[0.6, 0.5], [0.5, 0.575]], rtol=1e-6)
+  np.testing.assert_array_equal(after(0), 0.5)

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from clu import metrics
+import jax
 from jax import Array
 import jax.numpy as jnp
 
@@ -22,6 +23,15 @@ Call = Callable[[Apply, Batch, Array, Extra], Any]
 # (student outputs, teacher outputs or None, batch, schedule values, key, extra) -> (float32 scalar,
 # weighted and ready to be added; what is logged of it).
 Term = Callable[[Outputs, Any, Batch, ScheduleValues, Array, Extra], tuple[Array, Metrics]]
+
+
+class SoftLabels(NamedTuple):
+  """What a teacher says of unlabeled pixels."""
+
+  targets: Array  # float32 [B, T, H, W, K] in [0, 1].
+  weights: Array  # float32 [B, T, H, W, K], how much each counts.
+  candidates: Array  # bool [B, T, H, W], pixels without a label.
+
 
 BATCH_KEYS = ('video_weak', 'video_strong', 'masks', 'labeled')
 
@@ -66,6 +76,13 @@ def plain_teacher(num_unlabeled: int | None = None) -> Call:
     return take_frames(apply(batch['video_weak'])['logits'], frames)
 
   return teacher
+
+
+def soft_labels(logits: Array, batch: Batch) -> SoftLabels:
+  """Returns the probabilities of all frames, where nothing is labeled, with weights of 1."""
+  targets = jax.nn.sigmoid(logits.astype(jnp.float32))
+  unlabeled = jnp.broadcast_to(~batch['labeled'][..., None, None], logits.shape[:-1])
+  return SoftLabels(targets, jnp.ones_like(targets), unlabeled)
 
 
 def compose(

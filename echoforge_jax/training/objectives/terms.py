@@ -69,6 +69,22 @@ def pseudo_labels(num_unlabeled: int | None = None) -> base.Term:
   return term
 
 
+def soft_labels(weight: float = 1.0) -> base.Term:
+  """Returns weight lambda(e) (BCE + Dice against `SoftLabels`, over all unlabeled pixels) (ours).
+
+  The teacher gives `base.SoftLabels` of all frames.
+  """
+
+  def term(outputs, teacher, batch, values, key, extra):
+    loss = losses.soft_label_loss(outputs['logits'], *teacher)
+    active = (values.weight > 0).astype(jnp.float32)
+    shown = metrics.Average(total=active * loss.confident, count=active * loss.candidates)
+    logged = {'loss_unsupervised': base.average(loss.value, active * loss.count)}
+    return weight * values.weight * loss.value, logged | {'confident_share': shown}
+
+  return term
+
+
 def consistency(num_unlabeled: int | None = None) -> base.Term:
   """Returns lambda(e) (mean squared distance of probabilities on unlabeled frames)."""
 
