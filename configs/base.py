@@ -116,6 +116,11 @@ def _echoforge() -> ConfigDict:
   model.band = 0.1
   # Largest weight of ARC's interpolation towards an anchor.
   model.pull = 0.5
+  # How it depends on the confidence: 'rising' from 0 to the band's edge, then none; or 'falling'
+  # from the middle of the band to 0 at its edge, towards the mean of the anchors.
+  model.pull_shape = 'rising'
+  # Below this the learned temperature of ARC's similarities does not fall.
+  model.least_temperature = 0.0
   # Frames whose semantic tokens TSF remembers.
   model.memory_frames = 4
   # Learned queries of TSF.

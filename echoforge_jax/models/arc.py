@@ -20,6 +20,7 @@ from echoforge_jax.models.layers import Dtype, einsum32
 # the background of a sector image is more varied than the cavity.
 LAYOUTS = {1: (1, 0), 2: (1, 1), 3: (1, 2), 4: (2, 2)}
 KNN = ('exact', 'approx')
+PULLS = ('rising', 'falling')
 # Initial value of the learned temperature of the similarities (ours).
 TEMPERATURE = 0.1
 
@@ -124,6 +125,7 @@ def pull_ambiguous(
   *,
   band: float,
   pull: float,
+  shape: str = 'rising',
 ) -> tuple[jax.Array, jax.Array]:
   """Moves ambiguous patches towards their more confident anchor.
 
@@ -131,14 +133,17 @@ def pull_ambiguous(
   r <= 0.5 + band. For one class that is exactly the paper's s_FG in [0.5 - band, 0.5 + band]; for
   more it is the same rule on the two likeliest groups (ours). Its pixels become x + g (anchor - x)
   with g = pull (2 r - 1) / (2 band), from 0 without evidence to `pull` at the band's edge (ours;
-  the paper only says that it depends on the confidence).
+  the paper only says that it depends on the confidence). This `shape` jumps to 0 at the edge; the
+  shape 'falling' (ours) has g = pull (1 - (2 r - 1) / (2 band)), largest without evidence and 0 at
+  the edge, and moves towards the mean of all anchors, weighted by their similarities: two anchors
+  that tie pull alike, and nothing jumps.
 
   Args:
     x: [N, h, w, C].
     similarities: float32 [N, h / patch, w / patch, A'] over the temperature.
     anchors: [N, A, C], A <= A'.
     groups: group of each column of `similarities`.
-    band, pull: of `AnchorRecalibration`.
+    band, pull, shape: of `AnchorRecalibration`.
 
   Returns:
     Features [N, h, w, C], bit-identical outside ambiguous patches, and
@@ -157,8 +162,11 @@ def pull_ambiguous(
   count = anchors.shape[1]
   # Without a background anchor there is nothing to be pulled to.
   ambiguous = (confidence <= 0.5 + band) & (chosen < count)
-  target = jnp.einsum('nrca,nad->nrcd', jax.nn.one_hot(chosen, count, dtype=x.dtype), anchors)
-  weight = (pull * (2.0 * confidence - 1.0) / (2.0 * band)).astype(x.dtype)
+  share, weight = jax.nn.one_hot(chosen, count), (2.0 * confidence - 1.0) / (2.0 * band)
+  if shape == 'falling':
+    share, weight = jax.nn.softmax(similarities[..., :count]), 1.0 - weight
+  target = jnp.einsum('nrca,nad->nrcd', share.astype(x.dtype), anchors)
+  weight = (pull * weight).astype(x.dtype)
 
   tiled = x.reshape(n, rows, h // rows, columns, w // columns, c)
 
@@ -179,6 +187,8 @@ class AnchorRecalibration(nn.Module):
   patch: int = 2  # Side of a patch in tokens of 8 pixels (ours).
   band: float = 0.1  # Half the width of the ambiguous band around 0.5 (paper).
   pull: float = 0.5  # Largest interpolation weight (ours).
+  pull_shape: str = 'rising'  # How it depends on the confidence, see `pull_ambiguous`.
+  least_temperature: float = 0.0  # Below which the learned temperature does not fall (ours).
   knn: str = 'exact'  # Or 'approx'.
   dtype: Dtype = jnp.float32
 
@@ -220,7 +230,7 @@ class AnchorRecalibration(nn.Module):
       cosine = dots * jax.lax.rsqrt(square + 1e-6)[..., None]
       if count < len(groups):
         cosine = jnp.concatenate([cosine, jnp.broadcast_to(constant, (*cosine.shape[:-1], 1))], -1)
-      return cosine * jnp.exp(-log_temperature[0])
+      return cosine / jnp.maximum(jnp.exp(log_temperature[0]), self.least_temperature)
 
     # The mean of dots is the dot of the mean: one product serves both.
     def pooled(v):
@@ -229,5 +239,6 @@ class AnchorRecalibration(nn.Module):
 
     scores = group_scores(similarity(dots, x), groups)
     coarse = similarity(pooled(dots), pooled(x))
-    features, ambiguous = pull_ambiguous(x, coarse, updated, groups, band=self.band, pull=self.pull)
+    options = {'band': self.band, 'pull': self.pull, 'shape': self.pull_shape}
+    features, ambiguous = pull_ambiguous(x, coarse, updated, groups, **options)
     return ArcOutput(features, scores, updated, ambiguous)

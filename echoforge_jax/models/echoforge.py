@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.models.arc import KNN, LAYOUTS, AnchorRecalibration
+from echoforge_jax.models.arc import KNN, LAYOUTS, PULLS, AnchorRecalibration
 from echoforge_jax.models.backbone import BACKBONES, check_maps, make_backbone
 from echoforge_jax.models.cpr import PseudoLabelReforging, reference_features
 from echoforge_jax.models.decoder import Decoder
@@ -60,6 +60,8 @@ class EchoForge(nn.Module):
   patch: int = 2
   band: float = 0.1
   pull: float = 0.5
+  pull_shape: str = 'rising'
+  least_temperature: float = 0.0
   memory_frames: int = 4  # M, frames whose tokens are remembered (ours).
   num_queries: int = 16  # Learned queries of TSF.
   heads: int = 4  # Of TSF's attentions; must divide `dim`.
@@ -74,16 +76,10 @@ class EchoForge(nn.Module):
     )
     self.neck = Neck(self.dim, self.decoder_dim, self.dtype)
     if self.use_arc:
-      self.arc = AnchorRecalibration(
-        self.num_classes,
-        self.anchors,
-        self.neighbours,
-        self.patch,
-        self.band,
-        self.pull,
-        self.knn,
-        self.dtype,
+      names = (
+        'num_classes anchors neighbours patch band pull pull_shape least_temperature knn dtype'
       )
+      self.arc = AnchorRecalibration(**{name: getattr(self, name) for name in names.split()})
     elif self.use_tsf:
       self.coarse_head = nn.Dense(self.num_classes + 1, dtype=jnp.float32)
     if self.use_tsf:
@@ -125,7 +121,8 @@ class EchoForge(nn.Module):
 
     outputs = {}
     if self.use_arc:
-      x, scores, *_ = self.arc(x)
+      x, scores, _, ambiguous = self.arc(x)
+      outputs['ambiguous'] = clips(ambiguous.astype(jnp.float32).mean((1, 2)))
     elif self.use_tsf:
       scores = self.coarse_head(x)
     if self.use_arc or self.use_tsf:
@@ -171,6 +168,7 @@ class EchoForge(nn.Module):
       logits: float32 [B, T, H, W, K];
       coarse_logits: float32 [B, T, h, w, K] at stride 8, of ARC's anchors or of the 1x1 head
         (absent without ARC and TSF);
+      ambiguous: float32 [B, T], the share of patches that ARC altered (with ARC only);
       features: [B, T, h, w, C], what the decoder and CPR see;
       reforged_logits: float32 [B, T or F, H, W, K], with `reforge` only.
     """
@@ -220,12 +218,14 @@ class EchoForge(nn.Module):
 # Options that follow from the small encoder unless they are given.
 LITE = {'norm': 'group', 'dim': 64, 'decoder_dim': 32, 'num_queries': 8}
 CHOICES = {'backbone': BACKBONES, 'norm': NORMS, 'anchors': tuple(LAYOUTS), 'knn': KNN}
+CHOICES['pull_shape'] = PULLS
 # Least and largest value of numbers, both allowed.
 RANGES = {
   **dict.fromkeys(('num_classes', 'decoder_dim', 'neighbours', 'patch', 'heads'), (1, None)),
   'dim': (4, None),
   'band': (0.01, 0.5),
   'pull': (0.0, 1.0),
+  'least_temperature': (0.0, None),
   'memory_frames': (0, None),
   'dropout': (0.0, 0.99),
 }

@@ -63,6 +63,35 @@ def test_only_ambiguous_patches_move_and_by_the_rule():
 
 
 @pytest.mark.slow
+def test_a_falling_pull_is_largest_in_the_middle_and_never_jumps():
+  anchors = jnp.asarray([[[1.0, 0.0], [0.0, 1.0]]])
+  shares = np.linspace(0.35, 0.65, 61)
+  similarities = jnp.log(jnp.stack([shares, 1 - shares], -1)).reshape(1, 61, 1, 2)
+  x = jnp.full((1, 61, 1, 2), 3.0)
+  groups = arc.anchor_groups(2, 1)
+  options = {'band': 0.1, 'pull': 0.5, 'shape': 'falling'}
+  out, _ = arc.pull_ambiguous(x, similarities, anchors, groups, **options)
+  edge = np.abs(2 * shares - 1) / 0.2
+  weight = 0.5 * np.maximum(1 - edge, 0)
+  wanted = 3 + weight[:, None] * (np.stack([shares, 1 - shares], -1) - 3)
+  np.testing.assert_allclose(out[0, :, 0], wanted, atol=1e-5)
+  assert np.abs(np.diff(np.asarray(out[0, :, 0]), axis=0)).max() < 0.1
+
+
+@pytest.mark.slow
+def test_the_temperature_does_not_fall_below_its_least(fill):
+  x = jax.random.normal(jax.random.key(0), (1, 4, 4, 16))
+  made = {least: arc.AnchorRecalibration(least_temperature=least) for least in (0.0, 0.1)}
+  variables = fill(made[0.0], x)
+  for log_temperature, same in ((0.0, True), (-6.0, False)):
+    variables['params']['log_temperature'] = jnp.full((1,), log_temperature)
+    one, two = (module.apply(variables, x).scores for module in made.values())
+    assert (np.abs(one - two).max() < 1e-6) == same
+  variables['params']['log_temperature'] = jnp.full((1,), np.log(0.1))
+  np.testing.assert_allclose(made[0.1].apply(variables, x).scores, two, rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_several_classes_compare_the_two_likeliest():
   x, similarities, anchors, groups = _ambiguous_example(classes=3)
   _, ambiguous = arc.pull_ambiguous(x, similarities, anchors, groups, band=0.1, pull=0.5)

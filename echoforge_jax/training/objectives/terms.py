@@ -33,7 +33,10 @@ def coarse(weight: float) -> base.Term:
     if 'coarse_logits' not in outputs:
       return jnp.zeros((), jnp.float32), {}
     loss = losses.coarse_loss(outputs['coarse_logits'], batch['masks'])
-    return weight * loss.value, {'loss_coarse': base.average(loss.value, loss.count)}
+    logged = {'loss_coarse': base.average(loss.value, loss.count)}
+    if 'ambiguous' in outputs:  # Patches that ARC altered.
+      logged['ambiguous_share'] = base.average(outputs['ambiguous'].mean())
+    return weight * loss.value, logged
 
   return term
 
