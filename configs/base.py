@@ -207,7 +207,7 @@ def _optimizer() -> ConfigDict:
 
 def _objective() -> ConfigDict:
   objective = ConfigDict()
-  # A name of `training.objectives.OBJECTIVES`, or 'module.path:function' of your own; the fields
+  # A file of training/objectives, or 'module.path:function' of your own; the fields
   # below are its settings.
   objective.name = 'echoforge'
   # Weight of BCE + Dice on labeled frames.
@@ -216,8 +216,14 @@ def _objective() -> ConfigDict:
   objective.coarse_weight = 0.4
   # Weight of the episodic CPR loss.
   objective.episodic_weight = 0.4
-  # Pseudo-labels: 'reforged' (CPR) or 'plain' (the teacher's own masks).
-  objective.pseudo_labels = 'reforged'
+  # Pseudo-labels: 'paper' (CPR), 'none' (the teacher's own masks) or 'pose' (ours).
+  objective.cpr = 'paper'
+  # Of 'pose' alone: labeled hearts in whose pose an unlabeled clip is seen.
+  objective.references = 2
+  # How steeply a clip's weight rises with the Dice that it expects; 0: all weigh the same.
+  objective.gate = 2.0
+  # Share of the clips that get a box of another.
+  objective.mixed = 0.5
   return objective
 
 

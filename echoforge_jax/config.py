@@ -71,6 +71,8 @@ def parse_config(argv: list[str]) -> ConfigDict:
 
 _OBJECTIVE = '--config.objective.'
 _NO_OBJECTIVES = ('__init__', 'base', 'terms')
+# Arguments of an objective that the batch decides, and no field of the config.
+BATCH_FACTS = ('num_unlabeled', 'layout')
 
 
 def objective_names() -> list[str]:
@@ -108,7 +110,7 @@ def set_objective(config: ConfigDict, flags: Mapping[str, str]) -> None:
   flags = dict(flags)
   name = flags.pop('name', config.objective.name)
   parameters = inspect.signature(objective_function(name)).parameters
-  known = [key for key in parameters if key != 'num_unlabeled']
+  known = [key for key in parameters if key not in BATCH_FACTS]
   if unknown := sorted(set(flags) - set(known)):
     has = ', '.join(known) or 'none'
     raise InputError(f'config.objective.{unknown[0]} is no setting of {name}, which has {has}')

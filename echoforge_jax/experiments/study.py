@@ -10,11 +10,12 @@ model, which has seen phantoms only:
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import itertools
 import re
 from typing import Any, NamedTuple
 
 from echoforge_jax.errors import InputError
-from echoforge_jax.training.variants import find_variant
+from echoforge_jax.training.variants import CONSISTENCY_WEIGHT, find_variant
 
 
 class Size(NamedTuple):
@@ -90,13 +91,6 @@ def _row(
   )
 
 
-_SSCF = dataclasses.replace(
-  _row('mean_teacher', name='sscf', label='SSCF, mean teacher with consistency'),
-  variant='',
-  config='phantom_sscf_lite',
-)
-
-
 def labels_study(patients: Sequence[int] = (), weights: str = 'default') -> Study:
   """Returns the study `labels`, of some numbers of patients (0: all), from weights of a file.
 
@@ -125,6 +119,85 @@ def labels_study(patients: Sequence[int] = (), weights: str = 'default') -> Stud
   return Study('labels', 'Supervised training from random and from phantom weights', tuple(rows))
 
 
+# Of the study `methods`: updates of every training, of supervised ones in the time of the slowest
+# others, and clips of a step with and without a label.
+METHOD_STEPS, LONG_STEPS, METHOD_BATCH = 300, 900, 4
+METHODS = {
+  'supervised': 'supervised',
+  'mean_teacher': 'mean teacher with consistency',
+  'fixmatch': 'FixMatch',
+  'freematch': 'FreeMatch',
+  'cutmix': 'CutMix with copy-paste (BCP)',
+  'unimatch': 'UniMatch',
+  'paper': 'EchoForge as the paper words it',
+  'pose': 'EchoForge, reforged by pose (ours)',
+}
+
+
+def _method(
+  objective: str,
+  patients: int,
+  seeds: int,
+  *,
+  name: str = '',
+  label: str = '',
+  against: str = '',
+  weights: str = 'default',
+  **settings,
+) -> Row:
+  """Makes a row of `methods_study`: one network, one start, one number of updates."""
+  fields = {'data.labeled_patients': patients, 'num_steps': METHOD_STEPS, 'init_from': weights}
+  fields |= {'batch_size': METHOD_BATCH, 'checkpoint_every': METHOD_STEPS}
+  # Nothing is chosen by a validation.
+  fields |= {'eval.every': 0, 'eval.best_metric': ''}
+  if objective != 'supervised':
+    fields['unlabeled_batch_size'] = METHOD_BATCH
+  if objective == 'mean_teacher':
+    rise = {'shape': 'gaussian', 'start': 0.0, 'weight_max': CONSISTENCY_WEIGHT}
+    fields |= {f'semi.flame_rise.{key}': value for key, value in rise.items()}
+  variant = {'paper': 'all', 'pose': 'pose'}.get(objective, 'tsf_arc')
+  if variant == 'tsf_arc':
+    fields['objective.name'] = objective
+  fields |= {key.replace('__', '.'): value for key, value in settings.items()}
+  return Row(
+    name or objective, variant, label or METHODS[objective], fields, seeds=seeds, against=against
+  )
+
+
+def methods_study(weights: str = 'default') -> Study:
+  """Returns the study `methods`, from weights of a file."""
+  start = {'weights': weights}
+  rows = [_method(name, 10, 8, **start) for name in METHODS]
+  long = {'num_steps': LONG_STEPS, 'checkpoint_every': METHOD_STEPS}
+  text = f'supervised, {LONG_STEPS} updates'
+  rows.append(_method('supervised', 10, 8, name='supervised_long', label=text, **start, **long))
+  for count in (5, 20, 40):
+    name = f'supervised_{count}'
+    seeds = 8 if count == 40 else 3
+    text = f'{count} patients: supervised'
+    rows.append(_method('supervised', count, seeds, name=name, label=text, **start))
+    text = f'{count} patients: reforged by pose'
+    rows.append(_method('pose', count, 3, name=f'pose_{count}', label=text, against=name, **start))
+  random = {'weights': '', 'against': 'supervised_random'}
+  for objective in ('supervised', 'pose'):
+    text = f'random weights: {METHODS[objective]}'
+    rows.append(_method(objective, 10, 3, name=f'{objective}_random', label=text, **random))
+  # Half of the sixteen combinations, the gate on with an odd number of the others; all of them on
+  # is the row `pose`.
+  for tsf, arc, cpr in itertools.product((0, 1), repeat=3):
+    if tsf and arc and cpr:
+      continue
+    gate = tsf ^ arc ^ cpr
+    parts = {'tsf': tsf, 'arc': arc, 'pose': cpr, 'gate': gate}
+    text = 'parts: ' + (' + '.join(name for name, on in parts.items() if on) or 'none')
+    options = {'model.use_tsf': bool(tsf), 'model.use_arc': bool(arc)}
+    options |= {'objective.references': 2 * cpr, 'objective.gate': 2.0 * gate}
+    name = f'parts_{tsf}{arc}{cpr}{gate}'
+    rows.append(_method('pose', 10, 3, name=name, label=text, against='pose', **start, **options))
+  title = 'Methods with labels of 10 real patients, the others unlabeled'
+  return Study('methods', title, tuple(rows), reference='supervised')
+
+
 _TWO = (('baseline', 'supervised'), ('all', 'EchoForge'))
 _ALL_STUDIES = (
   Study(
@@ -133,12 +206,7 @@ _ALL_STUDIES = (
     tuple(map(_row, ('baseline', 'mean_teacher', 'fixmatch', 'tsf', 'tsf_arc', 'plain', 'all'))),
     reference='baseline',
   ),
-  Study(
-    'methods',
-    'EchoForge, SSCF and baselines, labels of 10 % of the patients',
-    (*map(_row, ('baseline', 'mean_teacher', 'fixmatch', 'all')), _SSCF),
-    reference='baseline',
-  ),
+  methods_study(),
   Study(
     'anchors',
     'Number of ARC anchors, labels of 10 % of the patients',
@@ -196,16 +264,20 @@ def get_study(
     rows: names; none takes all.
     seeds: of every row; 0 leaves them as they are.
     steps: of every training; 0 leaves them as they are.
-    patients, weights: of `labels_study`.
+    patients, weights: of `labels_study`; weights of `methods_study` as well.
     more: rows more, 'NAME:FIELD=VALUE,FIELD=VALUE': the reference (of labels the first row) with
       fields of its config changed.
   """
   if name not in STUDIES:
     raise InputError(f'--study={name}: choose one of {", ".join(STUDIES)}, cost')
-  if (patients or weights) and name != 'labels':
-    raise InputError(f'--study={name}: --patients and --weights belong to --study=labels')
+  if patients and name != 'labels':
+    raise InputError(f'--study={name}: --patients belongs to --study=labels')
+  if weights and name not in ('labels', 'methods'):
+    raise InputError(f'--study={name}: --weights belongs to --study=labels and methods')
   study = STUDIES[name]
-  if patients or weights:
+  if weights and name == 'methods':
+    study = methods_study(weights)
+  elif patients or weights:
     study = labels_study(patients, weights or 'default')
   study = dataclasses.replace(study, rows=(*study.rows, *(_own_row(study, x) for x in more)))
   known = {row.name: row for row in study.rows}

@@ -145,7 +145,12 @@ def make_objective(config: ConfigDict) -> Objective:
   # pseudo-labels for all of its frames.
   sparse = config.data.supervision == 'sparse' and not config.unlabeled_batch_size
   count = config.data.num_frames - 2 if sparse else None
-  return objectives.make_objective(name, num_unlabeled=count, **options)
+  # Clips with a label on every frame, where others have none.
+  labeled, others = config.batch_size, config.unlabeled_batch_size
+  whole = config.data.supervision == 'full' or config.data.num_frames <= 2
+  runs = math.gcd(labeled, others)
+  layout = (labeled // runs, others // runs) if others and whole else (0, 1)
+  return objectives.make_objective(name, num_unlabeled=count, layout=layout, **options)
 
 
 def make_schedule(config: ConfigDict) -> Callable[[Array], schedules.ScheduleValues]:
@@ -239,12 +244,12 @@ def check(config: ConfigDict) -> None:
   if (
     goal.name == 'echoforge'
     and not config.model.get('use_cpr', False)
-    and (goal.pseudo_labels == 'reforged' or goal.episodic_weight)
+    and (goal.cpr == 'paper' or (goal.cpr == 'none' and goal.episodic_weight))
   ):
     raise InputError(
-      f'config.objective.pseudo_labels is {goal.pseudo_labels!r} and '
+      f'config.objective.cpr is {goal.cpr!r} and '
       f'config.objective.episodic_weight is {goal.episodic_weight} for a model without CPR '
-      '(config.model.use_cpr); set them to plain and to 0, or choose another objective'
+      '(config.model.use_cpr); set them to none and to 0, or choose another objective'
     )
 
 

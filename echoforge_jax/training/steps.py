@@ -67,9 +67,9 @@ class _Task:
     goal = self.objective
     names = ('teacher', 'mix', 'student', 'loss', 'update')
     keys = {name: stream_key(key, name, 0) for name in names}
-    teacher_outputs = self.teacher_outputs(batch, keys['teacher'], extra)
+    believed = teacher_outputs = self.teacher_outputs(batch, keys['teacher'], extra)
     if goal.mix is not None:
-      batch, teacher_outputs = goal.mix(batch, teacher_outputs, keys['mix'])
+      batch, teacher_outputs = goal.mix(batch, believed, keys['mix'])
 
     def loss(params: dict) -> tuple[Array, tuple[dict, Any, Metrics]]:
       stats, calls = batch_stats, 0
@@ -94,7 +94,7 @@ class _Task:
       kept = extra
       if goal.update_extra is not None:
         seen = jax.tree.map(jax.lax.stop_gradient, outputs)
-        kept = goal.update_extra(extra, seen, teacher_outputs, *inputs, keys['update'])
+        kept = goal.update_extra(extra, seen, believed, *inputs, keys['update'])
       return value, (stats, kept, logged)
 
     (_, (stats, extra, logged)), grads = jax.value_and_grad(loss, has_aux=True)(params)

@@ -23,7 +23,8 @@ VARIANTS = {
   'baseline': Variant(False, False, False, 'supervised', 'encoder-decoder, supervised only'),
   'tsf': Variant(True, False, False, 'supervised', '+ TSF'),
   'tsf_arc': Variant(True, True, False, 'supervised', '+ TSF + ARC'),
-  'all': Variant(True, True, True, 'echoforge', '+ TSF + ARC + CPR with FlameRise (EchoForge)'),
+  'all': Variant(True, True, True, 'echoforge', '+ TSF + ARC + CPR with FlameRise (the paper)'),
+  'pose': Variant(True, True, False, 'echoforge', '+ TSF + ARC, reforged by pose (ours)'),
   'plain': Variant(True, True, False, 'echoforge', 'EchoForge without CPR: plain pseudo-labels'),
   'mean_teacher': Variant(
     False, False, False, 'mean_teacher', 'encoder-decoder, mean teacher with consistency'
@@ -63,7 +64,7 @@ def apply_variant(config: ConfigDict, name: str) -> ConfigDict:
   if variant.objective != 'echoforge':
     set_objective(config, {'name': variant.objective})
   elif not variant.cpr:
-    config.objective.update(pseudo_labels='plain', episodic_weight=0.0)
+    config.objective.update(cpr='pose' if name == 'pose' else 'none', episodic_weight=0.0)
   rise = config.semi.flame_rise
   if variant.objective == 'mean_teacher':
     rise.update(shape='gaussian', start=0.0, weight_max=CONSISTENCY_WEIGHT)

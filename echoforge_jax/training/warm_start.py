@@ -17,6 +17,9 @@ from echoforge_jax.models.sscf import SSCF
 from echoforge_jax.training import checkpoint
 from echoforge_jax.training.state import TrainState, compare_trees, shorten
 
+# Parts of EchoForge that a config switches on and off.
+PARTS = ('arc', 'tsf', 'cpr', 'coarse_head')
+
 
 def replace_weights(
   state: TrainState,
@@ -55,10 +58,15 @@ def from_run(
   """Starts from the teacher of another run, such as one on the phantom.
 
   Where that run had other classes than `classes`, the parameters whose shape follows from their
-  number stay new. Returns the state, and a line that says what was taken and what was not.
+  number stay new; parts of EchoForge that this model is without are left out. Returns the state,
+  and a line that says what was taken and what was not.
   """
   config, variables, step = checkpoint.restore_for_inference(workdir, 'teacher')
   text = f'weights of {workdir} (step {step})'
+  params = variables['params']
+  if absent := [part for part in PARTS if part in params and part not in state.params]:
+    variables = variables | {'params': {k: v for k, v in params.items() if k not in absent}}
+    text += f'; not taken, since this model is without: {", ".join(absent)}'
   if classes and (theirs := tuple(config.data.classes)) != tuple(classes):
     flat = flatten_dict(variables)
     skipped = _depending_on_classes(state, model) & flat.keys()

@@ -18,9 +18,10 @@ def test_rows_are_different_trainings_that_build(name, tmp_path):
   assert all(chosen.reference_of(row) in {'', *configs} for row in chosen.rows)
   for config in configs.values():
     # There must be unlabeled patients where their clips are asked for.
-    assert not (config.unlabeled_batch_size and config.data.label_fraction == 1)
+    hides = config.data.label_fraction < 1 or config.data.labeled_patients > 0
+    assert hides or not config.unlabeled_batch_size
     assert (config.unlabeled_batch_size == 0) == (
-      config.objective.name == 'supervised' or config.data.label_fraction == 1
+      config.objective.name == 'supervised' or not hides
     )
 
 
@@ -53,6 +54,24 @@ def test_the_labels_study_is_56_runs_in_an_order_that_can_be_cut_short():
   pair = [chosen.row(name) for name in ('random_5', 'phantom_5')]
   assert [chosen.reference_of(row) for row in pair] == ['', 'random_5']
   assert [row.settings['init_from'] for row in pair] == ['', 'default']
+
+
+def test_the_methods_study_gives_all_methods_the_same_network_start_and_labels():
+  chosen = study.get_study('methods', weights='a.safetensors')
+  settings = runner.Settings('out', 'data', config='camus_stills')
+  configs = runner.check(chosen, settings)
+  names = [*study.METHODS, 'supervised_long']
+  assert [row.name for row in chosen.rows[: len(names)]] == names
+  assert {chosen.row(name).seeds for name in (*names, 'supervised_40')} == {8}
+  for name in names:
+    config = configs[name]
+    assert config.init_from == 'a.safetensors' and config.data.labeled_patients == 10
+    assert config.model.use_tsf and config.model.use_arc and config.batch_size == 4
+    assert config.model.use_cpr == (name == 'paper')
+    assert config.num_steps == (900 if name == 'supervised_long' else 300)
+    assert (config.unlabeled_batch_size == 4) == (not name.startswith('supervised'))
+  assert configs['pose'].objective.cpr == 'pose' and configs['paper'].objective.cpr == 'paper'
+  assert len(runner.all_runs(chosen)) == 10 * 8 + 15 + 6 + 3 * 7
 
 
 def test_rows_of_ones_own():
@@ -97,5 +116,5 @@ def test_a_study_may_be_narrowed():
   assert chosen.rows[1].settings['init_from'] == 'a.safetensors'
   kept = study.get_study('labels', ['phantom_40'])
   assert [row.name for row in kept.rows] == ['random_40', 'phantom_40']
-  with pytest.raises(InputError, match='belong to --study=labels'):
+  with pytest.raises(InputError, match='--patients belongs to --study=labels'):
     study.get_study('rows', patients=[3])

@@ -34,6 +34,8 @@ CAME = {
 }
 # Fields that came later.
 ADDED = {'data.labeled_patients', 'data.unlabeled_window', 'data.augmentation.uneven'}
+ADDED |= {'model.pull_shape', 'model.least_temperature'}
+ADDED |= {'objective.references', 'objective.gate', 'objective.mixed'}
 PAPER_STEPS = {
   'camus_echoforge': (10000, 800),
   'camus_sscf': (10000, 800),

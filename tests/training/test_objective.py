@@ -90,7 +90,7 @@ def test_pseudo_labels_are_the_reforged_ones_of_unlabeled_frames(batch):
 
 def test_plain_pseudo_labels_need_no_cpr(batch):
   calls = []
-  goal = objectives.make_objective('echoforge', pseudo_labels='plain', episodic_weight=0.0)
+  goal = objectives.make_objective('echoforge', cpr='none', episodic_weight=0.0)
   goal.student(fake_apply(calls), batch, KEY, {})
   logits = goal.teacher(fake_apply(calls), batch, KEY, {})
   assert all(not inputs for _, inputs in calls)
@@ -189,13 +189,13 @@ def test_fixmatch_learns_where_the_weak_view_is_confident(batch):
 @pytest.mark.parametrize(
   'name, options, text',
   [
-    ('mixmatch', {}, "'mixmatch'; choose one of echoforge"),
+    ('mixmatch', {}, "'mixmatch'; choose one of .*echoforge, fixmatch"),
     (
       'supervised',
       {'episodic_weight': 0.4},
       'episodic_weight is no setting .* supervised_weight, coarse_weight',
     ),
-    ('echoforge', {'pseudo_labels': 'soft'}, 'reforged, plain'),
+    ('echoforge', {'cpr': 'soft'}, 'paper, pose, none'),
   ],
 )
 def test_refuses(name, options, text):

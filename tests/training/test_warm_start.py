@@ -156,6 +156,12 @@ def test_a_network_in_one_file_may_lack_what_only_training_needs(load, tmp_path)
     equal(rest, ones['params'])
   with pytest.raises(InputError, match='a.safetensors.* does not fit config.model'):
     load.path(build_model('echoforge', **small | {'dim': 32}), tmp_path / 'a.safetensors')
+  # Nor is a part that the model is without.
+  bare = build_model('echoforge', use_cpr=False, use_arc=False, use_tsf=False, **small)
+  state, text = warm_start.from_path(state_of(bare, 2), tmp_path / 'a.safetensors', model=bare)
+  assert text.endswith('not taken, since this model is without: arc, tsf')
+  kept = {name: ones['params'][name] for name in state.params}
+  equal(state.params, kept)
 
 
 @pytest.mark.slow

@@ -1,24 +1,26 @@
 """Objectives by name: NAME.py holds a function NAME that returns an `Objective`.
 
 Its keyword arguments are the fields of `config.objective`. Others come from outside the package, as
-'module.path:function'. `num_unlabeled`, where there is such an argument, receives the count of
-`base.unlabeled_frames`.
+'module.path:function'. Where there are such arguments, `num_unlabeled` receives the count of
+`base.unlabeled_frames`, `layout` that of `base.unlabeled_rows`.
 """
 
 import inspect
 
-from echoforge_jax.config import objective_function, objective_names
+from echoforge_jax.config import BATCH_FACTS, objective_function, objective_names
 from echoforge_jax.errors import InputError
 from echoforge_jax.training.objectives.base import Objective
 
 __all__ = ['Objective', 'make_objective', 'objective_function', 'objective_names']
 
 
-def make_objective(name: str, *, num_unlabeled: int | None = None, **options) -> Objective:
+def make_objective(
+  name: str, *, num_unlabeled: int | None = None, layout: tuple[int, int] = (0, 1), **options
+) -> Objective:
   """Builds an objective with the fields of `config.objective` as options."""
   make = objective_function(name)
   parameters = inspect.signature(make).parameters
-  known = [key for key in parameters if key != 'num_unlabeled']
+  known = [key for key in parameters if key not in BATCH_FACTS]
   foreign = sorted(set(options) - set(known))
   if foreign and all(p.kind != p.VAR_KEYWORD for p in parameters.values()):
     raise InputError(
@@ -27,8 +29,8 @@ def make_objective(name: str, *, num_unlabeled: int | None = None, **options) ->
       'config.objective these alone, or choose the objective by --config.objective.name or through '
       f"the config's argument where it has one (--config=FILE:{name})"
     )
-  if 'num_unlabeled' in parameters:
-    options['num_unlabeled'] = num_unlabeled
+  facts = dict(zip(BATCH_FACTS, (num_unlabeled, layout)))
+  options |= {key: value for key, value in facts.items() if key in parameters}
   objective = make(**options)
   if not isinstance(objective, Objective):
     kind = type(objective).__name__

@@ -59,7 +59,8 @@ class Objective:
   # Model outputs of one clip, as shapes [1, T, ...] -> `extra` before the first step.
   init_extra: Callable[[Any], Extra] | None = None
   # (extra, student outputs, teacher outputs, batch, schedule values, key) -> `extra` of the next
-  # step, of the same shapes. The teacher's outputs are zeros while `values.weight` is zero.
+  # step, of the same shapes. The batch is the mixed one; the teacher's outputs are those before
+  # mixing, zeros while `values.weight` is zero.
   update_extra: Callable[[Extra, Outputs, Any, Batch, ScheduleValues, Array], Extra] | None = None
 
 
@@ -141,6 +142,23 @@ def unlabeled_frames(labeled: Array, count: int | None = None) -> tuple[Array, A
   frames = jnp.argsort(labeled, axis=1, stable=True)[:, :count]
   valid = ~jnp.take_along_axis(labeled, frames, axis=1)
   return frames.astype(jnp.int32), valid
+
+
+def unlabeled_rows(x: Array, layout: tuple[int, int]) -> Array:
+  """Returns the clips of [B, ...] that may have unlabeled frames.
+
+  In a batch of `layout` (l, u), l labeled clips and u others take turns; (0, 1) takes all. The
+  labeled ones, where they are left out, have a label on every frame.
+  """
+  runs = x.reshape(-1, sum(layout), *x.shape[1:])
+  return runs[:, layout[0] :].reshape(-1, *x.shape[1:])
+
+
+def among_rows(x: Array, layout: tuple[int, int]) -> Array:
+  """Puts what belongs to `unlabeled_rows` back in its place in [B, ...], zeros elsewhere."""
+  runs = x.reshape(-1, layout[1], *x.shape[1:])
+  zeros = jnp.zeros((len(runs), layout[0], *x.shape[1:]), x.dtype)
+  return jnp.concatenate([zeros, runs], 1).reshape(-1, *x.shape[1:])
 
 
 def take_frames(x: Array, frames: Array) -> Array:
