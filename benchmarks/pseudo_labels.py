@@ -5,7 +5,8 @@
 Asks the run's own objective what its teacher says of clips without a label, at every checkpoint
 that is there (train with --config.keep_checkpoints=20 --config.checkpoint_every=50, say). The clips
 are those of training patients whose labels the run did not see, as they are, beside labeled ones
-as in training. Of the first class, and by the weights that pixels have in the loss:
+as in training. Of the first class, and by the weights that pixels have in the loss (hard
+pseudo-labels count or do not):
 
   Dice       of the pseudo-labels, whatever their weights
   precision  of what is learned to be inside: the share of its weight that is truly inside
@@ -51,7 +52,10 @@ def batches(config, data_dir: str):
   run = np.repeat([True, False], sizes // math.gcd(*sizes))
   hidden = ~np.tile(run, max(1, CLIPS // (~run).sum()))
   count = hidden.sum()
-  others = rng.permutation(others)[: CLIPS * BATCHES // count * count]
+  if len(others) < count:
+    raise SystemExit('the run hid no labels: train with --config.data.labeled_patients=10, say')
+  others = rng.permutation(others)[: CLIPS * BATCHES]
+  others = others[: len(others) // count * count]
   for part in others.reshape(-1, count):
     numbers = np.empty(len(hidden), int)
     numbers[hidden], numbers[~hidden] = part, rng.choice(known, (~hidden).sum())

@@ -4,18 +4,18 @@
 
 RUN was trained with labels of some patients (`config.data.labeled_patients`). Of 100 training
 patients whose labels it did not see, every clip gets pseudo-labels in several ways, each with
-references of one kind after the other:
+references of one kind after the other, where the way has that kind:
 
   labeled  frames of the patients whose labels the run saw, with their masks
-  own      the unlabeled clip itself, with what the teacher believes of it
+  own      the unlabeled clip itself, with what the teacher believes (for `pose` the plain masks)
   other    frames of another unlabeled patient, with what the teacher believes of them
-  noise    none: random features, or random poses with the spread of the labeled ones
+  noise    none: random features, or the clip's own pose, varied as labeled poses vary
 
 A way that carries label information is better with `labeled` than with each of the others, and
 than the teacher's plain masks. The ways:
 
-  cpr      channel attention of `models.cpr`, for a run that trained it; labeled references are the
-           mean of four clips of the same view
+  cpr      channel attention of `models.cpr`, for a run that trained it; references other than
+           `own` are the mean of four clips of the same view, or of as many noises
   pose     the clip is zoomed and shifted until the heart (ventricle and wall, as believed) has the
            size and place of the reference's, segmented there, and taken back; five references and
            the clip as it is, weighted by the teacher's own confidence
@@ -128,18 +128,26 @@ def cpr(teacher, clips, references, rng):
   """Yields (kind of reference, logits)."""
   features, skips, _ = teacher.run(clips.video)
   same = [[r for r in references if r['view'] == view] for view in clips.views]
-  chosen = [rng.choice(len(group), 4, False) for group in same]
-  video = np.stack([g[int(i)]['video'] for g, picks in zip(same, chosen) for i in picks])
-  known = teacher.run(video)[0].mean(1, keepdims=True)
-  known = known.reshape(len(features), 4, *known.shape[1:]).mean(1)
-  noise = rng.normal(features.mean(), features.std(), features.shape).astype(np.float32)
+  chosen = [rng.choice(len(group), min(4, len(group)), False) for group in same]
+  known = teacher.run(np.stack([r['video'] for r in references]))[0].mean(1, keepdims=True)
+  numbers = {id(r): n for n, r in enumerate(references)}
+  picks = [[numbers[id(group[int(i)])] for i in part] for group, part in zip(same, chosen)]
+  others = [rng.choice(alike(clips, n), 4, False) for n in range(len(features))]
+  frames = features.mean(1, keepdims=True)
+  noise = rng.normal(features.mean(), features.std(), (4, *features.shape)).mean(0)
   for kind, reference in (
-    ('labeled', np.broadcast_to(known, features.shape)),
+    ('labeled', np.stack([known[part].mean(0) for part in picks])),
     ('own', features),
-    ('other', np.roll(features, 7, 0)),
-    ('noise', noise),
+    ('other', np.stack([frames[part].mean(0) for part in others])),
+    ('noise', noise.astype(np.float32)),
   ):
-    yield kind, teacher.reforge(features, skips, reference)
+    yield kind, teacher.reforge(features, skips, np.broadcast_to(reference, features.shape))
+
+
+def alike(clips, n: int) -> list[int]:
+  """Returns the clips of the same view of other patients."""
+  pairs = enumerate(zip(clips.views, clips.patients))
+  return [m for m, (v, p) in pairs if v == clips.views[n] and p != clips.patients[n]]
 
 
 def in_pose(teacher, clips, plain, poses, goals):
@@ -187,8 +195,7 @@ def pose(teacher, clips, references, rng):
   for n, view in enumerate(clips.views):
     spread = known[view].std(0)
     goals['labeled'].append(rng.permutation(known[view])[:REFERENCES])
-    alike = [m for m, v in enumerate(clips.views) if v == view and m // 2 != n // 2]
-    goals['other'].append(poses[rng.choice(alike, REFERENCES, False)])
+    goals['other'].append(poses[rng.choice(alike(clips, n), REFERENCES, False)])
     goals['noise'].append(poses[n] + spread * rng.normal(size=(REFERENCES, 3)))
   for kind, goal in goals.items():
     each = np.stack(goal).swapaxes(0, 1)

@@ -218,12 +218,12 @@ def _objective() -> ConfigDict:
   objective.episodic_weight = 0.4
   # Pseudo-labels: 'paper' (CPR), 'none' (the teacher's own masks) or 'pose' (ours).
   objective.cpr = 'paper'
-  # Of 'pose' alone: labeled hearts in whose pose an unlabeled clip is seen.
+  # This and the next two are of 'pose' alone. Labeled hearts in whose pose a clip is seen.
   objective.references = 2
   # How steeply a clip's weight rises with the Dice that it expects; 0: all weigh the same.
   objective.gate = 2.0
   # Share of the clips that get a box of another.
-  objective.mixed = 0.5
+  objective.mixed = 0.0
   return objective
 
 

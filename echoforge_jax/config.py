@@ -70,7 +70,7 @@ def parse_config(argv: list[str]) -> ConfigDict:
 
 
 _OBJECTIVE = '--config.objective.'
-_NO_OBJECTIVES = ('__init__', 'base', 'terms')
+_NO_OBJECTIVES = ('__init__', 'base', 'reforging', 'terms')
 # Arguments of an objective that the batch decides, and no field of the config.
 BATCH_FACTS = ('num_unlabeled', 'layout')
 
@@ -108,7 +108,9 @@ def set_objective(config: ConfigDict, flags: Mapping[str, str]) -> None:
   An argument takes the flag's value, or the config's where it has the field, or its default.
   """
   flags = dict(flags)
-  name = flags.pop('name', config.objective.name)
+  name = flags.pop('name', config.objective.get('name'))
+  if not name:
+    raise InputError(f'{_OBJECTIVE}name is missing; choose one of {", ".join(objective_names())}')
   parameters = inspect.signature(objective_function(name)).parameters
   known = [key for key in parameters if key not in BATCH_FACTS]
   if unknown := sorted(set(flags) - set(known)):

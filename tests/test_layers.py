@@ -7,7 +7,7 @@ from importlinter import cli
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / 'echoforge_jax').rglob('*.py'))
-PACKAGE_LINES, FILE_LINES, FUNCTION_LINES = 25_900, 400, 80
+PACKAGE_LINES, FILE_LINES, FUNCTION_LINES = 26_200, 400, 80
 
 
 def _lines(paths):

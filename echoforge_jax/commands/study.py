@@ -50,7 +50,9 @@ def main(argv: list[str]) -> int:
   )
   text = 'labels: numbers of labeled patients; 0 means all'
   add('--patients', default='', metavar='N,M', help=text)
-  add('--weights', default='', metavar='FILE', help='labels: in place of the shipped model')
+  add(
+    '--weights', default='', metavar='FILE', help='labels, methods: in place of the shipped model'
+  )
   add(
     '--jobs', type=int, default=0, help=f'runs at a time (default: one a core, at most {MAX_JOBS})'
   )

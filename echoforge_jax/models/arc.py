@@ -136,7 +136,8 @@ def pull_ambiguous(
   the paper only says that it depends on the confidence). This `shape` jumps to 0 at the edge; the
   shape 'falling' (ours) has g = pull (1 - (2 r - 1) / (2 band)), largest without evidence and 0 at
   the edge, and moves towards the mean of all anchors, weighted by their similarities: two anchors
-  that tie pull alike, and nothing jumps.
+  that tie pull alike, and nothing jumps. (With one anchor it does: only patches that lean to the
+  anchor move.)
 
   Args:
     x: [N, h, w, C].
@@ -221,6 +222,7 @@ class AnchorRecalibration(nn.Module):
     wide = updated.astype(jnp.float32)
     unit = wide * jax.lax.rsqrt(jnp.sum(wide * wide, -1, keepdims=True) + 1e-6)
     dots = einsum32('npc,nac->npa', pixels, unit.astype(self.dtype)).reshape(n, h, w, count)
+    least = np.log(self.least_temperature) if self.least_temperature else -np.inf
     if count < len(groups):
       constant = self.param('background', nn.initializers.zeros, (1,), jnp.float32)[0]
 
@@ -230,7 +232,7 @@ class AnchorRecalibration(nn.Module):
       cosine = dots * jax.lax.rsqrt(square + 1e-6)[..., None]
       if count < len(groups):
         cosine = jnp.concatenate([cosine, jnp.broadcast_to(constant, (*cosine.shape[:-1], 1))], -1)
-      return cosine / jnp.maximum(jnp.exp(log_temperature[0]), self.least_temperature)
+      return cosine * jnp.exp(-jnp.maximum(log_temperature[0], least))
 
     # The mean of dots is the dot of the mean: one product serves both.
     def pooled(v):

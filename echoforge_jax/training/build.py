@@ -140,7 +140,7 @@ def make_optimizer(config: ConfigDict) -> tuple[optax.GradientTransformation, op
 def make_objective(config: ConfigDict) -> Objective:
   """Builds `config.objective`."""
   options = config.objective.to_dict()
-  name = options.pop('name')
+  name = options.pop('name', '')
   # A sparsely labeled clip always has two labeled frames; only a clip without any label needs
   # pseudo-labels for all of its frames.
   sparse = config.data.supervision == 'sparse' and not config.unlabeled_batch_size
@@ -241,14 +241,15 @@ def check(config: ConfigDict) -> None:
       'unlabeled_batch_size to 4, say, or choose the supervised objective (--config=FILE:tsf_arc)'
     )
   goal = config.objective
+  cpr, episodic = goal.get('cpr', 'paper'), goal.get('episodic_weight', 0.4)
   if (
     goal.name == 'echoforge'
     and not config.model.get('use_cpr', False)
-    and (goal.cpr == 'paper' or (goal.cpr == 'none' and goal.episodic_weight))
+    and (cpr == 'paper' or (cpr == 'none' and episodic))
   ):
     raise InputError(
-      f'config.objective.cpr is {goal.cpr!r} and '
-      f'config.objective.episodic_weight is {goal.episodic_weight} for a model without CPR '
+      f'config.objective.cpr is {cpr!r} and '
+      f'config.objective.episodic_weight is {episodic} for a model without CPR '
       '(config.model.use_cpr); set them to none and to 0, or choose another objective'
     )
 

@@ -104,7 +104,7 @@ class PseudoTerm(NamedTuple):
 
   value: Scalar
   count: Scalar  # Frames with at least one counted pixel.
-  confident: Scalar  # Counted pixels (times classes), by their weights.
+  confident: Scalar  # Counted pixels (times classes); of soft labels the sum of their weights.
   candidates: Scalar  # Pixels that could have counted.
 
 

@@ -196,6 +196,8 @@ def test_fixmatch_learns_where_the_weak_view_is_confident(batch):
       'episodic_weight is no setting .* supervised_weight, coarse_weight',
     ),
     ('echoforge', {'cpr': 'soft'}, 'paper, pose, none'),
+    ('echoforge', {'cpr': 'pose', 'references': -1}, 'references is -1; wanted a number from 0 to'),
+    ('echoforge', {'pseudo_labels': 'plain'}, 'is config.objective.cpr now'),
   ],
 )
 def test_refuses(name, options, text):

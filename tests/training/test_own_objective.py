@@ -143,11 +143,13 @@ def mixed_batch(make_clip):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', objectives.objective_names())
+@pytest.mark.parametrize('name', [*objectives.objective_names(), 'pose'])
 def test_every_objective_learns_from_both_kinds_of_clips(name, get_config, tiny_model, mixed_batch):
   config = get_config('tiny').copy_and_resolve_references()
   with config.unlocked():
     config.objective = {'name': name}
+    if name == 'pose':
+      config.objective = {'name': 'echoforge', 'cpr': 'pose'}
     config.semi.flame_rise.update(start=0.0, end=0.0, threshold_start=0.5, threshold_end=0.5)
   # Confident masks with an inside and an outside, so that every term counts.
   parts = build.make_parts(config, tiny_model.clone(gain=20.0, offset=1.0))
@@ -158,17 +160,51 @@ def test_every_objective_learns_from_both_kinds_of_clips(name, get_config, tiny_
   assert np.isfinite(logged['loss'].compute()) and float(logged['loss_supervised'].count) >= 4
   learns = name != 'supervised'
   assert ('loss_unsupervised' in logged) == learns
+  if not learns:
+    return
+  assert float(logged['loss_unsupervised'].compute()) > 0
+  # What the teacher says of clips without a label changes the student.
   other = dict(batch)
-  if learns:
-    assert float(logged['loss_unsupervised'].compute()) > 0
-    # Frames without a label matter, and they alone: the labels of such frames never do.
-    other['video_weak'] = batch['video_weak'].at[1::2].set(255 - batch['video_weak'][1::2])
+  other['video_weak'] = batch['video_weak'].at[1::2].set(255 - batch['video_weak'][1::2])
   two, _ = step(state, batch)
   three, _ = step(state, other)
-  same = [
-    bool((a == b).all()) for a, b in zip(jax.tree.leaves(two.params), jax.tree.leaves(three.params))
-  ]
-  assert all(same) != learns
+  pairs = zip(jax.tree.leaves(two.params), jax.tree.leaves(three.params))
+  assert not all(bool((a == b).all()) for a, b in pairs)
+
+
+def test_the_gate_weighs_clips_by_what_they_expect():
+  goal = objectives.make_objective('echoforge', cpr='pose', references=0, gate=2.0, layout=(1, 1))
+  extra = goal.init_extra({})
+  # Two clips without a label, between labeled ones: one sure of its disc, one not.
+  disc = np.zeros((2, 32, 32, 1), bool)
+  disc[:, 8:24, 8:24] = True
+  logits = jnp.stack([jnp.where(disc, 6.0, -6.0), jnp.where(disc, 0.5, -3.0)])
+  batch = {
+    'video_weak': jnp.zeros((4, 2, 32, 32, 1), jnp.uint8),
+    'masks': jnp.zeros((4, 2, 32, 32), jnp.uint8),
+    'labeled': jnp.asarray([[True] * 2, [False] * 2] * 2),
+  }
+
+  def ask(extra):
+    return goal.teacher(lambda video: {'logits': logits}, batch, jax.random.key(0), extra)
+
+  def after(extra, weight=1.0):
+    values = schedules.ScheduleValues(jnp.float32(0), jnp.float32(weight), jnp.float32(0))
+    return goal.update_extra(extra, {}, ask(extra), batch, values, None)
+
+  first = ask(extra)
+  # Nothing is known yet: all weigh 1, and labeled clips nothing.
+  np.testing.assert_array_equal(first.weights[:, 0, 0, 0, 0], [0, 1, 0, 1])
+  assert first.candidates[:, 0, 0, 0].tolist() == [False, True, False, True]
+  p = np.asarray(jax.nn.sigmoid(logits))[:, 0]
+  dice = [2 * q[q >= 0.5].sum() / (q.sum() + (q >= 0.5).sum()) for q in p]
+  assert jax.device_get(after(extra, 0.0)) == jax.device_get(extra)
+  seen = after(extra)
+  np.testing.assert_allclose(seen['mean'], np.mean(dice), rtol=1e-5)
+  np.testing.assert_allclose(seen['variance'], np.var(dice), rtol=1e-3)
+  low, high = 2 / (1 + np.exp(2)), 2 / (1 + np.exp(-2))
+  np.testing.assert_allclose(ask(seen).weights[:, 0, 0, 0, 0], [0, high, 0, low], rtol=1e-3)
+  np.testing.assert_allclose(after(seen)['mean'], np.mean(dice), rtol=1e-5)
 
 
 def test_boxes_cover_a_tenth_to_a_half():

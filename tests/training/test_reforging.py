@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from echoforge_jax.training import reforging
-from echoforge_jax.training.objectives import base
+from echoforge_jax.training.objectives import base, reforging
 
 SIZE = 64
 

@@ -22,6 +22,11 @@ def make_objective(
   parameters = inspect.signature(make).parameters
   known = [key for key in parameters if key not in BATCH_FACTS]
   foreign = sorted(set(options) - set(known))
+  if 'pseudo_labels' in foreign and name == 'echoforge':
+    raise InputError(
+      "config.objective.pseudo_labels is config.objective.cpr now: 'reforged' is 'paper', 'plain' "
+      "is 'none'; a run of an earlier version is read, but not resumed"
+    )
   if foreign and all(p.kind != p.VAR_KEYWORD for p in parameters.values()):
     raise InputError(
       f'config.objective.{foreign[0]} is no setting of the objective '

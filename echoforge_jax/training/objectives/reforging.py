@@ -12,12 +12,18 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
+from echoforge_jax.training.objectives import base
+
 # Largest zoom, in or out, as a logarithm.
 LARGEST_ZOOM = 0.4
 # Weights of beliefs about a frame are exp(SHARPNESS expected Dice).
 SHARPNESS = 200.0
-# A heart is the first two classes, the cavity and its wall; smaller ones have no pose.
+# A heart is the first two classes of `config.data.classes`, meant to be the cavity and its wall.
+# Smaller ones have no pose.
 CLASSES, LEAST_PIXELS = 2, 30
+# Of the gate (ours): decay of the running mean and variance of expected Dice, least standard
+# deviation, largest standard score.
+DECAY, LEAST_SPREAD, LARGEST_SCORE = 0.98, 0.01, 3.0
 
 
 def pose_of(inside: Array, counted: Array) -> Array:
@@ -104,3 +110,56 @@ def by_pose(
   dice = jnp.stack([expected_dice(belief) for belief in beliefs])
   weights = jax.nn.softmax(SHARPNESS * dice, axis=0)
   return (p * weights[..., None, None, None]).sum(0)
+
+
+def teacher(references: int, gate: float, layout: tuple[int, int]) -> Callable:
+  """Returns the teacher's call; only clips that may have unlabeled frames are segmented.
+
+  references, gate: of `echoforge`; layout: of `base.unlabeled_rows`.
+  """
+
+  def believe(apply, batch, key, extra) -> base.SoftLabels:
+    def predict(video: Array) -> Array:
+      return apply(video)['logits']
+
+    masks, labeled = batch['masks'], batch['labeled']
+    heart = (masks >= 1) & (masks <= CLASSES)
+    poses = pose_of(heart, labeled)
+    video = base.unlabeled_rows(batch['video_weak'], layout).astype(jnp.float32) / 255.0
+    p = by_pose(predict, video, poses, references, key)
+    score = (_expected(p) - extra['mean']) / jnp.sqrt(extra['variance'])
+    score = jnp.where(extra['clips'] > 0, jnp.clip(score, -LARGEST_SCORE, LARGEST_SCORE), 0.0)
+    weights = 2 * jax.nn.sigmoid(gate * score)[:, None, None, None, None]
+    weights = jnp.broadcast_to(weights, p.shape)
+    targets, weights = (base.among_rows(x, layout) for x in (p, weights))
+    candidates = jnp.broadcast_to(~labeled[..., None, None], masks.shape)
+    return base.SoftLabels(targets, weights, candidates)
+
+  return believe
+
+
+def _expected(p: Array) -> Array:
+  """Returns the Dice [B] that clips expect."""
+  return expected_dice(p).mean(1)
+
+
+def init_gate(outputs) -> dict[str, Array]:
+  """Returns mean and variance of expected Dice before any clip was seen."""
+  return {'mean': jnp.float32(0), 'variance': jnp.float32(1), 'clips': jnp.float32(0)}
+
+
+def update_gate(layout: tuple[int, int]) -> Callable:
+  """Returns what follows mean and variance: of all clips so far, later of the recent ones."""
+
+  def update(extra, outputs, teacher, batch, values, key):
+    dice = _expected(base.unlabeled_rows(teacher.targets, layout))
+    clips = extra['clips'] + len(dice)
+    rate = jnp.maximum(1 - DECAY, len(dice) / clips)
+    mean = extra['mean'] + rate * (dice.mean() - extra['mean'])
+    spread = ((dice - mean) ** 2).mean()
+    variance = jnp.maximum(extra['variance'] + rate * (spread - extra['variance']), LEAST_SPREAD**2)
+    moved = {'mean': mean, 'variance': variance, 'clips': clips}
+    active = values.weight > 0
+    return {name: jnp.where(active, moved[name], old) for name, old in extra.items()}
+
+  return update
