@@ -5,8 +5,8 @@
 Asks the run's own objective what its teacher says of clips without a label, at every checkpoint
 that is there (train with --config.keep_checkpoints=20 --config.checkpoint_every=50, say). The clips
 are those of training patients whose labels the run did not see, as they are, beside labeled ones
-as in training. Of the first class, and by the weights that pixels have in the loss (hard
-pseudo-labels count or do not):
+as in training. Of the first class, and by the weights that pixels have in the loss, as
+shares of the largest (hard pseudo-labels count or do not):
 
   Dice       of the pseudo-labels, whatever their weights
   precision  of what is learned to be inside: the share of its weight that is truly inside
@@ -134,7 +134,8 @@ def over_training(workdir: pathlib.Path, data_dir: str) -> dict[int, dict[str, f
       p, weights = ask(variables, saved.get('extra', {}), values, batch)
       rows = ~batch['labeled'].any(1)
       pairs += zip(np.asarray(p)[rows], np.asarray(weights)[rows], truth[rows])
-    found[step] = measure(pairs)
+    most = max(weights.max() for _, weights, _ in pairs) or 1.0
+    found[step] = measure([(p, weights / most, truth) for p, weights, truth in pairs])
   return dict(sorted(found.items()))
 
 
