@@ -241,6 +241,7 @@ class AnchorRecalibration(nn.Module):
 
     scores = group_scores(similarity(dots, x), groups)
     coarse = similarity(pooled(dots), pooled(x))
-    options = {'band': self.band, 'pull': self.pull, 'shape': self.pull_shape}
-    features, ambiguous = pull_ambiguous(x, coarse, updated, groups, **options)
+    features, ambiguous = pull_ambiguous(
+      x, coarse, updated, groups, band=self.band, pull=self.pull, shape=self.pull_shape
+    )
     return ArcOutput(features, scores, updated, ambiguous)
