@@ -86,7 +86,7 @@ def test_cost(tmp_path, capsys):
     (['--study=rowing'], 'rows, methods, anchors'),
     (['--rows=best'], 'baseline'),
     (['--seeds=-1'], 'negative number'),
-    (['--patients=3'], 'belong to --study=labels'),
+    (['--patients=3'], 'belongs to --study=labels'),
     (['--study=labels', '--patients=few'], 'whole numbers'),
     (['--study=labels', '--data=camus_stills'], 'wanted --raw=DIR'),
     (['--config=phantom_lite:all'], 'choose what follows the colon'),

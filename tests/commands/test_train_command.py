@@ -88,7 +88,7 @@ def test_trains_validates_resumes_and_restores(train, tmp_path, capsys):
     (('--config.eval.batch_size=0',), ('eval.batch_size is 0', 'least 1')),
     (('--config.eval.best_metric=dice',), ("'dice'", 'dice_teacher')),
     (('--config.batch_size=99', '--config.eval.every=0'), ('8 labeled clips', 'at least 99')),
-    (('--config.model.use_cpr=false',), ('use_cpr', 'to plain and to 0')),
+    (('--config.model.use_cpr=false',), ('use_cpr', 'to none and to 0')),
     (('--config.data.labeled_patients=2',), ('labeled_patients is 2', 'unlabeled_batch_size to 4')),
     (('--config.data.label_fraction=0.5',), ("'echoforge'", 'FILE:tsf_arc')),
     (
