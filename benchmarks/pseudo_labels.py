@@ -30,9 +30,11 @@ BATCHES, CLIPS = 16, 4
 COLUMNS = ('Dice', 'precision', 'recall', 'wrong', 'clips')
 
 
-def batches(config, data_dir: str):
-  """Yields batches as an objective reads them, and the truth of their clips without a label."""
-  from echoforge_jax.clip import IGNORE
+def open_clips(config, data_dir: str):
+  """Returns a run's training clips, what they are, the numbers of labeled ones and of others.
+
+  What they are is a dict each, with patient and view.
+  """
   from echoforge_jax.data import pipeline, prepared, selection
   from echoforge_jax.training import build
 
@@ -42,10 +44,17 @@ def batches(config, data_dir: str):
   source = prepared.load_split(
     spec.data_dir, spec.dataset, 'train', spec.image_size, split_scheme=spec.split_scheme
   )
-  known, others = selection.divide_clips(
+  divided = selection.divide_clips(
     source, spec.label_fraction, spec.label_seed, spec.labeled_patients
   )
-  clips = pipeline.eval_clips(spec, 'train')
+  return pipeline.eval_clips(spec, 'train'), source.clips, *divided
+
+
+def batches(config, data_dir: str):
+  """Yields batches as an objective reads them, and the truth of their clips without a label."""
+  from echoforge_jax.clip import IGNORE
+
+  clips, _, known, others = open_clips(config, data_dir)
   rng = np.random.default_rng(0)
   # Both kinds take turns, as in training.
   sizes = np.array([config.batch_size, max(config.unlabeled_batch_size, 1)])

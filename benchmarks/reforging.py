@@ -16,9 +16,9 @@ than the teacher's plain masks. The ways:
 
   cpr      channel attention of `models.cpr`, for a run that trained it; references other than
            `own` are the mean of four clips of the same view, or of as many noises
-  pose     the clip is zoomed and shifted until the heart (ventricle and wall, as believed) has the
-           size and place of the reference's, segmented there, and taken back; five references and
-           the clip as it is, weighted by the teacher's own confidence
+  pose     `objectives.reforging.by_pose`: the clip is zoomed and shifted until the heart (ventricle
+           and wall, as believed) has the size and place of the reference's, segmented there, and
+           taken back; five references and the clip as it is, weighted by the teacher's confidence
   nearest  every token takes the mean mask of the 20 most similar tokens of the references (labeled
            alone), added to the plain logits
 
@@ -32,36 +32,24 @@ import json
 import pathlib
 
 from absl import flags as absl_flags
-import cv2
 import jax
 import numpy as np
 
+from benchmarks import pseudo_labels
+from echoforge_jax.training.objectives import reforging
+
 PATIENTS, REFERENCES, NEIGHBOURS = 100, 5, 20
-SHARPNESS = 200.0  # Weights of poses are exp(SHARPNESS expected Dice).
-LARGEST_ZOOM = 0.4  # As a logarithm.
 
 
 def read_clips(config, data_dir: str):
   """Returns the labeled clips and those of the sample, as `pipeline.eval_clips` gives them."""
-  from echoforge_jax.data import pipeline, prepared, selection
-  from echoforge_jax.training import build
-
-  spec = build.data_spec(config)
-  if data_dir:
-    spec = dataclasses.replace(spec, data_dir=data_dir)
-  source = prepared.load_split(
-    spec.data_dir, spec.dataset, 'train', spec.image_size, split_scheme=spec.split_scheme
-  )
-  known, others = selection.divide_clips(
-    source, spec.label_fraction, spec.label_seed, spec.labeled_patients
-  )
-  patients = sorted({source.clips[n]['patient'] for n in others})
+  clips, about, known, others = pseudo_labels.open_clips(config, data_dir)
+  names = [clip['patient'] for clip in about]
   # The same sample whatever the seed, but for patients that are labeled.
-  order = np.random.default_rng(1).permutation(sorted({c['patient'] for c in source.clips}))
-  sample = {*[p for p in order if p in patients][:PATIENTS]}
-  clips = pipeline.eval_clips(spec, 'train')
-  sampled = [n for n in others if source.clips[n]['patient'] in sample]
-  return [clips[int(n)] for n in known], [clips[int(n)] for n in sampled]
+  hidden = {names[n] for n in others}
+  order = np.random.default_rng(1).permutation(sorted({*names}))
+  sample = {*[p for p in order if p in hidden][:PATIENTS]}
+  return [clips[int(n)] for n in known], [clips[int(n)] for n in others if names[n] in sample]
 
 
 class Teacher:
@@ -84,6 +72,13 @@ class Teacher:
       hat = module.cpr(reference.reshape(tokens), features.reshape(tokens))
       return module._decode(hat.reshape(features.shape), skip)
 
+    def by_pose(video, goals):
+      def predict(video):
+        return model.apply(variables, video, train=False)['logits']
+
+      return reforging.by_pose(predict, video, goals.swapaxes(0, 1))
+
+    self._by_pose = jax.jit(by_pose)
     self._trunk = jax.jit(lambda video: model.apply(variables, video, method=trunk))
     self._reforge = jax.jit(lambda *given: model.apply(variables, *given, method=reforge))
 
@@ -96,6 +91,12 @@ class Teacher:
     """Returns logits of features [N, T, h, w, C] and skips, with references of the same shape."""
     parts = [self._reforge(*part) for part in zip(*map(_batches, given))]
     return np.concatenate(parts)[: len(given[0])]
+
+  def by_pose(self, video: np.ndarray, goals: np.ndarray) -> np.ndarray:
+    """Returns logits of uint8 [N, T, S, S, 1] that is seen in poses [N, R, 3] as well."""
+    parts = [self._by_pose(x / np.float32(255), g) for x, g in zip(*map(_batches, (video, goals)))]
+    p = np.clip(np.concatenate(parts)[: len(video)], 1e-6, 1 - 1e-6)
+    return np.log(p) - np.log1p(-p)
 
 
 def _batches(x: np.ndarray, size: int = 20) -> list[np.ndarray]:
@@ -114,14 +115,6 @@ def dice_of(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
   first, second = masks == 1, truth == 1
   sizes = first.sum((2, 3)) + second.sum((2, 3))
   return np.where(sizes > 0, 2 * (first & second).sum((2, 3)) / np.maximum(sizes, 1), 1.0)
-
-
-def pose_of(masks: np.ndarray) -> np.ndarray:
-  """Returns (log of the heart's side, row, column of its center) of a clip's masks [T, S, S]."""
-  heart = (masks == 1) | (masks == 2)
-  if not heart.any():
-    return np.full(3, np.nan)
-  return np.array([np.log(heart.sum() / len(masks)) / 2, *np.argwhere(heart)[:, 1:].mean(0)])
 
 
 def cpr(teacher, clips, references, rng):
@@ -150,56 +143,21 @@ def alike(clips, n: int) -> list[int]:
   return [m for m, (v, p) in pairs if v == clips.views[n] and p != clips.patients[n]]
 
 
-def in_pose(teacher, clips, plain, poses, goals):
-  """Returns logits of clips that were segmented in other poses."""
-  size, moved, back = plain.shape[2], np.empty_like(clips.video), []
-  for n, (pose, goal) in enumerate(zip(poses, goals)):
-    zoom = np.exp(np.clip(goal[0] - pose[0], -LARGEST_ZOOM, LARGEST_ZOOM))
-    shift = goal[:0:-1] - zoom * pose[:0:-1]
-    matrix = np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]]])
-    if not np.isfinite(matrix).all():
-      matrix = np.eye(3)[:2]
-    for t, frame in enumerate(clips.video[n, ..., 0]):
-      moved[n, t, ..., 0] = cv2.warpAffine(frame, matrix, (size, size))
-    back.append(matrix)
-  logits, flags = teacher.run(moved)[2], cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
-  frames = [
-    cv2.warpAffine(frame, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    for clip, matrix in zip(logits, back)
-    for frame in clip
-  ]
-  return np.stack(frames).reshape(plain.shape)
-
-
-def weighted(candidates: list[np.ndarray]) -> np.ndarray:
-  """Returns the mean of probabilities, as logits, weighted by each frame's expected Dice."""
-  p = 1 / (1 + np.exp(-np.stack(candidates)))
-  inside = np.stack([masks_of(z) == 1 for z in candidates])
-  expected = 2 * (p[..., 0] * inside).sum((-1, -2))
-  expected /= np.maximum(p[..., 0].sum((-1, -2)) + inside.sum((-1, -2)), 1)
-  weights = np.exp(SHARPNESS * (expected - expected.max(0)))
-  p = (p * (weights / weights.sum(0))[..., None, None, None]).sum(0)
-  p = np.clip(p, 1e-6, 1 - 1e-6)
-  return np.log(p) - np.log1p(-p)
-
-
 def pose(teacher, clips, references, rng):
   """Yields (kind of reference, logits)."""
-  plain = teacher.run(clips.video)[2]
-  believed = masks_of(plain)
-  poses = np.stack([pose_of(m) for m in believed])
-  known = {
-    v: np.stack([pose_of(r['masks']) for r in references if r['view'] == v]) for v in {*clips.views}
-  }
+  p = 1 / (1 + np.exp(-teacher.run(clips.video)[2]))
+  poses = np.asarray(reforging.believed_pose(p))
+  masks, every = np.stack([r['masks'] for r in references]), np.ones((len(references), 2), bool)
+  labeled = np.asarray(reforging.labeled_pose(masks, every))
+  views = np.array([r['view'] for r in references])
   goals = {kind: [] for kind in ('labeled', 'other', 'noise')}
   for n, view in enumerate(clips.views):
-    spread = known[view].std(0)
-    goals['labeled'].append(rng.permutation(known[view])[:REFERENCES])
+    known = labeled[views == view]
+    goals['labeled'].append(rng.permutation(known)[:REFERENCES])
     goals['other'].append(poses[rng.choice(alike(clips, n), REFERENCES, False)])
-    goals['noise'].append(poses[n] + spread * rng.normal(size=(REFERENCES, 3)))
+    goals['noise'].append(poses[n] + known.std(0) * rng.normal(size=(REFERENCES, 3)))
   for kind, goal in goals.items():
-    each = np.stack(goal).swapaxes(0, 1)
-    yield kind, weighted([plain, *(in_pose(teacher, clips, plain, poses, g) for g in each)])
+    yield kind, teacher.by_pose(clips.video, np.stack(goal).astype(np.float32))
 
 
 def nearest(teacher, clips, references, rng):

@@ -66,16 +66,19 @@ def test_labeled_references_beat_the_clip_as_its_own():
   video = np.apply_along_axis(lambda x: np.convolve(x, np.ones(7) / 7, 'same'), 2, truth * 1.0)
   video = np.apply_along_axis(lambda x: np.convolve(x, np.ones(7) / 7, 'same'), 3, video)[..., None]
   video, predict = jnp.asarray(video, jnp.float32), one_size_fits(10.5)
-  labeled = reforging.pose_of(jnp.asarray(discs([(11.5, 30, 31)])), jnp.ones((1, 2), bool))
+  masks = jnp.asarray(discs([(11.5, 30, 31)] * 4), jnp.uint8)
+  labeled = reforging.labeled_pose(masks, jnp.ones((4, 2), bool))
 
   def dice(p):
     mask = np.asarray(p[..., 0] >= 0.5)
     return 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
 
   plain = dice(jax.nn.sigmoid(predict(video)))
-  keys = jax.random.key(0)
-  foreign = dice(reforging.by_pose(predict, video, labeled, 2, keys))
-  own = dice(reforging.by_pose(predict, video, jnp.full((1, 3), jnp.nan), 2, keys))
+  foreign = dice(reforging.by_pose(predict, video, labeled[None]))
+  own = reforging.believed_pose(jax.nn.sigmoid(predict(video)))
+  own = dice(reforging.by_pose(predict, video, own[None]))
+  none = dice(reforging.by_pose(predict, video, jnp.full((1, 4, 3), jnp.nan)))
+  assert abs(none - plain) < 1e-6
   assert abs(own - plain) < 1e-6
   assert foreign > own + 0.01
 

@@ -80,36 +80,37 @@ def expected_dice(p: Array) -> Array:
   )
 
 
-def by_pose(
-  predict: Callable[[Array], Array], video: Array, poses: Array, references: int, key: Array
-) -> Array:
-  """Returns probabilities float32 [B, T, S, S, K] of clips that were seen in labeled poses as well.
+def by_pose(predict: Callable[[Array], Array], video: Array, goals: Array) -> Array:
+  """Returns probabilities float32 [B, T, S, S, K] of clips that were seen in other poses as well.
 
   Args:
     predict: video float [B, T, S, S, 1] in [0, 1] -> logits [B, T, S, S, K].
     video: of the clips.
-    poses: float32 [N, 3], of labeled hearts; NaN for what is none.
-    references: how many of these poses each clip takes.
-    key: chooses them.
+    goals: float32 [R, B, 3], poses of references; NaN leaves a clip in its own.
 
   Beliefs about a frame, the plain one included, are averaged with the weights exp(`SHARPNESS`
   expected Dice).
   """
   plain = jax.nn.sigmoid(predict(video).astype(jnp.float32))
-  every = jnp.ones(video.shape[:2], bool)
-  pose = pose_of((plain[..., :CLASSES] >= 0.5).any(-1), every)
-  known = jnp.isfinite(poses).all(1)
-  # Without any labeled heart, each clip is its own reference.
-  odds = jnp.where(known, 0.0, -1e9)
-  chosen = jax.random.categorical(key, odds, shape=(references, len(video)))
+  pose = believed_pose(plain)
   beliefs = [plain]
-  for picks in chosen:
-    there, back = warps(pose, poses[picks], video.shape[2])
+  for goal in goals:
+    there, back = warps(pose, goal, video.shape[2])
     beliefs.append(warp(jax.nn.sigmoid(predict(warp(video, there)).astype(jnp.float32)), back))
   p = jnp.stack(beliefs)
   dice = jnp.stack([expected_dice(belief) for belief in beliefs])
   weights = jax.nn.softmax(SHARPNESS * dice, axis=0)
   return (p * weights[..., None, None, None]).sum(0)
+
+
+def believed_pose(p: Array) -> Array:
+  """Returns `pose_of` clips by their probabilities [B, T, H, W, K]."""
+  return pose_of((p[..., :CLASSES] >= 0.5).any(-1), jnp.ones(p.shape[:2], bool))
+
+
+def labeled_pose(masks: Array, labeled: Array) -> Array:
+  """Returns `pose_of` clips by their masks [B, T, H, W] on labeled frames [B, T]."""
+  return pose_of((masks >= 1) & (masks <= CLASSES), labeled)
 
 
 def teacher(references: int, gate: float, layout: tuple[int, int]) -> Callable:
@@ -123,10 +124,12 @@ def teacher(references: int, gate: float, layout: tuple[int, int]) -> Callable:
       return apply(video)['logits']
 
     masks, labeled = batch['masks'], batch['labeled']
-    heart = (masks >= 1) & (masks <= CLASSES)
-    poses = pose_of(heart, labeled)
+    poses = labeled_pose(masks, labeled)
     video = base.unlabeled_rows(batch['video_weak'], layout).astype(jnp.float32) / 255.0
-    p = by_pose(predict, video, poses, references, key)
+    # Any labeled hearts of the batch; without one, each clip is its own reference.
+    odds = jnp.where(jnp.isfinite(poses).all(1), 0.0, -1e9)
+    chosen = jax.random.categorical(key, odds, shape=(references, len(video)))
+    p = by_pose(predict, video, poses[chosen])
     score = (_expected(p) - extra['mean']) / jnp.sqrt(extra['variance'])
     score = jnp.where(extra['clips'] > 0, jnp.clip(score, -LARGEST_SCORE, LARGEST_SCORE), 0.0)
     weights = 2 * jax.nn.sigmoid(gate * score)[:, None, None, None, None]
